@@ -1,0 +1,25 @@
+"""Errors of the model side. Every message says what happened, where, and what to do next."""
+
+
+class QwenVLError(Exception):
+    """Base of every error raised by `qwenvl`."""
+
+
+class UnknownFamilyError(QwenVLError):
+    """A checkpoint's `model_type` belongs to no family this package knows."""
+
+
+class CheckpointError(QwenVLError):
+    """A checkpoint cannot be found, is incomplete, or may not be loaded (for example pickled weights)."""
+
+
+class RequestError(QwenVLError, ValueError):
+    """A request contradicts itself or asks for what the model cannot do."""
+
+
+class PictureError(QwenVLError, ValueError):
+    """A picture handed to the model has the wrong dtype, shape or size."""
+
+
+class EngineError(QwenVLError):
+    """The engine could not answer, and repeating the call as it is would not help."""

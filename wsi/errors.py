@@ -1,0 +1,37 @@
+"""Errors of the pixel side. Every message says what happened, where, and what to do next."""
+
+
+class SlideError(Exception):
+    """Base of every error raised by `wsi`."""
+
+
+class SlideNotFoundError(SlideError, FileNotFoundError):
+    """No file, or no slide in the folder, at the path given."""
+
+
+class UnsupportedSlideError(SlideError):
+    """The file is not an image that any reader knows, or it is truncated."""
+
+
+class ReadError(SlideError):
+    """Pixels that should exist could not be read. A tile that meets it is failed, never white."""
+
+
+class RegionError(SlideError, ValueError):
+    """A region lies outside the slide, or has no area."""
+
+
+class UnknownMppError(SlideError, ValueError):
+    """The slide states no physical pixel size; the user has to give it."""
+
+
+class GridError(SlideError, ValueError):
+    """Tile size, overlap or scale do not fit the slide."""
+
+
+class MaskError(SlideError, ValueError):
+    """A tissue mask is empty or cannot be read."""
+
+
+class PlaneError(SlideError, ValueError):
+    """A stack needs a plane or a rendering to be named, or the one named does not exist."""

@@ -1,0 +1,197 @@
+"""The slide: an opened image, its scale, and the one way to get pixels out of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import RegionError, UnknownMppError
+from wsi.fingerprint import fingerprint_path
+
+RGB = NDArray[np.uint8]
+"""Pictures are uint8 arrays of shape (height, width, 3), red first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a pyramid: size in px and level-0 px per px of this level."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+class Slide(ABC):
+    """An opened slide.
+
+    Readers give it `path`, `levels`, `mpp_xy` and `_read`; everything else follows. Slides are safe to
+    read from several threads, and pickle as their path and options, so that a worker opens its own.
+
+    Attributes
+    ----------
+    path : Path
+        File or folder.
+    reader : str
+        Name of the reader that opened it, as shown in reports.
+    levels : tuple of Level
+        Highest resolution first; `levels[0].downsample == 1`.
+    mpp_xy : tuple of float, or None
+        Micrometres per level-0 px along x and y. None when the file does not say: it is never guessed.
+    mpp_source : str
+        Where the scale comes from: 'file', 'user' or 'unknown'.
+    properties : mapping of str to str
+        Metadata as the file states it.
+    """
+
+    path: Path
+    reader: str
+    levels: tuple[Level, ...]
+    mpp_xy: tuple[float, float] | None
+    mpp_source: str
+    properties: Mapping[str, str]
+
+    @abstractmethod
+    def _read(self, x: int, y: int, width: int, height: int, level: int) -> RGB:
+        """Pixels of `level`; (x, y) is in px of that level, the region lies inside it. Raises ReadError."""
+
+    @abstractmethod
+    def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
+        """Callable and arguments that open this slide again in another process."""
+
+    @property
+    def width(self) -> int:
+        """Width of level 0 in px."""
+        return self.levels[0].width
+
+    @property
+    def height(self) -> int:
+        """Height of level 0 in px."""
+        return self.levels[0].height
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 px (geometric mean of x and y), or None when unknown."""
+        return None if self.mpp_xy is None else float(np.sqrt(self.mpp_xy[0] * self.mpp_xy[1]))
+
+    def require_mpp(self) -> float:
+        """The scale in um per level-0 px; raises UnknownMppError with the remedy when the file has none."""
+        if self.mpp is None:
+            raise UnknownMppError(
+                f"{self.path} does not state its pixel size. Give it in micrometres per pixel: "
+                "--slide-mpp 0.25 on the command line, open_slide(path, mpp=0.25) in Python."
+            )
+        return self.mpp
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the file's content (size and samples), the same on every machine that holds the file."""
+        return fingerprint_path(self.path)
+
+    def read(self, x0: int, y0: int, width: int, height: int, level: int = 0) -> RGB:
+        """Read a region of one level, without resampling.
+
+        Parameters
+        ----------
+        x0, y0 : int
+            Top-left corner in level-0 px.
+        width, height : int
+            Size in px of `level`.
+        level : int
+            Index into `levels`.
+
+        Returns
+        -------
+        uint8 array (height, width, 3).
+
+        Raises
+        ------
+        RegionError
+            The region has no area or is not inside the slide.
+        ReadError
+            The file's data for this region is missing or corrupt.
+        """
+        if not 0 <= level < len(self.levels):
+            raise RegionError(f"{self.path} has levels 0 to {len(self.levels) - 1}, not {level}.")
+        of = self.levels[level]
+        x, y = round(x0 / of.downsample), round(y0 / of.downsample)
+        if width < 1 or height < 1 or x < 0 or y < 0 or x + width > of.width or y + height > of.height:
+            raise RegionError(
+                f"Region {width}x{height} at ({x}, {y}) is not inside level {level} of {self.path}, "
+                f"which measures {of.width}x{of.height} px."
+            )
+        return self._read(x, y, width, height, level)
+
+    def best_level(self, downsample: float) -> int:
+        """The coarsest level that still holds every detail wanted at `downsample` (0.5 % tolerance)."""
+        fits = [i for i, level in enumerate(self.levels) if level.downsample <= downsample * 1.005]
+        return fits[-1] if fits else 0
+
+    def read_scaled(self, x0: int, y0: int, width0: int, height0: int, size: tuple[int, int]) -> RGB:
+        """Read a level-0 rectangle at another scale: the best level, then one area resampling at most.
+
+        Parameters
+        ----------
+        x0, y0, width0, height0 : int
+            Rectangle in level-0 px.
+        size : (width, height)
+            Size of the result in px.
+
+        Returns
+        -------
+        uint8 array (height, width, 3). Where the level has exactly this size no pixel is changed.
+        """
+        width, height = size
+        level = self.best_level(min(width0 / width, height0 / height))
+        of = self.levels[level]
+        x, y = round(x0 / of.downsample), round(y0 / of.downsample)
+        w = min(max(1, round(width0 / of.downsample)), of.width - x)
+        h = min(max(1, round(height0 / of.downsample)), of.height - y)
+        if x0 < 0 or y0 < 0 or x0 + width0 > self.width or y0 + height0 > self.height or w < 1 or h < 1:
+            raise RegionError(
+                f"Rectangle {width0}x{height0} at ({x0}, {y0}) is not inside {self.path} "
+                f"({self.width}x{self.height} px)."
+            )
+        pixels = self._read(x, y, w, h, level)
+        if (w, h) == (width, height):
+            return pixels
+        shrink = w >= width and h >= height
+        resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
+        return np.asarray(resized, np.uint8)
+
+    def thumbnail(self, side: int = 1024) -> RGB:
+        """The whole slide with its longer side at most `side` px. uint8 (h, w, 3)."""
+        factor = min(1.0, side / max(self.width, self.height))
+        size = (max(1, round(self.width * factor)), max(1, round(self.height * factor)))
+        return self.read_scaled(0, 0, self.width, self.height, size)
+
+    @property
+    def associated(self) -> Sequence[str]:
+        """Names of associated images (label, macro, thumbnail); empty when there are none."""
+        return ()
+
+    def read_associated(self, name: str) -> RGB:
+        """An associated image as uint8 (h, w, 3). Raises KeyError for a name not in `associated`."""
+        raise KeyError(name)
+
+    def close(self) -> None:
+        """Release file handles. Reading afterwards is an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self._reopen()
