@@ -1,0 +1,55 @@
+# Two commands set everything up: `make demo` and `make test`. Both work in a virtual environment of their own.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo-run
+# A CPU build of torch keeps the download small; set TORCH=torch for the build of your GPU.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+.PHONY: help demo test lint setup setup-dev clean
+
+help:
+	@echo "make demo   write a synthetic slide, detect nuclei on it, show where the results are ($(DEMO)/)"
+	@echo "make test   lint, types, import rules and tests"
+	@echo "make clean  remove the virtual environment and the demo's results"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/.torch: | $(BIN)/python
+	@echo "Installing torch ($(TORCH))"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) "$(TORCH)"
+	@touch $@
+
+$(VENV)/.base: pyproject.toml $(VENV)/.torch
+	@echo "Installing napari-qwenvl"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.base
+	@echo "Installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+setup: $(VENV)/.base
+
+setup-dev: $(VENV)/.dev
+
+demo: setup
+	@$(BIN)/qwenvl demo -o $(DEMO)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,19 @@
+"""What every test shares: real data, where it is present, and calm threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real slides and annotations; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("QWENVL_TEST_DATA", ROOT.parent / "shared" / "data")).expanduser()
+    if not (folder / "slides").is_dir():
+        pytest.skip(f"no real data at {folder}; set QWENVL_TEST_DATA to run this test")
+    return folder
