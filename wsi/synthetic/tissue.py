@@ -1,0 +1,328 @@
+"""Regions of a section and what lies between the nuclei: collagen, cytoplasm, glands, fat, debris."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.synthetic.noise import BASE_MPP, FloatImage, Textures, textures
+
+REGIONS = ("tumor", "stroma", "lymphoid aggregate", "necrosis", "fat", "background")
+"""Region classes; a region index in this package is a position in this tuple."""
+ARTEFACTS = ("fold", "pen mark", "blur")
+TUMOR, STROMA, LYMPHOID, NECROSIS, FAT, BACKGROUND = range(6)
+
+_SEPTUM = 0.16
+_RAGGED = np.array([5.0, -5.0, 3.0, -3.0, 2.0, 0.0], np.float32)  # um of border noise, by region
+_FAR = np.float32(-24.0)  # um: a region this far off has no weight
+_SOFT = 2.5  # um over which one tissue passes into the next
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the global pixel grid of one scale: pixel (i, j) covers i * mpp .. (i + 1) * mpp um."""
+
+    px: int
+    py: int
+    width: int
+    height: int
+    mpp: float
+
+    def grown(self, margin: int) -> Window:
+        return Window(
+            self.px - margin, self.py - margin, self.width + 2 * margin, self.height + 2 * margin, self.mpp
+        )
+
+    @property
+    def um(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 in um."""
+        m = self.mpp
+        return self.px * m, self.py * m, (self.px + self.width) * m, (self.py + self.height) * m
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the regions are: coarse maps that are read by interpolation.
+
+    Attributes
+    ----------
+    grid_um : float
+        Spacing of the maps.
+    origin_um : tuple of 2 float
+        World position of the centre of map element [0, 0] (x, y).
+    distance : float32 (6, gy, gx)
+        Signed distance in um to the border of each region of `REGIONS`, positive inside, cut at +-64.
+    artefacts : float32 (3, gy, gx)
+        Strength 0..1 of each of `ARTEFACTS`.
+    pen_rgb : tuple of 3 float
+        What the ink lets through.
+    glands : float64 (n, 4)
+        x, y, outer radius, lumen radius in um of normal glands.
+    texture_um : tuple of 2 float
+        Where this world starts in the shared textures.
+    """
+
+    grid_um: float
+    origin_um: tuple[float, float]
+    distance: FloatImage
+    artefacts: FloatImage
+    pen_rgb: tuple[float, float, float] = (0.25, 0.35, 0.8)
+    glands: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    texture_um: tuple[float, float] = (0.0, 0.0)
+
+    def _axis(self, start: int, count: int, mpp: float, axis: int) -> tuple[slice, FloatImage]:
+        size = self.distance.shape[2 - axis]
+        at = ((np.arange(start, start + count) + 0.5) * mpp - self.origin_um[axis]) / self.grid_um
+        at = np.clip(at, 0, size - 1.000001)
+        low, high = int(at[0]), int(at[-1]) + 2
+        weights = 1 - np.abs(at[:, None] - np.arange(low, high)[None])
+        return slice(low, high), np.maximum(weights, 0).astype(np.float32)
+
+    def maps(self, window: Window) -> tuple[list[int], FloatImage, list[int], FloatImage]:
+        """Interpolated maps under a window.
+
+        Returns
+        -------
+        regions : list of int
+            Regions that matter here.
+        distance : float32 (len(regions), h, w)
+        artefacts : list of int
+            Artefacts that are present here.
+        strength : float32 (len(artefacts), h, w)
+        """
+        cols, wx = self._axis(window.px, window.width, window.mpp, 0)
+        rows, wy = self._axis(window.py, window.height, window.mpp, 1)
+        patch = self.distance[:, rows, cols]
+        regions = np.flatnonzero(patch.max(axis=(1, 2)) > _FAR).tolist()
+        marks = self.artefacts[:, rows, cols]
+        present = np.flatnonzero(marks.max(axis=(1, 2)) > 0.004).tolist()
+        return regions, wy @ patch[regions] @ wx.T, present, wy @ marks[present] @ wx.T
+
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> FloatImage:
+        """Signed distances at points in um: (6, n)."""
+        gy, gx = self.distance.shape[1:]
+        fx = np.clip((x - self.origin_um[0]) / self.grid_um, 0, gx - 1.000001)
+        fy = np.clip((y - self.origin_um[1]) / self.grid_um, 0, gy - 1.000001)
+        ix, iy = fx.astype(int), fy.astype(int)
+        tx, ty = fx - ix, fy - iy
+        d = self.distance
+        top = d[:, iy, ix] * (1 - tx) + d[:, iy, ix + 1] * tx
+        low = d[:, iy + 1, ix] * (1 - tx) + d[:, iy + 1, ix + 1] * tx
+        return (top * (1 - ty) + low * ty).astype(np.float32)
+
+    def texture_shift(self, window: Window) -> tuple[int, int]:
+        """Global pixel index of the window in the shared textures."""
+        return (
+            window.px + round(self.texture_um[0] / window.mpp),
+            window.py + round(self.texture_um[1] / window.mpp),
+        )
+
+    def glands_near(self, x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
+        g = self.glands
+        r = g[:, 2] * 1.4
+        return g[(g[:, 0] + r > x0) & (g[:, 0] - r < x1) & (g[:, 1] + r > y0) & (g[:, 1] - r < y1)]
+
+
+@dataclass(frozen=True)
+class Habitat:
+    """What grows at points: region index, depth below the tissue's edge in um, septum and gland position."""
+
+    region: NDArray[np.int64]
+    depth: FloatImage
+    septum: FloatImage
+    gland: FloatImage  # 0 at the lumen, 1 at the outer border, NaN outside glands
+    gland_angle: FloatImage
+    membrane: FloatImage  # um to the nearest wall between fat cells
+    bend: FloatImage
+
+
+def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> Habitat:
+    """Look up the tissue at points (n,) in um."""
+    tex = textures(BASE_MPP)
+    tx, ty = x + layout.texture_um[0], y + layout.texture_um[1]
+    cloud, wave = tex.at("cloud", tx, ty), tex.at("wave", tx, ty)
+    distance = layout.at(x, y)
+    distance[:5] += _RAGGED[:5, None] * cloud
+    gland = np.full(x.shape, np.nan, np.float32)
+    angle = np.zeros(x.shape, np.float32)
+    if x.size:
+        for gx, gy, outer, inner in layout.glands_near(x.min(), y.min(), x.max(), y.max()):
+            u = (np.hypot(x - gx, y - gy) * (1 + 0.09 * cloud) - inner) / (outer - inner)
+            inside = u < 1.1
+            gland[inside] = u[inside]
+            angle[inside] = np.arctan2(y - gy, x - gx)[inside]
+    return Habitat(
+        region=distance[:5].argmax(axis=0),
+        depth=-(distance[BACKGROUND] + _edge_noise(cloud, tex.at("bundle", tx, ty))),
+        septum=_septum(wave, cloud),
+        gland=gland,
+        gland_angle=angle,
+        membrane=tex.at("adipocyte", tx, ty),
+        bend=tex.at("bend", tx, ty),
+    )
+
+
+def _septum(wave: FloatImage, cloud: FloatImage) -> FloatImage:
+    """How far a point of a tumour is from the middle of the septa between nests; below 1 is septum."""
+    return np.abs(wave + np.float32(0.22) * cloud) * np.float32(1 / _SEPTUM)
+
+
+def _edge_noise(cloud: FloatImage, bundle: FloatImage) -> FloatImage:
+    return cloud * np.float32(3.0) + bundle * np.float32(1.5)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The section without its nuclei.
+
+    Attributes
+    ----------
+    hematoxylin, eosin : float32 (h, w)
+        Amount of dye.
+    regions : list of int
+        Regions present.
+    weights : float32 (len(regions), h, w)
+        Share of each; they sum to one.
+    artefacts : dict of str to float32 (h, w)
+    """
+
+    hematoxylin: FloatImage
+    eosin: FloatImage
+    regions: list[int]
+    weights: FloatImage
+    artefacts: dict[str, FloatImage]
+
+
+class _Paint:
+    """The textures under one window, each fetched once."""
+
+    def __init__(self, layout: Layout, window: Window, tex: Textures) -> None:
+        self._px, self._py = layout.texture_shift(window)
+        self._window, self._tex = window, tex
+        self._seen: dict[str, FloatImage] = {}
+
+    def __getitem__(self, name: str) -> FloatImage:
+        if name not in self._seen:
+            w = self._window
+            self._seen[name] = self._tex.window(name, self._px, self._py, w.width, w.height)
+        return self._seen[name]
+
+
+def _step(x: FloatImage, low: float, high: float) -> FloatImage:
+    """Linear ramp 0..1 from low to high."""
+    out = (x - np.float32(low)) * np.float32(1 / (high - low))
+    return np.clip(out, 0, 1, out=out)
+
+
+def _stroma(t: _Paint) -> tuple[FloatImage, FloatImage]:
+    fibre, bundle = t["fibre"], t["bundle"]
+    open_ = _step(bundle * np.float32(0.8) + fibre * np.float32(0.5) + t["wave"] * np.float32(0.45), -1.7, -0.7)
+    eosin = np.float32(0.52) + bundle * np.float32(0.13) + fibre * np.float32(0.13)
+    eosin += t["cloud"] * np.float32(0.05)
+    eosin *= np.float32(0.1) + np.float32(0.9) * open_
+    hematoxylin = (np.float32(0.07) + np.float32(0.025) * fibre) * open_
+    return hematoxylin, eosin
+
+
+def _tumor(t: _Paint) -> tuple[FloatImage, FloatImage]:
+    septum = _septum(t["wave"], t["cloud"])
+    nest = _step(septum, 0.75, 1.05)
+    hs, es = _stroma(t)
+    cleft = 1 - np.float32(0.75) * _step(septum, 0.9, 1.1) * (1 - _step(septum, 1.15, 1.45)) * _step(
+        t["bundle"], 0.2, 1.0
+    )
+    mottle, grain = t["mottle"], t["grain"]
+    hole = np.float32(0.12) + np.float32(0.88) * (1 - _step(mottle + t["cloud"] * np.float32(0.5), 2.3, 2.6))
+    body = cleft * hole
+    eosin = (np.float32(0.42) + mottle * np.float32(0.07) + grain * np.float32(0.045)) * body
+    hematoxylin = (np.float32(0.24) + t["cloud"] * np.float32(0.05) + grain * np.float32(0.03)) * body
+    return hs + (hematoxylin - hs) * nest, es + (eosin - es) * nest
+
+
+def _lymphoid(t: _Paint) -> tuple[FloatImage, FloatImage]:
+    gap = _step(t["mottle"] + np.float32(0.5) * t["fibre"], -1.5, -0.2)
+    eosin = (np.float32(0.3) + t["grain"] * np.float32(0.05)) * (np.float32(0.25) + np.float32(0.75) * gap)
+    hematoxylin = (np.float32(0.22) + t["cloud"] * np.float32(0.05)) * (np.float32(0.3) + np.float32(0.7) * gap)
+    return hematoxylin, eosin
+
+
+def _necrosis(t: _Paint) -> tuple[FloatImage, FloatImage]:
+    mottle, grain = t["mottle"], t["grain"]
+    lump = _step(mottle + t["cloud"] * np.float32(0.7), -1.8, 0.5)
+    eosin = np.float32(0.22) + lump * np.float32(0.5) + grain * np.float32(0.1) + mottle * np.float32(0.07)
+    dust = _step(t["chromatin"] + np.float32(0.7) * mottle, 2.1, 2.8)
+    hematoxylin = np.float32(0.08) + lump * np.float32(0.09) + dust * np.float32(0.7)
+    return hematoxylin, eosin
+
+
+def _fat(t: _Paint) -> tuple[FloatImage, FloatImage]:
+    wall = np.float32(0.7) + np.float32(0.35) * t["mottle"]
+    membrane = 1 - _step(t["adipocyte"], 0.4, 1.6)
+    eosin = membrane * wall * np.float32(0.6) + np.float32(0.012)
+    return membrane * np.float32(0.07), eosin
+
+
+_RECIPES = {TUMOR: _tumor, STROMA: _stroma, LYMPHOID: _lymphoid, NECROSIS: _necrosis, FAT: _fat}
+
+
+def _weights(layout: Layout, window: Window, t: _Paint) -> tuple[list[int], FloatImage, dict[str, FloatImage]]:
+    regions, distance, marks, strength = layout.maps(window)
+    artefacts = {ARTEFACTS[m]: strength[k] for k, m in enumerate(marks)}
+    tissue = [r for r in regions if r != BACKGROUND]
+    if not tissue:
+        return [BACKGROUND], np.ones((1, window.height, window.width), np.float32), artefacts
+    rows = [regions.index(r) for r in tissue]
+    if len(tissue) == 1:
+        weights = np.ones((1, window.height, window.width), np.float32)
+    else:
+        weights = distance[rows] + _RAGGED[tissue][:, None, None] * t["cloud"]
+        weights -= weights.max(axis=0)
+        np.exp(weights * np.float32(1 / _SOFT), out=weights)
+        weights /= weights.sum(axis=0)
+    if BACKGROUND in regions:
+        glass = distance[regions.index(BACKGROUND)] + _edge_noise(t["cloud"], t["bundle"])
+        glass = _step(glass, -0.8, 0.8)
+        weights = np.concatenate([weights * (1 - glass), glass[None]])
+    return tissue + ([BACKGROUND] if BACKGROUND in regions else []), weights, artefacts
+
+
+def ground(layout: Layout, window: Window) -> Ground:
+    """Paint everything but the nuclei."""
+    t = _Paint(layout, window, textures(window.mpp))
+    regions, weights, artefacts = _weights(layout, window, t)
+    shape = (window.height, window.width)
+    hematoxylin, eosin = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for k, region in enumerate(regions):
+        if region == BACKGROUND:
+            continue
+        h, e = _RECIPES[region](t)
+        if len(regions) == 1:
+            hematoxylin, eosin = h, e
+        else:
+            hematoxylin += h * weights[k]
+            eosin += e * weights[k]
+    for gland in layout.glands_near(*window.um):
+        hematoxylin, eosin = _gland(gland, window, t, hematoxylin, eosin)
+    return Ground(np.maximum(hematoxylin, 0), np.maximum(eosin, 0), regions, weights, artefacts)
+
+
+def _gland(
+    gland: NDArray[np.float64], window: Window, t: _Paint, hematoxylin: FloatImage, eosin: FloatImage
+) -> tuple[FloatImage, FloatImage]:
+    gx, gy, outer, inner = gland
+    m = window.mpp
+    dx = ((np.arange(window.px, window.px + window.width) + 0.5) * m - gx).astype(np.float32)
+    dy = ((np.arange(window.py, window.py + window.height) + 0.5) * m - gy).astype(np.float32)
+    radius = np.sqrt(dx[None] ** 2 + dy[:, None] ** 2) * (1 + np.float32(0.09) * t["cloud"])
+    inside = 1 - _step(radius, outer - 0.6, outer + 0.6)
+    lumen = 1 - _step(radius + t["mottle"] * np.float32(0.5), inner - 0.5, inner + 0.5)
+    cell = np.float32(0.4) + t["grain"] * np.float32(0.04) + t["mottle"] * np.float32(0.05)
+    cell += np.float32(0.16) * _step(radius, inner + 4, inner)
+    ring = inside * (1 - lumen)
+    keep = 1 - inside
+    return (
+        hematoxylin * keep + ring * np.float32(0.14),
+        eosin * keep + ring * cell + lumen * inside * np.float32(0.03),
+    )
