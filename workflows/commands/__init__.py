@@ -1,0 +1,14 @@
+"""The commands that work on slides. `qwenvl.cli` loads `app` through an entry point.
+
+Modules here import only the standard library and typer at the top, so that `qwenvl --help` is quick.
+"""
+
+import typer
+
+from workflows.commands import ask, check, demo, look, results
+
+app = typer.Typer()
+for module in (look, ask, results, demo, check):
+    module.register(app)
+
+__all__ = ["app"]

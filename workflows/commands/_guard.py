@@ -1,0 +1,68 @@
+"""Errors of this project become one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ERROR = 1
+"""Exit code of a named error: nothing was written, or what was finished was kept."""
+USAGE = 2
+"""Exit code of flags that do not fit together."""
+INCOMPLETE = 3
+"""Exit code of a run that ended with failed tiles; the report lists them."""
+INTERRUPTED = 130
+
+
+def stop(message: str, code: int = ERROR) -> NoReturn:
+    """Print an error and exit."""
+    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    from pydantic import ValidationError
+
+    from qwenvl.errors import QwenVLError
+    from workflows.errors import WorkflowError
+    from wsi.errors import SlideError
+
+    try:
+        yield
+    except ValidationError as error:
+        stop("; ".join(_in_words(item) for item in error.errors()), USAGE)
+    except (SlideError, QwenVLError, WorkflowError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _in_words(item: object) -> str:
+    assert isinstance(item, dict)
+    where = ".".join(str(part) for part in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a command so that it reports the project's own errors."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _named_errors():
+            return command(*args, **kwargs)
+        sys.exit(ERROR)  # pragma: no cover - _named_errors either returns or raises
+
+    return run

@@ -1,0 +1,97 @@
+"""What to do with a finished (or running) run: show it, write it again, hand it to other programs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workflows.commands._guard import guarded, stop
+
+export = typer.Typer(help="Write a run's results for other programs.", no_args_is_help=True)
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the file if it is there.")]
+
+
+class SchemaName(StrEnum):
+    """Published JSON Schemas."""
+
+    REPORT = "report"
+    REQUEST = "request"
+
+
+@guarded
+def report(
+    run: RunFolder,
+    refresh: Annotated[bool, typer.Option(help="Merge and write report, heatmap and overview again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON.")] = False,
+) -> None:
+    """Show the report of a run; with --refresh, make it again from the stored answers."""
+    from workflows.report import Report
+    from workflows.slide_run import finish_run
+
+    made = finish_run(run) if refresh else Report.read(run)
+    if as_json:
+        typer.echo(made.to_json())
+    else:
+        from workflows.commands._show import show_report
+
+        show_report(made, run)
+
+
+@export.command()
+@guarded
+def geojson(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .geojson or .geojson.gz.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """QuPath GeoJSON: objects as detections, scored tiles as tiles."""
+    from workflows.export.geojson import export_geojson
+
+    written = export_geojson(run, out, overwrite=overwrite)
+    typer.echo(f"{out}: {written} features")
+
+
+@export.command()
+@guarded
+def csv(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .csv.")],
+    tiles: Annotated[bool, typer.Option("--tiles", help="One row per tile instead of one per object.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """A table of objects, or of tiles with their answers."""
+    from workflows.export.tables import export_objects_csv, export_tiles_csv
+
+    written = (export_tiles_csv if tiles else export_objects_csv)(run, out, overwrite=overwrite)
+    typer.echo(f"{out}: {written} rows")
+
+
+@guarded
+def schema(
+    name: Annotated[SchemaName, typer.Argument(help="Which schema.")] = SchemaName.REPORT,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File; printed where not given.")] = None,
+) -> None:
+    """Print the JSON Schema of the report or of a request."""
+    from qwenvl.request import Request
+    from workflows.report import Report
+
+    document = (Report if name is SchemaName.REPORT else Request).model_json_schema()
+    text = json.dumps(document, indent=2)
+    if out is None:
+        typer.echo(text)
+    elif out.exists():
+        stop(f"{out} is there already; name another file.")
+    else:
+        out.write_text(text + "\n")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(rich_help_panel="Results")(report)
+    app.add_typer(export, name="export", rich_help_panel="Results")
+    app.command(rich_help_panel="Results")(schema)
