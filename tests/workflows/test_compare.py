@@ -1,0 +1,66 @@
+"""Agreement with truth, on numbers worked out by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.compare import auroc, compare_boxes, iou_of_pairs, match_boxes, read_truth_boxes
+
+
+def test_iou_by_hand():
+    a = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 1, 1]], float)
+    b = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [2, 2, 3, 3]], float)
+    assert iou_of_pairs(a, b) == pytest.approx([1 / 3, 1, 0])
+
+
+def test_greedy_matching_is_one_to_one():
+    predicted = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [100, 100, 110, 110]], float)
+    true = np.array([[1, 0, 11, 10], [200, 200, 210, 210]], float)
+    assert match_boxes(predicted, true).tolist() == [[1, 0]]
+    agreement = compare_boxes(predicted, ["n"] * 3, true, ["n"] * 2)["all"]
+    assert (agreement.matched, agreement.predicted, agreement.true) == (1, 3, 2)
+    assert agreement.f1 == pytest.approx(0.4)
+
+
+def test_nothing_on_either_side():
+    empty = np.empty((0, 4))
+    assert math.isnan(compare_boxes(empty, [], empty, [])["all"].f1)
+    assert compare_boxes(np.array([[0, 0, 1, 1.0]]), ["n"], empty, [])["all"].precision == 0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+def test_matches_reach_the_threshold_and_truth_matches_itself(seed, n):
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 200, (n, 2))
+    true = np.hstack([corner, corner + rng.uniform(5, 30, (n, 2))])
+    assert len(match_boxes(true, true)) == n
+    moved = true + rng.normal(0, 3, true.shape)
+    moved = np.hstack([np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:]) + 0.1])
+    pairs = match_boxes(moved, true)
+    assert len(set(pairs[:, 0])) == len(set(pairs[:, 1])) == len(pairs)
+    assert (iou_of_pairs(moved[pairs[:, 0]], true[pairs[:, 1]]) >= 0.5).all()
+
+
+def test_auroc_by_hand():
+    assert auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75
+    assert auroc(np.array([0.5, 0.5]), np.array([False, True])) == 0.5
+    assert math.isnan(auroc(np.array([0.5]), np.array([True])))
+
+
+def test_truth_is_read_from_detections(tmp_path):
+    ring = [[0, 0], [10, 0], [10, 20], [0, 20], [0, 0]]
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
+         "properties": {"objectType": kind, "classification": {"name": name}}}
+        for kind, name in (("annotation", "region"), ("detection", "tumor"))
+    ]  # fmt: skip
+    path = tmp_path / "truth.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    boxes, labels = read_truth_boxes(path)
+    assert boxes.tolist() == [[0, 0, 10, 20]]
+    assert labels == ["tumor"]
+    assert read_truth_boxes(path, within=(50, 50, 60, 60))[1] == []

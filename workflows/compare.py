@@ -1,0 +1,152 @@
+"""How far a run agrees with known truth: planted objects of a synthetic slide, or a person's annotations."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+Boxes = NDArray[np.float64]
+"""Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Matches of predicted with true boxes."""
+
+    matched: int
+    predicted: int
+    true: int
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted boxes that are true; nan where nothing was predicted."""
+        return self.matched / self.predicted if self.predicted else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of true boxes that were found; nan where there is nothing to find."""
+        return self.matched / self.true if self.true else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; nan where both sides are empty."""
+        total = self.predicted + self.true
+        return 2 * self.matched / total if total else float("nan")
+
+
+def iou_of_pairs(a: Boxes, b: Boxes) -> NDArray[np.float64]:
+    """Intersection over union, row by row. Two (n, 4) arrays give (n,)."""
+    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
+    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
+    common = np.clip(width, 0, None) * np.clip(height, 0, None)
+    area = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]) + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) - common
+    return np.divide(common, area, out=np.zeros_like(common), where=area > 0)
+
+
+def match_boxes(predicted: Boxes, true: Boxes, iou: float = 0.5) -> NDArray[np.int64]:
+    """Match one to one, greedily by falling IoU.
+
+    Parameters
+    ----------
+    predicted, true : float arrays (n, 4) and (m, 4)
+    iou : float
+        Least intersection over union of a match.
+
+    Returns
+    -------
+    int64 array (k, 2)
+        Row of `predicted` and row of `true` of every match.
+    """
+    if len(predicted) == 0 or len(true) == 0:
+        return np.empty((0, 2), np.int64)
+    centres = (predicted[:, :2] + predicted[:, 2:]) / 2
+    true_centres = (true[:, :2] + true[:, 2:]) / 2
+    # A pair at IoU >= t has centres no further apart than half a diagonal of the larger box.
+    reach = float(np.hypot(*(true[:, 2:] - true[:, :2]).max(axis=0)))
+    near = cKDTree(centres).sparse_distance_matrix(cKDTree(true_centres), reach, output_type="coo_matrix")
+    rows, columns = near.row.astype(np.int64), near.col.astype(np.int64)
+    overlap = iou_of_pairs(predicted[rows], true[columns])
+    keep = overlap >= iou
+    rows, columns, overlap = rows[keep], columns[keep], overlap[keep]
+    pairs, used_rows, used_columns = [], set(), set()
+    for i in np.lexsort((columns, rows, -overlap)):
+        row, column = int(rows[i]), int(columns[i])
+        if row not in used_rows and column not in used_columns:
+            used_rows.add(row)
+            used_columns.add(column)
+            pairs.append((row, column))
+    return np.asarray(pairs, np.int64).reshape(-1, 2)
+
+
+def compare_boxes(
+    predicted: Boxes, predicted_labels: Sequence[str], true: Boxes, true_labels: Sequence[str], iou: float = 0.5
+) -> dict[str, Agreement]:
+    """Agreement per true label, and under 'all' without regard to labels.
+
+    Labels are compared only where the prediction uses a label of the truth; a run that asked for 'nucleus'
+    has no class to be right or wrong about.
+    """
+    result = {"all": Agreement(len(match_boxes(predicted, true, iou)), len(predicted), len(true))}
+    of_predicted, of_true = np.asarray(predicted_labels, dtype=object), np.asarray(true_labels, dtype=object)
+    for label in sorted(set(true_labels) & set(predicted_labels)):
+        p, t = predicted[of_predicted == label], true[of_true == label]
+        result[label] = Agreement(len(match_boxes(p, t, iou)), len(p), len(t))
+    return result
+
+
+def read_truth_boxes(path: Path, within: tuple[float, float, float, float] | None = None) -> tuple[Boxes, list[str]]:
+    """Bounding boxes and class names of the detections in a GeoJSON (annotations where there are no detections).
+
+    Parameters
+    ----------
+    path : Path
+        `.geojson` or `.geojson.gz`, level-0 px.
+    within : x_min, y_min, x_max, y_max, optional
+        Keep only boxes whose centre lies inside.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt") as stream:
+        document = json.load(stream)
+    features = document["features"] if isinstance(document, dict) else document
+    kinds = {kind: [f for f in features if f["properties"].get("objectType") == kind] for kind in ("detection", "annotation")}
+    boxes, labels = [], []
+    for feature in kinds["detection"] or kinds["annotation"]:
+        points = np.asarray(_outline(feature["geometry"]), float)
+        box = (*points.min(axis=0), *points.max(axis=0))
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        if within is None or (within[0] <= x < within[2] and within[1] <= y < within[3]):
+            boxes.append(box)
+            classification = feature["properties"].get("classification") or {}
+            labels.append(classification.get("name", "") if isinstance(classification, dict) else str(classification))
+    return np.asarray(boxes, float).reshape(-1, 4), labels
+
+
+def _outline(geometry: dict[str, object]) -> list[list[float]]:
+    coordinates: list = geometry["coordinates"]  # type: ignore[assignment]
+    match geometry["type"]:
+        case "Polygon":
+            return coordinates[0]
+        case "MultiPolygon":
+            return [point for part in coordinates for point in part[0]]
+        case "Point":
+            return [coordinates]
+        case _:
+            return coordinates
+
+
+def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve by ranks (Hanley and McNeil 1982), ties counted half; nan with one class only."""
+    from scipy.stats import rankdata
+
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if n_positive == 0 or n_negative == 0:
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
