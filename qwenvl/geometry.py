@@ -7,12 +7,18 @@ y down. Tile px become level-0 px in `wsi`; nothing here knows slides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from qwenvl.errors import PictureError
+
+MAX_ASPECT = 200
+"""Largest ratio of a picture's sides that the Qwen-VL families process."""
 
 
 class CoordinateSpace(StrEnum):
@@ -95,3 +101,51 @@ def _scaled(points: ArrayLike, numerator: Sequence[float], denominator: Sequence
     return array * np.tile(np.asarray(numerator, np.float64), pairs) / np.tile(
         np.asarray(denominator, np.float64), pairs
     )
+
+
+def smart_resize(
+    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Size at which a picture is processed: sides divisible by `factor`, area within the limits.
+
+    The rule of the families from Qwen2-VL on (transformers `image_processing_qwen2_vl.smart_resize`):
+    each side is rounded to the nearest multiple of `factor`, halves to even; a picture that is then too large
+    (too small) is scaled by one ratio and rounded down (up).
+
+    Parameters
+    ----------
+    height, width : int
+        Size in px.
+    factor : int
+        Patch size times merge size, 28 or 32 px.
+    min_pixels, max_pixels : int
+        Limits of the processed area in px.
+
+    Returns
+    -------
+    tuple of int
+        Processed height and width in px.
+
+    Raises
+    ------
+    PictureError
+        The picture is empty, or more than 200 times as long as it is wide.
+    """
+    if height < 1 or width < 1:
+        raise PictureError(f"picture of {width}x{height} px is empty; hand over at least one pixel")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise PictureError(
+            f"picture of {width}x{height} px: one side is more than {MAX_ASPECT} times the other, which no Qwen-VL "
+            "model accepts; cut it into squarer tiles"
+        )
+    processed_height, processed_width = round(height / factor) * factor, round(width / factor) * factor
+    if processed_height * processed_width > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        return (
+            max(factor, math.floor(height / shrink / factor) * factor),
+            max(factor, math.floor(width / shrink / factor) * factor),
+        )
+    if processed_height * processed_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        return math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
+    return processed_height, processed_width

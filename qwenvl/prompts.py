@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
+from qwenvl.families import ModelFamily, Thinking
 from qwenvl.request import Request, Task
+
+Message = dict[str, Any]
+"""One turn in the form that chat templates take: `role`, and `content` as text or as a list of parts."""
 
 
 def _listed(labels: tuple[str, ...]) -> str:
@@ -39,3 +45,82 @@ def build_prompt(request: Request) -> str:
             schema = json.dumps(request.output_schema, separators=(",", ":"), ensure_ascii=False)
             return f"{question} Answer with one JSON value that follows this JSON Schema: {schema}"
     return request.prompt or standard
+
+
+def conversation(prompt: str, *, system_prompt: str | None = None, pictures: int = 1) -> list[Message]:
+    """The messages of one question about `pictures` pictures, pictures first as in the families' training.
+
+    Parameters
+    ----------
+    prompt : str
+        The user's words, for example of `build_prompt`.
+    system_prompt : str, optional
+        None leaves the system turn to the family's chat template.
+    pictures : int
+        Number of pictures before the words.
+    """
+    content: list[Message] = [{"type": "image"} for _ in range(pictures)]
+    user = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+    if system_prompt is None:
+        return [user]
+    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, user]
+
+
+def render_chat(
+    messages: Sequence[Message], family: ModelFamily, *, thinking: bool = True, picture_names: Sequence[str] = ()
+) -> str:
+    """The prompt of a conversation as the family's own chat template renders it, up to the assistant's turn.
+
+    Serves checkpoints that come without a template, and Qwen-VL, whose template is code.
+
+    Parameters
+    ----------
+    messages : sequence of Message
+        From `conversation`, or in the same form with more turns.
+    family : ModelFamily
+    thinking : bool
+        Let a family think that can be told not to.
+    picture_names : sequence of str
+        Qwen-VL only: what stands between `<img>` and `</img>` for each picture, at most 256 bytes each.
+
+    Returns
+    -------
+    str
+        One `<|image_pad|>` per picture; it is repeated for each visual token later.
+
+    Raises
+    ------
+    ValueError
+        Qwen-VL: a picture without a name, or with one that is too long.
+    """
+    names = iter(picture_names)
+    number = 0
+    text = ""
+    if messages[0]["role"] != "system" and family.default_system_prompt is not None:
+        text = f"<|im_start|>system\n{family.default_system_prompt}<|im_end|>\n"
+    for message in messages:
+        content = message["content"]
+        text += f"<|im_start|>{message['role']}\n"
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "image":
+                number += 1
+                text += _picture_v1(number, next(names, "")) if family.dialect == "tags_v1" else _PICTURE
+            else:
+                text += part["text"]
+        text += "<|im_end|>\n"
+    text += "<|im_start|>assistant\n"
+    if family.thinking is Thinking.ALWAYS or (family.thinking is Thinking.SWITCHABLE and thinking):
+        text += f"{family.think_open}\n"
+    elif family.thinking is Thinking.SWITCHABLE:
+        text += f"{family.think_open}\n\n{family.think_close}\n\n"
+    return text
+
+
+_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def _picture_v1(number: int, name: str) -> str:
+    # The bytes of the name stand in the picture's 256 slots (QwenLM/Qwen-VL `tokenization_qwen.py`).
+    if not 0 < len(name.encode()) <= 256:
+        raise ValueError(f"Qwen-VL: picture {number} needs a name of 1 to 256 bytes, got {name!r}")
+    return f"Picture {number}:<img>{name}</img>\n"
