@@ -1,8 +1,23 @@
 """Slides with planted truth: labelled tiles, whole scenes, and pyramids written to disk."""
 
-from wsi.synthetic.factory import Field, sample_field
-from wsi.synthetic.nuclei import CLASSES
+from wsi.synthetic.factory import Field, SlideFactory, make_demo_slide, sample_field
+from wsi.synthetic.nuclei import CLASSES, Nuclei
+from wsi.synthetic.scene import Scene
 from wsi.synthetic.stain import Scanner
 from wsi.synthetic.tissue import ARTEFACTS, REGIONS
+from wsi.synthetic.write import WrittenSlide, write_slide
 
-__all__ = ["ARTEFACTS", "CLASSES", "REGIONS", "Field", "Scanner", "sample_field"]
+__all__ = [
+    "ARTEFACTS",
+    "CLASSES",
+    "REGIONS",
+    "Field",
+    "Nuclei",
+    "Scanner",
+    "Scene",
+    "SlideFactory",
+    "WrittenSlide",
+    "make_demo_slide",
+    "sample_field",
+    "write_slide",
+]

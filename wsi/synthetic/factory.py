@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi.synthetic.noise import FloatImage
 from wsi.synthetic.nuclei import CLASSES, Nuclei
-from wsi.synthetic.scene import World, share_inside
+from wsi.synthetic.plan import PENS
+from wsi.synthetic.scene import Scene, World, share_inside
 from wsi.synthetic.stain import RgbImage, Scanner, jpeg_roundtrip
 from wsi.synthetic.tissue import (
     ARTEFACTS,
@@ -24,6 +27,7 @@ from wsi.synthetic.tissue import (
     Layout,
     Window,
 )
+from wsi.synthetic.write import WrittenSlide, write_slide
 
 _PRIMARY = np.array([0.36, 0.26, 0.13, 0.09, 0.09, 0.07])
 _NEIGHBOUR = np.array(
@@ -43,7 +47,6 @@ _HOMES = {
     "stromal": (STROMA, FAT),
     "epithelial": (STROMA,),
 }
-_PENS = ((0.12, 0.2, 0.62), (0.1, 0.42, 0.25), (0.1, 0.1, 0.13), (0.75, 0.15, 0.2))
 _GRID_UM = 8.0
 _AROUND_UM = 64.0  # of layout around a field; more than placement looks at
 _LEAST_INSIDE = 0.4
@@ -186,7 +189,7 @@ def _local_layout(
         inner = outer - rng.uniform(9, 14)
         glands = np.column_stack([rng.uniform(0.2, 0.8, (1, 2)) * side_um, outer, inner])
     strength = np.stack([_artefact(rng, name, x, y, side_um, name in artefacts) for name in ARTEFACTS])
-    pen = _PENS[int(rng.integers(len(_PENS)))]
+    pen = PENS[int(rng.integers(len(PENS)))]
     return Layout(
         grid_um=_GRID_UM,
         origin_um=(float(axis[0]), float(axis[0])),
@@ -281,3 +284,44 @@ def _box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
     if not len(columns):
         return None
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+@dataclass(frozen=True)
+class SlideFactory:
+    """Makes slides that differ only by their seed.
+
+    Attributes
+    ----------
+    width_px, height_px : int
+        Size at level 0.
+    mpp : float
+        um per px.
+    scanner : Scanner, optional
+        One scanner for all slides; each slide draws its own when left out.
+    artefacts : tuple of str
+        Which of `ARTEFACTS` every slide has.
+    """
+
+    width_px: int = 4096
+    height_px: int = 4096
+    mpp: float = 0.25
+    scanner: Scanner | None = None
+    artefacts: tuple[str, ...] = ARTEFACTS
+
+    def scene(self, seed: int) -> Scene:
+        """The scene of one slide."""
+        size = self.width_px * self.mpp, self.height_px * self.mpp
+        return Scene(*size, seed, self.scanner, self.artefacts)
+
+    def write(self, path: str | Path, seed: int, **options: Any) -> WrittenSlide:
+        """Write one slide; options are those of `write_slide`."""
+        return write_slide(path, self.scene(seed), mpp=self.mpp, **options)
+
+
+def make_demo_slide(path: str | Path, seed: int = 7, *, overwrite: bool = False) -> WrittenSlide:
+    """Write the slide of the demonstration: 4096 x 4096 px at 0.25 um, truth beside it.
+
+    It has glass, stroma, a tumour with necrosis, lymphoid aggregates, glands, fat, a pen mark and a fold.
+    """
+    factory = SlideFactory(scanner=Scanner(), artefacts=("fold", "pen mark"))
+    return factory.write(path, seed, overwrite=overwrite)

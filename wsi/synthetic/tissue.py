@@ -72,13 +72,13 @@ class Layout:
     glands: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     texture_um: tuple[float, float] = (0.0, 0.0)
 
-    def _axis(self, start: int, count: int, mpp: float, axis: int) -> tuple[slice, FloatImage]:
+    def _axis(self, start: int, count: int, mpp: float, axis: int) -> tuple[slice, NDArray[np.int64], FloatImage]:
+        """Map elements under one axis of a window, the lower neighbour of every pixel, and its distance."""
         size = self.distance.shape[2 - axis]
         at = ((np.arange(start, start + count) + 0.5) * mpp - self.origin_um[axis]) / self.grid_um
         at = np.clip(at, 0, size - 1.000001)
-        low, high = int(at[0]), int(at[-1]) + 2
-        weights = 1 - np.abs(at[:, None] - np.arange(low, high)[None])
-        return slice(low, high), np.maximum(weights, 0).astype(np.float32)
+        low = at.astype(np.int64)
+        return slice(low[0], low[-1] + 2), low - low[0], (at - low).astype(np.float32)
 
     def maps(self, window: Window) -> tuple[list[int], FloatImage, list[int], FloatImage]:
         """Interpolated maps under a window.
@@ -92,13 +92,22 @@ class Layout:
             Artefacts that are present here.
         strength : float32 (len(artefacts), h, w)
         """
-        cols, wx = self._axis(window.px, window.width, window.mpp, 0)
-        rows, wy = self._axis(window.py, window.height, window.mpp, 1)
+        cols, ix, tx = self._axis(window.px, window.width, window.mpp, 0)
+        rows, iy, ty = self._axis(window.py, window.height, window.mpp, 1)
+
+        def spread(patch: FloatImage) -> FloatImage:
+            tall = patch[:, iy] + (patch[:, iy + 1] - patch[:, iy]) * ty[:, None]
+            slope = np.diff(tall, axis=2)
+            out = slope[..., ix]
+            out *= tx
+            out += tall[..., ix]
+            return np.asarray(out, np.float32)
+
         patch = self.distance[:, rows, cols]
         regions = np.flatnonzero(patch.max(axis=(1, 2)) > _FAR).tolist()
         marks = self.artefacts[:, rows, cols]
         present = np.flatnonzero(marks.max(axis=(1, 2)) > 0.004).tolist()
-        return regions, wy @ patch[regions] @ wx.T, present, wy @ marks[present] @ wx.T
+        return regions, spread(patch[regions]), present, spread(marks[present])
 
     def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> FloatImage:
         """Signed distances at points in um: (6, n)."""

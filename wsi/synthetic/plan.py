@@ -1,0 +1,185 @@
+"""The plan of a whole section: where its tissue, tumour, aggregates, glands and artefacts lie."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.synthetic.noise import FloatImage
+from wsi.synthetic.tissue import (
+    ARTEFACTS,
+    BACKGROUND,
+    FAT,
+    LYMPHOID,
+    NECROSIS,
+    STROMA,
+    TUMOR,
+    Layout,
+)
+
+PENS = ((0.12, 0.2, 0.62), (0.1, 0.42, 0.25), (0.1, 0.1, 0.13), (0.75, 0.15, 0.2))
+"""Inks: what each lets through in R, G, B."""
+_CUT_UM = 64.0
+_GLAND_PITCH_UM = 190.0
+
+
+def plan_section(width_um: float, height_um: float, seed: int, artefacts: tuple[str, ...] = ARTEFACTS) -> Layout:
+    """Lay out one section with glass around it.
+
+    Parameters
+    ----------
+    width_um, height_um : float
+        Size of the slide.
+    seed : int
+    artefacts : tuple of str
+        Which of `ARTEFACTS` the slide has.
+
+    Returns
+    -------
+    Layout
+        On a grid of 8 um, or 16 um when the slide is larger than 4 mm.
+    """
+    rng = np.random.default_rng([seed & 0xFFFFFFFF, 0x51D])
+    grid = 8.0 if max(width_um, height_um) <= 4000 else 16.0
+    nx, ny = int(np.ceil(width_um / grid)) + 2, int(np.ceil(height_um / grid)) + 2
+    x = ((np.arange(nx, dtype=np.float32) - 0.5) * grid)[None, :]
+    y = ((np.arange(ny, dtype=np.float32) - 0.5) * grid)[:, None]
+    side = min(width_um, height_um)
+    label = np.full((ny, nx), BACKGROUND, np.uint8)
+
+    turn = rng.uniform(0, 2 * np.pi)
+    u, v = (x / width_um - 0.5) * 2, (y / height_um - 0.5) * 2
+    tissue = np.hypot(u, v) + 0.16 * _noise(rng, ny, nx, side / 5 / grid) < 0.84
+    label[tissue] = STROMA
+    toward = u * np.cos(turn) + v * np.sin(turn)
+    lobes = _noise(rng, ny, nx, side / 9 / grid)
+    fat = tissue & (-toward + 0.3 * lobes > 0.42)
+    label[fat] = FAT
+    cu, cv = 0.24 * np.cos(turn), 0.24 * np.sin(turn)
+    tumor = tissue & (np.hypot(u - cu, v - cv) + 0.13 * _noise(rng, ny, nx, side / 12 / grid) < 0.5)
+    label[tumor] = TUMOR
+    depth = _signed(tumor, grid, 1e9)
+    core = depth > max(40.0, 0.42 * float(depth.max()))
+    label[core & (_noise(rng, ny, nx, side / 14 / grid) > -0.35)] = NECROSIS
+
+    _aggregates(rng, label, depth, x, y, side)
+    label[~tissue] = BACKGROUND
+    distance = np.stack([_smooth(_signed(label == r, grid, _CUT_UM)) for r in range(6)])
+    strength = np.stack(
+        [
+            _artefact(rng, name, u, v, tissue, grid, side)
+            if name in artefacts
+            else np.zeros((ny, nx), np.float32)
+            for name in ARTEFACTS
+        ]
+    )
+    return Layout(
+        grid_um=grid,
+        origin_um=(-0.5 * grid, -0.5 * grid),
+        distance=distance,
+        artefacts=strength,
+        pen_rgb=PENS[int(rng.integers(3))],
+        glands=_glands(rng, distance[STROMA], grid, width_um, height_um),
+        texture_um=(float(rng.integers(2048)) / 4, float(rng.integers(2048)) / 4),
+    )
+
+
+def _noise(rng: np.random.Generator, ny: int, nx: int, scale: float) -> FloatImage:
+    """Smooth noise of unit variance whose blobs measure about `scale` grid steps."""
+    step = max(1, int(scale / 4))
+    small = rng.standard_normal((ny // step + 8, nx // step + 8)).astype(np.float32)
+    small = cv2.GaussianBlur(small, (0, 0), max(0.6, scale / step / 2), borderType=cv2.BORDER_REFLECT)
+    big = cv2.resize(small, ((nx // step + 8) * step, (ny // step + 8) * step), interpolation=cv2.INTER_CUBIC)
+    cut = big[4 * step : 4 * step + ny, 4 * step : 4 * step + nx]
+    return np.asarray((cut - cut.mean()) / (cut.std() + 1e-9), np.float32)
+
+
+def _signed(mask: NDArray[np.bool_], grid: float, cut: float) -> FloatImage:
+    """Signed distance in um to the border of a mask, positive inside."""
+    if not mask.any():
+        return np.full(mask.shape, -cut, np.float32)
+    if mask.all():
+        return np.full(mask.shape, cut, np.float32)
+    m = mask.astype(np.uint8)
+    inside = cv2.distanceTransform(m, cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform(1 - m, cv2.DIST_L2, 5)
+    signed = (np.maximum(inside - 0.5, 0) - np.maximum(outside - 0.5, 0)) * np.float32(grid)
+    return np.clip(signed, -cut, cut).astype(np.float32)
+
+
+def _smooth(distance: FloatImage) -> FloatImage:
+    return np.asarray(cv2.GaussianBlur(distance, (5, 5), 1.0), np.float32)
+
+
+def _aggregates(
+    rng: np.random.Generator,
+    label: NDArray[np.uint8],
+    tumor_depth: FloatImage,
+    x: FloatImage,
+    y: FloatImage,
+    side: float,
+) -> None:
+    """Lymphoid aggregates in the stroma along the tumour; `label` is painted in place."""
+    rim = np.argwhere((label == STROMA) & (tumor_depth < -30) & (tumor_depth > -max(160.0, side / 8)))
+    if not len(rim):
+        return
+    count = int(np.clip(side / 420, 2, 40))
+    for row, column in rim[rng.integers(len(rim), size=count)]:
+        radius = rng.uniform(45, 120) * min(1.5, max(0.6, side / 2500))
+        dx, dy = x - x[0, column], y - y[row, 0]
+        bend = 1 + 0.16 * np.sin(np.arctan2(dy, dx) * 3 + rng.uniform(0, 6.28))
+        disc = (np.hypot(dx, dy) * bend < radius) & (label != BACKGROUND) & (label != NECROSIS)
+        label[disc] = LYMPHOID
+
+
+def _glands(
+    rng: np.random.Generator, stroma: FloatImage, grid: float, width_um: float, height_um: float
+) -> NDArray[np.float64]:
+    ny, nx = int(height_um // _GLAND_PITCH_UM), int(width_um // _GLAND_PITCH_UM)
+    if not nx or not ny:
+        return np.zeros((0, 4))
+    iy, ix = np.mgrid[:ny, :nx].reshape(2, -1)
+    draw = rng.uniform(size=(4, nx * ny))
+    x = (ix + 0.25 + 0.5 * draw[0]) * _GLAND_PITCH_UM
+    y = (iy + 0.25 + 0.5 * draw[1]) * _GLAND_PITCH_UM
+    outer = 19 + 22 * draw[2]
+    inner = np.maximum(outer - 12 - 5 * draw[3], 2.5)
+    row, column = ((y / grid) + 0.5).astype(int), ((x / grid) + 0.5).astype(int)
+    lobule = _noise(rng, *stroma.shape, 500 / grid)[row, column] > 0.25
+    fits = lobule & (stroma[row, column] > outer + 8)
+    return np.column_stack([x, y, outer, inner])[fits]
+
+
+def _artefact(
+    rng: np.random.Generator,
+    name: str,
+    u: FloatImage,
+    v: FloatImage,
+    tissue: NDArray[np.bool_],
+    grid: float,
+    side: float,
+) -> FloatImage:
+    """Strength 0..1 of an artefact; u, v run from -1 to 1 across the slide."""
+    ny, nx = tissue.shape
+    turn = rng.uniform(0, 2 * np.pi)
+    along = u * np.cos(turn) + v * np.sin(turn)
+    across = -u * np.sin(turn) + v * np.cos(turn)
+    wobble = 0.03 * _noise(rng, ny, nx, side / 6 / grid)
+    if name == "fold":
+        half_um = rng.uniform(9, 15)
+        line = np.abs(across - rng.uniform(-0.45, 0.45) + 0.12 * np.sin(3 * along) + wobble) * side / 2
+        length = np.clip((0.42 - np.abs(along - rng.uniform(-0.2, 0.2))) * 8, 0, 1)
+        out = np.clip((half_um - line) / grid + 0.5, 0, 1) * length * tissue
+    elif name == "pen mark":
+        radius = np.hypot(along - 0.5, across) + wobble
+        half_um = np.clip(0.022 * side, 20, 220)
+        stroke = np.clip((half_um - np.abs(radius - 0.5) * side / 2) / grid + 0.5, 0, 1)
+        arc = np.clip((np.arctan2(across, along - 0.5) + 0.9) * 6, 0, 1)
+        arc = arc * np.clip((0.9 - np.arctan2(across, along - 0.5)) * 6, 0, 1)
+        streak = 0.9 + 0.06 * _noise(rng, ny, nx, max(1.5, side / 120 / grid))
+        out = np.clip(stroke * arc * streak, 0, 0.98)
+    else:
+        cx, cy = rng.uniform(-0.5, 0.5, 2)
+        out = np.clip((0.2 - np.hypot(u - cx, v - cy) + wobble) * 8, 0, 1)
+    return np.asarray(out, np.float32)
