@@ -1,0 +1,152 @@
+"""Preprocessing: uint8 tiles to the patches of the vision tower, on the model's device.
+
+Equal to the Hugging Face image processor (transformers `Qwen2VLImageProcessor`): bit for bit in float32 where no
+resize happens, within the difference of its own two backends (2/255 of the value range) where one does.
+Pixels stay uint8 until they are patches; there is no PIL and no float picture on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qwenvl.errors import PictureError
+from qwenvl.geometry import PictureFrame
+from qwenvl.processor import ProcessorSettings
+
+_BLOCK_BYTES = 2**20  # float32 bytes normalised at a time on a CPU: they stay in its second-level cache
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """What the vision tower takes.
+
+    Attributes
+    ----------
+    pixel_values : Tensor (patches, 3 * T * P * P)
+        Patches of all pictures in order; those of one visual token stand together, row by row.
+    image_grid_thw : int64 Tensor (pictures, 3)
+        Frames, patch rows and patch columns of each picture, on the CPU.
+    frames : tuple of PictureFrame
+    """
+
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+    frames: tuple[PictureFrame, ...]
+
+
+def check_picture(picture: Any) -> None:
+    """Raise PictureError unless `picture` is a uint8 RGB array (height, width, 3) with pixels."""
+    if not isinstance(picture, np.ndarray):
+        raise PictureError(f"a picture is a numpy array, not {type(picture).__name__}; convert it with np.asarray")
+    if picture.dtype != np.uint8:
+        raise PictureError(f"a picture has dtype uint8, not {picture.dtype}; scale it to 0..255 and convert it")
+    if picture.ndim != 3 or picture.shape[2] != 3:
+        raise PictureError(f"a picture has shape (height, width, 3), not {picture.shape}; hand over RGB")
+    if picture.size == 0:
+        raise PictureError(f"a picture of shape {picture.shape} has no pixels")
+
+
+def preprocess(
+    pictures: Sequence[NDArray[np.uint8]],
+    settings: ProcessorSettings,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Patches:
+    """Turn pictures into patches.
+
+    Parameters
+    ----------
+    pictures : sequence of uint8 arrays (height, width, 3)
+        RGB. Neighbours of equal size are processed as one stack.
+    settings : ProcessorSettings
+    device : torch.device or str
+        Where the patches are wanted; pixels travel there as uint8.
+    dtype : torch.dtype
+        Of `pixel_values`; values are computed in float32 and rounded once.
+    out : Tensor, optional
+        Memory to write to where it is large enough and fits device and dtype, flat or with any shape; fresh
+        memory of this size costs more than the arithmetic. The result is then a view of it, valid until the next call.
+
+    Returns
+    -------
+    Patches
+
+    Raises
+    ------
+    PictureError
+        A picture has the wrong dtype or shape, or is too long for its width.
+    """
+    device = torch.device(device)
+    for picture in pictures:
+        check_picture(picture)
+    frames = tuple(settings.frame(picture.shape[1], picture.shape[0]) for picture in pictures)
+    grids = [(1, f.processed_height // settings.patch_size, f.processed_width // settings.patch_size) for f in frames]
+    count = sum(rows * columns for _, rows, columns in grids)
+    pixel_values = _memory(count, settings.patch_dim, device, dtype, out)
+    start = 0
+    for frame, members in groupby(range(len(pictures)), key=frames.__getitem__):
+        stack = _stack([pictures[index] for index in members], device)
+        if frame.resized:
+            stack = _resize(stack, frame)
+        stop = start + stack.shape[0] * frame.processed_width * frame.processed_height // settings.patch_size**2
+        _patchify(stack, settings, pixel_values[start:stop])
+        start = stop
+    grid = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+    return Patches(pixel_values, grid, frames)
+
+
+def _memory(count: int, width: int, device: torch.device, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    if out is not None and out.device == device and out.dtype == dtype and out.numel() >= count * width:
+        return out.view(-1)[: count * width].view(count, width)
+    return torch.empty(count, width, dtype=dtype, device=device)
+
+
+def _stack(pictures: list[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """uint8 (pictures, height, width, 3) on `device`."""
+    if len(pictures) == 1 and pictures[0].flags.c_contiguous and pictures[0].flags.writeable:
+        stack = torch.from_numpy(pictures[0])[None]
+    else:
+        stack = torch.from_numpy(np.stack(pictures))
+    return stack.to(device)
+
+
+def _resize(stack: Tensor, frame: PictureFrame) -> Tensor:
+    """Bicubic with antialiasing. On a CPU in PIL's fixed-point arithmetic, else rounded from float like torchvision."""
+    planes = stack.permute(0, 3, 1, 2)
+    size = (frame.processed_height, frame.processed_width)
+    if stack.device.type == "cpu":
+        planes = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)
+    else:
+        planes = torch.nn.functional.interpolate(planes.float(), size, mode="bicubic", antialias=True)
+        planes = planes.round_().clamp_(0, 255).to(torch.uint8)
+    return planes.permute(0, 2, 3, 1)
+
+
+def _patchify(stack: Tensor, settings: ProcessorSettings, out: Tensor) -> None:
+    """Cut uint8 (pictures, height, width, 3) into patches and write them normalised into `out`."""
+    patch, merge = settings.patch_size, settings.merge_size
+    count, height, width, _ = stack.shape
+    rows, columns = height // settings.factor, width // settings.factor
+    cut = stack.reshape(count, rows, merge, patch, columns, merge, patch, 3)
+    # (picture, token row, token column, row in token, column in token, channel, y, x)
+    cut = cut.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(count * rows, columns * merge**2, 3, 1, patch**2)
+    target = out.view(count * rows, columns * merge**2, 3, settings.temporal_patch_size, patch**2)
+    mean = torch.tensor(settings.image_mean, dtype=torch.float32, device=stack.device).view(3, 1, 1)
+    std = torch.tensor(settings.image_std, dtype=torch.float32, device=stack.device).view(3, 1, 1)
+    step = count * rows
+    if stack.device.type == "cpu":
+        step = max(1, _BLOCK_BYTES // (4 * columns * merge**2 * 3 * patch**2))
+    for start in range(0, count * rows, step):
+        # The Hugging Face order of operations, so that every rounding is the same; frames are copies of each other.
+        block = cut[start : start + step].float().div_(255).sub_(mean).div_(std)
+        target[start : start + step] = block
