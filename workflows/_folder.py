@@ -1,0 +1,162 @@
+"""The run folder: who may write there, what is ours in it, and how an old run is set aside."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from workflows.errors import ForeignFolderError, RunLockedError, RunNotFoundError
+
+JOURNAL = "run.sqlite"
+LOCK = "run.lock"
+REPORT = "report.json"
+HEATMAP = "heatmap.zarr"
+OVERVIEW = "overview.png"
+MASK = "mask.png"
+
+_SQLITE = {JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", f"{JOURNAL}-journal"}
+_OURS = _SQLITE | {LOCK, REPORT, HEATMAP, OVERVIEW, MASK}
+PARTIAL = ".partial"
+"""Suffix of files that are being written; they take their final name when they are whole."""
+
+
+def journal_of(folder: Path) -> Path:
+    """The journal of a run folder; RunNotFoundError where there is none."""
+    journal = folder / JOURNAL
+    if not journal.is_file():
+        raise RunNotFoundError(
+            f"{folder} holds no run ({JOURNAL} is missing). Name the folder that was given to -o, "
+            "or start a run there first."
+        )
+    return journal
+
+
+@dataclass
+class Claim:
+    """The right to write in a folder, held until `release`.
+
+    Attributes
+    ----------
+    folder : Path
+    fresh : bool
+        True where the folder holds no run yet.
+    backup : Path, or None
+        Where an older run was moved to.
+    """
+
+    folder: Path
+    lock: FileLock
+    fresh: bool
+    backup: Path | None = None
+    _made: list[Path] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Let others write."""
+        self.lock.release()
+
+    def undo(self) -> None:
+        """Take back everything the claim made, as if the run had never been started, and release it."""
+        for name in _OURS | {name + PARTIAL for name in _OURS}:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif name != LOCK:
+                path.unlink(missing_ok=True)
+        self.lock.release()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        for folder in self._made:
+            folder.rmdir()
+        if self.backup is not None:
+            if self.folder.exists():
+                self.folder.rmdir()
+            self.backup.rename(self.folder)
+
+
+def claim(folder: Path, *, overwrite: bool = False) -> Claim:
+    """Lock a folder for writing a run into it, making it where it does not exist.
+
+    With `overwrite` a run found there is renamed to `<name>.bak-1` (or the next free number), never deleted:
+    removing it is left to its owner.
+
+    Raises
+    ------
+    ForeignFolderError
+        The folder holds files that are not of a run.
+    RunLockedError
+        Another process holds it.
+    """
+    refuse_foreign(folder)
+    made = _make(folder)
+    try:
+        lock = _acquire(folder)
+    except BaseException:
+        for path in made:
+            path.rmdir()
+        raise
+    holds_run = (folder / JOURNAL).exists()
+    if not (overwrite and holds_run):
+        return Claim(folder, lock, fresh=not holds_run, _made=made)
+    lock.release()
+    backup = _free_name(folder)
+    folder.rename(backup)
+    (backup / LOCK).unlink(missing_ok=True)
+    folder.mkdir()
+    return Claim(folder, _acquire(folder), fresh=True, backup=backup)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise ForeignFolderError where writing a run would put it among files that are not ours."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ForeignFolderError(f"{folder} is a file, and a run needs a folder. Name another one with -o.")
+    if (folder / JOURNAL).exists():
+        return
+    foreign = sorted(p.name for p in folder.iterdir() if p.name.removesuffix(PARTIAL) not in _OURS)
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise ForeignFolderError(
+            f"{folder} holds no run, but other files: {shown}. Name an empty or new folder with -o."
+        )
+
+
+def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place; on failure `path` is as it was."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        write(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make the folder and its parents; the ones that were made, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+    return missing
+
+
+def _acquire(folder: Path) -> FileLock:
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLockedError(
+            f"Another process is writing to {folder}. Wait until it is done, stop it, or name another folder "
+            "with -o. Reading the run (report, export, viewer) is possible meanwhile."
+        ) from error
+    return lock
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (backup := folder.with_name(f"{folder.name}.bak-{number}")).exists():
+        number += 1
+    return backup

@@ -1,0 +1,162 @@
+"""The journal's tables, and how SQLite's errors become ours.
+
+Answers are only ever added. A tile that failed may be asked again and then has several rows, told apart by
+`attempt`; the last one counts (view `latest`). A tile that was answered has exactly one row that did not
+fail: the unique index sees to it, whatever the program does. Objects are keyed by tile and position in the
+answer, so that they lie on disk in reading order and keep their key in every repetition of the run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workflows.errors import StoreCorruptError, StoreError, StoreFullError, StoreVersionError
+
+APPLICATION_ID = 0x51564C52  # 'QVLR'
+VERSION = 1
+
+TABLES = f"""
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+
+CREATE TABLE manifest (json TEXT NOT NULL);
+
+CREATE TABLE tiles (
+    tile INTEGER PRIMARY KEY,
+    x0 INTEGER NOT NULL, y0 INTEGER NOT NULL, width0 INTEGER NOT NULL, height0 INTEGER NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL,
+    core_x0 INTEGER NOT NULL, core_y0 INTEGER NOT NULL, core_x1 INTEGER NOT NULL, core_y1 INTEGER NOT NULL,
+    tissue REAL NOT NULL, core_tissue REAL NOT NULL
+);
+
+CREATE TABLE answers (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    tile INTEGER NOT NULL REFERENCES tiles (tile),
+    attempt INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    finish_reason TEXT NOT NULL,
+    text TEXT, value TEXT, scores TEXT, raw TEXT, reasoning TEXT, notes TEXT,
+    prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    objects INTEGER NOT NULL,
+    error TEXT,
+    UNIQUE (tile, attempt)
+);
+CREATE UNIQUE INDEX answered_once ON answers (tile) WHERE status <> 'failed';
+
+CREATE VIEW latest AS
+    SELECT * FROM answers AS a
+    WHERE attempt = (SELECT max(attempt) FROM answers AS b WHERE b.tile = a.tile);
+
+CREATE TABLE objects (
+    tile INTEGER NOT NULL REFERENCES tiles (tile),
+    item INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    x_min REAL NOT NULL, y_min REAL NOT NULL, x_max REAL NOT NULL, y_max REAL NOT NULL,
+    score REAL,
+    attributes TEXT,
+    PRIMARY KEY (tile, item)
+) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises about the journal at `path` into the errors of `workflows`."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise StoreError(
+            f"{path} already holds a finished answer of one of these tiles, or has no such tile ({error}). "
+            "Only unanswered and failed tiles can be stored."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = None if code is None else code & 0xFF
+        if primary == sqlite3.SQLITE_FULL or _disk_is_full(path, primary):
+            raise StoreFullError(
+                f"The disk is full: {path} cannot grow. The tiles finished so far are kept; "
+                "make room and repeat the command."
+            ) from error
+        if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise StoreCorruptError(
+                f"{path} is not a readable journal ({error}). Restore it from a copy, or begin again with "
+                "another folder (-o) or --overwrite."
+            ) from error
+        raise StoreError(
+            f"{path} cannot be used: {error}. Check that the folder is readable and writable."
+        ) from error
+
+
+def _disk_is_full(path: Path, primary: int | None) -> bool:
+    """SQLite reports some full disks as an I/O error of its shared-memory file; ask the file system then."""
+    if primary != sqlite3.SQLITE_IOERR:
+        return False
+    try:
+        import shutil
+
+        return shutil.disk_usage(path.parent).free < 1 << 20
+    except OSError:
+        return False
+
+
+def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """Open a journal and check that it is one.
+
+    Raises
+    ------
+    StoreCorruptError, StoreVersionError, StoreError
+    """
+    with named_errors(path):
+        if readonly:
+            connection = _connect_readonly(path)
+        else:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        with named_errors(path):
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if application != APPLICATION_ID:
+                raise StoreCorruptError(
+                    f"{path} is an SQLite file of another program. Name another output folder with -o."
+                )
+            if found != VERSION:
+                raise StoreVersionError(
+                    f"{path} has journal version {found}; this program reads version {VERSION}. "
+                    "Use the version of napari-qwenvl that wrote it, or another folder."
+                )
+            connection.execute("PRAGMA busy_timeout = 10000")
+            if not readonly:
+                set_pragmas(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def set_pragmas(connection: sqlite3.Connection) -> None:
+    """WAL lets readers look while a run writes; a power cut may cost the last batch, never the journal."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
+    """Read only; where the folder cannot be written (an archive), without the shared memory of WAL mode."""
+    uri = path.resolve().as_uri()
+    connection = _connect_uri(f"{uri}?mode=ro")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise
+        connection = _connect_uri(f"{uri}?mode=ro&immutable=1")
+    return connection
+
+
+def _connect_uri(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

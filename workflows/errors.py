@@ -1,0 +1,45 @@
+"""Errors of runs and exports. Every message says what happened, where, and what to do next."""
+
+
+class WorkflowError(Exception):
+    """Base of every error raised by `workflows`."""
+
+
+class RunNotFoundError(WorkflowError, FileNotFoundError):
+    """The folder holds no run."""
+
+
+class RunMismatchError(WorkflowError):
+    """The output folder holds another run: another request, slide, model or grid."""
+
+
+class RunLockedError(WorkflowError):
+    """Another process is writing to this run."""
+
+
+class ForeignFolderError(WorkflowError):
+    """The output folder holds files that are not ours; nothing is written among them."""
+
+
+class StoreError(WorkflowError):
+    """The journal of a run cannot be used as asked."""
+
+
+class StoreCorruptError(StoreError):
+    """The journal is damaged, or the file is not a journal of this program."""
+
+
+class StoreVersionError(StoreError):
+    """The journal was written by a version of this program that this one does not understand."""
+
+
+class StoreFullError(StoreError, OSError):
+    """The disk is full. Tiles stored so far stay, and the repeated command goes on from there."""
+
+
+class ExportError(WorkflowError):
+    """An export cannot be written."""
+
+
+class ExportExistsError(ExportError, FileExistsError):
+    """The file to export to exists already."""

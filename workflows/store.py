@@ -1,0 +1,302 @@
+"""The store of one slide's run: every answer, written once, as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwenvl.answer import Answer, Status
+from workflows._folder import JOURNAL, PARTIAL, Claim, claim, journal_of
+from workflows._rows import (
+    ANSWER,
+    INSERT_ANSWER,
+    INSERT_OBJECT,
+    TILE_DTYPE,
+    Changes,
+    ObjectColumns,
+    StoredAnswer,
+    answer_row,
+    concatenate,
+    object_columns,
+    object_rows,
+    stored_answer,
+)
+from workflows._schema import TABLES, connect, named_errors, set_pragmas
+from workflows.errors import RunMismatchError, StoreError
+from workflows.provenance import Manifest
+from wsi.tile import Tile
+
+
+class RunStore:
+    """The run of one slide, on disk. Make one with `create` or `open`; it is a context manager.
+
+    One process writes, any number read meanwhile. A batch of answers and their objects is one transaction,
+    so that a process killed at any moment leaves whole tiles or none.
+
+    Attributes
+    ----------
+    folder : Path
+    manifest : Manifest
+        What was asked, of which slide and model.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, claim: Claim | None) -> None:
+        self.folder = folder
+        self._path = folder / JOURNAL
+        self._connection = connection
+        self._claim = claim
+        self._tiles: NDArray[np.void] | None = None
+        with named_errors(self._path):
+            row = connection.execute("SELECT json FROM manifest").fetchone()
+        if row is None:
+            raise StoreError(f"{self._path} has no manifest. Begin again in another folder.")
+        self.manifest = Manifest.model_validate_json(row[0])
+
+    # ------------------------------------------------------------------ open and close
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        manifest: Manifest,
+        tiles: NDArray[np.void],
+        *,
+        overwrite: bool = False,
+    ) -> RunStore:
+        """Start a run in `folder`, or go on with the same run found there.
+
+        Parameters
+        ----------
+        tiles : structured array (n,) of TILE_DTYPE
+            Every tile of the grid; see `tile_table`.
+        overwrite : bool
+            Set a run found there aside (renamed to `<folder>.bak-N`, never deleted) and start afresh.
+
+        Raises
+        ------
+        RunMismatchError
+            The folder holds another run; the message names what differs.
+        RunLockedError, ForeignFolderError, StoreError
+        """
+        folder = Path(folder)
+        held = claim(folder, overwrite=overwrite)
+        try:
+            if held.fresh:
+                _write_new(folder / JOURNAL, manifest, tiles)
+            store = cls(folder, connect(folder / JOURNAL, readonly=False), held)
+        except BaseException:
+            held.undo() if held.fresh else held.release()
+            raise
+        if not held.fresh:
+            try:
+                store._require_same(manifest)
+            except BaseException:
+                store.close()
+                raise
+        return store
+
+    @classmethod
+    def open(cls, folder: Path | str, *, readonly: bool = True) -> RunStore:
+        """Open the run in `folder`; reading is possible while another process writes.
+
+        Raises
+        ------
+        RunNotFoundError, RunLockedError (for writing), StoreCorruptError, StoreVersionError, StoreError
+        """
+        folder = Path(folder)
+        journal = journal_of(folder)
+        held = None if readonly else claim(folder)
+        try:
+            return cls(folder, connect(journal, readonly=readonly), held)
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
+
+    @property
+    def fresh(self) -> bool:
+        """True where this object started the run rather than finding it."""
+        return self._claim is not None and self._claim.fresh
+
+    @property
+    def backup(self) -> Path | None:
+        """Where an older run was set aside to."""
+        return None if self._claim is None else self._claim.backup
+
+    def close(self) -> None:
+        """Close the journal and let others write."""
+        self._connection.close()
+        if self._claim is not None:
+            self._claim.release()
+
+    def discard(self) -> None:
+        """Undo `create` of a run without answers: the folder is as it was before. Else raises StoreError."""
+        if not self.fresh or self._claim is None or self.last_seq():
+            raise StoreError(f"{self.folder} holds answers, which are not thrown away.")
+        self._connection.close()
+        self._claim.undo()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _require_same(self, manifest: Manifest) -> None:
+        here, asked = self.manifest.identity, manifest.identity
+        differing = [key for key in asked if here.get(key) != asked[key]]
+        if differing:
+            raise RunMismatchError(
+                f"{self.folder} holds another run. What differs: "
+                + "; ".join(f"{key} (there {here.get(key)}, asked {asked[key]})" for key in differing)
+                + ". Name another folder with -o, or set the old run aside with --overwrite."
+            )
+
+    # ------------------------------------------------------------------ write
+
+    def put(self, batch: Sequence[tuple[Tile, Answer]]) -> None:
+        """Store answers and their objects, all of them or none.
+
+        A failed answer keeps its reason and no objects; the tile can be put again.
+
+        Raises
+        ------
+        StoreFullError
+            The disk is full; what was stored before stays.
+        StoreError
+            A tile has a finished answer already, or is not of this run.
+        """
+        answers, objects = [], []
+        for tile, answer in batch:
+            found = () if answer.status is Status.FAILED else answer.objects
+            answers.append(answer_row(tile, answer, len(found)))
+            objects.extend(object_rows(tile, found))
+        with named_errors(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(INSERT_ANSWER, answers)
+                self._connection.executemany(INSERT_OBJECT, objects)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    # ------------------------------------------------------------------ read
+
+    def tiles(self) -> NDArray[np.void]:
+        """Every tile of the run, ordered by index. Structured array (n,) of `TILE_DTYPE`."""
+        if self._tiles is None:
+            columns = ", ".join(TILE_DTYPE.names or ())
+            rows = self._rows(f"SELECT {columns} FROM tiles ORDER BY tile")
+            self._tiles = np.array(list(rows), TILE_DTYPE)
+        return self._tiles
+
+    def finished(self) -> NDArray[np.int64]:
+        """Indices of tiles with an answer other than failed, ascending."""
+        return self._integers("SELECT tile FROM answers WHERE status <> 'failed' ORDER BY tile")
+
+    def failed(self) -> NDArray[np.int64]:
+        """Indices of tiles whose last attempt failed, ascending."""
+        return self._integers("SELECT tile FROM latest WHERE status = 'failed' ORDER BY tile")
+
+    def last_seq(self) -> int:
+        """`seq` of the newest answer, 0 when there is none."""
+        return int(next(iter(self._rows("SELECT coalesce(max(seq), 0) FROM answers")))[0])
+
+    def attempts(self) -> int:
+        """How often a tile was asked, repetitions included."""
+        return int(next(iter(self._rows("SELECT count(*) FROM answers")))[0])
+
+    def status_counts(self) -> dict[Status, int]:
+        """Tiles by the status of their last attempt; every status is there, also with 0."""
+        found = dict(self._rows("SELECT status, count(*) FROM latest GROUP BY status"))
+        return {status: int(found.get(status.value, 0)) for status in Status}
+
+    def answer(self, tile: int) -> StoredAnswer | None:
+        """The last answer of one tile with all the model wrote, or None while it has not been asked."""
+        query = f"SELECT {ANSWER}, raw, reasoning FROM latest WHERE tile = ?"
+        return next((stored_answer(row) for row in self._rows(query, (int(tile),))), None)
+
+    def iter_answers(self, *, raw: bool = False) -> Iterator[StoredAnswer]:
+        """The last answer of every asked tile, ordered by tile; `raw` adds the model's text and reasoning."""
+        columns = f"{ANSWER}, raw, reasoning" if raw else f"{ANSWER}, '', NULL"
+        for row in self._rows(f"SELECT {columns} FROM latest ORDER BY tile"):
+            yield stored_answer(row)
+
+    def changes_since(self, seq: int, limit: int = 1000) -> Changes:
+        """Answers stored after `seq`, at most `limit`, with their objects: what a live view polls."""
+        query = f"SELECT {ANSWER}, '', NULL FROM answers WHERE seq > ? ORDER BY seq LIMIT ?"
+        answers = tuple(stored_answer(row) for row in self._rows(query, (seq, limit)))
+        parts = [self.objects(a.tile, a.tile + 1) for a in sorted(answers, key=lambda a: a.tile) if a.objects]
+        return Changes(answers[-1].seq if answers else seq, answers, concatenate(parts))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the objects stored so far: those of the request first, then others alphabetically."""
+        asked = self.manifest.request.labels
+        found = {row[0] for row in self._rows("SELECT DISTINCT label FROM objects")}
+        return (*asked, *sorted(found.difference(asked)))
+
+    def objects(
+        self, first: int = 0, stop: int | None = None, labels: Sequence[str] | None = None
+    ) -> ObjectColumns:
+        """Objects of the tiles with `first` <= index < `stop`, not merged; `label` indexes `labels`.
+
+        Pass `labels` (as read from `labels` once) when reading range after range, so that codes agree.
+        """
+        rows = self._rows(
+            "SELECT tile, item, label, kind, x_min, y_min, x_max, y_max, score FROM objects "
+            "WHERE tile >= ? AND tile < ? ORDER BY tile, item",
+            (int(first), 2**62 if stop is None else int(stop)),
+        )
+        return object_columns(list(rows), self.labels if labels is None else labels)
+
+    def attributes(self, first: int, stop: int) -> dict[tuple[int, int], dict[str, Any]]:
+        """Further keys the model wrote, by (tile, item), for objects of a range of tiles that have any."""
+        query = (
+            "SELECT tile, item, attributes FROM objects "
+            "WHERE tile >= ? AND tile < ? AND attributes IS NOT NULL"
+        )
+        return {(r[0], r[1]): json.loads(r[2]) for r in self._rows(query, (int(first), int(stop)))}
+
+    def seconds(self) -> tuple[float, int, int]:
+        """Seconds, prompt tokens and new tokens of all answers together."""
+        query = "SELECT total(seconds), total(prompt_tokens), total(new_tokens) FROM answers"
+        seconds, prompt, new = next(iter(self._rows(query)))
+        return float(seconds), int(prompt), int(new)
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        with named_errors(self._path):
+            yield from self._connection.execute(query, values)
+
+    def _integers(self, query: str) -> NDArray[np.int64]:
+        return np.array([row[0] for row in self._rows(query)], np.int64)
+
+
+def _write_new(path: Path, manifest: Manifest, tiles: NDArray[np.void]) -> None:
+    """Write a journal without answers beside `path`, then give it its name: no half journal is ever found."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    with named_errors(partial):
+        connection = sqlite3.connect(partial, isolation_level=None)
+        try:
+            connection.executescript(TABLES)
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO manifest VALUES (?)", (manifest.model_dump_json(),))
+            marks = ", ".join("?" * len(TILE_DTYPE.names or ()))
+            connection.executemany(f"INSERT INTO tiles VALUES ({marks})", (row.item() for row in tiles))
+            connection.execute("COMMIT")
+            set_pragmas(connection)
+        finally:
+            connection.close()
+    partial.rename(path)
