@@ -137,7 +137,8 @@ def sample_field(
     layout = _local_layout(rng, size * mpp, primary, tissue is not None, classes, artefacts)
     world = World(layout, int(rng.integers(1 << 62)), Scanner.random(rng))
     window = Window(0, 0, size, size, mpp)
-    nuclei, labelled = _choose_nuclei(world.nuclei_around(window), window, rng, max_nuclei, classes)
+    pick = np.random.default_rng(int(rng.integers(1 << 62)))  # its own, so that limits change nothing else
+    nuclei, labelled = _choose_nuclei(world.nuclei_around(window), window, pick, max_nuclei, classes)
     image, base, margin = world.paint(window, nuclei)
     if rng.random() < 0.75:
         image = jpeg_roundtrip(image, int(rng.integers(55, 96)))

@@ -130,6 +130,7 @@ def _base_textures() -> dict[str, FloatImage]:
         "fibre": _upsample(fine, _LARGE),
         "bundle": _upsample(bundle, _LARGE),
         "bend": _upsample(bend.astype(np.float32), _LARGE),
+        "cells": _upsample(_worley(rng, _LARGE // 4, 1.0, 11.5, 0.38), _LARGE),
         "adipocyte": _upsample(_worley(rng, _LARGE // 4, 1.0, 62.0, 0.28), _LARGE),
     }
 
@@ -144,7 +145,7 @@ class Textures:
         um per texel.
     images : dict of str to float32 (n, n)
         Square and periodic in both directions; noise has zero mean and unit variance at 0.25 um per texel,
-        'adipocyte' is a distance in um, 'bend' an angle in radians.
+        'adipocyte' and 'cells' are distances in um, 'bend' an angle in radians.
     """
 
     mpp: float

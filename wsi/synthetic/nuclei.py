@@ -31,19 +31,20 @@ _VERTICES = 24
 _GRID = 16  # vertices lie on a grid of 1/16 px when drawn
 
 # class:            tumor  lymph stroma epith mitosis
-_RADIUS = np.array([4.5, 3.1, 3.0, 3.6, 3.3])  # um, geometric mean of the half axes
+_RADIUS = np.array([4.5, 3.1, 2.7, 3.6, 3.3])  # um, geometric mean of the half axes
 _SPREAD = np.array([0.17, 0.08, 0.14, 0.07, 0.12])  # of the logarithm of the radius
-_ASPECT = np.array([1.28, 1.1, 3.6, 1.35, 2.3])
+_ASPECT = np.array([1.28, 1.1, 4.0, 1.35, 2.3])
 _ROUGH = np.array([0.055, 0.03, 0.04, 0.022, 0.10])  # amplitude of the outline's harmonics
-_DYE = np.array([1.25, 2.05, 1.5, 1.25, 2.7])  # hematoxylin in the chromatin
+_DYE = np.array([1.15, 1.9, 1.35, 1.2, 2.6])  # hematoxylin in the chromatin
 _PALE = np.array([0.5, 0.18, 0.15, 0.35, 0.0])  # how much emptier the middle is (vesicular)
 _CLUMPS = np.array([0.2, 0.22, 0.14, 0.16, 0.12])  # chromatin texture, share of the dye
+_DYE_SPREAD = np.array([0.45, 0.22, 0.35, 0.2, 0.1])  # half the range of the dye's logarithm
 _NUCLEOLI = np.array([0.6, 0.0, 0.0, 0.25, 0.0])  # probability of each of two nucleoli
 
 _DENSITY = np.zeros(5)
 _MIX = np.zeros((5, 5))  # region, class
-_DENSITY[[TUMOR, STROMA, LYMPHOID, NECROSIS, FAT]] = 0.62, 0.085, 0.92, 0.035, 0.3
-_MIX[TUMOR] = 0.905, 0.06, 0.015, 0.0, 0.02
+_DENSITY[[TUMOR, STROMA, LYMPHOID, NECROSIS, FAT]] = 0.62, 0.085, 0.92, 0.035, 0.13
+_MIX[TUMOR] = 0.918, 0.06, 0.01, 0.0, 0.012
 _MIX[STROMA] = 0.0, 0.2, 0.8, 0.0, 0.0
 _MIX[LYMPHOID] = 0.0, 0.965, 0.03, 0.0, 0.005
 _MIX[NECROSIS] = 0.35, 0.6, 0.05, 0.0, 0.0
@@ -135,6 +136,7 @@ def _choose(home: Habitat, accept: NDArray[np.float64], draw: NDArray[np.float64
     density = np.where(cleft, 0.25 * density, density)
     kind = (draw[:, None] > np.cumsum(_MIX, axis=1)[region]).sum(axis=1)
     kind = np.minimum(kind, 4)
+    density = np.where(home.blood, 0.0, density)
     gland = ~np.isnan(home.gland) & (home.gland > -9)
     density = np.where(gland, np.where((home.gland > 0.35) & (home.gland < 0.8), 0.95, 0.0), density)
     kind = np.where(gland, _E, kind)
@@ -173,6 +175,7 @@ def _orientation(
 ) -> NDArray[np.float64]:
     angle = np.pi * u
     along = home.bend[alive] + 0.5 * (u - 0.5)
+    along = np.where(home.region[alive] == FAT, home.wall_angle[alive], along)
     angle = np.where(kind == _S, along, angle)
     return np.where(kind == _E, home.gland_angle[alive] + 0.5 * (u - 0.5), angle)
 
@@ -208,7 +211,7 @@ def _build(
         spots[:, k, 0] = x + far * (long * np.cos(phase) * c[:, 0] - short * np.sin(phase) * s[:, 0])
         spots[:, k, 1] = y + far * (long * np.cos(phase) * s[:, 0] + short * np.sin(phase) * c[:, 0])
         spots[:, k, 2] = np.where(u[15 + k] < _NUCLEOLI[kind], 0.14 * radius * (1 + u[16]), 0.0)
-    dye = _DYE[kind] * np.exp(0.16 * (u[17] * 2 - 1) * 1.7)
+    dye = _DYE[kind] * np.exp(_DYE_SPREAD[kind] * (u[17] * 2 - 1))
     return Nuclei(kind, np.stack([x, y], 1), polygon, cell, dye, spots)
 
 
@@ -260,8 +263,11 @@ def stain_nuclei(
     _spots(nuclei, window, body)
     cover = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), max(0.3, 0.22 / mpp))
     halo = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), max(0.3, 0.9 / mpp))
+    reach = 2 * round(2.5 / mpp) + 1
+    body_around = cv2.blur(cover, (reach, reach))  # cytoplasm is densest around the nucleus
+    eosin = eosin * (np.float32(0.86) + np.float32(0.34) * body_around)
     out_h = hematoxylin + cover * (body - hematoxylin * np.float32(0.6)) + halo * np.float32(0.07)
-    out_e = eosin * (1 - np.float32(0.6) * cover)
+    out_e = eosin * (1 - np.float32(0.35) * cover)
     return np.maximum(out_h, 0), out_e
 
 

@@ -21,7 +21,7 @@ from wsi.synthetic.tissue import (
 PENS = ((0.12, 0.2, 0.62), (0.1, 0.42, 0.25), (0.1, 0.1, 0.13), (0.75, 0.15, 0.2))
 """Inks: what each lets through in R, G, B."""
 _CUT_UM = 64.0
-_GLAND_PITCH_UM = 190.0
+_GLAND_PITCH_UM = 130.0
 
 
 def plan_section(width_um: float, height_um: float, seed: int, artefacts: tuple[str, ...] = ARTEFACTS) -> Layout:
@@ -50,7 +50,7 @@ def plan_section(width_um: float, height_um: float, seed: int, artefacts: tuple[
 
     turn = rng.uniform(0, 2 * np.pi)
     u, v = (x / width_um - 0.5) * 2, (y / height_um - 0.5) * 2
-    tissue = np.hypot(u, v) + 0.16 * _noise(rng, ny, nx, side / 5 / grid) < 0.84
+    tissue = np.hypot(u, v) + 0.16 * np.clip(_noise(rng, ny, nx, side / 5 / grid), -0.9, 2) < 0.8
     label[tissue] = STROMA
     toward = u * np.cos(turn) + v * np.sin(turn)
     lobes = _noise(rng, ny, nx, side / 9 / grid)
@@ -146,7 +146,7 @@ def _glands(
     outer = 19 + 22 * draw[2]
     inner = np.maximum(outer - 12 - 5 * draw[3], 2.5)
     row, column = ((y / grid) + 0.5).astype(int), ((x / grid) + 0.5).astype(int)
-    lobule = _noise(rng, *stroma.shape, 500 / grid)[row, column] > 0.25
+    lobule = _noise(rng, *stroma.shape, 500 / grid)[row, column] > -0.1
     fits = lobule & (stroma[row, column] > outer + 8)
     return np.column_stack([x, y, outer, inner])[fits]
 
@@ -182,4 +182,4 @@ def _artefact(
     else:
         cx, cy = rng.uniform(-0.5, 0.5, 2)
         out = np.clip((0.2 - np.hypot(u - cx, v - cy) + wobble) * 8, 0, 1)
-    return np.asarray(out, np.float32)
+    return np.asarray(cv2.GaussianBlur(out.astype(np.float32), (3, 3), 0.8), np.float32)

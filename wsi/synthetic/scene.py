@@ -9,15 +9,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.synthetic.blood import draw_red_cells
 from wsi.synthetic.noise import textures
 from wsi.synthetic.nuclei import REACH_UM, Nuclei, nuclei_in, stain_nuclei
 from wsi.synthetic.plan import plan_section
 from wsi.synthetic.stain import RgbImage, Scanner
-from wsi.synthetic.tissue import ARTEFACTS, BACKGROUND, Ground, Layout, Window, ground, habitat
+from wsi.synthetic.tissue import (
+    ARTEFACTS,
+    BACKGROUND,
+    STROMA,
+    TUMOR,
+    Ground,
+    Layout,
+    Window,
+    ground,
+    habitat,
+)
 
-MARGIN_UM = 3.0
+MARGIN_UM = 4.0
 """Drawn around every window, so that blur and chromatin rims see the same neighbours in every window."""
-BLOCK_PX = 1024
+BLOCK_PX = 512
 """Side of the pieces that large windows are rendered in."""
 _DEFOCUS_UM = 1.3
 
@@ -54,7 +65,10 @@ class World:
         tex = textures(window.mpp)
         px, py = self.layout.texture_shift(wide)
         chromatin = tex.window("chromatin", px, py, wide.width, wide.height)
-        h, e = stain_nuclei(nuclei, wide, base.hematoxylin, base.eosin, chromatin)
+        e = base.eosin
+        if STROMA in base.regions or TUMOR in base.regions:
+            e = draw_red_cells(self.layout, self.seed, wide, e)
+        h, e = stain_nuclei(nuclei, wide, base.hematoxylin, e, chromatin)
         marks = base.artefacts
         if "fold" in marks:
             double = 1 + marks["fold"] * np.float32(1.0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 FloatImage = NDArray[np.float32]
 RgbImage = NDArray[np.uint8]
 
-HEMATOXYLIN = (0.65, 0.70, 0.29)
+HEMATOXYLIN = (0.63, 0.71, 0.31)
 """Optical density of hematoxylin in R, G, B (Ruifrok and Johnston, Anal Quant Cytol Histol 23, 2001)."""
 EOSIN = (0.18, 0.90, 0.40)
 """Eosin; redder than in that paper, which is how most laboratories' slides look."""

@@ -14,7 +14,8 @@ REGIONS = ("tumor", "stroma", "lymphoid aggregate", "necrosis", "fat", "backgrou
 ARTEFACTS = ("fold", "pen mark", "blur")
 TUMOR, STROMA, LYMPHOID, NECROSIS, FAT, BACKGROUND = range(6)
 
-_SEPTUM = 0.16
+_SEPTUM = 0.2
+_BLOOD = 1.75  # of the cloud texture: above it a capillary runs through collagen
 _RAGGED = np.array([5.0, -5.0, 3.0, -3.0, 2.0, 0.0], np.float32)  # um of border noise, by region
 _FAR = np.float32(-24.0)  # um: a region this far off has no weight
 _SOFT = 2.5  # um over which one tissue passes into the next
@@ -144,7 +145,9 @@ class Habitat:
     gland: FloatImage  # 0 at the lumen, 1 at the outer border, NaN outside glands
     gland_angle: FloatImage
     membrane: FloatImage  # um to the nearest wall between fat cells
+    wall_angle: FloatImage
     bend: FloatImage
+    blood: NDArray[np.bool_]
 
 
 def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> Habitat:
@@ -162,14 +165,26 @@ def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> H
             inside = u < 1.1
             gland[inside] = u[inside]
             angle[inside] = np.arctan2(y - gy, x - gx)[inside]
+    region = distance[:5].argmax(axis=0)
+    septum = _septum(wave, cloud)
+    wall_angle = np.zeros(x.shape, np.float32)
+    fat = np.flatnonzero(region == FAT)
+    if len(fat):
+        fx, fy = tx[fat], ty[fat]
+        slope_x = tex.at("adipocyte", fx + 1, fy) - tex.at("adipocyte", fx - 1, fy)
+        slope_y = tex.at("adipocyte", fx, fy + 1) - tex.at("adipocyte", fx, fy - 1)
+        wall_angle[fat] = np.arctan2(slope_y, slope_x) + np.float32(np.pi / 2)
+    collagen = (region == STROMA) | ((region == TUMOR) & (septum < 1))
     return Habitat(
-        region=distance[:5].argmax(axis=0),
+        region=region,
         depth=-(distance[BACKGROUND] + _edge_noise(cloud, tex.at("bundle", tx, ty))),
-        septum=_septum(wave, cloud),
+        septum=septum,
         gland=gland,
         gland_angle=angle,
         membrane=tex.at("adipocyte", tx, ty),
+        wall_angle=wall_angle,
         bend=tex.at("bend", tx, ty),
+        blood=collagen & (cloud > _BLOOD) & np.isnan(gland),
     )
 
 
@@ -227,10 +242,12 @@ def _step(x: FloatImage, low: float, high: float) -> FloatImage:
 
 def _stroma(t: _Paint) -> tuple[FloatImage, FloatImage]:
     fibre, bundle = t["fibre"], t["bundle"]
-    open_ = _step(bundle * np.float32(0.8) + fibre * np.float32(0.5) + t["wave"] * np.float32(0.45), -1.7, -0.7)
-    eosin = np.float32(0.52) + bundle * np.float32(0.13) + fibre * np.float32(0.13)
-    eosin += t["cloud"] * np.float32(0.05)
+    loose = t["wave"]
+    open_ = _step(bundle + fibre * np.float32(0.3) + loose * np.float32(0.7), -1.9, -0.9)
+    eosin = np.float32(0.56) + bundle * np.float32(0.16) + fibre * np.float32(0.07) + loose * np.float32(0.09)
+    eosin += t["cloud"] * np.float32(0.05) + t["grain"] * np.float32(0.025)
     eosin *= np.float32(0.1) + np.float32(0.9) * open_
+    eosin *= 1 - np.float32(0.6) * _step(t["cloud"], _BLOOD - 0.15, _BLOOD + 0.15)
     hematoxylin = (np.float32(0.07) + np.float32(0.025) * fibre) * open_
     return hematoxylin, eosin
 
@@ -244,7 +261,8 @@ def _tumor(t: _Paint) -> tuple[FloatImage, FloatImage]:
     )
     mottle, grain = t["mottle"], t["grain"]
     hole = np.float32(0.12) + np.float32(0.88) * (1 - _step(mottle + t["cloud"] * np.float32(0.5), 2.3, 2.6))
-    body = cleft * hole
+    border = np.float32(0.72) + np.float32(0.28) * _step(t["cells"], 0.1, 0.9)
+    body = cleft * hole * border
     eosin = (np.float32(0.42) + mottle * np.float32(0.07) + grain * np.float32(0.045)) * body
     hematoxylin = (np.float32(0.24) + t["cloud"] * np.float32(0.05) + grain * np.float32(0.03)) * body
     return hs + (hematoxylin - hs) * nest, es + (eosin - es) * nest

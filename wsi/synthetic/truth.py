@@ -61,6 +61,8 @@ class TruthWriter:
 
     def nuclei(self, nuclei: Nuclei) -> None:
         """Append nuclei as detections."""
+        if not len(nuclei):
+            return
         points = nuclei.polygon_um / self._mpp
         points = np.concatenate([points, points[:, :1]], axis=1)
         form = "[[" + ",".join(["[%.1f,%.1f]"] * points.shape[1]) + "]]}"

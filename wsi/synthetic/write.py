@@ -25,6 +25,7 @@ from wsi.synthetic.truth import TruthWriter, write_regions
 
 SlideFormat: TypeAlias = Literal["svs", "tiff", "ome-zarr"]
 Progress: TypeAlias = Callable[[int, int], None]
+_STRIP_PX = 1024  # rows in memory, unless tiles and levels need more
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _check(
     rising = all(a < b for a, b in zip(downsamples, downsamples[1:], strict=False))
     if not downsamples or downsamples[0] != 1 or not rising:
         raise ValueError(f"downsamples={downsamples}: they start with 1 and rise")
-    if _strip_height(tile, downsamples) > 8 * BLOCK_PX:
+    if _strip_height(tile, downsamples) > 8 * _STRIP_PX:
         raise ValueError(f"downsamples={downsamples} and tile={tile} have no small common multiple")
     if min(width, height) < downsamples[-1]:
         raise ValueError(f"a slide of {width}x{height} px has no level at 1/{downsamples[-1]}")
@@ -164,7 +165,7 @@ def _check(
 
 def _strip_height(tile: int, downsamples: tuple[int, ...]) -> int:
     unit = math.lcm(tile, *downsamples)
-    return unit * max(1, BLOCK_PX // unit)
+    return unit * max(1, _STRIP_PX // unit)
 
 
 def _remove(path: Path) -> None:
@@ -206,9 +207,9 @@ class _Strips:
                     image, nuclei = self._scene.render_block(window)
                     strip[y : y + window.height, x : x + window.width] = image
                     self._record(nuclei)
-            yield strip
             if self._progress is not None:
                 self._progress(top + rows, height)
+            yield strip
 
     def _record(self, nuclei: Nuclei) -> None:
         self.planted += len(nuclei)
