@@ -101,6 +101,16 @@ def _worley(rng: np.random.Generator, n: int, mpp: float, pitch_um: float, jitte
     return (0.5 * (distance[:, 1] - distance[:, 0])).reshape(n, n).astype(np.float32)
 
 
+def _bent(rng: np.random.Generator, image: FloatImage, amount: float) -> FloatImage:
+    """Displace a periodic texture by smooth noise of `amount` texels, so that straight walls curve."""
+    n = image.shape[0]
+    axis = np.arange(n, dtype=np.float32)
+    x = axis[None] + amount * _band_noise(rng, n, 14.0, 60.0, 1.0)
+    y = axis[:, None] + amount * _band_noise(rng, n, 14.0, 60.0, 1.0)
+    bent = cv2.remap(image, np.mod(x, n), np.mod(y, n), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(bent, np.float32)
+
+
 def _upsample(image: FloatImage, n: int) -> FloatImage:
     """Enlarge a periodic texture to n texels without a seam at its border."""
     pad = 4
@@ -116,13 +126,13 @@ def _base_textures() -> dict[str, FloatImage]:
     """All textures at 0.25 um per texel. They are the same in every world; worlds start elsewhere in them."""
     rng = np.random.default_rng(20240611)
     half = _LARGE // 2
-    bend = _band_noise(rng, half, 70, 240, 0.5) * 1.0 + _band_noise(rng, half, 16, 40, 0.5) * 0.28
+    bend = _band_noise(rng, half, 95, 400, 0.5) * 0.8 + _band_noise(rng, half, 15, 36, 0.5) * 0.3
     cos, sin = np.cos(bend), np.sin(bend)
-    fine = _line_integral(_band_noise(rng, half, 0.9, 3.0, 0.5), cos, sin, 16, 1.6)
-    bundle = _line_integral(_band_noise(rng, half, 3.2, 14.0, 0.5), cos, sin, 20, 3.0)
+    fine = _line_integral(_band_noise(rng, half, 0.9, 2.6, 0.5), cos, sin, 12, 1.3)
+    bundle = _line_integral(_band_noise(rng, half, 2.4, 11.0, 0.5), cos, sin, 13, 2.6)
     return {
         "grain": _band_noise(rng, _SMALL, 0.7, 2.5, BASE_MPP),
-        "chromatin": _band_noise(rng, _SMALL, 0.8, 2.6, BASE_MPP),
+        "chromatin": _band_noise(rng, _SMALL, 1.0, 3.2, BASE_MPP),
         "sensor": rng.standard_normal((_SMALL, _SMALL)).astype(np.float32),
         "cloud": _band_noise(rng, _LARGE, 9.0, 40.0, BASE_MPP),
         "mottle": _band_noise(rng, _LARGE, 2.6, 9.0, BASE_MPP),
@@ -130,8 +140,8 @@ def _base_textures() -> dict[str, FloatImage]:
         "fibre": _upsample(fine, _LARGE),
         "bundle": _upsample(bundle, _LARGE),
         "bend": _upsample(bend.astype(np.float32), _LARGE),
-        "cells": _upsample(_worley(rng, _LARGE // 4, 1.0, 11.5, 0.38), _LARGE),
-        "adipocyte": _upsample(_worley(rng, _LARGE // 4, 1.0, 62.0, 0.28), _LARGE),
+        "cells": _upsample(_bent(rng, _worley(rng, _LARGE // 4, 1.0, 11.5, 0.38), 1.2), _LARGE),
+        "adipocyte": _upsample(_bent(rng, _worley(rng, _LARGE // 4, 1.0, 62.0, 0.3), 3.4), _LARGE),
     }
 
 

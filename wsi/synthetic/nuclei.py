@@ -24,9 +24,9 @@ REACH_UM = 11.0
 
 _T, _L, _S, _E, _M = range(5)
 _PITCH = 4.4  # um between proposals
-_CONTEXT = 44.0  # um around a window that decide about its nuclei
+_CONTEXT = 46.0  # um around a window that decide about its nuclei
 _ROUNDS = 2
-_CROWDING = 0.86  # of the sum of the radii: the least distance of two centres
+_CROWDING = 0.83  # of the sum of the radii: the least distance of two centres
 _VERTICES = 24
 _GRID = 16  # vertices lie on a grid of 1/16 px when drawn
 
@@ -37,7 +37,7 @@ _ASPECT = np.array([1.28, 1.1, 4.0, 1.35, 2.3])
 _ROUGH = np.array([0.055, 0.03, 0.04, 0.022, 0.10])  # amplitude of the outline's harmonics
 _DYE = np.array([1.15, 1.9, 1.35, 1.2, 2.6])  # hematoxylin in the chromatin
 _PALE = np.array([0.5, 0.18, 0.15, 0.35, 0.0])  # how much emptier the middle is (vesicular)
-_CLUMPS = np.array([0.2, 0.22, 0.14, 0.16, 0.12])  # chromatin texture, share of the dye
+_CLUMPS = np.array([0.17, 0.16, 0.12, 0.14, 0.1])  # chromatin texture, share of the dye
 _DYE_SPREAD = np.array([0.45, 0.22, 0.35, 0.2, 0.1])  # half the range of the dye's logarithm
 _NUCLEOLI = np.array([0.6, 0.0, 0.0, 0.25, 0.0])  # probability of each of two nucleoli
 
@@ -102,8 +102,8 @@ def nuclei_in(layout: Layout, seed: int, x0: float, y0: float, x1: float, y1: fl
     low_y, high_y = int(np.floor((y0 - _CONTEXT) / _PITCH)), int(np.ceil((y1 + _CONTEXT) / _PITCH))
     iy, ix = np.mgrid[low_y:high_y, low_x:high_x].reshape(2, -1)
     u = hash_uniform(ix, iy, seed, 5)
-    x = (ix + 0.08 + 0.84 * u[0]) * _PITCH
-    y = (iy + 0.08 + 0.84 * u[1]) * _PITCH
+    x = (ix + 0.14 + 0.72 * u[0]) * _PITCH
+    y = (iy + 0.14 + 0.72 * u[1]) * _PITCH
     home = habitat(layout, x, y)
     kind = _choose(home, u[2], u[3])
     alive = np.flatnonzero(kind >= 0)
@@ -151,7 +151,7 @@ def _thin(
     kept = np.zeros(n, bool)
     if n < 2:
         return ~kept
-    pairs = cKDTree(np.stack([x, y], 1)).query_pairs(11.0, output_type="ndarray")
+    pairs = cKDTree(np.stack([x, y], 1)).query_pairs(11.6, output_type="ndarray")
     a, b = pairs[:, 0], pairs[:, 1]
     near = np.hypot(x[a] - x[b], y[a] - y[b]) < _CROWDING * (radius[a] + radius[b])
     a, b = a[near], b[near]

@@ -15,7 +15,7 @@ ARTEFACTS = ("fold", "pen mark", "blur")
 TUMOR, STROMA, LYMPHOID, NECROSIS, FAT, BACKGROUND = range(6)
 
 _SEPTUM = 0.2
-_BLOOD = 1.75  # of the cloud texture: above it a capillary runs through collagen
+_BLOOD = 1.45  # of `_vessel`: above it a capillary runs through collagen
 _RAGGED = np.array([5.0, -5.0, 3.0, -3.0, 2.0, 0.0], np.float32)  # um of border noise, by region
 _FAR = np.float32(-24.0)  # um: a region this far off has no weight
 _SOFT = 2.5  # um over which one tissue passes into the next
@@ -184,13 +184,17 @@ def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> H
         membrane=tex.at("adipocyte", tx, ty),
         wall_angle=wall_angle,
         bend=tex.at("bend", tx, ty),
-        blood=collagen & (cloud > _BLOOD) & np.isnan(gland),
+        blood=collagen & (_vessel(wave, cloud) > _BLOOD) & np.isnan(gland),
     )
 
 
 def _septum(wave: FloatImage, cloud: FloatImage) -> FloatImage:
     """How far a point of a tumour is from the middle of the septa between nests; below 1 is septum."""
     return np.abs(wave + np.float32(0.22) * cloud) * np.float32(1 / _SEPTUM)
+
+
+def _vessel(wave: FloatImage, cloud: FloatImage) -> FloatImage:
+    return np.float32(0.75) * cloud - np.float32(0.65) * np.abs(wave - np.float32(0.25))
 
 
 def _edge_noise(cloud: FloatImage, bundle: FloatImage) -> FloatImage:
@@ -243,11 +247,11 @@ def _step(x: FloatImage, low: float, high: float) -> FloatImage:
 def _stroma(t: _Paint) -> tuple[FloatImage, FloatImage]:
     fibre, bundle = t["fibre"], t["bundle"]
     loose = t["wave"]
-    open_ = _step(bundle + fibre * np.float32(0.3) + loose * np.float32(0.7), -1.9, -0.9)
-    eosin = np.float32(0.56) + bundle * np.float32(0.16) + fibre * np.float32(0.07) + loose * np.float32(0.09)
+    open_ = _step(bundle + fibre * np.float32(0.45) + loose * np.float32(0.8), -2.1, -1.3)
+    eosin = np.float32(0.56) + bundle * np.float32(0.11) + fibre * np.float32(0.1) + loose * np.float32(0.09)
     eosin += t["cloud"] * np.float32(0.05) + t["grain"] * np.float32(0.025)
     eosin *= np.float32(0.1) + np.float32(0.9) * open_
-    eosin *= 1 - np.float32(0.6) * _step(t["cloud"], _BLOOD - 0.15, _BLOOD + 0.15)
+    eosin *= 1 - np.float32(0.6) * _step(_vessel(t["wave"], t["cloud"]), _BLOOD - 0.1, _BLOOD + 0.1)
     hematoxylin = (np.float32(0.07) + np.float32(0.025) * fibre) * open_
     return hematoxylin, eosin
 
