@@ -1,0 +1,216 @@
+"""From JSON values to candidates: what the model may have meant as one object each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwenvl.parse._coordinates import coordinate_sets, number_of
+from qwenvl.parse._keys import BOX_KEYS, LABEL_KEYS, POINT_KEYS, SCORE_KEYS, WRAPPER_KEYS, numbers_by_name
+from qwenvl.parse._labels import canonical, mentioned
+from qwenvl.parse._lenient import CutDict, CutList
+from qwenvl.parse._strict import SplitList
+from qwenvl.parse._values import Value
+
+_KNOWN = frozenset(BOX_KEYS + POINT_KEYS + LABEL_KEYS + SCORE_KEYS)
+_CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
+_SALVAGE = re.compile(
+    r"\b(?:bbox_2d|bbox|box_2d|bounding_box|point_2d|point)\b[\"'*]{0,3}\s*+[:=]\s*+[\[(]?\s*+"
+    r"([-+]?[0-9.]{1,12}(?:\s*+,\s*+[-+]?[0-9.]{1,12}){1,5})",
+    re.IGNORECASE,
+)
+_SALVAGE_LABEL = re.compile(
+    r"\b(?:label|class|name|category|type)\b[\"'*]{0,3}\s*+[:=]\s*+[\"']?([^\"'\n,;\]}]{1,80})", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One object as written, not yet checked."""
+
+    numbers: tuple[float, ...] | None
+    """Model numbers; None where the object has no readable coordinates."""
+    label: Any = None
+    hint: str | None = None
+    """A name from around the object."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """The object's other keys, as written."""
+    codes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a text's JSON values hold."""
+
+    candidates: tuple[Candidate, ...] = ()
+    codes: tuple[str, ...] = ()
+    empty: bool = False
+    """An empty list stood where objects belong."""
+
+
+def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: int, bare: bool) -> Written:
+    """Candidates of all `values`, in order.
+
+    Parameters
+    ----------
+    values : iterable of Value
+    labels : tuple of str
+        The request's labels; a list under a label's name holds objects of that label.
+    size : int
+        Numbers that a bare list must have to count as an object: 4 for boxes, 2 for points.
+    bare : bool
+        Whether lists of numbers without keys count at all.
+    """
+    candidates: list[Candidate] = []
+    bare_ones: list[Candidate] = []
+    codes: list[str] = []
+    empty = False
+    for item in values:
+        if isinstance(item.value, dict) and item.value and not isinstance(item.value, CutDict):
+            codes.append("single")
+        named = mentioned(item.before, labels) if item.before and labels else []
+        hint = named[-1][2] if len({label for _, _, label in named}) == 1 else None
+        for kind, value, name in _walk(item.value, labels, hint):
+            if kind == "object":
+                candidates.extend(_of_dict(value, name))
+            elif kind == "junk":
+                candidates.append(Candidate(None, codes=("dropped:not_object",)))
+            elif kind == "list":
+                bare_ones.extend(_of_list(value, name, size))
+            elif kind == "code":
+                codes.append(value)
+            else:
+                empty = True
+    if bare and not candidates and bare_ones:
+        return Written(tuple(bare_ones), (*codes, "bare"), empty)
+    codes = codes if len(candidates) == 1 or "single" not in codes else [code for code in codes if code != "single"]
+    return Written(tuple(candidates), tuple(codes), empty)
+
+
+def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tuple[str, Any, str | None]]:
+    """('object' | 'list' | 'junk' | 'empty' | 'code', value, name from around), in order of the text."""
+    stack: list[tuple[Any, str | None, bool]] = [(root, hint, False)]
+    while stack:
+        value, name, inside = stack.pop()
+        if isinstance(value, dict):
+            if _is_object(value):
+                if not isinstance(value, CutDict):
+                    yield "object", value, name
+                continue
+            children = []
+            for key, child in value.items():
+                match = canonical(str(key)[:120], labels)
+                if isinstance(child, list) and not child:
+                    if match or str(key).casefold().strip() in WRAPPER_KEYS:
+                        yield "empty", None, None
+                elif isinstance(child, (list, dict)):
+                    children.append((child, match or name, False))
+            if children:
+                yield "code", "wrapped", None
+                stack.extend(reversed(children))
+            elif inside and not isinstance(value, CutDict):
+                yield "object", value, name
+        elif isinstance(value, list):
+            if isinstance(value, SplitList):
+                yield "code", "keys", None
+            if not value and not inside:
+                if not isinstance(value, CutList):
+                    yield "empty", None, None
+            elif _is_flat(value):
+                if not isinstance(value, CutList):
+                    yield "list", value, name
+            else:
+                stack.extend((child, name, True) for child in reversed(value))
+        elif inside:
+            yield "junk", value, name
+
+
+def _is_object(item: dict[str, Any]) -> bool:
+    """True for a dict with coordinates or, failing that, with a label and no list of further objects."""
+    keys = {str(key).casefold().strip() for key in item}
+    if keys & _CANONICAL_KEYS - {"label"}:
+        return True
+    inner = [value for value in item.values() if isinstance(value, (list, dict)) and value]
+    if any(isinstance(part, dict) for value in inner if isinstance(value, list) for part in value):
+        return False
+    if any(key in keys for key in (*BOX_KEYS, *POINT_KEYS)):
+        return not all(isinstance(value, list) and not value for value in item.values())
+    if numbers_by_name({str(key).casefold().strip(): value for key, value in item.items()}) is not None:
+        return True
+    return not inner and any(key in keys for key in LABEL_KEYS)
+
+
+def _is_flat(value: list[Any]) -> bool:
+    return bool(value) and not any(isinstance(part, (list, dict)) for part in value)
+
+
+def _of_dict(item: dict[str, Any], hint: str | None) -> list[Candidate]:
+    folded = {str(key).casefold().strip(): value for key, value in item.items()}
+    codes: list[str] = []
+    sets: list[list[float]] = []
+    present = False
+    for key in (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:]):
+        if key in folded:
+            present = True
+            found, found_codes = coordinate_sets(folded[key])
+            if found:
+                if sets:
+                    if len(found[0]) != len(sets[0]):
+                        codes.append("both")
+                        sets.extend(found)
+                    break
+                sets = found
+                codes.extend(found_codes)
+                if key not in item or key not in _CANONICAL_KEYS:
+                    codes.append("keys")
+    if not sets and (named := numbers_by_name(folded)) is not None:
+        present = True
+        plain = [number_of(part) for part in named]
+        if None not in plain:
+            sets = [[part for part in plain if part is not None]]
+            codes.append("keys")
+    label_key = next((key for key in LABEL_KEYS if folded.get(key) not in (None, "", [])), None)
+    label = folded.get(label_key) if label_key else None
+    if label_key and (label_key != "label" or label_key not in item):
+        codes.append("keys")
+    extra = {key: value for key, value in item.items() if _is_extra(str(key), label_key)}
+    if not sets:
+        reason = "dropped:numbers" if present else "dropped:no_coordinates"
+        return [Candidate(None, label, hint, extra, (reason,))]
+    return [Candidate(tuple(numbers), label, hint, extra, tuple(codes)) for numbers in sets]
+
+
+def _is_extra(key: str, label_key: str | None) -> bool:
+    key = key.casefold().strip()
+    return key != label_key and (key not in _KNOWN or key in SCORE_KEYS or key in LABEL_KEYS)
+
+
+def _of_list(value: list[Any], hint: str | None, size: int) -> list[Candidate]:
+    """A bare list of numbers, with its label as last element or not; several boxes in one row are parted."""
+    label = None
+    if isinstance(value[-1], str) and number_of(value[-1]) is None:
+        label, value = value[-1], value[:-1]
+    plain = [number_of(part) for part in value]
+    if not plain or None in plain:
+        return []
+    numbers = tuple(part for part in plain if part is not None)
+    return [Candidate(numbers, label, hint)] if len(numbers) == size else []
+
+
+def salvaged(text: str) -> tuple[Candidate, ...]:
+    """Objects of text whose brackets are beyond repair: a coordinate key, its numbers, and the next label.
+
+    Only for text that was not cut off, because a cut cannot be told from a damage here.
+    """
+    matches = list(_SALVAGE.finditer(text))
+    found = []
+    for index, match in enumerate(matches):
+        stop = matches[index + 1].start() if index + 1 < len(matches) else len(text)
+        label = _SALVAGE_LABEL.search(text, match.end(), min(stop, match.end() + 160))
+        plain = [number_of(part) for part in match[1].split(",")]
+        numbers = None if None in plain else tuple(part for part in plain if part is not None)
+        codes = ("salvaged",) if numbers else ("dropped:numbers",)
+        found.append(Candidate(numbers, label[1] if label else None, codes=codes))
+    return tuple(found)

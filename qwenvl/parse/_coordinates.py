@@ -1,0 +1,132 @@
+"""Numbers out of whatever a model put in a coordinate's place, and their check against the space."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from qwenvl.parse._keys import numbers_by_name
+from qwenvl.parse._lenient import CutDict, CutList
+
+OVERSHOOT = 0.02
+"""Share of the space's side up to which a value beyond it is clipped; what lies farther out is dropped."""
+_NUMBER = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]++)?|\.[0-9]++)(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?")
+_SEPARATED = re.compile(r"[\s,;()\[\]{}<>|/a-z_]*+")
+_LARGEST = 1e12
+
+
+def number_of(value: Any) -> float | None:
+    """A finite float of an int, a float or a numeric string; None of anything else."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > 40 or not _NUMBER.fullmatch(text):
+            return None
+        value = text
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) < _LARGEST else None
+
+
+def numbers_in(text: str) -> list[float] | None:
+    """Numbers of a string such as '10, 20, 30, 40' or '<|box_start|>(10,20),(30,40)<|box_end|>'.
+
+    None where the string holds anything but numbers, brackets and tag names.
+    """
+    if len(text) > 400 or (re.sub(_NUMBER, "", text).strip("\"' \t\r\n,;()[]{}") and not _tags_only(text)):
+        return None
+    return [float(match) for match in _NUMBER.findall(text)]
+
+
+def _tags_only(text: str) -> bool:
+    return _SEPARATED.fullmatch(re.sub(_NUMBER, "", text)) is not None and "<" in text
+
+
+def coordinate_sets(value: Any) -> tuple[list[list[float]], tuple[str, ...]]:
+    """The boxes (four numbers) and points (two) that a coordinate key's value holds, usually one.
+
+    Returns
+    -------
+    tuple
+        The number lists and codes. The list is empty where the value is no coordinates; one of its lists has
+        another length than two or four where the model wrote too many or too few.
+    """
+    if isinstance(value, (CutList, CutDict)) or value is None:
+        return [], ()
+    if isinstance(value, str):
+        numbers = numbers_in(value)
+        return ([numbers], ("strings",)) if numbers else ([], ())
+    if isinstance(value, dict):
+        named = numbers_by_name({str(key).casefold().strip(): part for key, part in value.items()})
+        if named is None:
+            return [], ()
+        plain = [number_of(part) for part in named]
+        return ([[part for part in plain if part is not None]], ("keys",)) if None not in plain else ([], ())
+    if not isinstance(value, list) or not value or len(value) > 4000:
+        return [], ()
+    if all(isinstance(part, (list, dict)) for part in value):
+        return _nested(value)
+    plain = [number_of(part) for part in value]
+    if None in plain:
+        return [], ()
+    codes = ("strings",) if any(isinstance(part, str) for part in value) else ()
+    return [[part for part in plain if part is not None]], codes
+
+
+def _nested(value: list[Any]) -> tuple[list[list[float]], tuple[str, ...]]:
+    rows = []
+    for part in value:
+        row = None if isinstance(part, CutList) else part
+        if isinstance(part, dict):
+            row = numbers_by_name({str(key).casefold().strip(): item for key, item in part.items()})
+        elif isinstance(part, list) and len(part) == 1 and isinstance(part[0], list):
+            row = part[0]
+        plain = [number_of(item) for item in row] if isinstance(row, list) and row else [None]
+        if None in plain:
+            return [], ()
+        rows.append([item for item in plain if item is not None])
+    if len(rows) == 2 and all(len(row) == 2 for row in rows):
+        return [rows[0] + rows[1]], ("nested",)
+    return rows, ("nested",)
+
+
+def placed(
+    numbers: list[float], extent: tuple[float, float]
+) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+    """A box with sorted corners, or a point, inside its space.
+
+    Parameters
+    ----------
+    numbers : list of float
+        Two or four finite model numbers, x first.
+    extent : tuple of float
+        Width and height of the space; its least values are 0.
+
+    Returns
+    -------
+    tuple
+        The numbers, or None where they are dropped, and the codes that say why and what was done.
+    """
+    codes: list[str] = []
+    if len(numbers) == 4:
+        x_first, y_first, x_last, y_last = numbers
+        if x_first > x_last or y_first > y_last:
+            codes.append("corners")
+            numbers = [min(x_first, x_last), min(y_first, y_last), max(x_first, x_last), max(y_first, y_last)]
+    elif len(numbers) != 2:
+        return None, ("dropped:numbers",)
+    inside = []
+    for axis, value in enumerate(numbers):
+        side = extent[axis % 2]
+        if not -OVERSHOOT * side <= value <= (1 + OVERSHOOT) * side:
+            return None, ("out_of_range", "dropped:outside")
+        inside.append(min(max(value, 0.0), side))
+    if inside != numbers:
+        codes += ["out_of_range", "clipped"]
+    if len(inside) == 4 and (inside[0] >= inside[2] or inside[1] >= inside[3]):
+        return None, (*codes, "dropped:zero_area")
+    return tuple(inside), tuple(codes)

@@ -1,0 +1,249 @@
+"""A reader of JSON as language models write it: one pass, an explicit stack, no recursion.
+
+It reads single, curly and full-width quotes and punctuation, missing and doubled commas, missing and mismatched
+brackets, bare words, leading zeros, comments, unescaped inner quotes and Python literals. What the text ends inside
+of is marked (`CutList`, `CutDict`), never completed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from qwenvl.parse._lenient_strings import STRAIGHT, read_key, read_quoted
+from qwenvl.parse._strict import MAX_DEPTH, object_of, whole_number
+
+
+class CutList(list[Any]):
+    """An array that the text ended inside of: its elements were finished, the array was not."""
+
+
+class CutDict(dict[str, Any]):
+    """An object that the text ended inside of: it is not known what it was going to say."""
+
+
+_GAP = re.compile(r"(?:[\s,;、\\]++|//[^\n]*+|/\*[^*]{0,500}+\*/)*+")
+_SPACE = re.compile(r"[\s\\]*+")
+_NUMBER = re.compile(
+    r"([-+]?)(0*+)((?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)?(?:[eE][-+]?[0-9]{1,4})?)(?=[\s,;、:\[\](){}\"'<]|\Z)"
+)
+_WORD = re.compile(r"[^\s,;、:\[\](){}\"'<]++(?:[ \t]++[^\s,;、:\[\](){}\"'<]++)*+")
+_TAGGED_BOX = re.compile(
+    r"<\|?(?:box|quad|point)(?:_start)?\|?>\s*+(?:\([^()<]{0,80}+\)\s*+,?\s*+){1,4}(?:</?[^<>]{0,24}+>)?"
+)
+_KEY_FOLLOWS = re.compile(r"\s*+,\s*+[\"'][^\W\d][\w \-]{0,48}[\"']\s*+:")
+_LITERALS = {
+    "true": True, "false": False, "null": None, "none": None, "nan": None, "undefined": None, "inf": None,
+    "infinity": None, "-inf": None, "-infinity": None, "-nan": None,
+}  # fmt: skip
+_CLOSERS = {"]": "[", ")": "[", "}": "{"}
+
+
+class _Frame:
+    """One open container: `key` is the dict key whose value is awaited."""
+
+    __slots__ = ("items", "key", "pairs")
+
+    def __init__(self, is_dict: bool) -> None:
+        self.items: list[Any] | None = None if is_dict else []
+        self.pairs: list[tuple[str, Any]] = []
+        self.key: str | None = None
+
+    def put(self, value: Any) -> None:
+        if self.items is None:
+            self.pairs.append((self.key or "", value))
+            self.key = None
+        else:
+            self.items.append(value)
+
+    def closed(self) -> Any:
+        if self.items is not None:
+            return self.items
+        if self.key is not None:
+            self.put(None)
+        return object_of(self.pairs)
+
+    def cut(self) -> Any:
+        return CutDict(self.pairs) if self.items is None else CutList(self.items)
+
+    def __len__(self) -> int:
+        return len(self.pairs) if self.items is None else len(self.items)
+
+
+class LenientReader:
+    """Reads values out of one text.
+
+    Parameters
+    ----------
+    text : str
+        The model's text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.original = text
+        self.text = text.translate(STRAIGHT)
+        self.codes: list[str] = []
+        self._stack: list[_Frame] = []
+        self._position = 0
+
+    def read(self, start: int) -> tuple[Any, int]:
+        """The list or dict that opens at `start`, and where it ends. What was mended is added to `codes`."""
+        self._stack = [_Frame(self.text[start] == "{")]
+        self._position = start + 1
+        text, size = self.text, len(self.text)
+        while True:
+            gap = _GAP.match(self.text, self._position)
+            position = gap.end() if gap else self._position
+            comma = "," in text[self._position : position]
+            if position > self._position and comma and "," not in self.original[self._position : position]:
+                self.codes.append("punctuation")
+            self._position = position
+            if position >= size:
+                return self._unfinished()
+            character = text[position]
+            if character in _CLOSERS:
+                if comma:
+                    self.codes.append("commas")
+                done = self._close(_CLOSERS[character])
+                if done is not None:
+                    return done[0], self._position
+                continue
+            frame = self._stack[-1]
+            if comma != (len(frame) > 0):
+                self.codes.append("commas")
+            if frame.items is None and frame.key is None:
+                if not self._key(character):
+                    # An object opens where a key was expected: the one before was never closed.
+                    self.codes.append("brackets")
+                    done = self._pop()
+                    if done is not None:
+                        return done[0], self._position
+                    continue
+                if self._stack[-1].key is None:
+                    continue
+                space = _SPACE.match(text, self._position)
+                self._position = space.end() if space else self._position
+                if self._position >= size:
+                    return self._unfinished()
+                character = text[self._position]
+                if character in ",;、}])":
+                    self._stack[-1].put(None)
+                    continue
+            if not self._value(character):
+                return self._unfinished()
+
+    def _pop(self) -> tuple[Any] | None:
+        """Close the innermost container; a 1-tuple of it where it was the outermost."""
+        value = self._stack.pop().closed()
+        if not self._stack:
+            return (value,)
+        self._stack[-1].put(value)
+        return None
+
+    def _close(self, opener: str) -> tuple[Any] | None:
+        """Handle a closing bracket: close up to its opener; skip it where nothing of its kind is open."""
+        self._position += 1
+        wants_dict = opener == "{"
+        in_dict = self._stack[-1].items is None
+        if in_dict and not wants_dict and _KEY_FOLLOWS.match(self.text, self._position):
+            self.codes.append("brackets")
+            return None
+        if not any((frame.items is None) == wants_dict for frame in self._stack):
+            self.codes.append("brackets")
+            # A lone object is ended by the wrong bracket too; a lone array goes on, for more objects may follow.
+            return self._pop() if len(self._stack) == 1 and in_dict else None
+        while (self._stack[-1].items is None) != wants_dict:
+            self.codes.append("brackets")
+            done = self._pop()
+            if done is not None:
+                return done
+        return self._pop()
+
+    def _unfinished(self) -> tuple[Any, int]:
+        value: Any = self._stack.pop().cut()
+        while self._stack:
+            frame = self._stack.pop()
+            frame.put(value)
+            value = frame.cut()
+        return value, len(self.text)
+
+    def _key(self, character: str) -> bool:
+        """Read a key and its colon into the innermost dict; False where an object opens in its place."""
+        frame, position = self._stack[-1], self._position
+        if character == "{":
+            if frame.pairs:
+                return False
+            self.codes.append("brackets")
+            self._position += 1
+        elif character == "[" or character == "(":
+            frame.key = ""
+            self.codes.append("syntax")
+        else:
+            frame.key, self._position, codes = read_key(self.text, self.original, position)
+            self.codes.extend(codes)
+        return True
+
+    def _value(self, character: str) -> bool:
+        """Read one value at the position; False where the text ends inside it."""
+        position, frame = self._position, self._stack[-1]
+        if character in "[{(":
+            if len(self._stack) >= MAX_DEPTH:
+                self.codes.append("depth")
+                return False
+            self._stack.append(_Frame(character == "{"))
+            self._position += 1
+            if self.original[position] != character:
+                self.codes.append("punctuation")
+        elif character in "\"'":
+            value, end, codes = read_quoted(self.text, self.original, position, in_list=frame.items is not None)
+            self.codes.extend(codes)
+            if value is None:
+                return False
+            self._position = end
+            self._put_or_key(value)
+        elif (number := _NUMBER.match(self.text, position)) and (number[2] or number[3][:1] not in "eE"):
+            self._position = number.end()
+            sign, zeros, digits = number.groups()
+            if len(zeros) > 1 or (zeros and digits[:1].isdigit()) or sign == "+":
+                self.codes.append("numbers")
+            frame.put(_number("-" * (sign == "-") + ("0" if not digits or digits[0] in ".eE" else "") + digits))
+        elif box := _TAGGED_BOX.match(self.text, position):
+            self.codes.append("syntax")
+            self._position = box.end()
+            frame.put(box[0])
+        elif word := _WORD.match(self.text, position):
+            self._position = word.end()
+            spoken = self.original[position : word.end()].strip()
+            if spoken.startswith(("...", "…")):
+                self.codes.append("ellipsis")
+                return True
+            self.codes.append("words")
+            lowered = spoken.casefold()
+            self._put_or_key(_LITERALS[lowered] if lowered in _LITERALS else spoken)
+        else:
+            self.codes.append("syntax")
+            self._position += 1
+        return True
+
+    def _put_or_key(self, value: Any) -> None:
+        """Put a value; in an array, text before a colon is a key whose bracket or brace is missing."""
+        frame = self._stack[-1]
+        space = _SPACE.match(self.text, self._position)
+        end = space.end() if space else self._position
+        if frame.items is None or self.text[end : end + 1] != ":" or not isinstance(value, str):
+            frame.put(value)
+            return
+        self.codes.append("brackets")
+        self._position = end + 1
+        if len(self._stack) > 1 and self._stack[-2].items is None:
+            self._pop()
+        else:
+            self._stack.append(_Frame(is_dict=True))
+        self._stack[-1].key = value
+
+
+def _number(written: str) -> int | float | None:
+    try:
+        return whole_number(written) if written.lstrip("-").isdigit() else float(written)
+    except ValueError:
+        return None

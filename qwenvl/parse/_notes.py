@@ -1,0 +1,42 @@
+"""The short codes that say what was noticed in one answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+_COUNTED = {
+    "capped",
+    "clipped",
+    "corners",
+    "duplicates",
+    "kind",
+    "label:assumed",
+    "label:first",
+    "label:missing",
+    "label:unknown",
+    "out_of_range",
+}
+_INFORMATIVE = {"fence", "text"}
+"""Codes of well-formed answers: the families fence their JSON by habit, and 'text' names the source of a score."""
+
+
+def fold(codes: Iterable[str]) -> tuple[str, ...]:
+    """Codes in order of first sight, each once; countable ones with their number.
+
+    >>> fold(["fence", "clipped", "dropped:numbers", "clipped"])
+    ('fence', 'clipped:2', 'dropped:1:numbers')
+    """
+    folded = []
+    for code, count in Counter(codes).items():
+        head, _, reason = code.partition(":")
+        if head == "dropped":
+            folded.append(f"dropped:{count}:{reason}")
+        else:
+            folded.append(f"{code}:{count}" if code in _COUNTED else code)
+    return tuple(folded)
+
+
+def mended(codes: Iterable[str]) -> bool:
+    """True where a code speaks of something that was not as asked for."""
+    return any(code not in _INFORMATIVE for code in codes)

@@ -1,0 +1,68 @@
+"""From the decoded text to the part of it that is the answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_CHARACTERS = 262_144
+"""Longest answer that is read; 32,768 tokens of grounding text stay far below it."""
+
+_ENDS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|im_start|>user")
+_HEAD = re.compile(r"\s*(?:<\|im_start\|>\s*)?assistant\s*\n|\s*<\|im_start\|>\s*assistant\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The answer part of a model's text."""
+
+    text: str
+    reasoning: str | None = None
+    cut: bool = False
+    """The text ended before the answer began, or was longer than is read."""
+
+
+def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> Body:
+    """Part the reasoning from the answer and take off what the chat template put around it.
+
+    Parameters
+    ----------
+    text : str
+        The model's text as decoded.
+    thinking : tuple of str or None
+        Opening and closing marker of a Thinking family. Its prompt may have opened the reasoning already.
+    finished : bool
+        False where the model was stopped by a limit.
+    """
+    opening, closing = thinking or ("<think>", "</think>")
+    reasoning, mark, answer = text.rpartition(closing)
+    if mark:
+        cut = opening in answer
+        if cut:
+            answer, _, unfinished = answer.partition(opening)
+            reasoning += unfinished
+    else:
+        # A Thinking model that hit the limit without closing its reasoning never began to answer.
+        before, opened, unfinished = text.partition(opening)
+        cut = bool(opened) or (thinking is not None and not finished)
+        answer, reasoning = ("", unfinished if opened else text) if cut else (before, "")
+    if cut:
+        answer = ""
+    thought = reasoning.replace(opening, "", 1).strip() if mark or cut else None
+    head = _HEAD.match(answer[:200])
+    if head:
+        answer = answer[head.end() :]
+    for end in _ENDS:
+        answer = answer.partition(end)[0]
+    return Body(answer[:MAX_CHARACTERS].strip(), thought, cut or len(answer) > MAX_CHARACTERS)
+
+
+def clean(text: str) -> str:
+    """Text that every store can hold: lone surrogates become '?', NUL goes."""
+    if "\x00" in text:
+        text = text.replace("\x00", "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

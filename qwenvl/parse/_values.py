@@ -1,0 +1,132 @@
+"""Every JSON value in a model's text, in order: fenced, in prose, line by line, or damaged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from qwenvl.parse._lenient import CutDict, CutList, LenientReader
+from qwenvl.parse._strict import read_strict
+
+_FENCE = "```"
+_LANGUAGE = re.compile(r"[ \t]*+[A-Za-z0-9_+-]{0,12}[ \t]*+(?:\r?\n|(?=[\[{])|\Z)")
+_START = re.compile(
+    r"[\[［](?=\s*+(?:[\[{(\]\"'“”‘’\-+<0-9．.［｛（］＂＇０-９-]|[^\W\d]\w{0,30}[\"'”’]?\s*+[:：]|\Z))"
+    r"|[{｛](?=\s*+(?:[\"'“”‘’{}<\[(］［｛｝＂＇]|\\[\"']|[^\W\d][\w \-]{0,40}\s*+[:：=]|\Z))"
+)
+_HEADLESS = re.compile(r"\s*+[\"'“][^\W\d][\w \-]{0,40}[\"'”]\s*+[:：]")
+_ESCAPED = re.compile(r"[\[{,]\s*+\\+[\"']")
+_WORDS = re.compile(r"[^\W_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One JSON value and the words before it on its line."""
+
+    value: Any
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The values of one text."""
+
+    values: tuple[Value, ...] = ()
+    codes: tuple[str, ...] = ()
+    cut: bool = False
+    """The text ended inside the last value."""
+    alone: bool = False
+    """Nothing but values stood there."""
+
+
+def find_values(text: str) -> Found:
+    """All lists and dicts that `text` writes, at top level, in order.
+
+    Tried in turn: the text as one strict JSON value; the contents of all its code fences; a scan over the text that
+    reads a value at every opening bracket, strictly where that works and leniently where not. JSON Lines, several
+    lists and values amid prose all come out of the scan. Each character is read a bounded number of times.
+    """
+    stripped = text.strip()
+    whole = read_strict(stripped)
+    if whole and whole[1] == len(stripped):
+        value = whole[0]
+        if isinstance(value, str) and ("[" in value or "{" in value):
+            inner = find_values(value) if not value.lstrip().startswith('"') else Found()
+            return Found(inner.values, ("escaped", *inner.codes), inner.cut, inner.alone)
+        return Found((Value(value),), alone=True)
+    if _FENCE in stripped:
+        found = _fenced(stripped)
+        if found.values:
+            return found
+    return _scan(stripped)
+
+
+def _fenced(text: str) -> Found:
+    blocks, outside, position = [], [], 0
+    while (opening := text.find(_FENCE, position)) >= 0:
+        outside.append(text[position:opening])
+        start = opening + len(_FENCE)
+        language = _LANGUAGE.match(text, start)
+        start = language.end() if language else start
+        closing = text.find(_FENCE, start)
+        stop = len(text) if closing < 0 else closing
+        blocks.append(text[start:stop])
+        position = len(text) if closing < 0 else closing + len(_FENCE)
+    outside.append(text[position:])
+    found = [part for part in map(_scan, blocks) if part.values]
+    codes = [code for part in found for code in part.codes] + ["fence"]
+    if len(found) > 1:
+        codes.append("merged")
+    prose = any(_WORDS.search(part) for part in outside)
+    if prose:
+        codes.append("prose")
+    return Found(
+        tuple(value for part in found for value in part.values),
+        tuple(codes),
+        any(part.cut for part in found),
+        alone=not prose and all(part.alone for part in found),
+    )
+
+
+def _scan(text: str) -> Found:
+    codes: list[str] = []
+    if _HEADLESS.match(text):
+        text, codes = "{" + text, ["brackets"]
+    if _ESCAPED.search(text) and not read_strict(text):
+        text = text.replace('\\"', '"').replace("\\'", "'")
+        codes.append("escaped")
+    values, outside = [], []
+    reader: LenientReader | None = None
+    position, cut = 0, False
+    for start in _starts(text):
+        if start < position:
+            continue
+        strict = read_strict(text, start)
+        if strict:
+            value, end = strict
+        else:
+            reader = reader or LenientReader(text)
+            value, end = reader.read(start)
+            cut = cut or isinstance(value, (CutList, CutDict))
+        outside.append(text[position:start])
+        values.append(Value(value, outside[-1][-80:].rpartition("\n")[2]))
+        position = end
+    outside.append(text[position:])
+    codes += reader.codes if reader else []
+    between = "".join(outside)
+    prose = _WORDS.search(between) is not None
+    if prose:
+        codes.append("prose")
+    elif any(bracket in between for bracket in "[]{}"):
+        codes.append("brackets")
+    if len(values) > 1:
+        codes.append("lines" if all(isinstance(item.value, dict) for item in values) else "merged")
+    elif "```" in between:
+        codes.append("fence_open")
+    return Found(tuple(values), tuple(codes), cut, alone=not prose)
+
+
+def _starts(text: str) -> Iterator[int]:
+    return (match.start() for match in _START.finditer(text))

@@ -1,0 +1,69 @@
+"""The JSON value of `extract`, valid by the request's schema or not a value at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from qwenvl.answer import Status
+from qwenvl.parse._lenient import CutDict, CutList
+from qwenvl.parse._strict import SplitList, read_strict, shallow
+from qwenvl.parse._values import find_values
+
+
+def extract(
+    text: str, schema: dict[str, Any], *, unfinished: bool
+) -> tuple[Status, Any, tuple[str, ...], str | None]:
+    """The first value in `text` that is valid by `schema`.
+
+    Parameters
+    ----------
+    text : str
+    schema : dict
+        A JSON Schema. References to other documents are not followed.
+    unfinished : bool
+        The text ended at a limit.
+
+    Returns
+    -------
+    tuple
+        Status, the value (None unless valid), codes, and the reason where there is no valid value.
+    """
+    whole = read_strict(text)
+    if whole and whole[1] == len(text):
+        value, codes, cut = whole[0], (), False
+        candidates = [value]
+        scalar = not isinstance(value, (list, dict))
+    else:
+        found = find_values(text)
+        candidates, codes, cut = [item.value for item in found.values], found.codes, found.cut
+        scalar = False
+    if cut and candidates and isinstance(candidates[-1], (CutList, CutDict)):
+        candidates.pop()
+    validator = validator_for(schema)(schema, registry=Registry())
+    error: str | None = None
+    for value in candidates:
+        if isinstance(value, SplitList) or not shallow(value):
+            error = error or "a key repeats, or the value is nested too deep"
+            continue
+        try:
+            problem = best_match(validator.iter_errors(value))
+        except (Unresolvable, RecursionError) as reason:
+            return Status.FAILED, None, codes, f"the schema cannot be applied: {reason}"
+        if problem is None:
+            if scalar and unfinished:
+                break
+            informative = all(code == "fence" for code in codes) and len(candidates) == 1
+            return (Status.OK if informative else Status.REPAIRED), value, codes, None
+        error = error or _message(problem)
+    if unfinished or cut:
+        return Status.TRUNCATED, None, codes, "the answer ended before its value did"
+    return Status.FAILED, None, codes, error or "no JSON value could be read"
+
+
+def _message(problem: ValidationError) -> str:
+    return f"not valid by the schema at {problem.json_path}: {problem.message[:300]}"

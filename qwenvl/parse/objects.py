@@ -1,0 +1,208 @@
+"""The objects in a model's text: found in any grammar, checked one by one, placed in tile px."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwenvl.answer import TileObject
+from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.parse._candidates import Candidate, Written, salvaged, written_objects
+from qwenvl.parse._coordinates import number_of, placed
+from qwenvl.parse._dialects import find_tags
+from qwenvl.parse._keys import CONFIDENCE_KEYS, SCORE_KEYS
+from qwenvl.parse._labels import label_of
+from qwenvl.parse._text import clean
+from qwenvl.parse._values import find_values
+from qwenvl.request import Request, Task
+
+DIALECTS = ("json", "tags_v1", "tags_v2")
+_MAX_ATTRIBUTES = 32
+_MAX_ATTRIBUTE_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedObjects:
+    """The objects of one text, and what can be said about the text itself."""
+
+    objects: tuple[TileObject, ...] = ()
+    codes: tuple[str, ...] = ()
+    """Unfolded codes, one per sighting."""
+    written: int = 0
+    """Objects the model wrote, valid or not."""
+    empty: bool = False
+    """The model wrote an empty list, and no object."""
+    cut: bool = False
+    """The text ended inside an object or list, or left objects out with an ellipsis."""
+    capped: bool = False
+    """More valid objects were written than the request keeps."""
+
+
+def parse_objects(
+    text: str, request: Request, *, dialect: str, space: CoordinateSpace, frame: PictureFrame, bare: bool = True
+) -> ParsedObjects:
+    """Read boxes and points out of a model's text, whatever grammar it chose.
+
+    Parameters
+    ----------
+    text : str
+        The answer part of the model's text.
+    request : Request
+        Gives the labels, the kind of object asked for and the most objects kept.
+    dialect : str
+        'json', 'tags_v1' or 'tags_v2': the family's own grammar, tried first.
+    space : CoordinateSpace
+        What the family's numbers mean; never guessed from the values.
+    frame : PictureFrame
+        The tile's picture.
+    bare : bool
+        Whether lists of numbers without any key count as objects.
+
+    Returns
+    -------
+    ParsedObjects
+        Objects in tile px, inside the tile. Never raises for what the text holds.
+    """
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect: {dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
+    size = 2 if request.task is Task.POINT else 4
+    if dialect == "json":
+        written, cut = _from_json(text, request.labels, size, bare)
+        if not written.candidates and not written.empty:
+            tagged, tags_cut = _from_tags(text, dialect)
+            if tagged.candidates or tags_cut:
+                written, cut = tagged, tags_cut
+    else:
+        written, cut = _from_tags(text, dialect)
+        unnamed = any(candidate.label is None for candidate in written.candidates)
+        if not written.candidates or (unnamed and "{" in text):
+            other, other_cut = _from_json(text, request.labels, size, bare)
+            if len(other.candidates) >= max(len(written.candidates), 1) or (other.empty and not written.candidates):
+                written = Written(other.candidates, (*other.codes, "dialect:json"), other.empty)
+                cut = other_cut
+            else:
+                cut = cut or (other_cut and not written.candidates)
+    return _checked(written, cut or "ellipsis" in written.codes or "depth" in written.codes, request, space, frame)
+
+
+def _from_json(text: str, labels: tuple[str, ...], size: int, bare: bool) -> tuple[Written, bool]:
+    found = find_values(text)
+    written = written_objects(found.values, labels, size=size, bare=bare)
+    codes = (*found.codes, *written.codes)
+    unkeyed = not written.candidates or ("bare" in codes and "prose" in codes)
+    if unkeyed and not written.empty and not found.cut:
+        rescued = salvaged(text)
+        if rescued:
+            return Written(rescued, tuple(code for code in codes if code != "bare")), False
+    return Written(written.candidates, codes, written.empty), found.cut
+
+
+def _from_tags(text: str, dialect: str) -> tuple[Written, bool]:
+    found = find_tags(text, pairs=dialect != "json")
+    codes = () if found.grammar in ("", dialect) else (f"dialect:{found.grammar}",)
+    return Written(tuple(Candidate(place.numbers, place.label) for place in found.places), codes), found.cut
+
+
+def _checked(
+    written: Written, cut: bool, request: Request, space: CoordinateSpace, frame: PictureFrame
+) -> ParsedObjects:
+    """Check every candidate on its own; place, deduplicate and cap those that pass."""
+    extent = frame.extent(space)
+    codes = list(written.codes)
+    kept: list[tuple[tuple[float, ...], str, Candidate]] = []
+    seen: set[tuple[str, tuple[float, ...]]] = set()
+    previous: tuple[str, tuple[float, ...]] | None = None
+    over = 0
+    for candidate in written.candidates:
+        numbers = _fitting(candidate, request.task)
+        if numbers is None:
+            codes += candidate.codes if candidate.numbers is None else ()
+            codes += () if candidate.numbers is None else ("kind",)
+            continue
+        where, where_codes = placed(list(numbers), extent)
+        label, label_code = label_of(candidate.label, candidate.hint, request.labels)
+        if where is not None and (same := (label, where)) in seen:
+            codes.append("loop" if same == previous else "duplicates")
+            continue
+        codes += where_codes
+        if where is None:
+            continue
+        previous = (label, where)
+        seen.add(previous)
+        if len(kept) >= request.max_objects:
+            over += 1
+            continue
+        codes += candidate.codes
+        if label_code:
+            codes.append(label_code)
+        if request.task in (Task.DETECT, Task.POINT) and len(where) != (2 if request.task is Task.POINT else 4):
+            codes.append("kind")
+        kept.append((where, label, candidate))
+    objects, tile_codes = _in_tile(kept, space, frame)
+    codes += tile_codes
+    codes += ["capped"] * over
+    count = len(written.candidates)
+    return ParsedObjects(objects, tuple(codes), count, written.empty and not count, cut, over > 0)
+
+
+def _fitting(candidate: Candidate, task: Task) -> tuple[float, ...] | None:
+    """The candidate's numbers; None where it has none, or is the unwanted half of an object with box and point."""
+    numbers = candidate.numbers
+    if numbers is not None and "both" in candidate.codes and len(numbers) == (4 if task is Task.POINT else 2):
+        return None
+    return numbers
+
+
+def _in_tile(
+    kept: list[tuple[tuple[float, ...], str, Candidate]], space: CoordinateSpace, frame: PictureFrame
+) -> tuple[tuple[TileObject, ...], list[str]]:
+    boxes = [where for where, _, _ in kept if len(where) == 4]
+    points = [where for where, _, _ in kept if len(where) == 2]
+    tile_boxes = iter(frame.to_tile(boxes, space).tolist() if boxes else ())
+    tile_points = iter(frame.to_tile(points, space).tolist() if points else ())
+    objects, codes = [], []
+    for where, label, candidate in kept:
+        score, attributes = _score_and_attributes(candidate.extra) if candidate.extra else (None, {})
+        if len(where) == 4:
+            x_min, y_min, x_max, y_max = next(tile_boxes)
+            box = (x_min, y_min, min(x_max, float(frame.width)), min(y_max, float(frame.height)))
+            if not (box[0] < box[2] and box[1] < box[3]):
+                codes.append("dropped:zero_area")
+                continue
+            objects.append(TileObject(label, box=box, score=score, attributes=attributes))
+        else:
+            x, y = next(tile_points)
+            point = (min(x, float(frame.width)), min(y, float(frame.height)))
+            objects.append(TileObject(label, point=point, score=score, attributes=attributes))
+    return tuple(objects), codes
+
+
+def _score_and_attributes(extra: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
+    score: float | None = None
+    attributes: dict[str, Any] = {}
+    for key, value in extra.items():
+        name = key.casefold().strip()
+        if score is None and name in SCORE_KEYS and (score := _share(value, name in CONFIDENCE_KEYS)) is not None:
+            continue
+        if len(attributes) >= _MAX_ATTRIBUTES or isinstance(value, (list, dict)) or value is None:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            continue
+        if isinstance(value, str):
+            value = clean(value[:_MAX_ATTRIBUTE_CHARACTERS])
+        attributes[clean(key[:80])] = value
+    return score, attributes
+
+
+def _share(value: Any, percent: bool) -> float | None:
+    """A confidence in 0..1 out of 0.87, '0.87', '87%' or, under a key that means percent, 87."""
+    if isinstance(value, str) and value.strip().endswith(("%", "％")):
+        number = number_of(value.strip()[:-1])
+        number = None if number is None else number / 100
+    else:
+        number = number_of(value)
+        if number is not None and percent and 1 < number <= 100:
+            number /= 100
+    return number if number is not None and 0 <= number <= 1 else None
