@@ -1,7 +1,61 @@
-"""Pixels: slides and stacks, their tissue, and the tiles that cover it."""
+"""Pixels: slides and stacks become tiles. Names are loaded when they are first used."""
 
-from wsi.grid import TileGrid
-from wsi.loader import Loaded, SlideJob, TileLoader
-from wsi.tissue import TissueMask
+from __future__ import annotations
 
-__all__ = ["Loaded", "SlideJob", "TileGrid", "TileLoader", "TissueMask"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wsi.errors import (
+    GridError,
+    MaskError,
+    PlaneError,
+    ReadError,
+    RegionError,
+    SlideError,
+    SlideNotFoundError,
+    UnknownMppError,
+    UnsupportedSlideError,
+)
+from wsi.tile import Tile
+
+if TYPE_CHECKING:
+    from wsi.readers.opened import OpenedSlide
+    from wsi.readers.registry import open_slide
+    from wsi.readers.stack import ChannelColor, Plane, Rendering
+    from wsi.slide import Level, Slide
+
+_HOMES = {
+    "ChannelColor": "wsi.readers.stack",
+    "Level": "wsi.slide",
+    "OpenedSlide": "wsi.readers.opened",
+    "Plane": "wsi.readers.stack",
+    "Rendering": "wsi.readers.stack",
+    "Slide": "wsi.slide",
+    "open_slide": "wsi.readers.registry",
+}
+
+__all__ = [
+    "ChannelColor",
+    "GridError",
+    "Level",
+    "MaskError",
+    "OpenedSlide",
+    "Plane",
+    "PlaneError",
+    "ReadError",
+    "RegionError",
+    "Rendering",
+    "Slide",
+    "SlideError",
+    "SlideNotFoundError",
+    "Tile",
+    "UnknownMppError",
+    "UnsupportedSlideError",
+    "open_slide",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

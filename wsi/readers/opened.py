@@ -1,0 +1,220 @@
+"""The slide that `open_slide` returns: a source, turned upright, with plane, rendering and scale settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from wsi.errors import PlaneError, UnknownMppError
+from wsi.fingerprint import combine, fingerprint_path
+from wsi.readers.orientation import stored_region, swaps_sides, turn
+from wsi.readers.source import Layout, Source
+from wsi.readers.stack import ChannelColor, Plane, Rendering
+from wsi.slide import RGB, Level, Slide
+
+_LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.8
+_AUTO_BLOCK = 1024
+_AUTO_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """What the user chose when opening; pickled with the slide."""
+
+    mpp: tuple[float, float] | None = None
+    plane: Plane | None = None
+    rendering: Rendering | None = None
+    series: int | None = None
+    reader: str | None = None
+
+
+class OpenedSlide(Slide):
+    """A slide over any `Source`.
+
+    Attributes
+    ----------
+    options : mapping of str to str
+        How it was opened, for provenance: reader, and where given mpp, plane, rendering, series. The
+        strings are those that the command line and `Plane.parse` and `Rendering.parse` read.
+    """
+
+    options: Mapping[str, str]
+
+    def __init__(self, source: Source, options: OpenOptions) -> None:
+        self._source = source
+        self.path = source.path
+        self.reader = source.name
+        self._turn = source.orientation
+        swap = swaps_sides(self._turn)
+        self.levels = tuple(Level(of.height, of.width, of.downsample) if swap else of for of in source.levels)
+        self.mpp_xy, self.mpp_source = _scale(source, options.mpp, swap)
+        self._plane = _choose_plane(source, options.plane)
+        rendering = _choose_rendering(source, options.rendering)
+        found: dict[str, str] = {}
+        if rendering is not None and any(channel.auto for channel in rendering.channels):
+            ranges = {
+                c.index: _auto_range(source, self._plane, c.index) for c in rendering.channels if c.auto
+            }
+            found = {f"rendering.auto.{index}": f"{low:g}-{high:g}" for index, (low, high) in ranges.items()}
+            rendering = rendering.with_ranges(ranges)
+        self._rendering = rendering
+        stack = source.layout.times > 1 or source.layout.depths > 1
+        self._options = OpenOptions(
+            options.mpp,
+            self._plane if stack else options.plane,
+            rendering,
+            options.series,
+            options.reader,
+        )
+        self.properties = MappingProxyType({**source.properties, **found})
+        chosen = {
+            "reader": source.name,
+            "mpp": options.mpp and "{:.17g},{:.17g}".format(*options.mpp),
+            "plane": self._options.plane,
+            "rendering": rendering,
+            "series": options.series,
+        }
+        self.options = MappingProxyType({k: str(v) for k, v in chosen.items() if v is not None})
+
+    def _read(self, x: int, y: int, width: int, height: int, level: int) -> RGB:
+        if self._turn != 1:
+            of = self._source.levels[level]
+            x, y, width, height = stored_region(x, y, width, height, (of.width, of.height), self._turn)
+        plane = self._plane
+        if self._rendering is None:
+            pixels = self._source.read_rgb(x, y, width, height, level, plane.t, plane.z)
+        else:
+            pixels = self._rendering.apply(
+                [
+                    self._source.read_channel(x, y, width, height, level, plane.t, plane.z, channel.index)
+                    for channel in self._rendering.channels
+                ]
+            )
+        return turn(pixels, self._turn)
+
+    def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
+        from wsi.readers.registry import reopen
+
+        return reopen, (str(self.path.absolute()), self._options)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content; for a slide spread over several files also of what identifies it as a whole."""
+        return combine(fingerprint_path(self.path), self._source.identity)
+
+    @property
+    def associated(self) -> Sequence[str]:
+        """Names of associated images (label, macro, thumbnail)."""
+        return self._source.associated
+
+    def read_associated(self, name: str) -> RGB:
+        """An associated image as uint8 (h, w, 3). Raises KeyError for an unknown name, ReadError."""
+        return self._source.read_associated(name)
+
+    def close(self) -> None:
+        """Release file handles; reading afterwards raises ReadError."""
+        self._source.close()
+
+    def __repr__(self) -> str:
+        mpp = "unknown scale" if self.mpp is None else f"{self.mpp:.4g} um/px"
+        return f"<{self.reader} slide {self.path.name}: {self.width}x{self.height} px, {mpp}>"
+
+
+def _scale(
+    source: Source, mpp: tuple[float, float] | None, swap: bool
+) -> tuple[tuple[float, float] | None, str]:
+    if mpp is not None:
+        if not all(np.isfinite(side) and side > 0 for side in mpp):
+            raise UnknownMppError(f"mpp={mpp} given for {source.path} is not a positive number of um per px.")
+        return mpp, "user"
+    if source.mpp_xy is None:
+        return None, "unknown"
+    return (source.mpp_xy[::-1] if swap else source.mpp_xy), "file"
+
+
+def _choose_plane(source: Source, plane: Plane | None) -> Plane:
+    layout = source.layout
+    if plane is None:
+        if layout.times == 1 and layout.depths == 1:
+            return Plane()
+        raise PlaneError(
+            f"{source.path} is a stack: {layout}. Name the plane: --plane z=0,t=0 on the command line, "
+            "open_slide(path, plane=Plane(z=0, t=0)) in Python."
+        )
+    if not (0 <= plane.t < layout.times and 0 <= plane.z < layout.depths):
+        raise PlaneError(
+            f"{source.path} has no plane {plane}: t goes from 0 to {layout.times - 1}, "
+            f"z from 0 to {layout.depths - 1}."
+        )
+    return plane
+
+
+def _choose_rendering(source: Source, rendering: Rendering | None) -> Rendering | None:
+    layout = source.layout
+    if rendering is None:
+        if layout.is_rgb:
+            return None
+        if layout.channels == 1 and layout.dtype == np.bool_:
+            return Rendering.gray(0, 0, 1)
+        if layout.channels == 1 and layout.dtype == np.uint8:
+            return Rendering.gray(0, 0, 255)
+        example = "rgb" if layout.channels == 3 and layout.dtype == np.uint8 else _example(layout)
+        raise PlaneError(
+            f"{source.path} holds {layout}, and how that becomes red, green and blue is yours to say: "
+            f"--rendering {example} on the command line, "
+            f"open_slide(path, rendering=Rendering.parse({example!r})) in Python."
+        )
+    if not rendering.channels:
+        raise PlaneError("A rendering needs at least one channel, like 0:gray:0-255.")
+    settled = []
+    for channel in rendering.channels:
+        if not 0 <= channel.index < layout.channels:
+            raise PlaneError(
+                f"{source.path} has no channel {channel.index}: it holds {layout}, counted from 0."
+            )
+        if channel.auto or (channel.low is not None and channel.high is not None):
+            settled.append(channel)
+        elif layout.dtype in (np.uint8, np.bool_):
+            top = 255.0 if layout.dtype == np.uint8 else 1.0
+            settled.append(ChannelColor(channel.index, channel.color, 0.0, top))
+        else:
+            raise PlaneError(
+                f"{source.path} holds {layout}: channel {channel.index} needs the stored values that are black "
+                f"and full colour, like {channel.index}:gray:0-4095, or {channel.index}:gray:auto."
+            )
+    return Rendering(tuple(settled))
+
+
+def _example(layout: Layout) -> str:
+    colors = ("gray",) if layout.channels == 1 else ("red", "green", "blue")
+    span = "" if layout.dtype == np.uint8 else ":auto"
+    return ",".join(f"{i}:{color}{span}" for i, color in zip(range(layout.channels), colors, strict=False))
+
+
+def _auto_range(source: Source, plane: Plane, channel: int) -> tuple[float, float]:
+    """Percentiles of one channel on the coarsest level; of evenly spread blocks where that level is large."""
+    level = len(source.levels) - 1
+    of = source.levels[level]
+    blocks = []
+    for y in _starts(of.height):
+        for x in _starts(of.width):
+            width, height = min(_AUTO_BLOCK, of.width - x), min(_AUTO_BLOCK, of.height - y)
+            blocks.append(source.read_channel(x, y, width, height, level, plane.t, plane.z, channel).ravel())
+    values = np.concatenate(blocks)
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not values.size:
+        raise PlaneError(f"Channel {channel} of {source.path} holds no finite value; give its range.")
+    low, high = np.percentile(values, [_LOW_PERCENTILE, _HIGH_PERCENTILE])
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+
+def _starts(size: int) -> list[int]:
+    per_side = int(_AUTO_BLOCKS**0.5)
+    if size <= per_side * _AUTO_BLOCK:
+        return list(range(0, size, _AUTO_BLOCK))
+    return [round(i * (size - _AUTO_BLOCK) / (per_side - 1)) for i in range(per_side)]

@@ -1,0 +1,147 @@
+"""Vendor formats through OpenSlide 4: NDPI, MRXS, SCN, BIF, DICOM, JPEG 2000 SVS and others."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openslide
+from openslide import OpenSlide, OpenSlideError
+
+from wsi.errors import ReadError, UnsupportedSlideError
+from wsi.readers.scale import PLAUSIBLE_TIFF_MPP, pair, to_micrometres
+from wsi.readers.source import Layout, Raw, Source, level_sizes_to_levels
+from wsi.slide import RGB
+
+# Formats whose pixels are not all in the file that is opened.
+_MANY_FILES = {"mirax", "dicom", "hamamatsu-vms", "hamamatsu-vmu"}
+_WHITE = "FFFFFF"
+
+
+def vendor_of(path: Path) -> str | None:
+    """OpenSlide's name of the format, or None when it does not know the file."""
+    try:
+        return openslide.OpenSlide.detect_format(str(path))
+    except (OpenSlideError, OSError):
+        return None
+
+
+class OpenSlideSource(Source):
+    """One slide opened by OpenSlide.
+
+    Pixels that the format declares empty (transparent) get the format's background colour, or white where
+    it names none. A failed read raises ReadError; OpenSlide refuses all further reads on such a handle, so
+    a fresh one is opened for the regions that are intact.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path, series: int | None = None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._handle: OpenSlide | None = OpenSlide(str(path))
+            found = dict(self._handle.properties)
+            sizes = list(self._handle.level_dimensions)
+            self._downsamples = self._handle.level_downsamples
+            self.associated = tuple(sorted(self._handle.associated_images))
+        except (OpenSlideError, OSError) as error:
+            raise UnsupportedSlideError(
+                f"{path} cannot be opened by OpenSlide: {error}. It is damaged, cut off, or not a slide."
+            ) from error
+        self.levels = level_sizes_to_levels(sizes)
+        self.layout = Layout(np.dtype(np.uint8), 3, is_rgb=True)
+        self.properties = found
+        self.mpp_xy = _mpp(found)
+        if found.get("openslide.vendor") in _MANY_FILES:
+            self.identity = found.get("openslide.quickhash-1", "")
+        background = found.get("openslide.background-color", _WHITE)
+        self._background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.uint16)
+
+    def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
+        """A region; see `Source`."""
+        downsample = self._downsamples[level]
+        location = (round(x * downsample), round(y * downsample))
+        handle = self._current()
+        try:
+            rgba = np.asarray(handle.read_region(location, level, (width, height)))
+        except (OpenSlideError, OSError):
+            rgba = self._read_afresh(handle, location, level, (width, height))
+        return _composite(rgba, self._background)
+
+    def _current(self) -> OpenSlide:
+        with self._lock:
+            if self._closed:
+                raise ReadError(f"{self.path} is closed; open it again.")
+            if self._handle is None:
+                self._handle = self._new_handle()
+            return self._handle
+
+    def _new_handle(self) -> OpenSlide:
+        try:
+            return OpenSlide(str(self.path))
+        except (OpenSlideError, OSError) as error:
+            raise ReadError(f"{self.path} could be opened before and no longer can: {error}.") from error
+
+    def _read_afresh(
+        self, failed: OpenSlide, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> RGB:
+        """Read once more on a handle of its own: the failure may be another thread's, and it sticks."""
+        with self._lock:
+            if self._handle is failed:
+                self._handle = None  # closed when the last thread that reads on it lets go
+        handle = self._new_handle()
+        try:
+            return np.asarray(handle.read_region(location, level, size))
+        except (OpenSlideError, OSError) as error:
+            raise ReadError(
+                f"{self.path}: cannot read the region {size[0]}x{size[1]} at level-0 {location} of level "
+                f"{level}: {error}. The file is damaged there; copy it again from its source."
+            ) from error
+        finally:
+            handle.close()
+
+    def read_channel(
+        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
+    ) -> Raw:
+        """One of red, green, blue; see `Source`."""
+        return np.ascontiguousarray(self.read_rgb(x, y, width, height, level, t, z)[..., channel])
+
+    def read_associated(self, name: str) -> RGB:
+        """Label, macro or thumbnail; see `Source`."""
+        handle = self._current()
+        try:
+            rgba = np.asarray(handle.associated_images[name])
+        except (OpenSlideError, OSError) as error:
+            with self._lock:
+                self._handle = None
+            raise ReadError(f"{self.path}: cannot read the associated image {name!r}: {error}.") from error
+        return _composite(rgba, self._background)
+
+    def close(self) -> None:
+        """Close the handle; see `Source`."""
+        with self._lock:
+            handle, self._handle, self._closed = self._handle, None, True
+        if handle is not None:
+            handle.close()
+
+
+def _mpp(found: dict[str, str]) -> tuple[float, float] | None:
+    mpp = pair(*(to_micrometres(found.get(f"openslide.mpp-{axis}"), "um") for axis in ("x", "y")))
+    if mpp and found.get("openslide.vendor") == "generic-tiff":
+        # OpenSlide takes any px/cm for a microscope's; see wsi.readers.scale.
+        low, high = PLAUSIBLE_TIFF_MPP
+        return mpp if all(low <= side <= high for side in mpp) else None
+    return mpp
+
+
+def _composite(rgba: RGB, background: np.ndarray) -> RGB:
+    alpha = rgba[..., 3]
+    if alpha.min() == 255:
+        return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    weight = alpha[..., None].astype(np.uint16)
+    mixed = (rgba[..., :3] * weight + background * (255 - weight) + 127) // 255
+    return mixed.astype(np.uint8)

@@ -1,0 +1,108 @@
+"""Ordinary pictures: PNG, JPEG and whatever else Pillow decodes whole."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsi.errors import ReadError, UnsupportedSlideError
+from wsi.readers.source import Layout, Raw, Source
+from wsi.slide import RGB, Level
+
+_ORIENTATION = 274
+_GRAY_MODES = {
+    "1": np.bool_,
+    "L": np.uint8,
+    "I;16": np.uint16,
+    "I;16B": np.uint16,
+    "I": np.int32,
+    "F": np.float32,
+}
+
+
+class PlainSource(Source):
+    """A picture that is decoded whole at the first read and kept in memory.
+
+    Transparency, which such a file itself declares, is shown over white. Its resolution tags state
+    printing sizes and never count as a scale.
+    """
+
+    name = "plain"
+
+    def __init__(self, path: Path, series: int | None = None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._pixels: Raw | None = None
+        self._closed = False
+        try:
+            with _picture(path) as picture:
+                width, height = picture.size
+                mode, self.properties = picture.mode, {"plain.format": picture.format or ""}
+                self.orientation = _orientation(picture)
+        except Exception as error:  # Pillow's plugins raise errors of many kinds
+            raise UnsupportedSlideError(
+                f"{path} is not an image that any reader knows: {error}. Known are slides (SVS, NDPI, MRXS, SCN, "
+                "BIF, DICOM), TIFF, OME-TIFF, OME-Zarr and ordinary pictures; large pictures need a tiled format."
+            ) from error
+        gray = _GRAY_MODES.get(mode)
+        self._mode = mode
+        self.levels = (Level(width, height, 1.0),)
+        if gray is None:
+            self.layout = Layout(np.dtype(np.uint8), 3, is_rgb=True)
+        else:
+            self.layout = Layout(np.dtype(gray), 1)
+
+    def _whole(self) -> Raw:
+        with self._lock:
+            if self._closed:
+                raise ReadError(f"{self.path} is closed; open it again.")
+            if self._pixels is None:
+                try:
+                    with _picture(self.path) as picture:
+                        self._pixels = _decode(picture)
+                except Exception as error:
+                    raise ReadError(
+                        f"{self.path}: cannot decode the picture: {error}. It is damaged or cut off; copy it again."
+                    ) from error
+            return self._pixels
+
+    def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
+        """A region; see `Source`."""
+        return self._whole()[y : y + height, x : x + width].copy()
+
+    def read_channel(
+        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
+    ) -> Raw:
+        """A region of one channel; see `Source`."""
+        part = self._whole()[y : y + height, x : x + width]
+        return part.copy() if part.ndim == 2 else part[..., channel].copy()
+
+    def close(self) -> None:
+        """Forget the pixels; see `Source`."""
+        with self._lock:
+            self._pixels, self._closed = None, True
+
+
+def _picture(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow warns above 89 megapixels and refuses above 179; ordinary scans lie between.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+def _orientation(picture: Image.Image) -> int:
+    value = picture.getexif().get(_ORIENTATION, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def _decode(picture: Image.Image) -> Raw:
+    if picture.mode in _GRAY_MODES:
+        return np.ascontiguousarray(np.asarray(picture, _GRAY_MODES[picture.mode]))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(picture.convert("RGB"))

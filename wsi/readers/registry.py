@@ -1,0 +1,144 @@
+"""Which reader opens a file: chosen by what is in it, not by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+from wsi.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
+from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
+from wsi.readers.opened import OpenedSlide, OpenOptions
+from wsi.readers.openslide import OpenSlideSource, vendor_of
+from wsi.readers.plain import PlainSource
+from wsi.readers.source import Source
+from wsi.readers.stack import Plane, Rendering
+from wsi.readers.tiff import TiffSource
+
+READERS: dict[str, Callable[[Path, int | None], Source]] = {
+    "tiff": TiffSource,
+    "openslide": OpenSlideSource,
+    "ngff": NgffSource,
+    "plain": PlainSource,
+}
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ZIP_HEAD = b"PK\x03\x04"
+_OPENSLIDE_TIFF = (None, "aperio", "generic-tiff")
+
+
+def open_slide(
+    path: str | PathLike[str],
+    *,
+    mpp: float | tuple[float, float] | None = None,
+    plane: Plane | None = None,
+    rendering: Rendering | None = None,
+    series: int | None = None,
+    reader: str | None = None,
+) -> OpenedSlide:
+    """Open a slide, a picture or one plane of a stack.
+
+    Parameters
+    ----------
+    path : path
+        SVS, NDPI, MRXS, SCN, BIF, DICOM (.dcm file, or a folder of them), TIFF, OME-TIFF, OME-Zarr (folder or
+        zip), or an ordinary picture.
+    mpp : float or (float, float), optional
+        Micrometres per level-0 px (x and y), in place of what the file states.
+    plane : Plane, optional
+        Which plane of a stack; needed where there are several.
+    rendering : Rendering, optional
+        How channels become red, green and blue; needed where the file is not RGB or 8-bit gray.
+    series : int, optional
+        Which image of a file that holds several.
+    reader : str, optional
+        'tiff', 'openslide', 'ngff' or 'plain', in place of the choice by content.
+
+    Returns
+    -------
+    OpenedSlide
+
+    Raises
+    ------
+    SlideNotFoundError
+        No such file, or no slide in the folder.
+    UnsupportedSlideError
+        Not an image that any reader knows, or cut off.
+    PlaneError
+        A plane, rendering or series has to be named; the message lists what there is.
+    """
+    sides = (float(mpp), float(mpp)) if isinstance(mpp, (int, float)) else mpp
+    return _open(Path(path), OpenOptions(sides, plane, rendering, series, reader))
+
+
+def reopen(path: str, options: OpenOptions) -> OpenedSlide:
+    """Open a slide again as it was open before; what pickle calls."""
+    return _open(Path(path), options)
+
+
+def _open(path: Path, options: OpenOptions) -> OpenedSlide:
+    if options.reader is not None and options.reader not in READERS:
+        raise UnsupportedSlideError(
+            f"No reader is called {options.reader!r}; known are {', '.join(READERS)}."
+        )
+    try:
+        file = _resolve(path)
+        source = _source(file, options)
+    except SlideError:
+        raise
+    except OSError as error:
+        raise UnsupportedSlideError(f"{path} cannot be read: {error}.") from error
+    try:
+        return OpenedSlide(source, options)
+    except SlideError:
+        source.close()
+        raise
+
+
+def _resolve(path: Path) -> Path:
+    """The file to open for a path: a folder of DICOM files stands for its first, a Zarr marker for its folder."""
+    if not path.exists():
+        raise SlideNotFoundError(f"{path} does not exist. Check the path and that its drive is mounted.")
+    if path.is_file():
+        return path.parent if path.name in MARKERS else path
+    if is_ngff_folder(path):
+        return path
+    slides = sorted(file for file in path.glob("*.dcm") if vendor_of(file) == "dicom")
+    if slides:
+        return slides[0]
+    raise SlideNotFoundError(
+        f"{path} is a folder without a slide: neither OME-Zarr ({', '.join(MARKERS)}) nor DICOM slides (*.dcm) "
+        "are in it. Give the slide file itself; for MRXS that is the .mrxs beside its folder."
+    )
+
+
+def _source(path: Path, options: OpenOptions) -> Source:
+    if options.reader is not None:
+        return READERS[options.reader](path, options.series)
+    if path.is_dir():
+        return NgffSource(path, options.series)
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    if not head:
+        raise UnsupportedSlideError(f"{path} is empty. Copy it again from its source.")
+    if head == _ZIP_HEAD:
+        return NgffSource(path, options.series)
+    vendor = vendor_of(path)
+    if head in _TIFF_HEADS and vendor in _OPENSLIDE_TIFF:
+        return _tiff(path, vendor, options)
+    if vendor is not None:
+        return OpenSlideSource(path, options.series)
+    return PlainSource(path, options.series)
+
+
+def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> Source:
+    """Direct decoding where it is right, OpenSlide for what only it does right."""
+    source = TiffSource(path, options.series)
+    reason = source.why_not(vendor)
+    if reason is None or vendor is None:
+        return source
+    orientation = source.orientation
+    source.close()
+    slide = OpenSlideSource(path, options.series)
+    slide.orientation = orientation
+    slide.properties = {**slide.properties, "reader.reason": reason}
+    return slide

@@ -1,0 +1,60 @@
+"""Physical pixel size as files state it. Nothing is guessed: what is implausible counts as not stated."""
+
+from __future__ import annotations
+
+import math
+
+# Length units of the OME schema (UnitsLength) and of NGFF (UDUNITS-2 names), in micrometres.
+_MICROMETRES = {
+    "m": 1e6, "meter": 1e6, "metre": 1e6,
+    "dm": 1e5, "decimeter": 1e5,
+    "cm": 1e4, "centimeter": 1e4,
+    "mm": 1e3, "millimeter": 1e3,
+    "um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
+    "pm": 1e-6, "picometer": 1e-6,
+    "\u00e5": 1e-4, "angstrom": 1e-4,
+    "inch": 25400.0, "in": 25400.0,
+}  # fmt: skip
+
+PLAUSIBLE_TIFF_MPP = (0.01, 10.0)
+"""Bounds in um/px within which a TIFF resolution in px/cm counts as a microscope's.
+
+Below 10 um/px begin flatbed scanners (2540 dpi) and printing (300 dpi = 84.7 um/px, 72 dpi = 353 um/px).
+"""
+
+
+def to_micrometres(value: float | str | None, unit: str | None) -> float | None:
+    """A length in um, or None when the value is not a positive number or the unit is not a length."""
+    try:
+        number = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    factor = _MICROMETRES.get((unit or "").strip().replace("\\u00B5", "\u00b5").lower())
+    if factor is None or not math.isfinite(number) or number <= 0:
+        return None
+    return number * factor
+
+
+def pair(x: float | None, y: float | None) -> tuple[float, float] | None:
+    """Both sides of a scale, or None when one is missing."""
+    return None if x is None or y is None else (x, y)
+
+
+def from_tiff_resolution(
+    x_resolution: tuple[int, int] | None, y_resolution: tuple[int, int] | None, unit: int | None
+) -> tuple[float, float] | None:
+    """Scale from TIFF's XResolution, YResolution and ResolutionUnit (rationals; 3 is centimetre).
+
+    Only px per centimetre within `PLAUSIBLE_TIFF_MPP` count. Px per inch never do: that unit is what
+    drawing programs and cameras fill in (72, 96, 300 dpi). OpenSlide makes the same choice of unit.
+    """
+    if unit != 3 or not x_resolution or not y_resolution:
+        return None
+    sides = []
+    for numerator, denominator in (x_resolution, y_resolution):
+        if not numerator or not denominator:
+            return None
+        sides.append(1e4 * denominator / numerator)
+    low, high = PLAUSIBLE_TIFF_MPP
+    return (sides[0], sides[1]) if all(low <= side <= high for side in sides) else None
