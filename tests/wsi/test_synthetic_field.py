@@ -8,11 +8,13 @@ import pytest
 from wsi.synthetic import ARTEFACTS, CLASSES, REGIONS, sample_field
 
 
-@pytest.mark.parametrize("size, mpp", [(256, 0.25), (224, 0.5), (128, 1.0), (200, 0.31)])
+@pytest.mark.parametrize(("size", "mpp"), [(256, 0.25), (224, 0.5), (128, 1.0), (200, 0.31)])
 def test_shapes_and_types(size: int, mpp: float) -> None:
     field = sample_field(11, size=size, mpp=mpp)
-    assert field.image.shape == (size, size, 3) and field.image.dtype == np.uint8
-    assert field.boxes.shape == (len(field.labels), 4) and field.boxes.dtype == np.float32
+    assert field.image.shape == (size, size, 3)
+    assert field.image.dtype == np.uint8
+    assert field.boxes.shape == (len(field.labels), 4)
+    assert field.boxes.dtype == np.float32
     assert len(field.polygons) == len(field.labels)
     assert set(field.labels) <= set(CLASSES)
     assert set(field.tissue_fractions) <= set(REGIONS)
@@ -23,14 +25,16 @@ def test_shapes_and_types(size: int, mpp: float) -> None:
 def test_same_seed_same_field() -> None:
     first, second, other = sample_field(5), sample_field(5), sample_field(6)
     assert np.array_equal(first.image, second.image)
-    assert np.array_equal(first.boxes, second.boxes) and first.labels == second.labels
+    assert np.array_equal(first.boxes, second.boxes)
+    assert first.labels == second.labels
     assert not np.array_equal(first.image, other.image)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_boxes_are_tight_around_polygons_and_inside_the_tile(seed: int) -> None:
     field = sample_field(seed)
-    assert (field.boxes >= 0).all() and (field.boxes <= 256).all()
+    assert (field.boxes >= 0).all()
+    assert (field.boxes <= 256).all()
     for box, polygon in zip(field.boxes, field.polygons, strict=True):
         np.testing.assert_allclose(box, [*polygon.min(axis=0), *polygon.max(axis=0)], atol=1e-4)
         assert (box[2:] - box[:2] > 1).all()
@@ -51,7 +55,7 @@ def test_nothing_is_drawn_without_a_label() -> None:
         none = sample_field(seed, max_nuclei=0, tissue="tumor", artefacts=())
         near = np.zeros((256, 256), bool)
         for x0, y0, x1, y1 in few.boxes:
-            near[max(0, int(y0) - 16) : int(y1) + 17, max(0, int(x0) - 16) : int(x1) + 17] = True
+            near[max(0, int(y0) - 24) : int(y1) + 25, max(0, int(x0) - 24) : int(x1) + 25] = True
         difference = np.abs(few.image.astype(int) - none.image).max(axis=2)
         assert not len(none.labels)
         assert difference[~near].max() <= 12  # JPEG blocks

@@ -1,10 +1,11 @@
 """Slides with planted truth: labelled tiles, whole scenes, and pyramids written to disk."""
 
-from wsi.synthetic.factory import Field, SlideFactory, make_demo_slide, sample_field
+from wsi.synthetic.factory import SlideFactory, make_demo_slide
+from wsi.synthetic.field import Field, sample_field
+from wsi.synthetic.layout import ARTEFACTS, REGIONS
 from wsi.synthetic.nuclei import CLASSES, Nuclei
 from wsi.synthetic.scene import Scene
 from wsi.synthetic.stain import Scanner
-from wsi.synthetic.tissue import ARTEFACTS, REGIONS
 from wsi.synthetic.write import WrittenSlide, write_slide
 
 __all__ = [

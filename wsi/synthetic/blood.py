@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from wsi.synthetic.layout import Layout, Window
 from wsi.synthetic.noise import FloatImage, hash_uniform
-from wsi.synthetic.tissue import Layout, Window, habitat
+from wsi.synthetic.tissue import habitat
 
 _PITCH = 6.2  # um
 _REACH = 4.0  # um
@@ -34,5 +35,5 @@ def draw_red_cells(layout: Layout, seed: int, window: Window, eosin: FloatImage)
     for (cx, cy), r in zip(centres.tolist(), radii.tolist(), strict=True):
         cv2.circle(mask, (cx, cy), r, 1.0, cv2.FILLED, cv2.LINE_8, 4)
         cv2.circle(mask, (cx, cy), r // 3, 0.82, cv2.FILLED, cv2.LINE_8, 4)
-    mask = cv2.GaussianBlur(mask, (0, 0), max(0.3, 0.3 / m))
-    return np.asarray(eosin + mask * (np.float32(1.2) - eosin), np.float32)
+    soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), max(0.3, 0.3 / m)), np.float32)
+    return np.asarray(eosin + soft * (np.float32(1.2) - eosin), np.float32)

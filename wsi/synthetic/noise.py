@@ -69,7 +69,9 @@ def _band_noise(rng: np.random.Generator, n: int, low_um: float, high_um: float,
     return ((out - out.mean()) / out.std()).astype(np.float32)
 
 
-def _line_integral(noise: FloatImage, cos: FloatImage, sin: FloatImage, steps: int, step: float) -> FloatImage:
+def _line_integral(
+    noise: FloatImage, cos: FloatImage, sin: FloatImage, steps: int, step: float
+) -> FloatImage:
     """Smear noise along a direction field (line integral convolution, Cabral and Leedom 1993), periodic."""
     n = noise.shape[0]
     grid_y, grid_x = np.meshgrid(
@@ -187,7 +189,9 @@ def _textures_at(step: int) -> Textures:
     for name, base in _base_textures().items():
         n = round(base.shape[0] * BASE_MPP / mpp)
         how = cv2.INTER_AREA if mpp > BASE_MPP else cv2.INTER_CUBIC
-        images[name] = base if step == 0 else cv2.resize(base, (n, n), interpolation=how)
+        images[name] = (
+            base if step == 0 else np.asarray(cv2.resize(base, (n, n), interpolation=how), np.float32)
+        )
     images["sensor"] = _base_textures()["sensor"]
     return Textures(mpp, images)
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from wsi.synthetic.layout import FAT, LYMPHOID, NECROSIS, STROMA, TUMOR, Layout, Window
 from wsi.synthetic.noise import FloatImage, hash_uniform
-from wsi.synthetic.tissue import FAT, LYMPHOID, NECROSIS, STROMA, TUMOR, Habitat, Layout, Window, habitat
+from wsi.synthetic.tissue import Habitat, habitat
 
 CLASSES = ("tumor", "lymphocyte", "stromal", "epithelial", "mitosis")
 """Nucleus classes; a class index in this package is a position in this tuple."""
@@ -243,10 +244,12 @@ def stain_nuclei(
     mpp = window.mpp
     origin = np.array([window.px, window.py], np.int64) * _GRID
     # fillPoly takes pixel centres as integers, hence the half pixel
-    points = (np.round(nuclei.polygon_um * (_GRID / mpp) - _GRID / 2).astype(np.int64) - origin).astype(np.int32)
+    points = (np.round(nuclei.polygon_um * (_GRID / mpp) - _GRID / 2).astype(np.int64) - origin).astype(
+        np.int32
+    )
     owner = np.zeros((window.height, window.width), np.int32)
     for k in range(len(nuclei)):
-        cv2.fillPoly(owner, points[k : k + 1], k + 1, cv2.LINE_8, 4)
+        cv2.fillPoly(owner, [points[k]], k + 1, cv2.LINE_8, 4)
     inside = (owner > 0).astype(np.uint8)
     same = inside.copy()
     same[:, 1:] &= (owner[:, 1:] == owner[:, :-1]).view(np.uint8)
@@ -278,7 +281,10 @@ def _spots(nuclei: Nuclei, window: Window, body: FloatImage) -> None:
         return
     m = window.mpp
     add = np.zeros_like(body)
-    xy = np.round(spots[:, :2] * (_GRID / m) - _GRID / 2).astype(int) - np.array([window.px, window.py]) * _GRID
+    xy = (
+        np.round(spots[:, :2] * (_GRID / m) - _GRID / 2).astype(int)
+        - np.array([window.px, window.py]) * _GRID
+    )
     radii = np.maximum(np.round(spots[:, 2] * _GRID / m), _GRID // 2).astype(int)
     for (x, y), r in zip(xy.tolist(), radii.tolist(), strict=True):
         cv2.circle(add, (x, y), r, 0.75, cv2.FILLED, cv2.LINE_8, 4)

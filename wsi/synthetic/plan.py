@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.synthetic.noise import FloatImage
-from wsi.synthetic.tissue import (
+from wsi.synthetic.layout import (
     ARTEFACTS,
     BACKGROUND,
     FAT,
@@ -17,14 +16,29 @@ from wsi.synthetic.tissue import (
     TUMOR,
     Layout,
 )
+from wsi.synthetic.noise import FloatImage
 
 PENS = ((0.12, 0.2, 0.62), (0.1, 0.42, 0.25), (0.1, 0.1, 0.13), (0.75, 0.15, 0.2))
 """Inks: what each lets through in R, G, B."""
 _CUT_UM = 64.0
+_FIELD_GRID_UM = 8.0
+_AROUND_UM = 64.0  # of layout around a field; more than the placing of nuclei looks at
+_NEIGHBOUR = np.array(
+    [
+        [0.0, 0.5, 0.16, 0.16, 0.06, 0.12],  # beside tumor
+        [0.4, 0.0, 0.22, 0.05, 0.17, 0.16],
+        [0.35, 0.5, 0.0, 0.0, 0.05, 0.1],
+        [0.75, 0.15, 0.0, 0.0, 0.0, 0.1],
+        [0.15, 0.6, 0.1, 0.0, 0.0, 0.15],
+        [0.3, 0.45, 0.1, 0.05, 0.1, 0.0],
+    ]
+)
 _GLAND_PITCH_UM = 130.0
 
 
-def plan_section(width_um: float, height_um: float, seed: int, artefacts: tuple[str, ...] = ARTEFACTS) -> Layout:
+def plan_section(
+    width_um: float, height_um: float, seed: int, artefacts: tuple[str, ...] = ARTEFACTS
+) -> Layout:
     """Lay out one section with glass around it.
 
     Parameters
@@ -89,8 +103,8 @@ def _noise(rng: np.random.Generator, ny: int, nx: int, scale: float) -> FloatIma
     """Smooth noise of unit variance whose blobs measure about `scale` grid steps."""
     step = max(1, int(scale / 4))
     small = rng.standard_normal((ny // step + 8, nx // step + 8)).astype(np.float32)
-    small = cv2.GaussianBlur(small, (0, 0), max(0.6, scale / step / 2), borderType=cv2.BORDER_REFLECT)
-    big = cv2.resize(small, ((nx // step + 8) * step, (ny // step + 8) * step), interpolation=cv2.INTER_CUBIC)
+    soft = cv2.GaussianBlur(small, (0, 0), max(0.6, scale / step / 2), borderType=cv2.BORDER_REFLECT)
+    big = cv2.resize(soft, ((nx // step + 8) * step, (ny // step + 8) * step), interpolation=cv2.INTER_CUBIC)
     cut = big[4 * step : 4 * step + ny, 4 * step : 4 * step + nx]
     return np.asarray((cut - cut.mean()) / (cut.std() + 1e-9), np.float32)
 
@@ -146,7 +160,7 @@ def _glands(
     outer = 19 + 22 * draw[2]
     inner = np.maximum(outer - 12 - 5 * draw[3], 2.5)
     row, column = ((y / grid) + 0.5).astype(int), ((x / grid) + 0.5).astype(int)
-    lobule = _noise(rng, *stroma.shape, 500 / grid)[row, column] > -0.1
+    lobule = _noise(rng, stroma.shape[0], stroma.shape[1], 500 / grid)[row, column] > -0.1
     fits = lobule & (stroma[row, column] > outer + 8)
     return np.column_stack([x, y, outer, inner])[fits]
 
@@ -183,3 +197,64 @@ def _artefact(
         cx, cy = rng.uniform(-0.5, 0.5, 2)
         out = np.clip((0.2 - np.hypot(u - cx, v - cy) + wobble) * 8, 0, 1)
     return np.asarray(cv2.GaussianBlur(out.astype(np.float32), (3, 3), 0.8), np.float32)
+
+
+def plan_field(
+    rng: np.random.Generator,
+    side_um: float,
+    primary: int,
+    dominant: bool,
+    classes: tuple[str, ...] | None,
+    artefacts: tuple[str, ...],
+) -> Layout:
+    """Regions of one field: one class, or two that share a border or of which one is an island."""
+    axis = np.arange(-_AROUND_UM, side_um + _AROUND_UM + _FIELD_GRID_UM, _FIELD_GRID_UM, dtype=np.float32)
+    x, y = axis[None, :], axis[:, None]
+    distance = np.full((6, len(axis), len(axis)), -64.0, np.float32)
+    distance[primary] = 64.0
+    if rng.random() < 0.5:
+        other = int(rng.choice(6, p=_NEIGHBOUR[primary]))
+        if rng.random() < 0.35 and other != BACKGROUND:
+            cx, cy = rng.uniform(0.2, 0.8, 2) * side_um
+            radius = rng.uniform(0.2, 0.36 if dominant else 0.5) * side_um
+            d = radius - np.hypot(x - cx, y - cy)
+        else:
+            turn = rng.uniform(0, 2 * np.pi)
+            shift = rng.uniform(0.08, 0.45) * side_um
+            d = (x - side_um / 2) * np.cos(turn) + (y - side_um / 2) * np.sin(turn) - shift
+        distance[other] = np.clip(d, -64, 64)
+        distance[primary] = np.clip(-d, -64, 64)
+    glands = np.zeros((0, 4))
+    wanted = classes is not None and "epithelial" in classes
+    if primary == STROMA and (wanted or rng.random() < 0.3):
+        outer = rng.uniform(20, 34, 1)
+        inner = outer - rng.uniform(9, 14)
+        glands = np.column_stack([rng.uniform(0.2, 0.8, (1, 2)) * side_um, outer, inner])
+    strength = np.stack([_field_artefact(rng, name, x, y, side_um, name in artefacts) for name in ARTEFACTS])
+    pen = PENS[int(rng.integers(len(PENS)))]
+    return Layout(
+        grid_um=_FIELD_GRID_UM,
+        origin_um=(float(axis[0]), float(axis[0])),
+        distance=distance,
+        artefacts=strength,
+        pen_rgb=pen,
+        glands=glands,
+        texture_um=(float(rng.integers(4096)) / 4, float(rng.integers(4096)) / 4),
+    )
+
+
+def _field_artefact(
+    rng: np.random.Generator, name: str, x: FloatImage, y: FloatImage, side_um: float, present: bool
+) -> FloatImage:
+    shape = (y.shape[0], x.shape[1])
+    if not present:
+        return np.zeros(shape, np.float32)
+    if name == "blur":
+        return np.full(shape, rng.uniform(0.75, 1.0), np.float32)
+    turn = rng.uniform(0, np.pi)
+    across = (x - side_um / 2) * np.cos(turn) + (y - side_um / 2) * np.sin(turn)
+    across = across - rng.uniform(-0.25, 0.25) * side_um
+    half = rng.uniform(0.1, 0.3) * side_um if name == "pen mark" else rng.uniform(7.0, 13.0)
+    peak = rng.uniform(0.75, 0.97) if name == "pen mark" else rng.uniform(0.7, 1.0)
+    soft = _FIELD_GRID_UM
+    return np.asarray(np.clip((half - np.abs(across)) / soft + 0.5, 0, 1) * peak, np.float32)

@@ -10,21 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.synthetic.blood import draw_red_cells
+from wsi.synthetic.layout import ARTEFACTS, BACKGROUND, STROMA, TUMOR, Layout, Window
 from wsi.synthetic.noise import textures
 from wsi.synthetic.nuclei import REACH_UM, Nuclei, nuclei_in, stain_nuclei
 from wsi.synthetic.plan import plan_section
 from wsi.synthetic.stain import RgbImage, Scanner
-from wsi.synthetic.tissue import (
-    ARTEFACTS,
-    BACKGROUND,
-    STROMA,
-    TUMOR,
-    Ground,
-    Layout,
-    Window,
-    ground,
-    habitat,
-)
+from wsi.synthetic.tissue import Ground, ground, habitat
 
 MARGIN_UM = 4.0
 """Drawn around every window, so that blur and chromatin rims see the same neighbours in every window."""
@@ -44,9 +35,7 @@ class World:
     def nuclei_around(self, window: Window) -> Nuclei:
         """Nuclei that can leave a trace in the window."""
         x0, y0, x1, y1 = window.um
-        return nuclei_in(
-            self.layout, self.seed, x0 - REACH_UM, y0 - REACH_UM, x1 + REACH_UM, y1 + REACH_UM
-        )
+        return nuclei_in(self.layout, self.seed, x0 - REACH_UM, y0 - REACH_UM, x1 + REACH_UM, y1 + REACH_UM)
 
     def paint(self, window: Window, nuclei: Nuclei) -> tuple[RgbImage, Ground, int]:
         """Render a window with the nuclei given.
@@ -155,7 +144,7 @@ class Scene:
                 )
                 image, _ = self.render_block(part)
                 if fine > 1:
-                    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+                    image = np.asarray(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
                 out[top : top + h, left : left + w] = image
         return out
 

@@ -32,7 +32,7 @@ class Scanner:
     Attributes
     ----------
     hematoxylin, eosin : tuple of 3 float
-        Unit vectors in optical density space (natural logarithm), R, G, B.
+        Directions in optical density space (natural logarithm), R, G, B.
     hematoxylin_gain, eosin_gain : float
         How much of each dye the section took up; 1 is ordinary.
     white : tuple of 3 float
@@ -47,8 +47,8 @@ class Scanner:
         Standard deviation of the sensor noise, 0..1.
     """
 
-    hematoxylin: Vector = _unit(np.array(HEMATOXYLIN))
-    eosin: Vector = _unit(np.array(EOSIN))
+    hematoxylin: Vector = HEMATOXYLIN
+    eosin: Vector = EOSIN
     hematoxylin_gain: float = 1.0
     eosin_gain: float = 1.0
     white: Vector = (0.95, 0.94, 0.95)
@@ -75,10 +75,8 @@ class Scanner:
 
     def transmit(self, hematoxylin: FloatImage, eosin: FloatImage) -> FloatImage:
         """Light that passes the section: (h, w) dye amounts -> (h, w, 3) float32 RGB in 0..1."""
-        vectors = np.array([self.hematoxylin, self.eosin], np.float32)
-        vectors *= np.float32(self.gamma) * np.array(
-            [[self.hematoxylin_gain], [self.eosin_gain]], np.float32
-        )
+        vectors = np.array([_unit(np.array(self.hematoxylin)), _unit(np.array(self.eosin))], np.float32)
+        vectors *= np.float32(self.gamma) * np.array([[self.hematoxylin_gain], [self.eosin_gain]], np.float32)
         out = np.empty((*hematoxylin.shape, 3), np.float32)
         for channel in range(3):
             density = hematoxylin * -vectors[0, channel] - eosin * vectors[1, channel]
@@ -90,10 +88,11 @@ class Scanner:
         """Optics and sensor: (h, w, 3) light and (h, w) unit noise -> uint8 RGB."""
         sigma = self.blur_um / mpp
         if sigma > 0.15:
-            light = cv2.GaussianBlur(light, _kernel(sigma), sigma)
+            light = np.asarray(cv2.GaussianBlur(light, _kernel(sigma), sigma), np.float32)
         if self.sharpen > 0.05:
             soft = cv2.GaussianBlur(light, (5, 5), 1.0)
-            light = cv2.addWeighted(light, 1.0 + self.sharpen, soft, -self.sharpen, 0.0)
+            sharp = cv2.addWeighted(light, 1.0 + self.sharpen, soft, -self.sharpen, 0.0)
+            light = np.asarray(sharp, np.float32)
         grain = sensor * np.float32(255 * self.noise) + np.float32(0.5)
         out = light * np.float32(255.0)
         out += grain[..., None]
@@ -109,4 +108,5 @@ def _kernel(sigma: float) -> tuple[int, int]:
 def jpeg_roundtrip(image: RgbImage, quality: int) -> RgbImage:
     """The picture after one JPEG compression (4:2:0), as every scanner file has seen it."""
     _, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]).astype(np.uint8)
+    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(decoded[..., ::-1])

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsi.synthetic.layout import ARTEFACTS, BACKGROUND, REGIONS
 from wsi.synthetic.nuclei import CLASSES, Nuclei
 from wsi.synthetic.scene import Scene
-from wsi.synthetic.tissue import ARTEFACTS, BACKGROUND, REGIONS
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "tumor": (200, 30, 40),
@@ -48,8 +48,8 @@ def _head(kind: str, name: str) -> str:
 class TruthWriter:
     """Streams features into a QuPath GeoJSON file.
 
-    The form follows QuPath's `QuPathTypeAdapters`: `objectType` inside `properties`, a classification with name
-    and colour, ids that parse as UUID, level-0 pixel coordinates. Ids follow from the scene's seed.
+    The form follows QuPath's `QuPathTypeAdapters`: `objectType` inside `properties`, a classification with
+    name and colour, ids that parse as UUID, level-0 pixel coordinates. Ids follow from the scene's seed.
     """
 
     def __init__(self, stream: IO[str], seed: int, mpp: float) -> None:
@@ -91,7 +91,7 @@ def region_polygons(mask: NDArray[np.bool_], scale: float) -> Iterator[list[NDAr
     # Doubling makes contours run half a pixel around the mask instead of through pixel centres.
     double = padded.repeat(2, axis=0).repeat(2, axis=1)
     contours, tree = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if tree is None:
+    if not contours:
         return
     rings = [((c.reshape(-1, 2) + 0.5) / 2 - 1) * scale for c in contours]
     for k, (_, _, child, parent) in enumerate(tree[0].tolist()):
