@@ -136,17 +136,42 @@ def _patchify(stack: Tensor, settings: ProcessorSettings, out: Tensor) -> None:
     """Cut uint8 (pictures, height, width, 3) into patches and write them normalised into `out`."""
     patch, merge = settings.patch_size, settings.merge_size
     count, height, width, _ = stack.shape
-    rows, columns = height // settings.factor, width // settings.factor
-    cut = stack.reshape(count, rows, merge, patch, columns, merge, patch, 3)
-    # (picture, token row, token column, row in token, column in token, channel, y, x)
-    cut = cut.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(count * rows, columns * merge**2, 3, 1, patch**2)
-    target = out.view(count * rows, columns * merge**2, 3, settings.temporal_patch_size, patch**2)
+    rows, columns = count * height // settings.factor, width // settings.factor
+    on_cpu = stack.device.type == "cpu"
+    cut = _cut_wide if on_cpu and patch == _WIDE.itemsize else _cut
+    patches = cut(stack.reshape(count * height, width, 3), patch, merge)
+    patches = patches.view(rows, columns * merge**2, 3, 1, patch**2)
+    target = out.view(rows, columns * merge**2, 3, settings.temporal_patch_size, patch**2)
     mean = torch.tensor(settings.image_mean, dtype=torch.float32, device=stack.device).view(3, 1, 1)
     std = torch.tensor(settings.image_std, dtype=torch.float32, device=stack.device).view(3, 1, 1)
-    step = count * rows
-    if stack.device.type == "cpu":
-        step = max(1, _BLOCK_BYTES // (4 * columns * merge**2 * 3 * patch**2))
-    for start in range(0, count * rows, step):
+    step = max(1, _BLOCK_BYTES // (4 * patches[0].numel())) if on_cpu else rows
+    for start in range(0, rows, step):
         # The Hugging Face order of operations, so that every rounding is the same; frames are copies of each other.
-        block = cut[start : start + step].float().div_(255).sub_(mean).div_(std)
-        target[start : start + step] = block
+        block = patches[start : start + step].float().div_(255).sub_(mean)
+        written = target[start : start + step]
+        if written.dtype == torch.float32:
+            torch.div(block.expand_as(written), std, out=written)
+        else:
+            written.copy_(block.div_(std))
+
+
+def _cut(tall: Tensor, patch: int, merge: int) -> Tensor:
+    """uint8 (height, width, 3) to (token row, token column, row in token, column in token, channel, y, x)."""
+    height, width, _ = tall.shape
+    side = patch * merge
+    cut = tall.reshape(height // side, merge, patch, width // side, merge, patch, 3)
+    return cut.permute(0, 3, 1, 4, 6, 2, 5).contiguous()
+
+
+def _cut_wide(tall: Tensor, patch: int, merge: int) -> Tensor:
+    """The same for patches of 16 px on a CPU: a row of a patch moves as one 16-byte number, twice as fast."""
+    import cv2
+
+    height, width, _ = tall.shape
+    side = patch * merge
+    planes = torch.from_numpy(np.stack(cv2.split(tall.numpy()))).view(_WIDE)
+    cut = planes.view(3, height // side, merge, patch, width // side, merge)
+    return cut.permute(1, 4, 2, 5, 0, 3).contiguous().view(torch.uint8)
+
+
+_WIDE = torch.complex128
