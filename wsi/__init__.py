@@ -19,18 +19,26 @@ from wsi.errors import (
 from wsi.tile import Tile
 
 if TYPE_CHECKING:
+    from wsi.grid import TileGrid
+    from wsi.loader import Loaded, SlideJob, TileLoader
     from wsi.readers.opened import OpenedSlide
     from wsi.readers.registry import open_slide
     from wsi.readers.stack import ChannelColor, Plane, Rendering
     from wsi.slide import Level, Slide
+    from wsi.tissue import TissueMask
 
 _HOMES = {
     "ChannelColor": "wsi.readers.stack",
     "Level": "wsi.slide",
+    "Loaded": "wsi.loader",
     "OpenedSlide": "wsi.readers.opened",
     "Plane": "wsi.readers.stack",
     "Rendering": "wsi.readers.stack",
     "Slide": "wsi.slide",
+    "SlideJob": "wsi.loader",
+    "TileGrid": "wsi.grid",
+    "TileLoader": "wsi.loader",
+    "TissueMask": "wsi.tissue",
     "open_slide": "wsi.readers.registry",
 }
 
@@ -38,6 +46,7 @@ __all__ = [
     "ChannelColor",
     "GridError",
     "Level",
+    "Loaded",
     "MaskError",
     "OpenedSlide",
     "Plane",
@@ -47,8 +56,12 @@ __all__ = [
     "Rendering",
     "Slide",
     "SlideError",
+    "SlideJob",
     "SlideNotFoundError",
     "Tile",
+    "TileGrid",
+    "TileLoader",
+    "TissueMask",
     "UnknownMppError",
     "UnsupportedSlideError",
     "open_slide",
