@@ -1,0 +1,1 @@
+"""The napari side: a skin over packages that know nothing of the viewer."""

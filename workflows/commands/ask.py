@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from workflows.commands._guard import INCOMPLETE, guarded, stop
+from workflows.commands._guard import INCOMPLETE, INTERRUPTED, guarded, stop
 from workflows.commands.options import RunOptions, takes_run_options
-
-if TYPE_CHECKING:
-    from qwenvl.engines.base import Engine
-    from qwenvl.request import Request
-    from workflows.slide_run import RunResult
-    from wsi.slide import Slide
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
 Labels = Annotated[str, typer.Option("-l", "--labels", metavar="A,B,...", help="Comma-separated labels.")]
@@ -27,49 +21,49 @@ Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask o
 @guarded
 def detect(slide: SlidePath, labels: Labels = "nucleus", prompt: Words = None, *, run: RunOptions) -> None:
     """Find objects and draw a box around each."""
-    ask_slide(slide, run, task="detect", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="detect", labels=_split(labels), prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def point(slide: SlidePath, labels: Labels = "nucleus", prompt: Words = None, *, run: RunOptions) -> None:
     """Find objects and mark the centre of each."""
-    ask_slide(slide, run, task="point", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="point", labels=_split(labels), prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def count(slide: SlidePath, labels: Labels = "nucleus", prompt: Words = None, *, run: RunOptions) -> None:
     """Count objects tile by tile, without locating them."""
-    ask_slide(slide, run, task="count", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="count", labels=_split(labels), prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def classify(slide: SlidePath, labels: Labels, prompt: Words = None, *, run: RunOptions) -> None:
     """Choose one of several classes for every tile."""
-    ask_slide(slide, run, task="classify", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="classify", labels=_split(labels), prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def score(slide: SlidePath, question: Question, *, run: RunOptions) -> None:
     """Probability of yes to a question, for every tile: a heatmap."""
-    ask_slide(slide, run, task="score", prompt=question)
+    _ask_slide(slide, run, task="score", prompt=question)
 
 
 @takes_run_options
 @guarded
 def describe(slide: SlidePath, prompt: Words = None, *, run: RunOptions) -> None:
     """Describe every tile in a sentence."""
-    ask_slide(slide, run, task="describe", prompt=prompt)
+    _ask_slide(slide, run, task="describe", prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def ask(slide: SlidePath, question: Question, *, run: RunOptions) -> None:
     """Ask a free question of every tile."""
-    ask_slide(slide, run, task="ask", prompt=question)
+    _ask_slide(slide, run, task="ask", prompt=question)
 
 
 @takes_run_options
@@ -86,7 +80,7 @@ def extract(
         output_schema = json.loads(schema.read_text())
     except ValueError as error:
         stop(f"{schema} is not JSON: {error}")
-    ask_slide(slide, run, task="extract", prompt=prompt, output_schema=output_schema)
+    _ask_slide(slide, run, task="extract", prompt=prompt, output_schema=output_schema)
 
 
 @guarded
@@ -94,18 +88,50 @@ def repeat(
     report: Annotated[Path, typer.Argument(help="report.json of an earlier run, or its folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new run.")],
     slide: Annotated[Path | None, typer.Option(help="Where the slide lies now, if it moved.")] = None,
-    device: Annotated[str, typer.Option()] = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Set aside another run found in the folder.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Set aside another run found in the folder.")] = False,
 ) -> None:
     """Run again exactly what a report describes."""
+    from workflows.commands._run import load_engine
     from workflows.report import Report
 
     earlier = Report.read(report)
-    options = RunOptions(
+    flags = RunOptions(
         out=out, overwrite=overwrite, device=device, model=earlier.model.model, dtype=earlier.model.dtype,
         **earlier.run_options(),
     )  # fmt: skip
-    run_request(slide or Path(earlier.slide.path), options, earlier.request, expect=earlier)
+    engine, _ = load_engine(flags)
+    if engine.info.fingerprint != earlier.model.fingerprint:
+        stop(f"{flags.model} is not the model of {report}: its weights or settings have changed since.")
+    _run_and_show(slide or Path(earlier.slide.path), earlier.request, engine, flags)
+
+
+def _split(labels: str) -> tuple[str, ...]:
+    return tuple(label.strip() for label in labels.split(",") if label.strip())
+
+
+def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
+    from workflows.commands._run import load_engine, recommended_request
+    from wsi.errors import SlideNotFoundError
+
+    if not slide.exists():
+        raise SlideNotFoundError(f"{slide} does not exist. Check the path.")
+    engine, recommended = load_engine(run)
+    request = recommended_request(run, recommended, **question)
+    _run_and_show(slide, request, engine, run)
+
+
+def _run_and_show(slide: Path, request: Any, engine: Any, run: RunOptions) -> None:
+    from workflows.commands._run import run_request
+    from workflows.commands._show import show_report
+
+    result = run_request(slide, request, engine, run, run.out or Path(f"{slide.stem}.run"))
+    show_report(result.report, result.folder)
+    if result.cancelled:
+        typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)
+        raise typer.Exit(INTERRUPTED)
+    if result.report.tiles.counts.failed:
+        raise typer.Exit(INCOMPLETE)
 
 
 def register(app: typer.Typer) -> None:
@@ -113,8 +139,3 @@ def register(app: typer.Typer) -> None:
     for command in (detect, point, count, classify, score, describe, ask, extract):
         app.command(rich_help_panel="Ask every tile")(command)
     app.command(rich_help_panel="Results")(repeat)
-
-
-def ask_slide(path: Path, run: RunOptions, *, task: str, **question: Any) -> RunResult:
-    """Build the request of a command from its flags and the checkpoint's recommendations, and run it."""
-    return run_request(path, run, None, task=task, **question)

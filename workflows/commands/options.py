@@ -25,7 +25,7 @@ class RunOptions:
         Path | None, typer.Option("-o", "--out", help="Run folder.", show_default="the slide's name + .run", rich_help_panel=_RUN)
     ] = None
     overwrite: Annotated[
-        bool, typer.Option(help="Set aside another run found in the run folder (renamed, not deleted).", rich_help_panel=_RUN)
+        bool, typer.Option("--overwrite", help="Set aside another run found in the run folder (renamed, not deleted).", rich_help_panel=_RUN)
     ] = False
     limit: Annotated[
         int | None, typer.Option(min=1, help="Ask only the first N tiles, to try a request.", rich_help_panel=_RUN)

@@ -13,7 +13,7 @@ from workflows.commands._guard import guarded, stop
 
 export = typer.Typer(help="Write a run's results for other programs.", no_args_is_help=True)
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace the file if it is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 
 
 class SchemaName(StrEnum):
@@ -26,7 +26,7 @@ class SchemaName(StrEnum):
 @guarded
 def report(
     run: RunFolder,
-    refresh: Annotated[bool, typer.Option(help="Merge and write report, heatmap and overview again.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Merge and write report, heatmap and overview again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON.")] = False,
 ) -> None:
     """Show the report of a run; with --refresh, make it again from the stored answers."""
@@ -72,6 +72,31 @@ def csv(
 
 
 @guarded
+def compare(
+    run: RunFolder,
+    truth: Annotated[Path, typer.Argument(metavar="GEOJSON", help="Known objects in level-0 px (QuPath GeoJSON, .gz too).")],
+    iou: Annotated[float, typer.Option(min=0.05, max=0.95, help="Least overlap of a match.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Precision, recall and F1 of a run's boxes against annotations."""
+    from workflows.compare import compare_boxes, read_truth_boxes
+    from workflows.merged import merged_boxes
+
+    boxes, labels = merged_boxes(run)
+    true, true_labels = read_truth_boxes(truth)
+    rows = compare_boxes(boxes, labels, true, true_labels, iou)
+    if as_json:
+        facts = {name: {"matched": a.matched, "predicted": a.predicted, "true": a.true} for name, a in rows.items()}
+        typer.echo(json.dumps({"iou": iou, "labels": facts}, indent=2))
+        return
+    for name, a in rows.items():
+        typer.echo(
+            f"{name}: {a.predicted} found, {a.true} true, precision {a.precision:.3f}, recall {a.recall:.3f}, "
+            f"F1 {a.f1:.3f} at IoU {iou}"
+        )
+
+
+@guarded
 def schema(
     name: Annotated[SchemaName, typer.Argument(help="Which schema.")] = SchemaName.REPORT,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File; printed where not given.")] = None,
@@ -93,5 +118,6 @@ def schema(
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command(rich_help_panel="Results")(report)
+    app.command(rich_help_panel="Results")(compare)
     app.add_typer(export, name="export", rich_help_panel="Results")
     app.command(rich_help_panel="Results")(schema)

@@ -1,0 +1,111 @@
+"""From flags to a finished run: engine, request, progress, what is printed at the end."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflows.commands._guard import USAGE, stop
+from workflows.commands.options import RunOptions
+
+if TYPE_CHECKING:
+    from qwenvl.engines.base import Engine
+    from qwenvl.request import Request
+    from workflows.slide_run import RunResult
+
+RECOMMENDED = ("mpp", "tile_size", "overlap", "max_objects")
+
+
+def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
+    """The engine of `--model`, and the settings its checkpoint recommends."""
+    from qwenvl.engines.local import LocalEngine
+
+    engine = LocalEngine.load(options.model, device=options.device, dtype=options.dtype)
+    return engine, engine.checkpoint.recommended
+
+
+def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **question: Any) -> Request:
+    """A request from flags, else the checkpoint's recommendation, else the defaults of `Request`."""
+    from qwenvl.request import Request
+
+    if options.native and options.mpp is not None:
+        stop(f"--native takes the slide's own pixels and --mpp {options.mpp} another scale: leave one out.", USAGE)
+    fields: dict[str, Any] = {}
+    for name in RECOMMENDED:
+        value = getattr(options, name)
+        value = recommended.get(name) if value is None else value
+        if value is not None and not (name == "mpp" and options.native):
+            fields[name] = value
+    generation: dict[str, Any] = {
+        name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+    }
+    longest = options.max_new_tokens or recommended.get("max_new_tokens")
+    if longest is not None:
+        generation["max_new_tokens"] = longest
+    return Request(
+        **question, **fields, system_prompt=options.system_prompt, min_tissue=options.min_tissue, generation=generation
+    )  # fmt: skip
+
+
+def run_request(slide: Path, request: Request, engine: Engine, options: RunOptions, out: Path) -> RunResult:
+    """Run a request with a progress bar. Ctrl-C stops it after the batch at hand."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from workflows.slide_run import run_slide
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[found]}"),
+    )  # fmt: skip
+    with _stop_on_interrupt() as cancel, Progress(*columns) as bar:
+        line = bar.add_task(slide.name, total=None, rate="", found="")
+
+        def show(state: Any) -> None:
+            failed = f", {state.failed} failed" if state.failed else ""
+            bar.update(
+                line, total=state.total, completed=state.done,
+                rate=f"{state.rate:.1f}/s", found=f"{state.objects} objects{failed}" if state.objects or failed else "",
+            )  # fmt: skip
+
+        return run_slide(
+            slide,
+            request,
+            engine,
+            out,
+            slide_mpp=options.slide_mpp,
+            slide_options={"plane": options.plane, "rendering": options.rendering, "series": options.series},
+            mask=options.mask,
+            overwrite=options.overwrite,
+            limit=options.limit,
+            progress=show,
+            cancel=cancel,
+            command=shlex.join(["qwenvl", *sys.argv[1:]]),
+        )
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C (or SIGTERM) sets; the second one interrupts at once."""
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        cancel.set()
+        signal.signal(number, earlier[signal.Signals(number)])
+
+    for number in earlier:
+        signal.signal(number, on_signal)
+    try:
+        yield cancel
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,105 @@
+"""`qwenvl demo`: the main job on a synthetic slide, held against the truth that was planted in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workflows.commands._guard import guarded
+from workflows.commands.options import RunOptions
+
+if TYPE_CHECKING:
+    from workflows.compare import Agreement
+    from workflows.slide_run import RunResult
+
+TUMOR_QUESTION = "Is there tumor in this image?"
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of slide, runs and exports.")] = Path("demo-run"),
+    seed: Annotated[int, typer.Option(min=0, help="Another slide.")] = 7,
+    model: Annotated[str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")] = "embedded",
+) -> None:
+    """Write a synthetic slide, find its nuclei, map its tumor, and compare with the truth."""
+    from workflows.commands._run import load_engine, recommended_request, run_request
+    from workflows.export.geojson import export_geojson
+    from wsi.synthetic import make_demo_slide
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"slide-{seed}.svs"
+    if not path.exists():
+        typer.echo(f"Writing a synthetic slide: {path}")
+        make_demo_slide(path, seed)
+    truth = path.with_suffix(".truth.geojson")
+    options = RunOptions(model=model)
+    engine, recommended = load_engine(options)
+
+    typer.echo("Finding nuclei")
+    request = recommended_request(options, recommended, task="detect", labels=("nucleus",))
+    boxes = run_request(path, request, engine, options, out / "nuclei")
+    exported = out / "nuclei.geojson"
+    export_geojson(boxes.folder, exported, overwrite=True)
+
+    typer.echo("Mapping tumor")
+    request = recommended_request(options, recommended, task="score", prompt=TUMOR_QUESTION)
+    heatmap = run_request(path, request, engine, options, out / "tumor")
+
+    _print(boxes, heatmap, _agreement(boxes, truth), _tumor_auroc(heatmap, path), exported)
+
+
+def _agreement(run: RunResult, truth: Path) -> Agreement:
+    from workflows.compare import compare_boxes, read_truth_boxes
+    from workflows.slide_run import merged_boxes
+
+    boxes, labels = merged_boxes(run.folder)
+    true, true_labels = read_truth_boxes(truth)
+    return compare_boxes(boxes, labels, true, true_labels)["all"]
+
+
+def _tumor_auroc(run: RunResult, slide: Path) -> float:
+    """AUROC of the tile scores against tiles whose centre half is mostly planted tumor."""
+    import numpy as np
+    from PIL import Image
+
+    from workflows.compare import auroc
+    from workflows.store import RunStore
+    from wsi.synthetic import REGIONS
+
+    regions = np.asarray(Image.open(slide.with_suffix(".regions.png")))
+    scores, planted = [], []
+    with RunStore.open(run.folder) as store:
+        down = store.manifest.slide.width / regions.shape[1]
+        for tile, answer in store.scored_tiles():
+            x, y = int(tile.x0 / down), int(tile.y0 / down)
+            w, h = max(1, int(tile.width0 / down)), max(1, int(tile.height0 / down))
+            scores.append(answer)
+            planted.append((regions[y : y + h, x : x + w] == REGIONS.index("tumor")).mean() >= 0.25)
+    return auroc(np.asarray(scores, float), np.asarray(planted, bool))
+
+
+def _print(boxes: RunResult, heatmap: RunResult, agreement: Agreement, area: float, exported: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"\nNuclei: {agreement.predicted} boxes for {agreement.true} planted nuclei, "
+        f"precision {agreement.precision:.2f}, recall {agreement.recall:.2f}, F1 {agreement.f1:.2f} at IoU 0.5"
+    )
+    console.print(f"Tumor heatmap: AUROC {area:.3f} against the planted region\n")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("overview with boxes", str(boxes.folder / "overview.png"))
+    table.add_row("report", str(boxes.folder / "report.json"))
+    table.add_row("GeoJSON for QuPath", str(exported))
+    table.add_row("tumor heatmap", str(heatmap.folder / "overview.png"))
+    table.add_row("its report", str(heatmap.folder / "report.json"))
+    console.print(table)
+    console.print("\nThe embedded model is for trying things out. It is not for diagnosis.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(rich_help_panel="Set-up")(demo)
