@@ -70,12 +70,18 @@ def print_catalogue(*, memory_gib: float | None, tile_size: int, batch: int, as_
         ]
         print(json.dumps(entries, indent=2))
         return
-    table = Table(title=f"Checkpoints at {tile_size} px tiles, {batch} in a batch, bfloat16 (memory is an estimate)")
+    table = Table(
+        title=f"Checkpoints at {tile_size} px tiles, {batch} in a batch, bfloat16 (memory is an estimate)"
+    )
     for column, justify in (("--model", "left"), ("tokens/tile", "right"), ("GiB", "right"), ("for", "left")):
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "--model")  # type: ignore[arg-type]
-    table.add_row("embedded (default)", "64 at 256 px", "< 1, CPU", "demo, tests, tutorials; not for diagnosis")
+    table.add_row(
+        "embedded (default)", "64 at 256 px", "< 1, CPU", "demo, tests, tutorials; not for diagnosis"
+    )
     for model, gib in rows:
         table.add_row(model.name, str(model.tokens_per_tile(tile_size)), f"{gib:.1f}", model.good_for)
     Console().print(table)
     if not rows:
-        Console().print(f"No larger checkpoint fits {memory_gib} GiB: try --batch 1 or a smaller --tile-size.")
+        Console().print(
+            f"No larger checkpoint fits {memory_gib} GiB: try --batch 1 or a smaller --tile-size."
+        )

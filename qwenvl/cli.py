@@ -35,7 +35,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -46,7 +47,9 @@ def models(
     memory: Annotated[
         float | None, typer.Option(min=0.5, help="Only models that fit into this many GiB of GPU memory.")
     ] = None,
-    tile_size: Annotated[int, typer.Option(min=32, max=8192, help="Side of a tile in px, for tokens and memory.")] = 1024,
+    tile_size: Annotated[
+        int, typer.Option(min=32, max=8192, help="Side of a tile in px, for tokens and memory.")
+    ] = 1024,
     batch: Annotated[int, typer.Option(min=1, help="Tiles in one batch, for memory.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

@@ -58,17 +58,24 @@ class Request(BaseModel):
         (), description="What to find (detect, point, count) or to choose from (classify)."
     )
     prompt: str | None = Field(
-        None, min_length=1, max_length=20000,
+        None,
+        min_length=1,
+        max_length=20000,
         description="The question of `ask`, the yes/no question of `score`, or the user's own words for a task.",
     )
     output_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the answer of `extract`.")
     system_prompt: str | None = Field(None, max_length=20000, description="None keeps the family's default.")
     mpp: float | None = Field(
-        None, gt=0, le=100, description="Scale of the tiles in um/px; None takes the pixels of level 0 as they are."
+        None,
+        gt=0,
+        le=100,
+        description="Scale of the tiles in um/px; None takes the pixels of level 0 as they are.",
     )
     tile_size: int = Field(448, ge=32, le=8192, description="Side of a tile in px at `mpp`.")
     overlap: int = Field(64, ge=0, description="Overlap of neighbouring tiles in px at `mpp`.")
-    min_tissue: float = Field(0.0, ge=0.0, le=1.0, description="Tiles with a smaller share of tissue are left out.")
+    min_tissue: float = Field(
+        0.0, ge=0.0, le=1.0, description="Tiles with a smaller share of tissue are left out."
+    )
     max_objects: int = Field(100, ge=1, le=2000, description="Most objects kept of one tile's answer.")
     generation: Generation = Field(default_factory=Generation)
 
@@ -99,5 +106,7 @@ class Request(BaseModel):
     @property
     def hash(self) -> str:
         """'sha256:' and 32 hexadecimal digits over the canonical JSON of every field."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from workflows.merged import iter_merged
+from workflows.store import RunStore
+
 Boxes = NDArray[np.float64]
 """Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
 
@@ -86,7 +89,11 @@ def match_boxes(predicted: Boxes, true: Boxes, iou: float = 0.5) -> NDArray[np.i
 
 
 def compare_boxes(
-    predicted: Boxes, predicted_labels: Sequence[str], true: Boxes, true_labels: Sequence[str], iou: float = 0.5
+    predicted: Boxes,
+    predicted_labels: Sequence[str],
+    true: Boxes,
+    true_labels: Sequence[str],
+    iou: float = 0.5,
 ) -> dict[str, Agreement]:
     """Agreement per true label, and under 'all' without regard to labels.
 
@@ -101,7 +108,18 @@ def compare_boxes(
     return result
 
 
-def read_truth_boxes(path: Path, within: tuple[float, float, float, float] | None = None) -> tuple[Boxes, list[str]]:
+def run_boxes(folder: Path) -> tuple[Boxes, list[str]]:
+    """Merged boxes of a run in level-0 px, and their labels. Points are left out."""
+    with RunStore.open(folder) as store:
+        parts = [(part.box[~part.point], part.label[~part.point]) for part in iter_merged(store)]
+        names = store.labels
+    boxes = np.concatenate([box for box, _ in parts]) if parts else np.empty((0, 4))
+    return boxes.astype(float), [names[i] for _, label in parts for i in label]
+
+
+def read_truth_boxes(
+    path: Path, within: tuple[float, float, float, float] | None = None
+) -> tuple[Boxes, list[str]]:
     """Bounding boxes and class names of the detections in a GeoJSON (annotations where there are no detections).
 
     Parameters
@@ -115,7 +133,10 @@ def read_truth_boxes(path: Path, within: tuple[float, float, float, float] | Non
     with opener(path, "rt") as stream:
         document = json.load(stream)
     features = document["features"] if isinstance(document, dict) else document
-    kinds = {kind: [f for f in features if f["properties"].get("objectType") == kind] for kind in ("detection", "annotation")}
+    kinds = {
+        kind: [f for f in features if f["properties"].get("objectType") == kind]
+        for kind in ("detection", "annotation")
+    }
     boxes, labels = [], []
     for feature in kinds["detection"] or kinds["annotation"]:
         points = np.asarray(_outline(feature["geometry"]), float)
@@ -124,7 +145,9 @@ def read_truth_boxes(path: Path, within: tuple[float, float, float, float] | Non
         if within is None or (within[0] <= x < within[2] and within[1] <= y < within[3]):
             boxes.append(box)
             classification = feature["properties"].get("classification") or {}
-            labels.append(classification.get("name", "") if isinstance(classification, dict) else str(classification))
+            labels.append(
+                classification.get("name", "") if isinstance(classification, dict) else str(classification)
+            )
     return np.asarray(boxes, float).reshape(-1, 4), labels
 
 

@@ -50,7 +50,9 @@ def test_prompts_name_what_the_task_needs():
     assert '"tumor cell", "lymphocyte"' in detect
     assert "bbox_2d" in detect
     assert "point_2d" in build_prompt(Request(task="point", labels=("a",)))
-    assert build_prompt(Request(task="score", prompt="Is there tumor?")) == "Is there tumor? Answer yes or no."
+    assert (
+        build_prompt(Request(task="score", prompt="Is there tumor?")) == "Is there tumor? Answer yes or no."
+    )
     assert '"b"' in build_prompt(Request(task="classify", labels=("a", "b"), prompt="Which?"))
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
     assert '"integer"' in build_prompt(Request(task="extract", output_schema=schema))

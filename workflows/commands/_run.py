@@ -35,7 +35,10 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
     from qwenvl.request import Request
 
     if options.native and options.mpp is not None:
-        stop(f"--native takes the slide's own pixels and --mpp {options.mpp} another scale: leave one out.", USAGE)
+        stop(
+            f"--native takes the slide's own pixels and --mpp {options.mpp} another scale: leave one out.",
+            USAGE,
+        )
     fields: dict[str, Any] = {}
     for name in RECOMMENDED:
         value = getattr(options, name)
@@ -43,7 +46,8 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
         if value is not None and not (name == "mpp" and options.native):
             fields[name] = value
     generation: dict[str, Any] = {
-        name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+        name: getattr(options, name)
+        for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
     }
     longest = options.max_new_tokens or recommended.get("max_new_tokens")
     if longest is not None:

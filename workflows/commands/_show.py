@@ -19,9 +19,14 @@ def show_report(report: Report, folder: Path) -> None:
     counts = report.tiles.counts.model_dump()
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("slide", escape(report.slide.path))
-    table.add_row("task", escape(f"{report.request.task} {', '.join(report.request.labels) or report.request.prompt or ''}"))
+    table.add_row(
+        "task",
+        escape(f"{report.request.task} {', '.join(report.request.labels) or report.request.prompt or ''}"),
+    )
     table.add_row("model", escape(report.model.model))
-    table.add_row("tiles", ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "none")
+    table.add_row(
+        "tiles", ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "none"
+    )
     table.add_row("tissue answered", f"{report.tiles.tissue_answered:.1%}")
     for name, text in _result_rows(report.results.model_dump(mode="json")):
         table.add_row(escape(name), escape(text))

@@ -13,7 +13,9 @@ from workflows.commands.options import RunOptions, takes_run_options
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
 Labels = Annotated[str, typer.Option("-l", "--labels", metavar="A,B,...", help="Comma-separated labels.")]
-Words = Annotated[str | None, typer.Option("-p", "--prompt", help="Your own words instead of the standard ones.")]
+Words = Annotated[
+    str | None, typer.Option("-p", "--prompt", help="Your own words instead of the standard ones.")
+]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask of every tile.")]
 
 
@@ -89,7 +91,9 @@ def repeat(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new run.")],
     slide: Annotated[Path | None, typer.Option(help="Where the slide lies now, if it moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Set aside another run found in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Set aside another run found in the folder.")
+    ] = False,
 ) -> None:
     """Run again exactly what a report describes."""
     from workflows.commands._run import load_engine

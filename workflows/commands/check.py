@@ -14,7 +14,18 @@ import typer
 
 from workflows.commands._guard import ERROR, guarded
 
-_NEEDED = ("numpy", "torch", "transformers", "openslide", "tifffile", "imagecodecs", "zarr", "cv2", "shapely", "pydantic")
+_NEEDED = (
+    "numpy",
+    "torch",
+    "transformers",
+    "openslide",
+    "tifffile",
+    "imagecodecs",
+    "zarr",
+    "cv2",
+    "shapely",
+    "pydantic",
+)
 _OPTIONAL = {
     "napari": "viewer: pip install 'napari-qwenvl[viewer]'",
     "peft": "fine-tuning: pip install 'napari-qwenvl[finetune]'",
@@ -59,7 +70,11 @@ def _device_row() -> tuple[str, str, str]:
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return "device", f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free", "ok"
+        return (
+            "device",
+            f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free",
+            "ok",
+        )
     if torch.backends.mps.is_available():
         return "device", "Apple GPU (mps)", "ok"
     return "device", f"CPU, {torch.get_num_threads()} threads; large models need a GPU", "note"

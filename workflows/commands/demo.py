@@ -19,9 +19,13 @@ TUMOR_QUESTION = "Is there tumor in this image?"
 
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of slide, runs and exports.")] = Path("demo-run"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of slide, runs and exports.")] = Path(
+        "demo-run"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="Another slide.")] = 7,
-    model: Annotated[str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")] = "embedded",
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")
+    ] = "embedded",
 ) -> None:
     """Write a synthetic slide, find its nuclei, map its tumor, and compare with the truth."""
     from workflows.commands._run import load_engine, recommended_request, run_request
@@ -51,16 +55,15 @@ def demo(
 
 
 def _agreement(run: RunResult, truth: Path) -> Agreement:
-    from workflows.compare import compare_boxes, read_truth_boxes
-    from workflows.slide_run import merged_boxes
+    from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
 
-    boxes, labels = merged_boxes(run.folder)
+    boxes, labels = run_boxes(run.folder)
     true, true_labels = read_truth_boxes(truth)
     return compare_boxes(boxes, labels, true, true_labels)["all"]
 
 
 def _tumor_auroc(run: RunResult, slide: Path) -> float:
-    """AUROC of the tile scores against tiles whose centre half is mostly planted tumor."""
+    """AUROC of the tile scores; a tile is positive where planted tumor covers at least a quarter of it."""
     import numpy as np
     from PIL import Image
 
@@ -72,10 +75,13 @@ def _tumor_auroc(run: RunResult, slide: Path) -> float:
     scores, planted = [], []
     with RunStore.open(run.folder) as store:
         down = store.manifest.slide.width / regions.shape[1]
-        for tile, answer in store.scored_tiles():
-            x, y = int(tile.x0 / down), int(tile.y0 / down)
-            w, h = max(1, int(tile.width0 / down)), max(1, int(tile.height0 / down))
-            scores.append(answer)
+        tiles = store.tiles()
+        for stored in store.iter_answers():
+            if (score := stored.answer.scores.get("yes")) is None:
+                continue
+            tile = tiles[np.searchsorted(tiles["tile"], stored.tile)]
+            x, y, w, h = (round(float(tile[name]) / down) for name in ("x0", "y0", "width0", "height0"))
+            scores.append(score)
             planted.append((regions[y : y + h, x : x + w] == REGIONS.index("tumor")).mean() >= 0.25)
     return auroc(np.asarray(scores, float), np.asarray(planted, bool))
 

@@ -14,18 +14,24 @@ from workflows.commands._guard import guarded
 @guarded
 def info(
     slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")],
-    slide_mpp: Annotated[float | None, typer.Option(min=0.001, help="um/px of level 0, where the file does not say.")] = None,
+    slide_mpp: Annotated[
+        float | None, typer.Option(min=0.001, help="um/px of level 0, where the file does not say.")
+    ] = None,
     plane: Annotated[str | None, typer.Option(help="Plane of a stack: 't=0,z=3'.")] = None,
     rendering: Annotated[str | None, typer.Option(help="Channels to colours: '0:red:0-4095'.")] = None,
     series: Annotated[int | None, typer.Option(min=0, help="Image series of the file.")] = None,
     thumbnail: Annotated[Path | None, typer.Option(help="Also write a PNG of the whole slide here.")] = None,
-    properties: Annotated[bool, typer.Option("--properties", help="Show the file's own metadata too.")] = False,
+    properties: Annotated[
+        bool, typer.Option("--properties", help="Show the file's own metadata too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a file holds: size, levels, scale, reader, associated images."""
     from workflows.commands._open import open_with_flags
 
-    with open_with_flags(slide, slide_mpp=slide_mpp, plane=plane, rendering=rendering, series=series) as opened:
+    with open_with_flags(
+        slide, slide_mpp=slide_mpp, plane=plane, rendering=rendering, series=series
+    ) as opened:
         facts: dict[str, Any] = {
             "path": str(slide),
             "reader": opened.reader,

@@ -22,45 +22,91 @@ class RunOptions:
     """Flags of one run. None means: what the checkpoint recommends, else the default of `Request`."""
 
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Run folder.", show_default="the slide's name + .run", rich_help_panel=_RUN)
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Run folder.", show_default="the slide's name + .run", rich_help_panel=_RUN
+        ),
     ] = None
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Set aside another run found in the run folder (renamed, not deleted).", rich_help_panel=_RUN)
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Set aside another run found in the run folder (renamed, not deleted).",
+            rich_help_panel=_RUN,
+        ),
     ] = False
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Ask only the first N tiles, to try a request.", rich_help_panel=_RUN)
+        int | None,
+        typer.Option(min=1, help="Ask only the first N tiles, to try a request.", rich_help_panel=_RUN),
     ] = None
     model: Annotated[
-        str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.", rich_help_panel=_MODEL)
+        str,
+        typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.", rich_help_panel=_MODEL),
     ] = "embedded"
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MODEL)] = "auto"
-    system_prompt: Annotated[str | None, typer.Option(help="Replaces the family's system prompt.", rich_help_panel=_MODEL)] = None
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer of a tile.", rich_help_panel=_MODEL)] = None
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.", rich_help_panel=_MODEL)] = 0.0
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)] = (
+        "auto"
+    )
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MODEL)] = (
+        "auto"
+    )
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Replaces the family's system prompt.", rich_help_panel=_MODEL)
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer of a tile.", rich_help_panel=_MODEL)
+    ] = None
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.", rich_help_panel=_MODEL)] = (
+        0.0
+    )
     top_p: Annotated[float, typer.Option(min=0.01, max=1, rich_help_panel=_MODEL)] = 1.0
     top_k: Annotated[int, typer.Option(min=0, help="0 keeps all tokens.", rich_help_panel=_MODEL)] = 0
     repetition_penalty: Annotated[float, typer.Option(min=1, max=2, rich_help_panel=_MODEL)] = 1.0
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.", rich_help_panel=_MODEL)] = 0
-    mpp: Annotated[float | None, typer.Option(min=0.01, help="Scale of the tiles in um/px.", rich_help_panel=_SCALE)] = None
+    mpp: Annotated[
+        float | None, typer.Option(min=0.01, help="Scale of the tiles in um/px.", rich_help_panel=_SCALE)
+    ] = None
     native: Annotated[
-        bool, typer.Option("--native", help="Take the pixels of level 0 as they are; needs no mpp.", rich_help_panel=_SCALE)
+        bool,
+        typer.Option(
+            "--native", help="Take the pixels of level 0 as they are; needs no mpp.", rich_help_panel=_SCALE
+        ),
     ] = False
-    tile_size: Annotated[int | None, typer.Option(min=32, help="Side of a tile in px at that scale.", rich_help_panel=_SCALE)] = None
-    overlap: Annotated[int | None, typer.Option(min=0, help="Overlap of tiles in px.", rich_help_panel=_SCALE)] = None
-    min_tissue: Annotated[float, typer.Option(min=0, max=1, help="Leave out tiles with less tissue.", rich_help_panel=_SCALE)] = 0.0
-    max_objects: Annotated[int | None, typer.Option(min=1, help="Most objects kept of one tile.", rich_help_panel=_SCALE)] = None
+    tile_size: Annotated[
+        int | None, typer.Option(min=32, help="Side of a tile in px at that scale.", rich_help_panel=_SCALE)
+    ] = None
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Overlap of tiles in px.", rich_help_panel=_SCALE)
+    ] = None
+    min_tissue: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out tiles with less tissue.", rich_help_panel=_SCALE)
+    ] = 0.0
+    max_objects: Annotated[
+        int | None, typer.Option(min=1, help="Most objects kept of one tile.", rich_help_panel=_SCALE)
+    ] = None
     mask: Annotated[
-        str, typer.Option(help="'auto' finds tissue, 'all' takes everything, or a GeoJSON of annotations.", rich_help_panel=_SCALE)
+        str,
+        typer.Option(
+            help="'auto' finds tissue, 'all' takes everything, or a GeoJSON of annotations.",
+            rich_help_panel=_SCALE,
+        ),
     ] = "auto"
     slide_mpp: Annotated[
-        float | None, typer.Option(min=0.001, help="um/px of the slide's level 0, where the file does not say.", rich_help_panel=_INPUT)
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="um/px of the slide's level 0, where the file does not say.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None
-    plane: Annotated[str | None, typer.Option(help="Plane of a stack: 't=0,z=3'.", rich_help_panel=_INPUT)] = None
+    plane: Annotated[
+        str | None, typer.Option(help="Plane of a stack: 't=0,z=3'.", rich_help_panel=_INPUT)
+    ] = None
     rendering: Annotated[
         str | None, typer.Option(help="Channels to colours: '0:red:0-4095,1:green'.", rich_help_panel=_INPUT)
     ] = None
-    series: Annotated[int | None, typer.Option(min=0, help="Image series of the file.", rich_help_panel=_INPUT)] = None
+    series: Annotated[
+        int | None, typer.Option(min=0, help="Image series of the file.", rich_help_panel=_INPUT)
+    ] = None
 
 
 def takes_run_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,9 @@ class SchemaName(StrEnum):
 @guarded
 def report(
     run: RunFolder,
-    refresh: Annotated[bool, typer.Option("--refresh", help="Merge and write report, heatmap and overview again.")] = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Merge and write report, heatmap and overview again.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON.")] = False,
 ) -> None:
     """Show the report of a run; with --refresh, make it again from the stored answers."""
@@ -61,7 +63,9 @@ def geojson(
 def csv(
     run: RunFolder,
     out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .csv.")],
-    tiles: Annotated[bool, typer.Option("--tiles", help="One row per tile instead of one per object.")] = False,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="One row per tile instead of one per object.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """A table of objects, or of tiles with their answers."""
@@ -74,19 +78,22 @@ def csv(
 @guarded
 def compare(
     run: RunFolder,
-    truth: Annotated[Path, typer.Argument(metavar="GEOJSON", help="Known objects in level-0 px (QuPath GeoJSON, .gz too).")],
+    truth: Annotated[
+        Path, typer.Argument(metavar="GEOJSON", help="Known objects in level-0 px (QuPath GeoJSON, .gz too).")
+    ],
     iou: Annotated[float, typer.Option(min=0.05, max=0.95, help="Least overlap of a match.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Precision, recall and F1 of a run's boxes against annotations."""
-    from workflows.compare import compare_boxes, read_truth_boxes
-    from workflows.merged import merged_boxes
+    from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
 
-    boxes, labels = merged_boxes(run)
+    boxes, labels = run_boxes(run)
     true, true_labels = read_truth_boxes(truth)
     rows = compare_boxes(boxes, labels, true, true_labels, iou)
     if as_json:
-        facts = {name: {"matched": a.matched, "predicted": a.predicted, "true": a.true} for name, a in rows.items()}
+        facts = {
+            name: {"matched": a.matched, "predicted": a.predicted, "true": a.true} for name, a in rows.items()
+        }
         typer.echo(json.dumps({"iou": iou, "labels": facts}, indent=2))
         return
     for name, a in rows.items():
