@@ -40,6 +40,27 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Maps:
+    """The maps of a layout under one window.
+
+    Attributes
+    ----------
+    regions : list of int
+        Regions that matter here.
+    distance : float32 (len(regions), h, w)
+        Signed distance to the border of each, in um.
+    artefacts : dict of str to float32 (h, w)
+        Strength of the artefacts that are present.
+    tone : float32 (h, w)
+    """
+
+    regions: list[int]
+    distance: FloatImage
+    artefacts: dict[str, FloatImage]
+    tone: FloatImage
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the regions are: coarse maps that are read by interpolation.
 
@@ -57,6 +78,8 @@ class Layout:
         What the ink lets through.
     glands : float64 (n, 4)
         x, y, outer radius, lumen radius in um of normal glands.
+    tone : float32 (gy, gx)
+        Slow variation of stain and cell density, about unit variance.
     texture_um : tuple of 2 float
         Where this world starts in the shared textures.
     """
@@ -65,6 +88,7 @@ class Layout:
     origin_um: tuple[float, float]
     distance: FloatImage
     artefacts: FloatImage
+    tone: FloatImage
     pen_rgb: tuple[float, float, float] = (0.25, 0.35, 0.8)
     glands: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     texture_um: tuple[float, float] = (0.0, 0.0)
@@ -79,18 +103,8 @@ class Layout:
         low = at.astype(np.int64)
         return slice(low[0], low[-1] + 2), low - low[0], (at - low).astype(np.float32)
 
-    def maps(self, window: Window) -> tuple[list[int], FloatImage, list[int], FloatImage]:
-        """Interpolated maps under a window.
-
-        Returns
-        -------
-        regions : list of int
-            Regions that matter here.
-        distance : float32 (len(regions), h, w)
-        artefacts : list of int
-            Artefacts that are present here.
-        strength : float32 (len(artefacts), h, w)
-        """
+    def maps(self, window: Window) -> Maps:
+        """Interpolated maps under a window."""
         cols, ix, tx = self._axis(window.px, window.width, window.mpp, 0)
         rows, iy, ty = self._axis(window.py, window.height, window.mpp, 1)
 
@@ -106,19 +120,27 @@ class Layout:
         regions = np.flatnonzero(patch.max(axis=(1, 2)) > _FAR).tolist()
         marks = self.artefacts[:, rows, cols]
         present = np.flatnonzero(marks.max(axis=(1, 2)) > 0.004).tolist()
-        return regions, spread(patch[regions]), present, spread(marks[present])
+        return Maps(
+            regions=regions,
+            distance=spread(patch[regions]),
+            artefacts={ARTEFACTS[k]: spread(marks[k : k + 1])[0] for k in present},
+            tone=spread(self.tone[None, rows, cols])[0],
+        )
 
-    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> FloatImage:
-        """Signed distances at points in um: (6, n)."""
-        gy, gx = self.distance.shape[1:]
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[FloatImage, FloatImage]:
+        """Signed distances (6, n) and tone (n,) at points in um."""
+        gy, gx = self.tone.shape
         fx = np.clip((x - self.origin_um[0]) / self.grid_um, 0, gx - 1.000001)
         fy = np.clip((y - self.origin_um[1]) / self.grid_um, 0, gy - 1.000001)
         ix, iy = fx.astype(int), fy.astype(int)
         tx, ty = fx - ix, fy - iy
-        d = self.distance
-        top = d[:, iy, ix] * (1 - tx) + d[:, iy, ix + 1] * tx
-        low = d[:, iy + 1, ix] * (1 - tx) + d[:, iy + 1, ix + 1] * tx
-        return (top * (1 - ty) + low * ty).astype(np.float32)
+
+        def read(maps: FloatImage) -> FloatImage:
+            top = maps[..., iy, ix] * (1 - tx) + maps[..., iy, ix + 1] * tx
+            low = maps[..., iy + 1, ix] * (1 - tx) + maps[..., iy + 1, ix + 1] * tx
+            return np.asarray(top * (1 - ty) + low * ty, np.float32)
+
+        return read(self.distance), read(self.tone)
 
     def texture_shift(self, window: Window) -> tuple[int, int]:
         """Global pixel index of the window in the shared textures."""

@@ -141,6 +141,7 @@ def _choose(home: Habitat, accept: NDArray[np.float64], draw: NDArray[np.float64
     gland = ~np.isnan(home.gland) & (home.gland > -9)
     density = np.where(gland, np.where((home.gland > 0.35) & (home.gland < 0.8), 0.95, 0.0), density)
     kind = np.where(gland, _E, kind)
+    density = density * np.exp(0.22 * home.tone)
     return np.where((accept < density) & (home.depth > 3.0), kind, -1)
 
 
@@ -268,7 +269,7 @@ def stain_nuclei(
     halo = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), max(0.3, 0.9 / mpp))
     reach = 2 * round(2.5 / mpp) + 1
     body_around = cv2.blur(cover, (reach, reach))  # cytoplasm is densest around the nucleus
-    eosin = eosin * (np.float32(0.86) + np.float32(0.34) * body_around)
+    eosin = eosin * (1 + np.float32(0.3) * body_around)
     out_h = hematoxylin + cover * (body - hematoxylin * np.float32(0.6)) + halo * np.float32(0.07)
     out_e = eosin * (1 - np.float32(0.35) * cover)
     return np.maximum(out_h, 0), out_e

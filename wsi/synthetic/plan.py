@@ -64,7 +64,9 @@ def plan_section(
 
     turn = rng.uniform(0, 2 * np.pi)
     u, v = (x / width_um - 0.5) * 2, (y / height_um - 0.5) * 2
-    tissue = np.hypot(u, v) + 0.16 * np.clip(_noise(rng, ny, nx, side / 5 / grid), -0.9, 2) < 0.8
+    rough = 0.16 * np.clip(_noise(rng, ny, nx, side / 5 / grid), -0.9, 2)
+    rough += 0.03 * _noise(rng, ny, nx, side / 18 / grid) + (9 / side) * _noise(rng, ny, nx, 60 / grid)
+    tissue = np.hypot(u, v) + rough < 0.78
     label[tissue] = STROMA
     toward = u * np.cos(turn) + v * np.sin(turn)
     lobes = _noise(rng, ny, nx, side / 9 / grid)
@@ -73,6 +75,9 @@ def plan_section(
     cu, cv = 0.24 * np.cos(turn), 0.24 * np.sin(turn)
     tumor = tissue & (np.hypot(u - cu, v - cv) + 0.13 * _noise(rng, ny, nx, side / 12 / grid) < 0.5)
     label[tumor] = TUMOR
+    if side > 800:  # fibrous bands between lobes of the tumour
+        width = 0.055 * np.clip(_noise(rng, ny, nx, 900 / grid) + 1.2, 0, 3)
+        label[tumor & (np.abs(_noise(rng, ny, nx, 330 / grid)) < width)] = STROMA
     depth = _signed(tumor, grid, 1e9)
     core = depth > max(40.0, 0.42 * float(depth.max()))
     label[core & (_noise(rng, ny, nx, side / 14 / grid) > -0.35)] = NECROSIS
@@ -93,6 +98,7 @@ def plan_section(
         origin_um=(-0.5 * grid, -0.5 * grid),
         distance=distance,
         artefacts=strength,
+        tone=np.clip(_tone(rng, ny, nx, side, grid), -2, 2),
         pen_rgb=PENS[int(rng.integers(3))],
         glands=_glands(rng, distance[STROMA], grid, width_um, height_um),
         texture_um=(float(rng.integers(2048)) / 4, float(rng.integers(2048)) / 4),
@@ -107,6 +113,11 @@ def _noise(rng: np.random.Generator, ny: int, nx: int, scale: float) -> FloatIma
     big = cv2.resize(soft, ((nx // step + 8) * step, (ny // step + 8) * step), interpolation=cv2.INTER_CUBIC)
     cut = big[4 * step : 4 * step + ny, 4 * step : 4 * step + nx]
     return np.asarray((cut - cut.mean()) / (cut.std() + 1e-9), np.float32)
+
+
+def _tone(rng: np.random.Generator, ny: int, nx: int, side: float, grid: float) -> FloatImage:
+    fine, coarse = _noise(rng, ny, nx, 260 / grid), _noise(rng, ny, nx, max(500, side / 8) / grid)
+    return np.asarray(0.7 * fine + 0.7 * coarse, np.float32)
 
 
 def _signed(mask: NDArray[np.bool_], grid: float, cut: float) -> FloatImage:
@@ -142,7 +153,9 @@ def _aggregates(
     for row, column in rim[rng.integers(len(rim), size=count)]:
         radius = rng.uniform(45, 120) * min(1.5, max(0.6, side / 2500))
         dx, dy = x - x[0, column], y - y[row, 0]
-        bend = 1 + 0.16 * np.sin(np.arctan2(dy, dx) * 3 + rng.uniform(0, 6.28))
+        turn = np.arctan2(dy, dx)
+        a, b, c = rng.uniform(0, 2 * np.pi, 3)
+        bend = 1 + 0.14 * np.sin(2 * turn + a) + 0.08 * np.sin(3 * turn + b) + 0.05 * np.sin(5 * turn + c)
         disc = (np.hypot(dx, dy) * bend < radius) & (label != BACKGROUND) & (label != NECROSIS)
         label[disc] = LYMPHOID
 
@@ -160,7 +173,7 @@ def _glands(
     outer = 19 + 22 * draw[2]
     inner = np.maximum(outer - 12 - 5 * draw[3], 2.5)
     row, column = ((y / grid) + 0.5).astype(int), ((x / grid) + 0.5).astype(int)
-    lobule = _noise(rng, stroma.shape[0], stroma.shape[1], 500 / grid)[row, column] > -0.1
+    lobule = _noise(rng, stroma.shape[0], stroma.shape[1], 600 / grid)[row, column] > 0.45
     fits = lobule & (stroma[row, column] > outer + 8)
     return np.column_stack([x, y, outer, inner])[fits]
 
@@ -191,7 +204,7 @@ def _artefact(
         stroke = np.clip((half_um - np.abs(radius - 0.5) * side / 2) / grid + 0.5, 0, 1)
         arc = np.clip((np.arctan2(across, along - 0.5) + 0.9) * 6, 0, 1)
         arc = arc * np.clip((0.9 - np.arctan2(across, along - 0.5)) * 6, 0, 1)
-        streak = 0.9 + 0.06 * _noise(rng, ny, nx, max(1.5, side / 120 / grid))
+        streak = 0.92 + 0.02 * _noise(rng, ny, nx, max(1.5, side / 120 / grid))
         out = np.clip(stroke * arc * streak, 0, 0.98)
     else:
         cx, cy = rng.uniform(-0.5, 0.5, 2)
@@ -237,6 +250,7 @@ def plan_field(
         origin_um=(float(axis[0]), float(axis[0])),
         distance=distance,
         artefacts=strength,
+        tone=np.full((len(axis), len(axis)), np.clip(rng.standard_normal(), -2, 2), np.float32),
         pen_rgb=pen,
         glands=glands,
         texture_um=(float(rng.integers(4096)) / 4, float(rng.integers(4096)) / 4),

@@ -60,8 +60,8 @@ def write_tiff(
 ) -> None:
     """Write a pyramid whose levels follow each other as pages, the largest first.
 
-    Tiles are whole JPEG streams (YCbCr, 4:2:0). With `aperio` the pages carry an Aperio description, otherwise
-    lower levels are marked as reduced images.
+    Tiles are whole JPEG streams (YCbCr, 4:2:0). With `aperio` the pages carry an Aperio description,
+    otherwise lower levels are marked as reduced images.
     """
     width, height = strips.size
     shapes = [(width // d, height // d) for d in downsamples]

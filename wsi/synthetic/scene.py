@@ -185,6 +185,4 @@ class Scene:
         step = downsample * mpp
         nx, ny = int(self.width_um / step + 1e-6), int(self.height_um / step + 1e-6)
         out = np.zeros((ny, nx), np.float32)
-        _, _, present, strength = self.world.layout.maps(Window(0, 0, nx, ny, step))
-        k = ARTEFACTS.index(name)
-        return strength[present.index(k)] if k in present else out
+        return self.world.layout.maps(Window(0, 0, nx, ny, step)).artefacts.get(name, out)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.synthetic.layout import (
-    ARTEFACTS,
     BACKGROUND,
     FAT,
     LYMPHOID,
@@ -16,6 +15,7 @@ from wsi.synthetic.layout import (
     STROMA,
     TUMOR,
     Layout,
+    Maps,
     Window,
 )
 from wsi.synthetic.noise import BASE_MPP, FloatImage, Textures, textures
@@ -39,6 +39,7 @@ class Habitat:
     wall_angle: FloatImage
     bend: FloatImage
     blood: NDArray[np.bool_]
+    tone: FloatImage
 
 
 def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> Habitat:
@@ -46,7 +47,7 @@ def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> H
     tex = textures(BASE_MPP)
     tx, ty = x + layout.texture_um[0], y + layout.texture_um[1]
     cloud, wave = tex.at("cloud", tx, ty), tex.at("wave", tx, ty)
-    distance = layout.at(x, y)
+    distance, tone = layout.at(x, y)
     distance[:5] += _RAGGED[:5, None] * cloud
     gland = np.full(x.shape, np.nan, np.float32)
     angle = np.zeros(x.shape, np.float32)
@@ -76,6 +77,7 @@ def habitat(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64]) -> H
         wall_angle=wall_angle,
         bend=tex.at("bend", tx, ty),
         blood=collagen & (_vessel(wave, cloud) > _BLOOD) & np.isnan(gland),
+        tone=tone,
     )
 
 
@@ -191,33 +193,32 @@ def _fat(t: _Paint) -> tuple[FloatImage, FloatImage]:
 _RECIPES = {TUMOR: _tumor, STROMA: _stroma, LYMPHOID: _lymphoid, NECROSIS: _necrosis, FAT: _fat}
 
 
-def _weights(
-    layout: Layout, window: Window, t: _Paint
-) -> tuple[list[int], FloatImage, dict[str, FloatImage]]:
-    regions, distance, marks, strength = layout.maps(window)
-    artefacts = {ARTEFACTS[m]: strength[k] for k, m in enumerate(marks)}
+def _weights(maps: Maps, t: _Paint) -> tuple[list[int], FloatImage]:
+    """Regions present and the share of each at every pixel."""
+    regions, shape = maps.regions, maps.tone.shape
     tissue = [r for r in regions if r != BACKGROUND]
     if not tissue:
-        return [BACKGROUND], np.ones((1, window.height, window.width), np.float32), artefacts
-    rows = [regions.index(r) for r in tissue]
+        return [BACKGROUND], np.ones((1, *shape), np.float32)
     if len(tissue) == 1:
-        weights = np.ones((1, window.height, window.width), np.float32)
+        weights = np.ones((1, *shape), np.float32)
     else:
-        weights = distance[rows] + _RAGGED[tissue][:, None, None] * t["cloud"]
+        rows = [regions.index(r) for r in tissue]
+        weights = maps.distance[rows] + _RAGGED[tissue][:, None, None] * t["cloud"]
         weights -= weights.max(axis=0)
         np.exp(weights * np.float32(1 / _SOFT), out=weights)
         weights /= weights.sum(axis=0)
-    if BACKGROUND in regions:
-        glass = distance[regions.index(BACKGROUND)] + _edge_noise(t["cloud"], t["bundle"])
-        glass = _step(glass, -0.8, 0.8)
-        weights = np.concatenate([weights * (1 - glass), glass[None]])
-    return tissue + ([BACKGROUND] if BACKGROUND in regions else []), weights, artefacts
+    if BACKGROUND not in regions:
+        return tissue, weights
+    glass = maps.distance[regions.index(BACKGROUND)] + _edge_noise(t["cloud"], t["bundle"])
+    glass = _step(glass, -0.8, 0.8)
+    return [*tissue, BACKGROUND], np.concatenate([weights * (1 - glass), glass[None]])
 
 
 def ground(layout: Layout, window: Window) -> Ground:
     """Paint everything but the nuclei."""
     t = _Paint(layout, window, textures(window.mpp))
-    regions, weights, artefacts = _weights(layout, window, t)
+    maps = layout.maps(window)
+    regions, weights = _weights(maps, t)
     shape = (window.height, window.width)
     hematoxylin, eosin = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for k, region in enumerate(regions):
@@ -231,7 +232,10 @@ def ground(layout: Layout, window: Window) -> Ground:
             eosin += e * weights[k]
     for gland in layout.glands_near(*window.um):
         hematoxylin, eosin = _gland(gland, window, t, hematoxylin, eosin)
-    return Ground(np.maximum(hematoxylin, 0), np.maximum(eosin, 0), regions, weights, artefacts)
+    if regions != [BACKGROUND]:
+        eosin = eosin * (1 + np.float32(0.1) * maps.tone)
+        hematoxylin = hematoxylin * (1 + np.float32(0.12) * maps.tone)
+    return Ground(np.maximum(hematoxylin, 0), np.maximum(eosin, 0), regions, weights, maps.artefacts)
 
 
 def _gland(
