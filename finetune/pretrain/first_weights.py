@@ -1,0 +1,63 @@
+"""First weights that would take long to learn: numbers as waves, patches as a cosine transform, a grid of sines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.pretrain.geometry import PATCH
+from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
+
+
+def fourier_numbers(width: int, count: int = LARGEST_NUMBER + 1, frequencies: int = 32) -> Tensor:
+    """Embeddings of 0..count-1 of about unit norm: close numbers are close vectors, (count, width)."""
+    generator = torch.Generator().manual_seed(11)
+    basis = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q[:, : 2 * frequencies]
+    cycles = torch.logspace(math.log10(0.5), math.log10(90.0), frequencies)
+    angle = 2 * math.pi * torch.arange(count)[:, None] / LARGEST_NUMBER * cycles[None]
+    waves = torch.cat([angle.cos(), angle.sin()], 1) / math.sqrt(frequencies)
+    return waves @ basis.T
+
+
+def init_embeddings(weight: Tensor, codec: TextCodec) -> None:
+    """Random words, Fourier numbers; a number with a comma is the number plus one direction of its own."""
+    generator = torch.Generator().manual_seed(12)
+    width = weight.shape[1]
+    weight.copy_(torch.randn(weight.shape, generator=generator) / math.sqrt(width) * 0.7)
+    waves = fourier_numbers(width)
+    kinds = torch.randn(2, width, generator=generator) / math.sqrt(width) * 0.7
+    for ids, kind in ((codec.bare_numbers, kinds[0]), (codec.comma_numbers, kinds[1])):
+        weight[torch.from_numpy(ids)] = waves + kind
+
+
+def init_patches(proj: nn.Conv3d) -> None:
+    """Cosine transform of three opponent colours, low frequencies first, so that no detail is lost at the start."""
+    width = proj.out_channels
+    n = np.arange(PATCH)
+    dct = np.cos(np.pi * (n[None] + 0.5) * n[:, None] / PATCH) * math.sqrt(2 / PATCH)
+    dct[0] /= math.sqrt(2)
+    colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+    order = sorted(
+        ((c, u, v) for c in range(3) for u in range(PATCH) for v in range(PATCH)),
+        key=lambda cuv: math.hypot(cuv[1], cuv[2]) + (0.0 if cuv[0] == 0 else 1.5),
+    )[:width]
+    for row, (c, u, v) in enumerate(order):
+        kernel = colours[c][:, None, None] * dct[u][None, :, None] * dct[v][None, None, :]
+        gain = 0.08 * (1.0 + 2.0 * math.hypot(u, v)) * (1.0 if c == 0 else 2.5)
+        both_frames = torch.from_numpy(kernel * min(gain, 1.0) / 2).float()
+        proj.weight[row] = both_frames[:, None].expand(-1, 2, -1, -1)
+    proj.bias.zero_()
+
+
+def init_positions(weight: Tensor, grid: int) -> None:
+    """Sines and cosines of row and column over the (grid * grid, width) table of positions."""
+    width = weight.shape[1]
+    axis = (torch.arange(grid) / max(grid - 1, 1))[:, None]
+    cycles = torch.logspace(math.log10(0.25), math.log10(grid / 2), width // 4)
+    waves = torch.cat([(2 * math.pi * axis * cycles).cos(), (2 * math.pi * axis * cycles).sin()], 1) * 0.4
+    rows = waves[:, None].expand(grid, grid, -1)
+    columns = waves[None].expand(grid, grid, -1)
+    weight.copy_(torch.cat([rows, columns], -1).reshape(grid * grid, width))

@@ -1,0 +1,155 @@
+"""Phases two and three: the language model learns to answer, first over a frozen tower, then together with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.pretrain.config import PhaseConfig, PretrainConfig
+from finetune.pretrain.data import TileSource
+from finetune.pretrain.dense import DenseHeads, DenseTargets, smoothed_numbers
+from finetune.pretrain.evaluate import answer_scores
+from finetune.pretrain.geometry import CELL
+from finetune.pretrain.model import answer_states
+from finetune.pretrain.state import Curves, learning_rate, load_state, make_optimizer, pick_device, save_state
+from finetune.pretrain.tasks import ask_about
+from finetune.pretrain.tiles import LabelledTile
+from finetune.pretrain.tokenizer import TextCodec
+from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter
+from finetune.pretrain.vision_phase import encode_tiles
+
+PHASES = {"language": 2, "joint": 3}
+
+
+def answer_loss(
+    model: Any,
+    codec: TextCodec,
+    turns: TurnBatch,
+    first_cell: int,
+    merged: Tensor,
+    deepstack: list[Tensor],
+    smooth: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the token losses of a batch, and the sum of the weights.
+
+    Parameters
+    ----------
+    merged, deepstack
+        Tokens of the pictures (not yet repeated per question).
+    smooth : (1001, 1001)
+        Soft targets of coordinates.
+    """
+    side = round(merged.shape[1] ** 0.5)
+    pictures = merged[turns.owner], [tap[turns.owner] for tap in deepstack]
+    states = answer_states(model, turns.ids, (side, side), *pictures, first_cell)
+    asked = turns.targets != IGNORED
+    targets, weights, places = turns.targets[asked], turns.weights[asked], turns.places[asked]
+    logp = model.lm_head(states[asked]).float().log_softmax(-1)
+    losses = -logp.gather(1, targets[:, None])[:, 0]
+    near = places != IGNORED
+    if near.any():
+        comma = torch.from_numpy(codec.comma_numbers).to(logp.device)
+        bare = torch.from_numpy(codec.bare_numbers).to(logp.device)
+        is_comma = (targets[near] == comma[places[near]])[:, None]
+        part = logp[near]
+        numbers = torch.where(is_comma, part[:, comma], part[:, bare])
+        losses = losses.masked_scatter(near, -(smooth[places[near]] * numbers).sum(1))
+    return (losses * weights).sum(), weights.sum()
+
+
+def question_batches(
+    tiles: list[LabelledTile], questions: int, writer: TurnWriter, rng: np.random.Generator
+) -> Iterator[TurnBatch]:
+    """Every tile is asked a few things; sequences of similar length go together, in two batches."""
+    asked = [(ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(questions)]
+    asked.sort(key=lambda pair: len(pair[0].answer) + len(pair[0].prompt) / 4)
+    half = (len(asked) * 5 + 8) // 9
+    for part in (asked[:half], asked[half:]):
+        if part:
+            yield writer.batch([q for q, _ in part], [row for _, row in part])
+
+
+def object_limit(phase: PhaseConfig, step: int) -> int | None:
+    """The curriculum's limit on objects per tile at a step; None when there is none any more."""
+    limit = None
+    for first, most in phase.curriculum:
+        if step >= first:
+            limit = most or None
+    return limit
+
+
+def run_answer_phase(
+    name: str,
+    config: PretrainConfig,
+    model: Any,
+    heads: DenseHeads,
+    codec: TextCodec,
+    source: TileSource,
+    held_out: dict[str, list[LabelledTile]],
+) -> None:
+    """Train phase 'language' or 'joint' from the last saved state to its end."""
+    phase: PhaseConfig = getattr(config, name)
+    device, folder = pick_device(config), Path(config.out)
+    model.to(device).train()
+    heads.to(device).train()
+    visual, language = model.model.visual, model.model.language_model
+    moving = phase.vision_learning_rate > 0
+    visual.requires_grad_(moving)
+    groups = [(language, phase.learning_rate)]
+    if moving:
+        groups += [(visual, phase.vision_learning_rate), (heads, phase.vision_learning_rate)]
+    optimizer = make_optimizer(groups, phase.weight_decay)
+    modules = {"visual": visual, "language": language, "heads": heads}
+    first = load_state(folder / f"{name}.pt", modules, optimizer)
+    curves = Curves(folder / f"{name}.csv", first)
+    writer = TurnWriter(codec, (config.pool.tile // CELL) ** 2)
+    smooth = smoothed_numbers().to(device)
+    limits = {s: m for s in range(phase.steps) if (m := object_limit(phase, s)) is not None}
+    began = time.monotonic()
+    batches = source.batches(PHASES[name], first, phase.steps, phase.batch, limits)
+    for step, tiles in enumerate(batches, first):
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * learning_rate(phase, step)
+        rng = np.random.default_rng([config.seed, PHASES[name], step, 1])
+        with torch.set_grad_enabled(moving):
+            merged, deepstack = encode_tiles(model, tiles, device, config.bfloat16)
+        total, weight = merged.new_zeros(()).float(), 0.0
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+            for turns in question_batches(tiles, phase.questions, writer, rng):
+                part, amount = answer_loss(
+                    model, codec, turns.to(device), writer.first_cell, merged, deepstack, smooth
+                )
+                total, weight = total + part, weight + float(amount)
+            answers = total / weight
+            parts = {"answers": float(answers.detach())}
+            loss = answers
+            if moving and phase.dense_weight:
+                dense, dense_parts = heads(merged, deepstack, DenseTargets.of(tiles).to(device))
+                loss = loss + phase.dense_weight * dense
+                parts |= {"dense": float(dense.detach())} | (dense_parts if step % 10 == 0 else {})
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+        optimizer.step()
+        curves.add(step, {"loss": float(loss.detach())} | parts)
+        if (step + 1) % phase.save_every == 0 or step + 1 == phase.steps:
+            save_state(folder / f"{name}.pt", step + 1, modules, optimizer)
+            scores = {
+                f"{kind} {key}": value
+                for kind, some in held_out.items()
+                for key, value in answer_scores(model, codec, some[:16], device).items()
+            }
+            curves.add(step, scores)
+            model.train()
+            rate = (step + 1 - first) / (time.monotonic() - began)
+            print(
+                f"{name} {step + 1}: {rate:.2f} steps/s",
+                {k: round(v, 3) for k, v in (scores | parts).items()},
+                flush=True,
+            )

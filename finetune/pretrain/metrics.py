@@ -1,0 +1,78 @@
+"""Agreement of boxes with known truth: greedy matching, F1, class accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.floating]
+
+
+def iou_matrix(a: Boxes, b: Boxes) -> NDArray[np.float64]:
+    """Intersection over union of boxes (n, 4) and (m, 4), (n, m)."""
+    if not len(a) or not len(b):
+        return np.zeros((len(a), len(b)))
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.prod((high - low).clip(0), -1)
+    areas = [np.prod((x[:, 2:] - x[:, :2]).clip(0), 1) for x in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.asarray(shared / np.maximum(union, 1e-9), np.float64)
+
+
+def match(predicted: Boxes, truth: Boxes, threshold: float = 0.5) -> list[tuple[int, int]]:
+    """Pairs (predicted, true) of boxes, best overlap first, each box once."""
+    overlap = iou_matrix(predicted, truth)
+    pairs = []
+    while overlap.size and overlap.max() >= threshold:
+        i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
+        pairs.append((int(i), int(j)))
+        overlap[i] = -1
+        overlap[:, j] = -1
+    return pairs
+
+
+@dataclass
+class BoxTally:
+    """Counts over many pictures."""
+
+    hits: int = 0
+    predicted: int = 0
+    true: int = 0
+    same_class: int = 0
+    classed: int = 0
+
+    def add(
+        self, boxes: Boxes, truth: Boxes, labels: list[str] | None = None, names: list[str] | None = None
+    ) -> None:
+        """Count one picture; with `labels` and `names`, classes of matched boxes are compared too."""
+        pairs = match(boxes, truth)
+        self.hits += len(pairs)
+        self.predicted += len(boxes)
+        self.true += len(truth)
+        if labels is not None and names is not None:
+            self.same_class += sum(labels[i] == names[j] for i, j in pairs)
+            self.classed += len(pairs)
+
+    @property
+    def f1(self) -> float:
+        """F1 at the matching threshold; 1 when there was nothing to find and nothing was found."""
+        return 2 * self.hits / (self.predicted + self.true) if self.predicted + self.true else 1.0
+
+    @property
+    def class_accuracy(self) -> float:
+        """Share of matched boxes with the right class."""
+        return self.same_class / self.classed if self.classed else 1.0
+
+
+def auroc(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve (Mann-Whitney); nan when one side is empty."""
+    from scipy.stats import rankdata
+
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))

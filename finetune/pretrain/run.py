@@ -1,0 +1,85 @@
+"""Train the embedded model from nothing: `python -m finetune.pretrain.run --config finetune/pretrain/config.yaml`.
+
+Interrupt it at any moment; the same command goes on from the last saved step of the phase it was in.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.pretrain.config import PretrainConfig, real_folder
+from finetune.pretrain.data import TilePool, TileSource
+from finetune.pretrain.dense import DenseHeads
+from finetune.pretrain.export import export_checkpoint
+from finetune.pretrain.language_phase import run_answer_phase
+from finetune.pretrain.model import build_model, parameter_count
+from finetune.pretrain.real import RealNuclei
+from finetune.pretrain.state import load_modules, plot_curves
+from finetune.pretrain.tiles import LabelledTile, from_field
+from finetune.pretrain.tokenizer import TextCodec, build_tokenizer, save_tokenizer
+from finetune.pretrain.vision_phase import run_vision_phase
+from wsi.synthetic import sample_field
+
+PHASES = ("vision", "language", "joint", "export")
+
+
+def setup(
+    config: PretrainConfig,
+) -> tuple[Any, DenseHeads, TextCodec, TileSource, dict[str, list[LabelledTile]]]:
+    """Model, heads, tokenizer, tiles and a small held-out set, all from the config alone."""
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save(folder / "config.yaml")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    if not (folder / "tokenizer.json").exists():
+        from finetune.pretrain.tasks import corpus
+
+        save_tokenizer(build_tokenizer(corpus(config.seed)), folder)
+    codec = TextCodec.load(folder)
+    model = build_model(config.model, codec)
+    heads = DenseHeads(config.model.width, len(config.model.deepstack))
+    print(f"{parameter_count(model):,} weights, {codec.size} tokens", flush=True)
+    pool = TilePool(config.pool, folder / "pool", config.workers)
+    found = real_folder()
+    real = RealNuclei(found, config.pool) if found else None
+    print(
+        f"{len(pool)} fields; real tiles from {len(real.training_names) if real else 0} pictures", flush=True
+    )
+    held_out = {"synthetic": [from_field(sample_field(seed, max_nuclei=20)) for seed in range(64)]}
+    if real:
+        held_out["real"] = real.held_out(config.pool.tile)
+    return model, heads, codec, TileSource(pool, real, config.seed), held_out
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the phases in order; each goes on where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
+    options = parser.parse_args(arguments)
+    config = PretrainConfig.load(options.config)
+    model, heads, codec, source, held_out = setup(config)
+    if "vision" in options.phases:
+        run_vision_phase(config, model, heads, source, held_out)
+    for phase, before in (("language", "vision"), ("joint", "language")):
+        if phase in options.phases:
+            if not (Path(config.out) / f"{phase}.pt").exists():
+                load_modules(
+                    Path(config.out) / f"{before}.pt", {"visual": model.model.visual, "heads": heads}
+                )
+                if before == "language":
+                    load_modules(Path(config.out) / f"{before}.pt", {"language": model.model.language_model})
+            run_answer_phase(phase, config, model, heads, codec, source, held_out)
+    plot_curves(Path(config.out))
+    if "export" in options.phases:
+        export_checkpoint(config, model, codec)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Questions and answers as token sequences that share one layout: picture first, answer last, padded right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.pretrain.tasks import Question
+from finetune.pretrain.tokenizer import TextCodec
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TurnBatch:
+    """Token sequences of one batch.
+
+    Attributes
+    ----------
+    ids : int64 (batch, length)
+        Picture tokens included; padded on the right.
+    targets : int64 (batch, length)
+        The token that follows, where it belongs to an answer; IGNORED elsewhere.
+    weights : float32 (batch, length)
+        Weight of each target in the loss.
+    places : int64 (batch, length)
+        The coordinate 0..1000 a target stands for; IGNORED where it is no coordinate.
+    owner : int64 (batch,)
+        Which picture each sequence is about.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    weights: Tensor
+    places: Tensor
+    owner: Tensor
+
+    def to(self, device: torch.device) -> TurnBatch:
+        """The same on another device."""
+        return TurnBatch(
+            *(t.to(device) for t in (self.ids, self.targets, self.weights, self.places, self.owner))
+        )
+
+
+class TurnWriter:
+    """Writes chat turns around a picture in the checkpoint's chat template.
+
+    Parameters
+    ----------
+    codec : TextCodec
+    cells : int
+        Number of picture tokens.
+    """
+
+    def __init__(self, codec: TextCodec, cells: int) -> None:
+        self.codec = codec
+        self.head = codec.encode("<|im_start|>user\n<|vision_start|>")
+        self.first_cell = len(self.head)
+        self._picture = [codec.special["<|image_pad|>"]] * cells
+        self._end = codec.special["<|im_end|>"]
+        self._pad = codec.special["<|endoftext|>"]
+        self._value = np.full(codec.size, IGNORED, np.int64)
+        self._value[codec.bare_numbers] = np.arange(len(codec.bare_numbers))
+        self._value[codec.comma_numbers] = np.arange(len(codec.comma_numbers))
+
+    def prompt(self, question: str) -> list[int]:
+        """Ids up to where the answer begins."""
+        tail = self.codec.encode(f"<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n")
+        return [*self.head, *self._picture, *tail]
+
+    def batch(self, questions: list[Question], owner: list[int]) -> TurnBatch:
+        """One sequence per question; only the answers (and their end mark) are targets."""
+        rows = []
+        for question in questions:
+            prompt = self.prompt(question.prompt)
+            rows.append((prompt, [*self.codec.encode(question.answer), self._end], question.has_coordinates))
+        length = max(len(prompt) + len(answer) for prompt, answer, _ in rows)
+        ids = np.full((len(rows), length), self._pad, np.int64)
+        targets = np.full((len(rows), length), IGNORED, np.int64)
+        places = np.full((len(rows), length), IGNORED, np.int64)
+        weights = np.zeros((len(rows), length), np.float32)
+        for row, (prompt, answer, coordinates) in enumerate(rows):
+            start, end = len(prompt), len(prompt) + len(answer)
+            ids[row, :end] = [*prompt, *answer]
+            targets[row, start - 1 : end - 1] = answer
+            # An answer of one word must count beside one of twenty boxes, but not twenty times as much.
+            weights[row, start - 1 : end - 1] = np.clip((40 / len(answer)) ** 0.5, 0.8, 3.0)
+            if coordinates:
+                places[row, start - 1 : end - 1] = self._value[answer]
+        arrays = (ids, targets, weights, places, np.array(owner, np.int64))
+        return TurnBatch(*(torch.from_numpy(a) for a in arrays))
