@@ -1,0 +1,78 @@
+"""Qwen vision-language models: a request and pictures go in, checked answers come out.
+
+Importing this package is quick: torch and transformers load with the first name that needs them.
+
+Examples
+--------
+>>> from qwenvl import LocalEngine, Request  # doctest: +SKIP
+>>> engine = LocalEngine.load("embedded")  # doctest: +SKIP
+>>> answers = engine.answer([tile], Request(task="detect", labels=("nucleus",)))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qwenvl.answer import Answer, Status, TileObject
+    from qwenvl.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+    from qwenvl.description import CheckpointDescription, MemoryEstimate, describe_checkpoint, estimate_memory
+    from qwenvl.engines.base import Engine, ModelInfo
+    from qwenvl.engines.local import LocalEngine
+    from qwenvl.errors import (
+        CheckpointError,
+        EngineError,
+        PictureError,
+        QwenVLError,
+        RequestError,
+        UnknownFamilyError,
+    )
+    from qwenvl.families import FAMILIES, ModelFamily, family_of, get_family
+    from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
+    from qwenvl.parse import parse_answer
+    from qwenvl.preprocess import preprocess
+    from qwenvl.processor import ProcessorSettings, read_processor
+    from qwenvl.prompts import build_prompt, conversation, render_chat
+    from qwenvl.request import Generation, Request, Task
+
+_HOMES = {
+    "answer": ("Answer", "Status", "TileObject"),
+    "checkpoint": ("Checkpoint", "find_checkpoint", "load_checkpoint"),
+    "description": ("CheckpointDescription", "MemoryEstimate", "describe_checkpoint", "estimate_memory"),
+    "engines.base": ("Engine", "ModelInfo"),
+    "engines.local": ("LocalEngine",),
+    "errors": (
+        "CheckpointError", "EngineError", "PictureError", "QwenVLError", "RequestError", "UnknownFamilyError",
+    ),
+    "families": ("FAMILIES", "ModelFamily", "family_of", "get_family"),
+    "geometry": ("CoordinateSpace", "PictureFrame", "smart_resize"),
+    "parse": ("parse_answer",),
+    "preprocess": ("preprocess",),
+    "processor": ("ProcessorSettings", "read_processor"),
+    "prompts": ("build_prompt", "conversation", "render_chat"),
+    "request": ("Generation", "Request", "Task"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace", "Engine",
+    "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "PictureError",
+    "PictureFrame", "ProcessorSettings", "QwenVLError", "Request", "RequestError", "Status", "Task", "TileObject",
+    "UnknownFamilyError", "build_prompt", "conversation", "describe_checkpoint", "estimate_memory", "family_of",
+    "find_checkpoint", "get_family", "load_checkpoint", "parse_answer", "preprocess", "read_processor",
+    "render_chat", "smart_resize",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'qwenvl' has no attribute {name!r}")
+    module = import_module(f"qwenvl.{_HOME_OF[name]}")
+    # A function and its module may share a name; the function is what the package means by it.
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

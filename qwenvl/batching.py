@@ -1,0 +1,167 @@
+"""Batches: prompts to token ids, one row per tile, padded on the left, within a budget of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwenvl.checkpoint import Checkpoint
+from qwenvl.errors import RequestError
+from qwenvl.families import Thinking
+from qwenvl.preprocess import Patches
+from qwenvl.prompts import build_prompt, conversation, render_chat
+from qwenvl.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The token ids of a request, cut at the picture.
+
+    Attributes
+    ----------
+    before, after : tuple of int
+        Ids on both sides of the visual tokens.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def length(self, visual_tokens: int) -> int:
+        """Tokens of the whole prompt."""
+        return len(self.before) + visual_tokens + len(self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Model inputs of several tiles; all tensors are on the model's device except `image_grid_thw`.
+
+    Attributes
+    ----------
+    input_ids, mm_token_type_ids : int64 Tensor (rows, length)
+        The second is 1 at visual tokens and 0 elsewhere; positions cannot be right without it.
+    attention_mask : int64 Tensor (rows, length)
+        0 at the padding on the left.
+    position_ids : int64 Tensor (3, rows, length)
+        Time, height and width of every token.
+    next_position : int64 Tensor (rows,)
+        Position of the first new token, the same on all three axes.
+    lengths : tuple of int
+        Prompt tokens of each row without padding.
+    """
+
+    input_ids: Tensor
+    mm_token_type_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    next_position: Tensor
+    patches: Patches
+    lengths: tuple[int, ...]
+
+    @property
+    def padded(self) -> bool:
+        """True where rows differ in length."""
+        return min(self.lengths) != max(self.lengths)
+
+
+def render_request(checkpoint: Checkpoint, request: Request, *, thinking: bool, answer_at_once: bool = False) -> str:
+    """The text of a request with one image token, by the checkpoint's own chat template.
+
+    Parameters
+    ----------
+    thinking : bool
+        Let a family think that can be told not to.
+    answer_at_once : bool
+        Close the thought that a Thinking variant's prompt opens, so that the next token belongs to the answer.
+    """
+    family = checkpoint.family
+    messages = conversation(build_prompt(request), system_prompt=request.system_prompt)
+    if checkpoint.tokenizer.chat_template is None:
+        text = render_chat(messages, family, thinking=thinking)
+    else:
+        options: dict[str, Any] = {}
+        if family.thinking is Thinking.SWITCHABLE:
+            options["enable_thinking"] = thinking
+        text = checkpoint.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **options
+        )
+    if answer_at_once and text.endswith(f"{family.think_open}\n"):
+        text += f"\n{family.think_close}\n\n"
+    return text
+
+
+def encode_prompt(checkpoint: Checkpoint, text: str) -> Prompt:
+    """Token ids of a rendered request.
+
+    Raises
+    ------
+    RequestError
+        The words hold the names of special tokens, so that it is not clear where the picture is.
+    """
+    ids: list[int] = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
+    image = checkpoint.image_token_id
+    if ids.count(image) != 1:
+        token = checkpoint.tokenizer.convert_ids_to_tokens(image)
+        raise RequestError(f"the prompt holds {token!r} {ids.count(image)} times instead of once; leave it out")
+    at = ids.index(image)
+    return Prompt(tuple(ids[:at]), tuple(ids[at + 1 :]))
+
+
+def build_batch(checkpoint: Checkpoint, prompt: Prompt, patches: Patches) -> Batch:
+    """Model inputs that ask `prompt` about each picture of `patches`."""
+    image = checkpoint.image_token_id
+    visual = [checkpoint.processor.image_tokens(frame) for frame in patches.frames]
+    lengths = tuple(prompt.length(count) for count in visual)
+    longest = max(lengths)
+    shape = (len(visual), longest)
+    pad = checkpoint.tokenizer.pad_token_id
+    input_ids = torch.full(shape, checkpoint.eos_token_ids[0] if pad is None else pad, dtype=torch.int64)
+    attention_mask = torch.zeros(shape, dtype=torch.int64)
+    for row, (count, length) in enumerate(zip(visual, lengths, strict=True)):
+        ids = [*prompt.before, *[image] * count, *prompt.after]
+        input_ids[row, longest - length :] = torch.tensor(ids, dtype=torch.int64)
+        attention_mask[row, longest - length :] = 1
+    mm_token_type_ids = (input_ids == image).long()
+    # Computed here and passed on: the model would keep the offset of the last batch on itself (`rope_deltas`).
+    position_ids, deltas = checkpoint.model.model.get_rope_index(
+        input_ids,
+        mm_token_type_ids=mm_token_type_ids,
+        image_grid_thw=patches.image_grid_thw,
+        attention_mask=attention_mask,
+    )
+    next_position = torch.tensor(lengths, dtype=torch.int64) + deltas.view(-1).cpu()
+    device = checkpoint.device
+    return Batch(
+        input_ids.to(device), mm_token_type_ids.to(device), attention_mask.to(device), position_ids.to(device),
+        next_position.to(device), patches, lengths,
+    )  # fmt: skip
+
+
+def plan_batches(lengths: Sequence[int], *, budget: int, max_rows: int) -> list[list[int]]:
+    """Distribute rows over batches whose padded size stays within a budget.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Prompt tokens of each row.
+    budget : int
+        Most tokens of a batch, padding included; a row that is longer goes alone.
+    max_rows : int
+        Most rows of a batch.
+
+    Returns
+    -------
+    list of list of int
+        Row numbers. Rows of equal length stand together in their order, so that little is padded.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        # The first row of a batch is its longest, since rows come in order of falling length.
+        if batches and len(batches[-1]) < min(max_rows, budget // lengths[batches[-1][0]]):
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

@@ -1,0 +1,218 @@
+"""Decoding: one prefill, then one token per step for all tiles of a batch.
+
+The loop calls the language model directly. Compared with `generate` it computes positions once, drops rows that
+have ended, keeps the probability of every token, and stops answers that repeat themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from qwenvl.batching import Batch
+from qwenvl.request import Generation
+from qwenvl.sampling import Sampler
+
+_LOOP_CHECK = 8  # steps between two looks for repetition
+_LOOP_PERIOD = 64  # longest repeated piece in tokens: an object with a long label
+_LOOP_LENGTH = 48  # repeated tokens from which a short piece counts as a loop
+_LOOP_COUNT = 3
+_COMPACT = 0.75  # share of rows still writing at which the others are dropped
+
+
+@dataclass(slots=True)
+class Prefilled:
+    """A batch whose prompts have been read.
+
+    Attributes
+    ----------
+    cache : transformers Cache
+        Grows with every step.
+    attention_mask : int64 Tensor (rows, length) or None
+        None where no row is padded.
+    next_position : int64 Tensor (rows,)
+    logits : float32 Tensor (rows, vocabulary)
+        For the first new token.
+    """
+
+    cache: Any
+    attention_mask: Tensor | None
+    next_position: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What one row wrote.
+
+    Attributes
+    ----------
+    tokens : list of int
+        Without the token that ended it.
+    log_probabilities : list of float
+        Of each token under the model's own distribution, before temperature, penalty or grammar.
+    finish_reason : str
+        'stop', 'length' or 'loop'.
+    """
+
+    tokens: list[int]
+    log_probabilities: list[float]
+    finish_reason: str
+
+
+class Constraint(Protocol):
+    """Rules out tokens; one per call of `decode`."""
+
+    def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
+        """Set logits (len(rows), vocabulary) of tokens that may not come next to minus infinity, in place."""
+
+    def accept(self, row: int, token: int) -> None:
+        """Take note of the token that came next in `row`."""
+
+
+def prefill(model: Any, batch: Batch) -> Prefilled:
+    """Read the prompts of a batch."""
+    mask = batch.attention_mask if batch.padded else None
+    grid = batch.patches.image_grid_thw
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=mask,
+        position_ids=batch.position_ids,
+        pixel_values=batch.patches.pixel_values,
+        image_grid_thw=grid.to(batch.input_ids.device),
+        mm_token_type_ids=batch.mm_token_type_ids,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Prefilled(output.past_key_values, mask, batch.next_position, output.logits[:, -1].float())
+
+
+def extend(model: Any, state: Prefilled, tokens: Tensor) -> Tensor:
+    """Read further tokens, the same number in each row.
+
+    Parameters
+    ----------
+    state : Prefilled
+        Its cache grows by the tokens; its other fields stay as they are.
+    tokens : int64 Tensor (rows, n)
+
+    Returns
+    -------
+    float32 Tensor (rows, n, vocabulary)
+        Logits after each of the tokens.
+    """
+    rows, count = tokens.shape
+    position = state.next_position[:, None] + torch.arange(count, device=tokens.device)
+    mask = state.attention_mask
+    if mask is not None:
+        mask = torch.cat([mask, mask.new_ones(rows, count)], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=model.get_input_embeddings()(tokens),
+        position_ids=position.expand(3, rows, count),
+        attention_mask=mask,
+        past_key_values=state.cache,
+        use_cache=True,
+    ).last_hidden_state
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    return logits.float()
+
+
+def decode(
+    model: Any,
+    state: Prefilled,
+    batch: Batch,
+    settings: Generation,
+    *,
+    eos: Sequence[int],
+    constraint: Constraint | None = None,
+) -> list[Decoded]:
+    """Write the answers of a prefilled batch.
+
+    Parameters
+    ----------
+    model : transformers model
+    state : Prefilled
+        Used up.
+    batch : Batch
+        The prompts that were read.
+    settings : Generation
+    eos : sequence of int
+        Tokens that end an answer.
+    constraint : Constraint, optional
+
+    Returns
+    -------
+    list of Decoded
+        One per row of the batch.
+    """
+    ends = frozenset(eos)
+    count = len(batch.lengths)
+    tokens: list[list[int]] = [[] for _ in range(count)]
+    chances: list[list[float]] = [[] for _ in range(count)]
+    reasons = ["length"] * count
+    rows = list(range(count))  # batch row of each row of the state
+    writing = set(rows)
+    sampler = Sampler(settings, batch.input_ids, state.logits.shape[-1])
+    logits = state.logits
+    for step in range(settings.max_new_tokens):
+        allowed = logits
+        if constraint is not None:
+            allowed = logits.clone()
+            constraint.apply(allowed, rows)
+        chosen = sampler.choose(allowed)
+        chance = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(-1)
+        for row, token, log_probability in zip(rows, chosen.tolist(), chance.tolist(), strict=True):
+            if row not in writing:
+                continue
+            if token in ends:
+                reasons[row] = "stop"
+                writing.discard(row)
+                continue
+            tokens[row].append(token)
+            chances[row].append(log_probability)
+            if constraint is not None:
+                constraint.accept(row, token)
+            if step % _LOOP_CHECK == 0 and loops(tokens[row]):
+                reasons[row] = "loop"
+                writing.discard(row)
+        if not writing or step + 1 == settings.max_new_tokens:
+            break
+        if len(writing) <= _COMPACT * len(rows):
+            kept = [index for index, row in enumerate(rows) if row in writing]
+            rows = [rows[index] for index in kept]
+            index = torch.tensor(kept, device=chosen.device)
+            chosen = chosen[index]
+            sampler.keep(index)
+            _keep(state, index)
+        logits = extend(model, state, chosen[:, None])[:, -1]
+        state.next_position = state.next_position + 1
+        if state.attention_mask is not None:
+            state.attention_mask = torch.cat(
+                [state.attention_mask, state.attention_mask.new_ones(len(rows), 1)], dim=1
+            )
+    return [Decoded(*parts) for parts in zip(tokens, chances, reasons, strict=True)]
+
+
+def loops(tokens: Sequence[int]) -> bool:
+    """True where the last tokens are one piece over and over.
+
+    A piece of up to 64 tokens counts when it stands there at least three times and fills at least 48 tokens, so
+    that equal digits or two equal boxes do not.
+    """
+    for period in range(1, min(_LOOP_PERIOD, len(tokens) // _LOOP_COUNT) + 1):
+        repeats = max(_LOOP_COUNT, -(-_LOOP_LENGTH // period))
+        span = (repeats - 1) * period
+        if len(tokens) >= span + period and tokens[-span:] == tokens[-span - period : -period]:
+            return True
+    return False
+
+
+def _keep(state: Prefilled, rows: Tensor) -> None:
+    state.cache.reorder_cache(rows)
+    state.next_position = state.next_position[rows]
+    if state.attention_mask is not None:
+        state.attention_mask = state.attention_mask[rows]
