@@ -14,11 +14,14 @@ from wsi.slide import RGB
 
 Mask = NDArray[np.bool_]
 
-_OD_LOW, _OD_HIGH = 0.02, 0.09
+_OD_LOW, _OD_HIGH = 0.02, 0.07
 """Range of the threshold on stain density: below is noise and uneven light, above is certainly tissue."""
-_SPECK_UM2, _HOLE_UM2 = 2_500.0, 40_000.0
-_SPECK_SHARE, _HOLE_SHARE = 5e-5, 5e-4
+_SPECK_UM2, _HOLE_UM2, _PEN_UM2 = 5_000.0, 40_000.0, 20_000.0
+"""Largest speck dropped, largest hole filled, smallest patch that can be a felt pen's."""
+_SPECK_SHARE, _HOLE_SHARE, _PEN_SHARE = 5e-5, 5e-4, 3e-4
 """The same as shares of the picture where the scale is unknown."""
+_WHITE = np.full(3, 243, np.float32)
+"""Stands for the glass on a picture that shows none."""
 
 
 def detect(picture: RGB, *, um_per_px: float | None, background: str = "auto") -> tuple[Mask, dict[str, Any]]:
@@ -40,7 +43,7 @@ def detect(picture: RGB, *, um_per_px: float | None, background: str = "auto") -
     if background == "auto":
         background = "fluorescence" if _is_dark_field(picture) else "brightfield"
     find = _fluorescence if background == "fluorescence" else _brightfield
-    mask, excluded, details = find(picture)
+    mask, excluded, details = find(picture, um_per_px)
     mask, tidied = _tidy(mask, excluded, um_per_px)
     return mask, {"background": background, **details, **tidied}
 
@@ -52,7 +55,7 @@ def _is_dark_field(picture: RGB) -> bool:
     return bool(np.median(brightest) < 80 and lit_glass.mean() < 0.05)
 
 
-def _fluorescence(picture: RGB) -> tuple[Mask, Mask, dict[str, Any]]:
+def _fluorescence(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, dict[str, Any]]:
     """Tissue is what is brighter than the dark background, whose level and noise come from the picture."""
     signal = cv2.GaussianBlur(picture.max(axis=2).astype(np.float32), (0, 0), 1.5)
     dark = signal[signal <= np.median(signal)] if signal.size else signal
@@ -60,33 +63,46 @@ def _fluorescence(picture: RGB) -> tuple[Mask, Mask, dict[str, Any]]:
     # Otsu on the logarithm: nuclei are many times brighter than the cytoplasm around them.
     level = float(np.expm1(_otsu(np.log1p(signal))))
     threshold = min(max(level, floor + max(3.0, 5 * noise)), floor + 40)
-    mask = signal > threshold
+    # Only nuclei may shine: what lies between them is tissue too.
+    radius = 3 if um_per_px is None else int(np.clip(round(20 / um_per_px), 1, 25))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    lit = np.pad((signal > threshold).astype(np.uint8), radius, mode="edge")
+    closed = cv2.morphologyEx(lit, cv2.MORPH_CLOSE, disc)[radius:-radius, radius:-radius]
+    mask = closed.astype(bool)
     return mask, np.zeros_like(mask), {"threshold": round(threshold, 2), "background_level": round(floor, 2)}
 
 
-def _brightfield(picture: RGB) -> tuple[Mask, Mask, dict[str, Any]]:
+def _brightfield(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, dict[str, Any]]:
     """Tissue is what is denser or more coloured than the glass, and is neither pen nor black border."""
     brightest, dimmest = picture.max(axis=2), picture.min(axis=2)
     chroma = brightest - dimmest
+    in_colour = bool(np.percentile(chroma, 95) >= 12)
     black = (brightest < 25) | ((brightest < 90) & (chroma < 25))
-    black &= _components(black, lambda area, reach: (area > 2e-3 * black.size) | reach)
-    glasses, noise = _glass(picture[~black].reshape(-1, 3))
-    stain = np.min([_stain(picture, glass) for glass in glasses], axis=0)
+    # A grey picture has dark nuclei, which only the border tells from black.
+    black &= _components(black, lambda area, reach: (area > 1e-3 * black.size) & (reach | in_colour))
+    glasses, noise, assumed = _glass(picture[~black].reshape(-1, 3))
+    sigma = 1.5 if um_per_px is None else float(np.clip(6 / um_per_px, 1.0, 4.0))
+    stain = np.min([_stain(picture, glass, sigma) for glass in glasses], axis=0)
     floor = float(np.clip(4.0 * noise, _OD_LOW, 0.05))
     usable = stain[~black]
     # Square root: Otsu on density itself would put pale tissue beside dark tissue with the glass.
     otsu = _otsu(np.sqrt(usable)) ** 2 if usable.size else floor
     threshold = float(np.clip(otsu, floor, _OD_HIGH))
     mask = (stain > threshold) & ~black
+    least = _PEN_SHARE * black.size if um_per_px is None else _PEN_UM2 / um_per_px**2
     pen = _pen(picture) & ~black
+    pen &= _components(pen, lambda area, reach: area >= least)
     share = float((pen & mask).sum() / max(1, int(mask.sum())))
     # Where most of the "tissue" has a pen's colour, it is a green or blue stain.
     is_stain = share > 0.5
     if is_stain:
         pen = np.zeros_like(pen)
-    excluded = black | cv2.dilate(pen.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    # The blur carries ink and black over their edges.
+    reach = 2 * int(np.ceil(1.5 * sigma)) + 1
+    excluded = cv2.dilate((black | pen).astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(bool)
     details = {
         "glass_rgb": [[int(v) for v in glass] for glass in glasses],
+        "glass_assumed": assumed,
         "threshold": round(threshold, 4),
         "pen_share": round(float(pen.mean()), 5),
         "black_share": round(float(black.mean()), 5),
@@ -95,7 +111,7 @@ def _brightfield(picture: RGB) -> tuple[Mask, Mask, dict[str, Any]]:
     return mask & ~excluded, excluded, details
 
 
-def _stain(picture: RGB, glass: NDArray[np.float32]) -> NDArray[np.float32]:
+def _stain(picture: RGB, glass: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Stain density against the glass, float32 (h, w).
 
     Optical density (Beer-Lambert) averaged over the channels, plus its spread between them: dust, shadow and
@@ -104,35 +120,37 @@ def _stain(picture: RGB, glass: NDArray[np.float32]) -> NDArray[np.float32]:
     values = np.minimum(np.arange(256)[:, None], glass)
     tables = np.log10((glass + 1.0) / (values + 1.0)).astype(np.float32)
     density = np.stack([tables[picture[..., c], c] for c in range(3)], axis=2)
-    density = cv2.GaussianBlur(density, (0, 0), 1.0)
+    density = cv2.GaussianBlur(density, (0, 0), sigma)
     return np.asarray(density.mean(axis=2) + (density.max(axis=2) - density.min(axis=2)), np.float32)
 
 
-def _glass(pixels: NDArray[np.uint8]) -> tuple[list[NDArray[np.float32]], float]:
-    """Colours of the glass, and the noise of its optical density.
+def _glass(pixels: NDArray[np.uint8]) -> tuple[list[NDArray[np.float32]], float, bool]:
+    """Colours of the glass, the noise of its optical density, and whether the colour is assumed.
 
-    The glass is the brightest peak of brightness that holds at least 1 % of the pixels; on a picture that is
-    tissue from edge to edge that is its lightest part. A second sharp grey peak close below is glass too:
-    scanners fill what they did not scan with a white of their own.
+    The glass is the brightest peak of brightness that holds at least 1 % of the pixels. Where that is
+    coloured the picture is tissue from edge to edge, and white is assumed. A second sharp grey peak close
+    below is glass too: scanners fill what they did not scan with a white of their own.
     """
     if not len(pixels):
-        return [np.full(3, 255, np.float32)], 0.0
+        return [_WHITE], 0.0, True
     light = pixels.min(axis=1).astype(np.int16)
     counts = np.bincount(light, minlength=256).astype(float)
     window = np.convolve(np.pad(counts, 3, mode="reflect"), np.ones(7), "valid")
     high = maximum_filter1d(window, 15)
     peaks = [int(p) for p in np.flatnonzero((window == high) & (window >= 0.01 * len(pixels)))]
     first = peaks[-1] if peaks else int(np.percentile(light, 99))
-    glasses = []
+    glasses: list[NDArray[np.float32]] = []
     for peak in [first, *(p for p in reversed(peaks[:-1]) if first - p <= 45)]:
         near = pixels[np.abs(light - peak) <= 3]
         chroma = np.median(near.max(axis=1) - near.min(axis=1)) if len(near) else 0
         if peak == first or (len(near) > 0.1 * len(pixels) and chroma < 10):
             colour = np.median(near, axis=0) if len(near) else np.full(3, peak)
             glasses.append(colour.astype(np.float32))
+    if np.ptp(glasses[0]) > (40 if glasses[0].min() > 200 else 28):
+        return [_WHITE], 0.0, True
     above = light[(light >= first) & (light <= first + 20)] - first
     noise = float(np.sqrt(np.mean(np.square(above, dtype=float)))) if len(above) else 0.0
-    return glasses, noise / (2.303 * (first + 1.0))
+    return glasses, noise / (2.303 * (first + 1.0)), False
 
 
 def _pen(picture: RGB) -> Mask:
@@ -144,7 +162,7 @@ def _pen(picture: RGB) -> Mask:
     hsv = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.0), cv2.COLOR_RGB2HSV).astype(np.int16)
     hue, saturation, value = hsv[..., 0] * 2, hsv[..., 1], hsv[..., 2]
     green = (hue >= 75) & (hue < 185) & (saturation > 50)
-    blue = (hue >= 185) & (hue < 245) & (saturation > np.where(hue < 230, 95, 140))
+    blue = (hue >= 185) & (hue < 240) & (saturation > np.where(hue < 225, 105, 150))
     red = ((hue >= 346) | (hue < 14)) & (saturation > 150) & (value > 120)
     return np.asarray(green | blue | _thin(red))
 

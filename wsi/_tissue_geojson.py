@@ -46,15 +46,15 @@ def read_regions(path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[
     left_out = 0
     for where, geometry in _geometries(_load(path), "the file"):
         shape = _shape(geometry, path, where)
-        parts = [part for part in shapely.get_parts(_flatten(shape)) if part.geom_type == "Polygon"]
+        parts = _areas(shape)
         left_out += not parts
         polygons += parts
-    if not polygons:
-        raise MaskError(f"{path} holds no polygon. Draw the regions as areas and export them again.")
     valid = shapely.is_valid(polygons)
     mended = [p if ok else shapely.make_valid(p) for p, ok in zip(polygons, valid, strict=True)]
+    if shapely.area(mended).sum() == 0:
+        raise MaskError(f"{path} holds no polygon. Draw the regions as areas and export them again.")
     regions = shapely.intersection(shapely.union_all(mended), shapely.box(0, 0, *size))
-    areas = [part for part in shapely.get_parts(_flatten(regions)) if part.geom_type == "Polygon"]
+    areas = _areas(regions)
     if not areas:
         bounds = ", ".join(f"{v:.0f}" for v in shapely.total_bounds(mended))
         raise MaskError(
@@ -144,9 +144,9 @@ def _closed(ring: list[Any]) -> list[Any]:
     return corners if not corners or corners[0] == corners[-1] else [*corners, corners[0]]
 
 
-def _flatten(shape: BaseGeometry) -> BaseGeometry:
-    """Nested collections as one flat collection."""
+def _areas(shape: BaseGeometry) -> list[BaseGeometry]:
+    """The polygons of a geometry, nested collections opened."""
     parts = list(shapely.get_parts(shape))
     while any(p.geom_type.startswith(("Multi", "GeometryCollection")) for p in parts):
         parts = [inner for p in parts for inner in shapely.get_parts(p)]
-    return shapely.geometrycollections(parts)
+    return [part for part in parts if part.geom_type == "Polygon" and not part.is_empty]
