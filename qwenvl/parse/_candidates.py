@@ -68,7 +68,7 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
     codes: list[str] = []
     empty = False
     for item in values:
-        if isinstance(item.value, dict) and item.value and not isinstance(item.value, CutDict):
+        if isinstance(item.value, dict) and not isinstance(item.value, CutDict) and _is_object(item.value):
             codes.append("single")
         named = mentioned(item.before, labels) if item.before and labels else []
         hint = named[-1][2] if len({label for _, _, label in named}) == 1 else None
@@ -85,7 +85,8 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
                 empty = True
     if bare and not candidates and bare_ones:
         return Written(tuple(bare_ones), (*codes, "bare"), empty)
-    codes = codes if len(candidates) == 1 or "single" not in codes else [code for code in codes if code != "single"]
+    if len(candidates) != 1:
+        codes = [code for code in codes if code != "single"]
     return Written(tuple(candidates), tuple(codes), empty)
 
 

@@ -1,7 +1,7 @@
 """Grounding written in tags instead of JSON.
 
-`tags_v1` is Qwen-VL's `<ref>cell</ref><box>(x1,y1),(x2,y2)</box>` with `<quad>` for four corners; `tags_v2` is
-Qwen2-VL's `<|object_ref_start|>..<|object_ref_end|><|box_start|>..<|box_end|>`; XML points
+`tags_v1` is Qwen-VL's `<ref>cell</ref><box>(x1,y1),(x2,y2)</box>` with `<quad>` for four corners; `tags_v2`
+is Qwen2-VL's `<|object_ref_start|>..<|object_ref_end|><|box_start|>..<|box_end|>`; XML points
 (`<points x1="10" y1="20" alt="cell">cell</points>`) come from Qwen2.5-VL.
 """
 
@@ -21,11 +21,14 @@ _XML_NUMBER = re.compile(
     r"|([-+]?[0-9]++(?:\.[0-9]++)?)(?=[\s/]|\Z))",
     re.IGNORECASE,
 )
-_XML_NAME = re.compile(r"\b(?:alt|label|name)\s*+=\s*+[\"'“”‘’]([^\"“”<>]{0,200}?)[\"'“”’](?=[\s/]|\Z)", re.IGNORECASE)
-_PAIRS = re.compile(
-    r"([^\W\d_][\w \-]{0,60})?[:：]?\s*+\(\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*\)\s*,\s*\(\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*\)"
+_XML_NAME = re.compile(
+    r"\b(?:alt|label|name)\s*+=\s*+[\"'“”‘’]([^\"“”<>]{0,200}?)[\"'“”’](?=[\s/]|\Z)", re.IGNORECASE
 )
-_ATTRIBUTE_CUT = re.compile(r"<(?:points?|box|bbox|quad|ref)\b[^<>]*\Z|<\|[a-z_]*\|?\Z|<[a-z_]{0,8}\Z", re.IGNORECASE)
+_PAIR = r"\(\s*+([0-9]{1,5})\s*+,\s*+([0-9]{1,5})\s*+\)"
+_PAIRS = re.compile(rf"([^\W\d_][\w \-]{{0,60}}+)?+[:：]?\s*+{_PAIR}\s*+,\s*+{_PAIR}")
+_TAG_CUT = re.compile(
+    r"<(?:points?|box|bbox|quad|ref)\b[^<>]*+\Z|<\|[a-z_]*+\|?\Z|<[a-z_]{0,8}\Z", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ def find_tags(text: str, *, pairs: bool) -> TagsFound:
     ----------
     text : str
     pairs : bool
-        Also read bare `cell(x1,y1),(x2,y2)`, which is what remains of the tag dialects when a tokenizer leaves
-        their special tokens out.
+        Also read bare `cell(x1,y1),(x2,y2)`, which is what remains of the tag dialects when a tokenizer
+        leaves their special tokens out.
     """
     found = _boxes(text)
     points = _xml_points(text)
@@ -66,7 +69,8 @@ def find_tags(text: str, *, pairs: bool) -> TagsFound:
         return points
     if pairs and "<" not in text:
         places = tuple(
-            Tagged(tuple(float(number) for number in match.groups()[1:]), match[1]) for match in _PAIRS.finditer(text)
+            Tagged(tuple(float(number) for number in match.groups()[1:]), match[1])
+            for match in _PAIRS.finditer(text)
         )
         return TagsFound(places, "pairs" if places else "")
     return TagsFound()
@@ -92,7 +96,7 @@ def _boxes(text: str) -> TagsFound:
             opened = None
         if not closes:
             opened = (name, tag.end())
-    cut = opened is not None or _ATTRIBUTE_CUT.search(text, max(0, len(text) - 2000)) is not None
+    cut = opened is not None or _TAG_CUT.search(text, max(0, len(text) - 2000)) is not None
     if opened and opened[0] not in ("ref", "object_ref"):
         # At the end of the text a box counts only where all its brackets are closed.
         inner = text[opened[1] :]

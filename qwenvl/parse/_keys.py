@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 BOX_KEYS = (
-    "bbox_2d", "bbox", "box_2d", "bounding_box", "boundingbox", "bbox2d", "box2d", "box", "bounding box", "bndbox",
-    "rect", "rectangle", "xyxy", "coordinates", "coords", "coordinate", "position", "location", "bboxes", "boxes",
-    "bounding_boxes", "bboxes_2d", "bbox_2ds", "边界框", "包围框", "检测框", "坐标", "位置", "框",
+    "bbox_2d", "bbox", "box_2d", "bounding_box", "boundingbox", "bbox2d", "box2d", "box", "bounding box",
+    "bndbox", "rect", "rectangle", "xyxy", "coordinates", "coords", "coordinate", "position", "location",
+    "bboxes", "boxes", "bounding_boxes", "bboxes_2d", "bbox_2ds", "边界框", "包围框", "检测框", "坐标", "位置", "框",
 )  # fmt: skip
 POINT_KEYS = (
-    "point_2d", "point", "keypoint", "point2d", "points_2d", "points", "keypoints", "center", "centre", "centroid",
-    "点", "点坐标", "中心点", "关键点",
+    "point_2d", "point", "keypoint", "point2d", "points_2d", "points", "keypoints", "center", "centre",
+    "centroid", "点", "点坐标", "中心点", "关键点",
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "name", "class", "category", "type", "class_name", "object", "classification", "text_content",
@@ -20,8 +20,8 @@ CONFIDENCE_KEYS = frozenset(SCORE_KEYS) - {"score", "得分"}
 """Keys whose numbers above 1 can only be percent; a 'score' of 5 may be out of ten."""
 WRAPPER_KEYS = frozenset(
     (
-        "objects", "detections", "results", "result", "annotations", "instances", "items", "data", "answer", "output",
-        "predictions", "boxes", "bboxes", "points", "bounding_boxes", "bbox_2d", "point_2d", "对象", "目标", "结果", "检测结果",
+        "objects", "detections", "results", "result", "annotations", "instances", "items", "data", "answer",
+        "output", "predictions", "boxes", "bboxes", "points", "bounding_boxes", "对象", "目标", "结果", "检测结果",
     )
 )  # fmt: skip
 """Keys under which a list of objects may stand, so that an empty list there is an empty answer."""

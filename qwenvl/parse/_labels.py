@@ -55,8 +55,8 @@ def forms(labels: tuple[str, ...]) -> dict[str, str]:
 def canonical(name: str, labels: tuple[str, ...]) -> str | None:
     """The requested label that `name` means, or None.
 
-    Compared without regard to case, spaces, hyphens, English and Latin plurals; a trailing number ('nucleus 3')
-    counts nothing. Labels that only differ in such ways are told apart by their exact form.
+    Compared without regard to case, spaces, hyphens, English and Latin plurals; a trailing number
+    ('nucleus 3') counts nothing. Labels that only differ in such ways are told apart by their exact form.
     """
     if name in labels:
         return name
@@ -83,9 +83,9 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     """
     code = None
     if isinstance(written, (list, tuple)):
-        names = [item for item in written if isinstance(item, str) and readable(item)]
+        names = [readable(item) for item in written[:20] if isinstance(item, str)]
         matches = [name for name in names if canonical(name, labels)]
-        written = (matches or names or [None])[0]
+        written = next(iter(matches or names), None)
         code = "label:first"
     if isinstance(written, (int, float)) and not isinstance(written, bool):
         written = str(written)
@@ -106,13 +106,19 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
 
 
 def mentioned(text: str, labels: Iterable[str]) -> list[tuple[int, int, str]]:
-    """Where `text` names labels as whole words, in any number and case: (start, end, label), longest first wins."""
+    """Where `text` names labels as whole words, in any number and case: (start, end, label).
+
+    Of labels that overlap the longest is taken.
+    """
     spans: list[tuple[int, int, str]] = []
     for label in sorted(labels, key=len, reverse=True):
         for match in _mention(label).finditer(text):
             if all(match.end() <= start or match.start() >= end for start, end, _ in spans):
                 spans.append((match.start(), match.end(), label))
     return sorted(spans)
+
+
+_PLURALS = (("us", "us|i|uses"), ("is", "is|es"), ("um", "um|a"), ("a", "a|ae|as"), ("y", "y|ies"))
 
 
 @lru_cache(maxsize=512)
@@ -122,7 +128,7 @@ def _mention(label: str) -> re.Pattern[str]:
         return re.compile(r"(?!)")
     last = _SEPARATORS.split(label.strip())[-1]
     root = re.escape(last)
-    for ending, others in (("us", "us|i|uses"), ("is", "is|es"), ("um", "um|a"), ("a", "a|ae|as"), ("y", "y|ies")):
+    for ending, others in _PLURALS:
         if last.casefold().endswith(ending) and len(last) > len(ending) + 2:
             root = f"{re.escape(last[: -len(ending)])}(?:{others})"
             break

@@ -1,8 +1,8 @@
 """A reader of JSON as language models write it: one pass, an explicit stack, no recursion.
 
-It reads single, curly and full-width quotes and punctuation, missing and doubled commas, missing and mismatched
-brackets, bare words, leading zeros, comments, unescaped inner quotes and Python literals. What the text ends inside
-of is marked (`CutList`, `CutDict`), never completed.
+It reads single, curly and full-width quotes and punctuation, missing and doubled commas, missing and
+mismatched brackets, bare words, leading zeros, comments, unescaped inner quotes and Python literals. What the
+text ends inside of is marked (`CutList`, `CutDict`), never completed.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class LenientReader:
             return None
         if not any((frame.items is None) == wants_dict for frame in self._stack):
             self.codes.append("brackets")
-            # A lone object is ended by the wrong bracket too; a lone array goes on, for more objects may follow.
+            # A lone object is ended by the wrong bracket too; a lone array goes on, for more may follow.
             return self._pop() if len(self._stack) == 1 and in_dict else None
         while (self._stack[-1].items is None) != wants_dict:
             self.codes.append("brackets")
@@ -195,7 +195,8 @@ class LenientReader:
             if self.original[position] != character:
                 self.codes.append("punctuation")
         elif character in "\"'":
-            value, end, codes = read_quoted(self.text, self.original, position, in_list=frame.items is not None)
+            in_list = frame.items is not None
+            value, end, codes = read_quoted(self.text, self.original, position, in_list=in_list)
             self.codes.extend(codes)
             if value is None:
                 return False
@@ -206,7 +207,8 @@ class LenientReader:
             sign, zeros, digits = number.groups()
             if len(zeros) > 1 or (zeros and digits[:1].isdigit()) or sign == "+":
                 self.codes.append("numbers")
-            frame.put(_number("-" * (sign == "-") + ("0" if not digits or digits[0] in ".eE" else "") + digits))
+            leading = "0" if not digits or digits[0] in ".eE" else ""
+            frame.put(_number(("-" if sign == "-" else "") + leading + digits))
         elif box := _TAGGED_BOX.match(self.text, position):
             self.codes.append("syntax")
             self._position = box.end()
@@ -217,9 +219,9 @@ class LenientReader:
             if spoken.startswith(("...", "…")):
                 self.codes.append("ellipsis")
                 return True
-            self.codes.append("words")
-            lowered = spoken.casefold()
-            self._put_or_key(_LITERALS[lowered] if lowered in _LITERALS else spoken)
+            if spoken not in ("true", "false", "null"):
+                self.codes.append("words")
+            self._put_or_key(_LITERALS.get(spoken.casefold(), spoken))
         else:
             self.codes.append("syntax")
             self._position += 1

@@ -1,4 +1,4 @@
-"""Keys and quoted strings as language models write them: where does a string end when its quotes do not say?"""
+"""Keys and quoted strings as language models write them: where one ends when its quotes do not say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENDS_VALUE = re.compile(
 )
 _ENDS_ITEM = re.compile(r"\s*+(?:[,;、\]}):{\[\"']|\Z)")
 _COLON = re.compile(r"\s*+:")
-_SWALLOWED = re.compile(r"[}\]]\s*+,?\s*+(?:[{\[]|\Z)|[}\]]\s*+\n")
+_SWALLOWED = re.compile(r"[}\]]\s*+,?\s*+[{\[]|\}\s*+\Z|[}\]][ \t]*+\n")
 
 
 def read_key(text: str, original: str, position: int) -> tuple[str | None, int, list[str]]:
@@ -59,7 +59,7 @@ def read_quoted(
 ) -> tuple[str | None, int, list[str]]:
     """The string whose opening quote stands at `position`, with any unescaped quotes inside it.
 
-    A quote ends the string where what follows could follow a string: a bracket, a comma and a key, the next key.
+    A quote ends the string where what follows could follow a string: a bracket, a comma and a key, a key.
 
     Returns
     -------
@@ -83,11 +83,11 @@ def read_quoted(
         if ends.match(text, end + 1):
             break
         scan, inner = end + 1, end
-    if inner >= 0:
+    swallowed = _SWALLOWED.search(text, position + 1, end)
+    if swallowed or inner >= 0:
         codes.append("quotes")
-        swallowed = _SWALLOWED.search(text, position + 1, end)
-        if swallowed:
-            return plain(original[position + 1 : swallowed.start()]).strip(), swallowed.start(), codes
+    if swallowed:
+        return plain(original[position + 1 : swallowed.start()]).strip(), swallowed.start(), codes
     return plain(original[position + 1 : end]), end + 1, codes
 
 

@@ -18,7 +18,7 @@ _COUNTED = {
     "out_of_range",
 }
 _INFORMATIVE = {"fence", "text"}
-"""Codes of well-formed answers: the families fence their JSON by habit, and 'text' names the source of a score."""
+"""Codes of well-formed answers: the families fence JSON by habit, and 'text' names the source of a score."""
 
 
 def fold(codes: Iterable[str]) -> tuple[str, ...]:

@@ -44,9 +44,10 @@ class Found:
 def find_values(text: str) -> Found:
     """All lists and dicts that `text` writes, at top level, in order.
 
-    Tried in turn: the text as one strict JSON value; the contents of all its code fences; a scan over the text that
-    reads a value at every opening bracket, strictly where that works and leniently where not. JSON Lines, several
-    lists and values amid prose all come out of the scan. Each character is read a bounded number of times.
+    Tried in turn: the text as one strict JSON value; the contents of all its code fences; a scan over the
+    text that reads a value at every opening bracket, strictly where that works and leniently where not. JSON
+    Lines, several lists and values amid prose all come out of the scan. Each character is read a bounded
+    number of times.
     """
     stripped = text.strip()
     whole = read_strict(stripped)
@@ -108,8 +109,12 @@ def _scan(text: str) -> Found:
             value, end = strict
         else:
             reader = reader or LenientReader(text)
+            known = len(reader.codes)
             value, end = reader.read(start)
-            cut = cut or isinstance(value, (CutList, CutDict))
+            unclosed = isinstance(value, (CutList, CutDict))
+            cut = cut or unclosed
+            if not unclosed and len(reader.codes) == known:
+                reader.codes.append("syntax")
         outside.append(text[position:start])
         values.append(Value(value, outside[-1][-80:].rpartition("\n")[2]))
         position = end

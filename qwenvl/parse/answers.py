@@ -20,7 +20,9 @@ from qwenvl.request import Request, Task
 _LIMITS = ("length", "loop")
 _ANSWER_KEYS = ("answer", "result", "response", "value", "答案", "结果")
 _COUNT_KEYS = ("count", "number", "total", "num", "n", "数量", *_ANSWER_KEYS)
-_TAGS = re.compile(r"<\|?(box|quad|point)(?:_start)?\|?>[^<]*+<(?:/\1|\|\1_end\|)>|<\|[a-z_]{1,24}\|>|</?(?:ref|box|quad)>")
+_TAGS = re.compile(
+    r"<\|?(box|quad|point)(?:_start)?\|?>[^<]*+<(?:/\1|\|\1_end\|)>|<\|[a-z_]{1,24}\|>|</?(?:ref|box|quad)>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def _objects(text: str, request: Request, unfinished: bool, places: dict[str, An
         # An unfinished text has not said that there is nothing more to come, not even after '[]'.
         return _Read(Status.TRUNCATED, parsed.codes)
     if parsed.written:
-        return _Read(Status.FAILED, parsed.codes, error=f"{parsed.written} objects were written, none of them valid")
+        return _none_valid(parsed)
     if parsed.empty:
         return _Read(Status.EMPTY, tuple(code for code in parsed.codes if code != "single"))
     if words.is_negative(text, request.labels):
@@ -144,11 +146,15 @@ def _objects(text: str, request: Request, unfinished: bool, places: dict[str, An
     return _Read(Status.FAILED, parsed.codes, error="no object, empty list or clear negative could be read")
 
 
+def _none_valid(parsed: ParsedObjects) -> _Read:
+    return _Read(Status.FAILED, parsed.codes, error=f"none of the {parsed.written} objects written is valid")
+
+
 def _count(text: str, request: Request, unfinished: bool, places: dict[str, Any]) -> _Read:
     parsed = parse_objects(text, request, **places, bare=False)
     if parsed.written or parsed.empty or parsed.cut:
         if parsed.written and not parsed.objects:
-            return _Read(Status.FAILED, parsed.codes, error=f"{parsed.written} objects were written, none of them valid")
+            return _none_valid(parsed)
         stopped = unfinished or parsed.cut or parsed.capped
         value = None if parsed.cut and not parsed.objects else len(parsed.objects)
         codes = (*parsed.codes, "listed")
@@ -222,7 +228,7 @@ def _classify(text: str, request: Request, unfinished: bool) -> _Read:
         reason = "several labels, or a denied one" if "ambiguous" in codes else "none of the labels"
         return _Read(status, codes, error=f"the answer names {reason}")
     longer = any(other != label and other.casefold().startswith(label.casefold()) for other in request.labels)
-    # A short limit is usual here: a label that stands there in full is an answer unless it may go on to another.
+    # A short limit is usual here: a label in full is an answer unless it may go on to another.
     return _Read(_settled(codes, unfinished and (longer or bool(word_codes))), codes, text=label)
 
 
@@ -235,7 +241,8 @@ def _score(text: str) -> _Read:
             return _Read(Status.REFUSED, codes)
         return _Read(Status.FAILED, codes, error="the answer is neither yes nor no")
     codes += ("text",)
-    return _Read(_settled(codes, False), codes, text="yes" if answer else "no", scores=(("yes", float(answer)),))
+    status = _settled(codes, False)
+    return _Read(status, codes, text="yes" if answer else "no", scores=(("yes", float(answer)),))
 
 
 def _words(text: str, request: Request, unfinished: bool, places: dict[str, Any]) -> _Read:

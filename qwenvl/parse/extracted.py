@@ -35,9 +35,9 @@ def extract(
     """
     whole = read_strict(text)
     if whole and whole[1] == len(text):
-        value, codes, cut = whole[0], (), False
-        candidates = [value]
-        scalar = not isinstance(value, (list, dict))
+        codes: tuple[str, ...] = ()
+        candidates, cut = [whole[0]], False
+        scalar = not isinstance(whole[0], (list, dict))
     else:
         found = find_values(text)
         candidates, codes, cut = [item.value for item in found.values], found.codes, found.cut

@@ -41,7 +41,13 @@ class ParsedObjects:
 
 
 def parse_objects(
-    text: str, request: Request, *, dialect: str, space: CoordinateSpace, frame: PictureFrame, bare: bool = True
+    text: str,
+    request: Request,
+    *,
+    dialect: str,
+    space: CoordinateSpace,
+    frame: PictureFrame,
+    bare: bool = True,
 ) -> ParsedObjects:
     """Read boxes and points out of a model's text, whatever grammar it chose.
 
@@ -79,12 +85,14 @@ def parse_objects(
         unnamed = any(candidate.label is None for candidate in written.candidates)
         if not written.candidates or (unnamed and "{" in text):
             other, other_cut = _from_json(text, request.labels, size, bare)
-            if len(other.candidates) >= max(len(written.candidates), 1) or (other.empty and not written.candidates):
+            says_empty = other.empty and not written.candidates
+            if len(other.candidates) >= max(len(written.candidates), 1) or says_empty:
                 written = Written(other.candidates, (*other.codes, "dialect:json"), other.empty)
                 cut = other_cut
             else:
                 cut = cut or (other_cut and not written.candidates)
-    return _checked(written, cut or "ellipsis" in written.codes or "depth" in written.codes, request, space, frame)
+    cut = cut or "ellipsis" in written.codes or "depth" in written.codes
+    return _checked(written, cut, request, space, frame)
 
 
 def _from_json(text: str, labels: tuple[str, ...], size: int, bare: bool) -> tuple[Written, bool]:
@@ -115,6 +123,7 @@ def _checked(
     seen: set[tuple[str, tuple[float, ...]]] = set()
     previous: tuple[str, tuple[float, ...]] | None = None
     over = 0
+    unasked = {Task.DETECT: 2, Task.POINT: 4}.get(request.task)
     for candidate in written.candidates:
         numbers = _fitting(candidate, request.task)
         if numbers is None:
@@ -137,7 +146,7 @@ def _checked(
         codes += candidate.codes
         if label_code:
             codes.append(label_code)
-        if request.task in (Task.DETECT, Task.POINT) and len(where) != (2 if request.task is Task.POINT else 4):
+        if len(where) == unasked:
             codes.append("kind")
         kept.append((where, label, candidate))
     objects, tile_codes = _in_tile(kept, space, frame)
@@ -148,7 +157,7 @@ def _checked(
 
 
 def _fitting(candidate: Candidate, task: Task) -> tuple[float, ...] | None:
-    """The candidate's numbers; None where it has none, or is the unwanted half of an object with box and point."""
+    """The candidate's numbers; None without, or for the unwanted half of an object with box and point."""
     numbers = candidate.numbers
     if numbers is not None and "both" in candidate.codes and len(numbers) == (4 if task is Task.POINT else 2):
         return None
@@ -184,8 +193,10 @@ def _score_and_attributes(extra: Mapping[str, Any]) -> tuple[float | None, dict[
     attributes: dict[str, Any] = {}
     for key, value in extra.items():
         name = key.casefold().strip()
-        if score is None and name in SCORE_KEYS and (score := _share(value, name in CONFIDENCE_KEYS)) is not None:
-            continue
+        if score is None and name in SCORE_KEYS:
+            score = _share(value, name in CONFIDENCE_KEYS)
+            if score is not None:
+                continue
         if len(attributes) >= _MAX_ATTRIBUTES or isinstance(value, (list, dict)) or value is None:
             continue
         if isinstance(value, float) and not math.isfinite(value):
