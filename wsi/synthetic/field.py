@@ -33,6 +33,7 @@ _HOMES = {
     "epithelial": (STROMA,),
 }
 _LEAST_INSIDE = 0.4
+_LEAST_LIGHT = 0.3
 _ARTEFACT_ODDS = {"fold": 0.035, "pen mark": 0.04, "blur": 0.06}
 
 
@@ -121,7 +122,8 @@ def sample_field(
     world = World(layout, int(rng.integers(1 << 62)), Scanner.random(rng))
     window = Window(0, 0, size, size, mpp)
     pick = np.random.default_rng(int(rng.integers(1 << 62)))  # its own, so that limits change nothing else
-    nuclei, labelled = _choose_nuclei(world.nuclei_around(window), window, pick, max_nuclei, classes)
+    nuclei = _not_under_ink(world.nuclei_around(window), layout)
+    nuclei, labelled = _choose_nuclei(nuclei, window, pick, max_nuclei, classes)
     image, base, margin = world.paint(window, nuclei)
     if rng.random() < 0.75:
         image = jpeg_roundtrip(image, int(rng.integers(55, 96)))
@@ -139,6 +141,13 @@ def _primary(rng: np.random.Generator, classes: tuple[str, ...] | None) -> int:
         homes = _HOMES[classes[int(rng.integers(len(classes)))]]
         return homes[int(rng.integers(len(homes)))]
     return int(rng.choice(6, p=_PRIMARY / _PRIMARY.sum()))
+
+
+def _not_under_ink(nuclei: Nuclei, layout: Layout) -> Nuclei:
+    """Without the nuclei that nobody could see through a pen mark."""
+    ink = layout.artefact_at("pen mark", nuclei.centre_um[:, 0], nuclei.centre_um[:, 1])
+    light = 1 - ink * (1 - sum(layout.pen_rgb) / 3)
+    return nuclei[light > _LEAST_LIGHT]
 
 
 def _choose_nuclei(
@@ -185,7 +194,8 @@ def _describe(
         if mask.mean() > 0.02:
             findings.add(name)
             regions.append((name, _box(mask)))
-    if len(layout.glands_near(*window.um)):
+    x0, y0, x1, y1 = window.um
+    if any(x0 < x < x1 and y0 < y < y1 for x, y in layout.glands[:, :2]):
         findings.add("gland")
     if "mitosis" in nuclei.labels:
         findings.add("mitosis")

@@ -129,18 +129,21 @@ class Layout:
 
     def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[FloatImage, FloatImage]:
         """Signed distances (6, n) and tone (n,) at points in um."""
-        gy, gx = self.tone.shape
+        return self._read(self.distance, x, y), self._read(self.tone, x, y)
+
+    def artefact_at(self, name: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> FloatImage:
+        """Strength (n,) of an artefact at points in um."""
+        return self._read(self.artefacts[ARTEFACTS.index(name)], x, y)
+
+    def _read(self, maps: FloatImage, x: NDArray[np.float64], y: NDArray[np.float64]) -> FloatImage:
+        gy, gx = maps.shape[-2:]
         fx = np.clip((x - self.origin_um[0]) / self.grid_um, 0, gx - 1.000001)
         fy = np.clip((y - self.origin_um[1]) / self.grid_um, 0, gy - 1.000001)
         ix, iy = fx.astype(int), fy.astype(int)
         tx, ty = fx - ix, fy - iy
-
-        def read(maps: FloatImage) -> FloatImage:
-            top = maps[..., iy, ix] * (1 - tx) + maps[..., iy, ix + 1] * tx
-            low = maps[..., iy + 1, ix] * (1 - tx) + maps[..., iy + 1, ix + 1] * tx
-            return np.asarray(top * (1 - ty) + low * ty, np.float32)
-
-        return read(self.distance), read(self.tone)
+        top = maps[..., iy, ix] * (1 - tx) + maps[..., iy, ix + 1] * tx
+        low = maps[..., iy + 1, ix] * (1 - tx) + maps[..., iy + 1, ix + 1] * tx
+        return np.asarray(top * (1 - ty) + low * ty, np.float32)
 
     def texture_shift(self, window: Window) -> tuple[int, int]:
         """Global pixel index of the window in the shared textures."""

@@ -107,8 +107,8 @@ def _bent(rng: np.random.Generator, image: FloatImage, amount: float) -> FloatIm
     """Displace a periodic texture by smooth noise of `amount` texels, so that straight walls curve."""
     n = image.shape[0]
     axis = np.arange(n, dtype=np.float32)
-    x = axis[None] + amount * _band_noise(rng, n, 14.0, 60.0, 1.0)
-    y = axis[:, None] + amount * _band_noise(rng, n, 14.0, 60.0, 1.0)
+    x = axis[None] + amount * _band_noise(rng, n, 22.0, 90.0, 1.0)
+    y = axis[:, None] + amount * _band_noise(rng, n, 22.0, 90.0, 1.0)
     bent = cv2.remap(image, np.mod(x, n), np.mod(y, n), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     return np.asarray(bent, np.float32)
 
@@ -143,7 +143,7 @@ def _base_textures() -> dict[str, FloatImage]:
         "bundle": _upsample(bundle, _LARGE),
         "bend": _upsample(bend.astype(np.float32), _LARGE),
         "cells": _upsample(_bent(rng, _worley(rng, _LARGE // 4, 1.0, 11.5, 0.38), 1.2), _LARGE),
-        "adipocyte": _upsample(_bent(rng, _worley(rng, _LARGE // 4, 1.0, 62.0, 0.3), 3.4), _LARGE),
+        "adipocyte": _upsample(_bent(rng, _worley(rng, _LARGE // 4, 1.0, 62.0, 0.3), 2.6), _LARGE),
     }
 
 

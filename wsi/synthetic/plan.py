@@ -237,12 +237,10 @@ def plan_field(
             d = (x - side_um / 2) * np.cos(turn) + (y - side_um / 2) * np.sin(turn) - shift
         distance[other] = np.clip(d, -64, 64)
         distance[primary] = np.clip(-d, -64, 64)
-    glands = np.zeros((0, 4))
     wanted = classes is not None and "epithelial" in classes
+    glands = np.zeros((0, 4))
     if primary == STROMA and (wanted or rng.random() < 0.3):
-        outer = rng.uniform(20, 34, 1)
-        inner = outer - rng.uniform(9, 14)
-        glands = np.column_stack([rng.uniform(0.2, 0.8, (1, 2)) * side_um, outer, inner])
+        glands = _field_glands(rng, distance[STROMA], side_um)
     strength = np.stack([_field_artefact(rng, name, x, y, side_um, name in artefacts) for name in ARTEFACTS])
     pen = PENS[int(rng.integers(len(PENS)))]
     return Layout(
@@ -255,6 +253,19 @@ def plan_field(
         glands=glands,
         texture_um=(float(rng.integers(4096)) / 4, float(rng.integers(4096)) / 4),
     )
+
+
+def _field_glands(rng: np.random.Generator, stroma: FloatImage, side_um: float) -> NDArray[np.float64]:
+    """A few glands that lie apart from each other and wholly in the stroma."""
+    kept: list[tuple[float, float, float, float]] = []
+    for _ in range(3 * max(1, round((side_um / 150) ** 2))):
+        x, y = rng.uniform(0.15, 0.85, 2) * side_um
+        outer = rng.uniform(18, 34)
+        column, row = (int((a + _AROUND_UM) / _FIELD_GRID_UM + 0.5) for a in (x, y))
+        apart = all(np.hypot(x - a, y - b) > outer + other + 6 for a, b, other, _ in kept)
+        if apart and stroma[row, column] > outer + 4:
+            kept.append((x, y, outer, outer - rng.uniform(10, 15)))
+    return np.array(kept, np.float64).reshape(-1, 4)
 
 
 def _field_artefact(
