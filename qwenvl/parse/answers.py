@@ -9,6 +9,7 @@ from typing import Any
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import words
+from qwenvl.parse._counting import MAX_COUNT, number_in
 from qwenvl.parse._keys import LABEL_KEYS
 from qwenvl.parse._notes import fold, mended
 from qwenvl.parse._text import body_of, clean
@@ -163,11 +164,11 @@ def _count(text: str, request: Request, unfinished: bool, places: dict[str, Any]
     if number is None and not codes:
         if words.is_refusal(text):
             return _Read(Status.REFUSED)
-        number, codes = words.number_in(text, request.labels)
-        if number is None and words.is_negative(text, request.labels):
-            number = 0
+        number, codes = number_in(text, request.labels)
     if number is None:
-        return _Read(Status.TRUNCATED if unfinished else Status.FAILED, codes, error="no number could be read")
+        return _Read(
+            Status.TRUNCATED if unfinished else Status.FAILED, codes, error="no number could be read"
+        )
     if unfinished and text[-1:].isalnum():
         # The cut may have gone through the number.
         return _Read(Status.TRUNCATED, codes, value=number)
@@ -195,10 +196,10 @@ def _counted_in_json(text: str, labels: tuple[str, ...]) -> tuple[int | None, tu
 
 def _whole(value: Any, labels: tuple[str, ...]) -> int | None:
     if isinstance(value, str):
-        return words.number_in(value, labels)[0]
+        return number_in(value, labels)[0]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return int(value) if value == value // 1 and 0 <= value <= words.MAX_COUNT else None
+    return int(value) if value == value // 1 and 0 <= value <= MAX_COUNT else None
 
 
 def _said(text: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
