@@ -47,7 +47,9 @@ class SlideFacts(Facts):
     path: str = Field(description="Path on the machine that ran it.")
     fingerprint: str = Field(description="Hash of the file's content.")
     reader: str
-    options: dict[str, JsonValue] = Field(description="How it was opened: plane, rendering, reader.")
+    options: dict[str, str] = Field(
+        description="Plane, rendering and series, in the words of the command line."
+    )
     width: int = Field(description="Width in level-0 px.")
     height: int = Field(description="Height in level-0 px.")
     levels: tuple[LevelFacts, ...]
@@ -145,15 +147,16 @@ class Manifest(Facts):
         return uuid.uuid5(RUN_NAMESPACE, "\n".join(f"{key}={value}" for key, value in parts.items()))
 
 
-def slide_facts(slide: Slide, options: Mapping[str, Any]) -> SlideFacts:
-    """Facts of an opened slide; `options` are the keyword arguments it was opened with."""
+def slide_facts(slide: Slide) -> SlideFacts:
+    """Facts of an opened slide."""
+    recorded: Mapping[str, str] = getattr(slide, "options", {})
     mpp_x, mpp_y = slide.mpp_xy if slide.mpp_xy is not None else (None, None)
     return SlideFacts(
         name=slide.path.name,
         path=str(slide.path.absolute()),
         fingerprint=slide.fingerprint,
         reader=slide.reader,
-        options=plain_json(dict(options)),
+        options={key: recorded[key] for key in ("plane", "rendering", "series") if key in recorded},
         width=slide.width,
         height=slide.height,
         levels=tuple(

@@ -269,7 +269,11 @@ class RunStore:
         )
         return {(r[0], r[1]): json.loads(r[2]) for r in self._rows(query, (int(first), int(stop)))}
 
-    def seconds(self) -> tuple[float, int, int]:
+    def objects_found(self) -> int:
+        """Objects stored, before merging."""
+        return int(next(iter(self._rows("SELECT total(objects) FROM latest")))[0])
+
+    def effort(self) -> tuple[float, int, int]:
         """Seconds, prompt tokens and new tokens of all answers together."""
         query = "SELECT total(seconds), total(prompt_tokens), total(new_tokens) FROM answers"
         seconds, prompt, new = next(iter(self._rows(query)))

@@ -54,7 +54,7 @@ class MemorySlide(Slide):
         tissue = (
             (xx > 0.12 * of.width) & (xx < 0.9 * of.width) & (yy > 0.1 * of.height) & (yy < 0.88 * of.height)
         )
-        grain = ((xx * 2654435761 + yy * 40503 + self.arguments[4] * 97) >> 7) % 61
+        grain = ((xx * 73856093 ^ yy * 19349663 ^ self.arguments[4] * 83492791) * 2654435761 >> 16) % 61
         pink = np.stack([215 - grain, 130 - grain, 175 - grain], -1)
         return np.where(tissue[..., None], pink, 244).astype(np.uint8)
 

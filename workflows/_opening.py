@@ -1,0 +1,55 @@
+"""Opening a slide and its tissue mask as a user asked for them, or as an earlier run recorded them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workflows.provenance import SlideFacts
+from wsi.errors import ReadError
+from wsi.slide import Slide
+from wsi.tissue import METHODS, TissueMask
+
+
+def open_path(path: Path, mpp: float | tuple[float, float] | None, options: Mapping[str, Any]) -> Slide:
+    """Open a slide. `plane` and `rendering` may be given in the words of the command line."""
+    from wsi import Plane, Rendering, open_slide
+
+    parsed = dict(options)
+    for key, kind in (("plane", Plane), ("rendering", Rendering)):
+        if isinstance(parsed.get(key), str):
+            parsed[key] = kind.parse(parsed[key])
+    if parsed.get("series") is not None:
+        parsed["series"] = int(parsed["series"])
+    return open_slide(path, mpp=mpp, **parsed)
+
+
+def reopen(facts: SlideFacts) -> Slide | None:
+    """The slide of an earlier run, opened as it was then; None where another file or none is at its place."""
+    path = Path(facts.path)
+    if not path.exists():
+        return None
+    given = facts.mpp_source == "user" and facts.mpp_x is not None and facts.mpp_y is not None
+    slide = open_path(path, (facts.mpp_x, facts.mpp_y) if given else None, facts.options)  # type: ignore[arg-type]
+    if slide.fingerprint == facts.fingerprint:
+        return slide
+    slide.close()
+    return None
+
+
+def find_mask(mask: str | Path | TissueMask, slide: Slide) -> tuple[TissueMask, str]:
+    """The mask that was asked for, and how to ask for it again.
+
+    Where pixels needed to find the tissue cannot be read the whole slide is taken, so that nothing is missed;
+    `details['unreadable']` keeps the reason, and the report warns.
+    """
+    if isinstance(mask, TissueMask):
+        return mask, mask.origin
+    if str(mask) in METHODS:
+        try:
+            return TissueMask.from_slide(slide, method=str(mask)), str(mask)
+        except ReadError as error:
+            return replace(TissueMask.everything(slide), details={"unreadable": str(error)}), str(mask)
+    return TissueMask.from_geojson(mask, slide), str(Path(mask).absolute())

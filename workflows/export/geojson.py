@@ -1,0 +1,217 @@
+"""QuPath GeoJSON, written the way QuPath reads it.
+
+The rules are those of QuPath's own readers (`QuPathTypeAdapters`, `ROITypeAdapters`, `GsonTools`):
+`objectType`, `classification` and `measurements` lie inside `properties`; a missing object type makes an
+annotation; ids are UUIDs; measurements are numbers only; a classification names its colour; rings are
+closed; coordinates are level-0 px of the whole image. Features are written one by one, so a file of any
+size needs no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwenvl.answer import Status
+from qwenvl.request import Task
+from workflows._rows import ObjectColumns, StoredAnswer
+from workflows.colours import FAILED, RGBColour, label_colours
+from workflows.export._file import new_text_file
+from workflows.heatmap import tile_channels, tile_values
+from workflows.merged import iter_merged
+from workflows.store import RunStore
+
+_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
+_OBJECT_TASKS = (Task.DETECT, Task.POINT)
+
+
+def export_geojson(
+    run: Path | str, out: Path | str, *, tiles: bool | None = None, overwrite: bool = False
+) -> int:
+    """Write a run as QuPath GeoJSON; plain or gzip by the file's name.
+
+    Objects become detections with their score as a measurement (points as Point). Tiles become QuPath tiles
+    with numbers as measurements and words as metadata; a failed tile has the class 'Failed' and no numbers.
+    The same run always gives the same ids, and the same bytes.
+
+    Parameters
+    ----------
+    run : path
+        Run folder; it may still be running.
+    out : path
+        File ending in .geojson, .json, .geojson.gz or .json.gz.
+    tiles : bool, optional
+        Write tiles; by default for every task that does not find objects.
+    overwrite : bool
+        Replace `out` where it exists.
+
+    Returns
+    -------
+    int
+        Number of features.
+
+    Raises
+    ------
+    RunNotFoundError, StoreError, ExportExistsError, ExportError
+    """
+    with RunStore.open(run) as store:
+        with_objects = store.manifest.request.task in _OBJECT_TASKS
+        number = 0
+        with new_text_file(Path(out), _SUFFIXES, overwrite=overwrite) as stream:
+            stream.write(f'{{"type":"FeatureCollection","qwenvl":{_dumps(_head(store))},"features":[')
+            separator = "\n"
+            for features in _features(store, with_objects, tiles if tiles is not None else not with_objects):
+                if features:
+                    stream.write(separator)
+                    stream.write(",\n".join(features))
+                    separator = ",\n"
+                    number += len(features)
+            stream.write("\n]}\n")
+    return number
+
+
+def _head(store: RunStore) -> dict[str, Any]:
+    manifest = store.manifest
+    return {
+        "run": str(manifest.run_id),
+        "slide": manifest.slide.fingerprint,
+        "model": manifest.model.model,
+        "request": manifest.request_hash,
+    }
+
+
+def _features(store: RunStore, with_objects: bool, with_tiles: bool) -> Iterator[list[str]]:
+    """Features as text, some thousands at a time."""
+    name_of = _namer(store.manifest.run_id)
+    plane = _plane(store.manifest.slide.options.get("plane"))
+    labels = store.labels
+    colours = label_colours(labels)
+    if with_tiles:
+        yield from _tile_features(store, name_of, plane, colours)
+    if with_objects:
+        classes = [_dumps(_classification(label, colours[label])) for label in labels]
+        for chunk in iter_merged(store, labels):
+            if len(chunk):
+                first, last = int(chunk.tile.min()), int(chunk.tile.max())
+                yield list(
+                    _object_features(chunk, store.attributes(first, last + 1), name_of, plane, classes)
+                )
+
+
+def _object_features(
+    chunk: ObjectColumns,
+    attributes: Mapping[tuple[int, int], Mapping[str, Any]],
+    name_of: Callable[[str], str],
+    plane: str,
+    classes: list[str],
+) -> Iterator[str]:
+    boxes = chunk.box.copy()
+    # A ring without area is not valid geometry.
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.01)
+    columns = (chunk.tile, chunk.item, chunk.label, boxes, chunk.point, chunk.score)
+    for tile, item, label, box, point, score in zip(*(column.tolist() for column in columns), strict=True):
+        left, top, right, bottom = (f"{edge:.2f}" for edge in box)
+        if point:
+            geometry = f'"Point","coordinates":[{left},{top}]'
+        else:
+            geometry = (
+                f'"Polygon","coordinates":[[[{left},{top}],[{right},{top}],[{right},{bottom}],[{left},{bottom}],'
+                f"[{left},{top}]]]"
+            )
+        measured = "" if math.isnan(score) else f'"measurements":{{"score":{score!r}}},'
+        extra = attributes.get((tile, item))
+        metadata = f'{{"tile":"{tile}","item":"{item}"}}'
+        if extra:
+            metadata = _dumps({"tile": str(tile), "item": str(item), **_as_strings(extra)})
+        yield (
+            f'{{"type":"Feature","id":"{name_of(f"{tile}/{item}")}","geometry":{{"type":{geometry}{plane}}},'
+            f'"properties":{{"objectType":"detection","classification":{classes[label]},{measured}'
+            f'"metadata":{metadata}}}}}'
+        )
+
+
+def _tile_features(
+    store: RunStore, name_of: Callable[[str], str], plane: str, colours: Mapping[str, RGBColour]
+) -> Iterator[list[str]]:
+    table, request = store.tiles(), store.manifest.request
+    rows = {int(row["tile"]): row for row in table}
+    features: list[str] = []
+    for found in store.iter_answers():
+        row = rows[found.tile]
+        x0, y0 = int(row["x0"]), int(row["y0"])
+        x1, y1 = x0 + int(row["width0"]), y0 + int(row["height0"])
+        properties: dict[str, Any] = {"objectType": "tile", "name": f"Tile {found.tile}"}
+        if found.answer.status is Status.FAILED:
+            properties["classification"] = _classification("Failed", FAILED)
+        elif request.task is Task.CLASSIFY and (chosen := found.answer.text) in request.labels:
+            assert chosen is not None
+            properties["classification"] = _classification(chosen, colours[chosen])
+        names, values = tile_channels(request), tile_values(found, request)
+        numbers = {name: value for name, value in zip(names, values, strict=True) if math.isfinite(value)}
+        numbers["tissue"] = float(row["tissue"])
+        properties["measurements"] = numbers
+        properties["metadata"] = _tile_words(found)
+        features.append(
+            f'{{"type":"Feature","id":"{name_of(f"tile/{found.tile}")}","geometry":{{"type":"Polygon",'
+            f'"coordinates":[[[{x0},{y0}],[{x1},{y0}],[{x1},{y1}],[{x0},{y1}],[{x0},{y0}]]]{plane}}},'
+            f'"properties":{_dumps(properties)}}}'
+        )
+        if len(features) == 4096:
+            yield features
+            features = []
+    yield features
+
+
+def _tile_words(found: StoredAnswer) -> dict[str, str]:
+    answer = found.answer
+    words: dict[str, Any] = {"status": answer.status.value, "text": answer.text, "error": answer.error}
+    if isinstance(answer.value, Mapping):
+        words.update({f"value.{key}": value for key, value in answer.value.items()})
+    else:
+        words["value"] = answer.value
+    return _as_strings({key: value for key, value in words.items() if value is not None})
+
+
+def _as_strings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata of QuPath: strings only."""
+    return {str(key): value if isinstance(value, str) else _dumps(value) for key, value in values.items()}
+
+
+def _classification(name: str, colour: RGBColour) -> dict[str, Any]:
+    return {"name": name, "color": list(colour)}
+
+
+def _plane(words: str | None) -> str:
+    """The `plane` member of a geometry for one plane of a stack ('z=3,t=0'), else nothing."""
+    if words is None:
+        return ""
+    found = dict(re.findall(r"([zt])=(\d+)", words))
+    return f',"plane":{{"c":-1,"z":{found.get("z", 0)},"t":{found.get("t", 0)}}}'
+
+
+def _namer(namespace: uuid.UUID) -> Callable[[str], str]:
+    """`str(uuid.uuid5(namespace, name))` as a function of name, in a third of the time."""
+    prefix = hashlib.sha1(namespace.bytes, usedforsecurity=False)
+
+    def name_of(name: str) -> str:
+        digest = prefix.copy()
+        digest.update(name.encode())
+        raw = bytearray(digest.digest()[:16])
+        raw[6] = raw[6] & 0x0F | 0x50
+        raw[8] = raw[8] & 0x3F | 0x80
+        text = raw.hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    return name_of
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

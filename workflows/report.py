@@ -1,0 +1,172 @@
+"""The report: one JSON document per slide, made from the store alone, with a published schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from qwenvl.request import Request
+from workflows._folder import REPORT, replace_whole
+from workflows._results import (
+    ClassifyResults,
+    CountResults,
+    ExtractResults,
+    FailedTile,
+    LabelObjects,
+    LabelTiles,
+    ObjectResults,
+    Results,
+    ScoreResults,
+    TextResults,
+    TileRect,
+    TileText,
+    TileValue,
+)
+from workflows.errors import RunNotFoundError, StoreVersionError
+from workflows.provenance import Facts, GridFacts, MaskFacts, ModelFacts, SlideFacts
+
+SCHEMA_ID = "napari-qwenvl-report-1"
+
+
+class StatusCounts(Facts):
+    """Tiles by how their last answer ended; `pending` tiles have not been asked."""
+
+    ok: int
+    repaired: int
+    empty: int
+    truncated: int
+    refused: int
+    failed: int
+    pending: int
+
+
+class TileFacts(Facts):
+    """How far the tiles were answered."""
+
+    total: int
+    counts: StatusCounts
+    tissue_answered: float = Field(
+        description="Share of the tissue in tiles that were answered completely (ok, repaired, empty)."
+    )
+    failed: tuple[FailedTile, ...] = Field(description="The first failed tiles, in reading order.")
+
+
+class Provenance(Facts):
+    """What has to be the same for the same result, and how to get it again."""
+
+    run_id: str = Field(description="UUID made of request, slide, scale, rendering, model and grid.")
+    request_hash: str
+    slide_fingerprint: str
+    model_fingerprint: str
+    grid_hash: str
+    versions: dict[str, str] = Field(description="Python and libraries.")
+    repeat: str = Field(description="The command that runs this again.")
+
+
+class RunFacts(Facts):
+    """All that may differ between two runs of the same thing: times, places and repetitions."""
+
+    created: str = Field(description="UTC time the run was started, ISO 8601.")
+    reported: str = Field(description="UTC time this report was written, ISO 8601.")
+    command: str | None = Field(description="The command line that started the run.")
+    asked: int = Field(description="Times a tile was asked, repetitions of failed tiles included.")
+    model_seconds: float = Field(description="Seconds the model took, summed over answers.")
+    prompt_tokens: int
+    new_tokens: int
+
+
+class Report(Facts):
+    """Everything a reader needs of one slide's run."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID}
+    )
+
+    schema_version: Literal["1.0"]
+    complete: bool = Field(description="True where every tile was asked and none failed.")
+    slide: SlideFacts
+    request: Request = Field(description="The whole request: the run can be repeated from it.")
+    model: ModelFacts
+    grid: GridFacts
+    mask: MaskFacts
+    tiles: TileFacts
+    results: Results
+    warnings: tuple[str, ...] = Field(description="What a reader must know before using the numbers.")
+    provenance: Provenance
+    run: RunFacts
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read a report from its file or from the folder of its run.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no report.
+        StoreVersionError
+            The file is no report that this version understands.
+        """
+        path = Path(path)
+        file = path / REPORT if path.is_dir() else path
+        if not file.is_file():
+            raise RunNotFoundError(
+                f"{file} does not exist. Name a run folder or its report.json; an interrupted run gets "
+                "its report when the command is repeated."
+            )
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the document"
+            raise StoreVersionError(
+                f"{file} is not a report of schema version 1.0: {where}: {first['msg']}. "
+                "Make it again with: qwenvl report RUN --refresh"
+            ) from error
+
+    def to_json(self) -> str:
+        """The document as it is written: strict JSON, two spaces of indent."""
+        return self.model_dump_json(indent=2)
+
+    def write(self, folder: Path) -> Path:
+        """Write `report.json` into a run folder: under a temporary name first, then renamed."""
+        path = folder / REPORT
+        replace_whole(path, self._write_to)
+        return path
+
+    def _write_to(self, path: Path) -> None:
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def result(self) -> dict[str, Any]:
+        """The document without its `run` section: equal for equal runs, however often interrupted."""
+        return self.model_dump(mode="json", exclude={"run"})
+
+    def run_options(self) -> dict[str, Any]:
+        """How slide and mask were opened, by the names of the command line's flags."""
+        options: dict[str, Any] = dict(self.slide.options)
+        if "series" in options:
+            options["series"] = int(options["series"])
+        mpp = self.slide.mpp if self.slide.mpp_source == "user" else None
+        return {"slide_mpp": mpp, "mask": self.mask.source, **options}
+
+
+__all__ = [
+    "ClassifyResults",
+    "CountResults",
+    "ExtractResults",
+    "FailedTile",
+    "LabelObjects",
+    "LabelTiles",
+    "ObjectResults",
+    "Provenance",
+    "Report",
+    "RunFacts",
+    "ScoreResults",
+    "StatusCounts",
+    "TextResults",
+    "TileFacts",
+    "TileRect",
+    "TileText",
+    "TileValue",
+]

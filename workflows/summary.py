@@ -1,0 +1,113 @@
+"""From the store of a run to its report and heatmap: a pass over the answers, one over merged objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qwenvl.request import Task
+from workflows._results import ExtractResults, Results, TextResults
+from workflows._tally import TileTally, read_tiles
+from workflows._task_results import classify_results, count_results, objects_results, score_results
+from workflows._words import plural
+from workflows.heatmap import Heatmap
+from workflows.provenance import utc_now
+from workflows.report import Provenance, Report, RunFacts, StatusCounts, TileFacts
+from workflows.store import RunStore
+
+
+def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
+    """The report of a run as far as it has come, and its heatmap where the task has one.
+
+    Everything but the report's `run` section depends only on what was asked and answered: not on the order,
+    the batches or the interruptions in which it happened.
+    """
+    manifest = store.manifest
+    tiles = read_tiles(store)
+    results: Results
+    heatmap: Heatmap | None = None
+    extra: list[str] = []
+    match manifest.request.task:
+        case Task.DETECT | Task.POINT:
+            results, heatmap, extra = objects_results(store, tiles)
+        case Task.COUNT:
+            results, heatmap = count_results(store, tiles)
+        case Task.CLASSIFY:
+            results, heatmap = classify_results(store, tiles)
+        case Task.SCORE:
+            results, heatmap = score_results(store, tiles)
+        case Task.DESCRIBE | Task.ASK:
+            words = "ask" if manifest.request.task is Task.ASK else "describe"
+            results = TextResults(task=words, total=tiles.texts, tiles=tuple(tiles.words))
+        case Task.EXTRACT:
+            results = ExtractResults(task="extract", total=tiles.texts, tiles=tuple(tiles.said))
+    counts = tiles.counts()
+    all_tissue = float(tiles.table["core_tissue"].sum())
+    in_tiles = tiles.tissue(tiles.complete) / all_tissue if all_tissue else 0.0
+    answered = round(min(1.0, in_tiles * manifest.grid.tissue_coverage), 9)
+    seconds, prompt_tokens, new_tokens = store.effort()
+    report = Report(
+        schema_version="1.0",
+        complete=counts.pending == 0 and counts.failed == 0,
+        slide=manifest.slide,
+        request=manifest.request,
+        model=manifest.model,
+        grid=manifest.grid,
+        mask=manifest.mask,
+        tiles=TileFacts(
+            total=len(tiles.table), counts=counts, tissue_answered=answered, failed=tuple(tiles.failed)
+        ),
+        results=results,
+        warnings=(*_warnings(store, counts, answered), *extra, *_vote_warning(tiles)),
+        provenance=Provenance(
+            run_id=str(manifest.run_id),
+            request_hash=manifest.request_hash,
+            slide_fingerprint=manifest.slide.fingerprint,
+            model_fingerprint=manifest.model.fingerprint,
+            grid_hash=manifest.grid.hash,
+            versions=manifest.versions,
+            repeat="qwenvl repeat report.json -o NEW_FOLDER",
+        ),
+        run=RunFacts(
+            created=manifest.created,
+            reported=utc_now(),
+            command=manifest.command,
+            asked=store.attempts(),
+            model_seconds=seconds,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+        ),
+    )
+    return report, heatmap
+
+
+def _warnings(store: RunStore, counts: StatusCounts, answered: float) -> Iterator[str]:
+    manifest = store.manifest
+    if manifest.model.warning:
+        yield f"Model: {manifest.model.warning}"
+    if manifest.slide.mpp_source == "user":
+        yield f"The slide's scale was given by the user: {manifest.slide.mpp:g} um/px."
+    if manifest.slide.mpp is None:
+        yield "The slide does not state its scale: there are no areas in mm2 and no densities."
+    if "unreadable" in manifest.mask.details:
+        yield f"Tissue could not be told from glass, so all was asked: {manifest.mask.details['unreadable']}"
+    if manifest.grid.upsampling > 1.01:
+        yield (
+            f"The pictures are enlarged {manifest.grid.upsampling:.2f}-fold beyond the slide's own resolution; "
+            "they hold no more detail than the slide."
+        )
+    if manifest.grid.tissue_coverage < 0.9995:
+        yield f"min_tissue left out tiles: the grid covers {manifest.grid.tissue_coverage:.1%} of the tissue."
+    missing = {
+        "failed": counts.failed,
+        "truncated": counts.truncated,
+        "refused": counts.refused,
+        "not asked yet": counts.pending,
+    }
+    if any(missing.values()):
+        listed = ", ".join(f"{plural(number, 'tile')} {what}" for what, number in missing.items() if number)
+        yield f"Results cover {answered:.1%} of the tissue: {listed}."
+
+
+def _vote_warning(tiles: TileTally) -> Iterator[str]:
+    if tiles.voted:
+        yield "The model gave classes without probabilities: the heatmap shows the class that was chosen."
