@@ -39,7 +39,7 @@ class PoolConfig:
 
     shard_size: int = 256
     """Fields per file."""
-    shards: int = 48
+    shards: int = 64
     """Files in all; shard k holds the fields of seeds first_seed + k * shard_size and on."""
     first_seed: int = 1_000_000
     """Benchmark seeds lie below this number, so that no evaluation field is ever trained on."""
@@ -49,6 +49,8 @@ class PoolConfig:
     """Scale of most tiles in um/px."""
     coarse_share: float = 0.12
     """Share of the fields made at twice `mpp`."""
+    mixed_from: int = 40 * 256
+    """Fields before this number show one named tissue each; from here on tissues are drawn and mixed freely."""
     max_nuclei: tuple[int, ...] = (4, 8, 12, 16, 20, 20, 28, 40)
     """Upper limits on the objects of a field, drawn evenly."""
     real_share: float = 0.2
@@ -91,6 +93,8 @@ class PretrainConfig:
     """Folder of the run: pool, states, curves; relative to the working folder."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's own choice."""
+    held_out: int = 64
+    """Factory fields for the scores printed while training."""
     workers: int = 1
     """Processes that make fields."""
     device: str = "auto"

@@ -25,7 +25,8 @@ def pool_field(config: PoolConfig, number: int) -> LabelledTile:
     most = int(rng.choice(config.max_nuclei))
     tissue = str(rng.choice(TISSUES, p=(0.3, 0.2, 0.16, 0.14, 0.1, 0.1)))
     mpp = config.mpp * (2 if rng.random() < config.coarse_share else 1)
-    return from_field(sample_field(seed, size=config.tile, mpp=mpp, tissue=tissue, max_nuclei=most))
+    named = tissue if number < config.mixed_from else None
+    return from_field(sample_field(seed, size=config.tile, mpp=mpp, tissue=named, max_nuclei=most))
 
 
 def _write_shard(config: PoolConfig, folder: Path, index: int) -> int:

@@ -14,6 +14,7 @@ from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
 
 def fourier_numbers(width: int, count: int = LARGEST_NUMBER + 1, frequencies: int = 32) -> Tensor:
     """Embeddings of 0..count-1 of about unit norm: close numbers are close vectors, (count, width)."""
+    frequencies = min(frequencies, width // 2)
     generator = torch.Generator().manual_seed(11)
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q[:, : 2 * frequencies]
     cycles = torch.logspace(math.log10(0.5), math.log10(90.0), frequencies)

@@ -51,10 +51,14 @@ def setup(
     print(
         f"{len(pool)} fields; real tiles from {len(real.training_names) if real else 0} pictures", flush=True
     )
-    held_out = {"synthetic": [from_field(sample_field(seed, max_nuclei=20)) for seed in range(64)]}
+    held_out = {"synthetic": [_evaluation_field(config, seed) for seed in range(config.held_out)]}
     if real:
         held_out["real"] = real.held_out(config.pool.tile)
     return model, heads, codec, TileSource(pool, real, config.seed), held_out
+
+
+def _evaluation_field(config: PretrainConfig, seed: int) -> LabelledTile:
+    return from_field(sample_field(seed, size=config.pool.tile, mpp=config.pool.mpp, max_nuclei=20))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,121 @@
+"""Questions and answers made from known tiles, and what augmentation does to them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from finetune.pretrain.data import augment
+from finetune.pretrain.dense import DenseTargets, reading_order, relative
+from finetune.pretrain.real import crop_boxes, instance_boxes
+from finetune.pretrain.tasks import SHARES, ask_about, detect_question, every_nucleus, objects_answer, score_question
+from finetune.pretrain.tiles import CLASSES, LabelledTile
+from qwenvl.prompts import build_prompt
+from qwenvl.request import Request, Task
+
+BOXES = np.array([[200, 5, 230, 30], [10, 8, 40, 30], [40, 100, 70, 130], [12, 100, 30, 120]], np.float32)
+
+
+def tile(boxes: np.ndarray = BOXES, classes: tuple[int, ...] = (0, 1, 0, 4), tissue: int = 0) -> LabelledTile:
+    return LabelledTile(
+        image=np.full((256, 256, 3), 200, np.uint8),
+        boxes=boxes,
+        classes=np.array(classes, np.int64),
+        tissue=tissue,
+        findings=frozenset({"tumor", "mitosis", "gland"}),
+        regions=(("gland", (0.0, 0.0, 100.0, 100.0)),),
+    )
+
+
+def test_objects_are_written_in_reading_order_with_the_label_asked_for() -> None:
+    labels = {"tumor cell": frozenset([0]), "lymphocyte": frozenset([1])}
+    question = detect_question(tile(), labels)
+    assert question.prompt == build_prompt(Request(task=Task.DETECT, labels=("tumor cell", "lymphocyte")))
+    assert json.loads(question.answer) == [
+        {"bbox_2d": [39, 31, 156, 117], "label": "lymphocyte"},
+        {"bbox_2d": [781, 20, 898, 117], "label": "tumor cell"},
+        {"bbox_2d": [156, 391, 273, 508], "label": "tumor cell"},
+    ]
+    everything = json.loads(objects_answer(tile(), every_nucleus()))
+    assert [item["label"] for item in everything] == ["nucleus"] * 4
+    assert everything[2]["bbox_2d"] == [47, 391, 117, 469]
+    assert objects_answer(tile(), {"plasma cell": frozenset()}) == "[]"
+    assert json.loads(objects_answer(tile(), {"mitosis": frozenset([4])}, points=True)) == [
+        {"point_2d": [82, 430], "label": "mitosis"}
+    ]
+
+
+def test_reading_order_is_by_cell_then_quarter() -> None:
+    assert reading_order(BOXES).tolist() == [1, 0, 3, 2]
+    assert relative(np.array([[0, 128, 255.6, 256]], np.float32), 256).tolist() == [[0, 500, 1000, 1000]]
+
+
+@pytest.mark.parametrize("task", SHARES)
+def test_every_task_gives_a_well_formed_answer(task: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        question = ask_about(tile(), rng, task)
+        assert question.prompt.strip()
+        if question.has_coordinates:
+            for item in json.loads(question.answer):
+                values = item.get("bbox_2d") or item["point_2d"]
+                assert all(isinstance(v, int) and 0 <= v <= 1000 for v in values)
+                assert item["label"] in question.prompt
+        elif task == "count":
+            assert 0 <= int(question.answer) <= 4
+        elif task == "score":
+            assert question.answer in ("yes", "no")
+        elif task == "classify":
+            assert f'"{question.answer}"' in question.prompt
+        elif task == "extract":
+            assert set(json.loads(question.answer)) <= {
+                "tissue", "nuclei", "tumor_cells", "lymphocytes", "mitoses", "necrosis"
+            }  # fmt: skip
+
+
+def test_most_questions_are_in_the_words_of_the_project() -> None:
+    rng = np.random.default_rng(0)
+    start = "Locate every object of these classes:"
+    detect = [ask_about(tile(), rng, "detect").prompt for _ in range(300)]
+    assert np.mean([prompt.startswith(start) for prompt in detect]) > 0.6
+    assert score_question("tumor", True).prompt == "Is there tumor in this image? Answer yes or no."
+
+
+def test_augmentation_moves_boxes_with_their_nuclei() -> None:
+    image = np.full((256, 256, 3), 230, np.uint8)
+    image[20:60, 100:120] = (80, 30, 120)
+    plain = LabelledTile(image, np.array([[100, 20, 120, 60]], np.float32), np.array([0]), tissue=0)
+    for seed in range(24):
+        changed = augment(plain, np.random.default_rng(seed))
+        dark = changed.image.astype(int).sum(2) < 480
+        ys, xs = np.nonzero(dark)
+        found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert np.abs(found - changed.boxes[0]).max() <= 2
+
+
+def test_dense_targets_hold_two_objects_per_cell() -> None:
+    boxes = np.array([[0, 0, 20, 20], [10, 10, 40, 40], [0, 20, 20, 40], [240, 240, 256, 256]], np.float32)
+    targets = DenseTargets.of([tile(boxes, (0, 1, 2, 3))])
+    assert targets.count[0, 0] == 3
+    assert targets.label[0, 0].tolist() == [0, 2]
+    assert targets.box[0, 63, 0].tolist() == [938, 938, 1000, 1000]
+    assert int(targets.filled.sum()) == 3
+
+
+def test_crops_of_instance_maps() -> None:
+    labels = np.zeros((40, 60), np.uint16)
+    labels[5:15, 10:30] = 3
+    labels[30:40, 50:60] = 9
+    boxes = instance_boxes(labels)
+    assert boxes.tolist() == [[10, 5, 30, 15], [50, 30, 60, 40]]
+    assert crop_boxes(boxes, 5, 0, 20, 2.0).tolist() == [[10, 10, 40, 30]]
+    assert len(crop_boxes(boxes, 26, 0, 20, 2.0)) == 0
+
+
+def test_class_names_agree_with_the_factory() -> None:
+    from wsi.synthetic import sample_field
+
+    field = sample_field(4, max_nuclei=12)
+    assert set(field.labels) <= set(CLASSES)
