@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wsi.synthetic import ARTEFACTS, CLASSES, REGIONS, sample_field
+from wsi.synthetic.noise import textures
 
 
 @pytest.mark.parametrize(("size", "mpp"), [(256, 0.25), (224, 0.5), (128, 1.0), (200, 0.31)])
@@ -111,3 +112,10 @@ def test_tumor_nuclei_are_larger_than_lymphocytes_and_spindles_longer_than_wide(
 def test_unknown_names_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="choose from"):
         sample_field(0, **bad)  # type: ignore[arg-type]
+
+
+def test_textures_are_finite_and_periodic() -> None:
+    for name, image in textures(0.25).images.items():
+        assert np.isfinite(image).all(), name
+        inner = np.abs(np.diff(image, axis=0)).mean()
+        assert np.abs(image[0] - image[-1]).mean() < 2 * inner + 1e-6, name

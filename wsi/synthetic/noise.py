@@ -12,6 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.spatial import cKDTree
 
 FloatImage = NDArray[np.float32]
@@ -60,13 +61,21 @@ def hash_uniform(
 
 def _band_noise(rng: np.random.Generator, n: int, low_um: float, high_um: float, mpp: float) -> FloatImage:
     """Periodic Gaussian noise with wavelengths of about low_um..high_um; zero mean, unit variance."""
-    fx = np.fft.rfftfreq(n, mpp)
-    fy = np.fft.fftfreq(n, mpp)
-    f = np.hypot(fy[:, None], fx[None, :])
-    spectrum = np.exp(-((f * low_um) ** 2)) * (1 - np.exp(-((f * high_um) ** 2)))
-    white = np.fft.rfft2(rng.standard_normal((n, n)).astype(np.float32))
-    out = np.fft.irfft2(white * spectrum, s=(n, n))
-    return ((out - out.mean()) / out.std()).astype(np.float32)
+    fx = fft.rfftfreq(n, mpp).astype(np.float32)
+    fy = fft.fftfreq(n, mpp).astype(np.float32)
+    square = fy[:, None] ** 2 + fx[None, :] ** 2
+    spectrum = np.exp(-square * np.float32(low_um**2)) * -np.expm1(-square * np.float32(high_um**2))
+    white = fft.rfft2(rng.standard_normal((n, n), np.float32))
+    out = fft.irfft2(white * spectrum, s=(n, n))
+    return np.asarray((out - out.mean()) / out.std(), np.float32)
+
+
+def _look_up(image: FloatImage, x: FloatImage, y: FloatImage) -> FloatImage:
+    """A periodic texture at positions 0 <= x, y < n, bilinear."""
+    # Padding instead of BORDER_WRAP, whose result is not the same in all OpenCV versions.
+    wrapped = np.pad(image, 1, mode="wrap")
+    found = cv2.remap(wrapped, x + 1, y + 1, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found, np.float32)
 
 
 def _line_integral(
@@ -74,18 +83,22 @@ def _line_integral(
 ) -> FloatImage:
     """Smear noise along a direction field (line integral convolution, Cabral and Leedom 1993), periodic."""
     n = noise.shape[0]
-    grid_y, grid_x = np.meshgrid(
-        np.arange(n, dtype=np.float32), np.arange(n, dtype=np.float32), indexing="ij"
-    )
+    axis = np.arange(n, dtype=np.float32)
+    start_x, start_y = np.meshgrid(axis, axis)
     total = noise.copy()
-    for sign in (1.0, -1.0):
-        x, y = grid_x.copy(), grid_y.copy()
+    for sign in (step, -step):
+        x, y = start_x.copy(), start_y.copy()
         for _ in range(steps):
-            cx = cv2.remap(cos, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_WRAP)
-            sy = cv2.remap(sin, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_WRAP)
-            x = np.mod(x + np.float32(sign * step) * cx, np.float32(n))
-            y = np.mod(y + np.float32(sign * step) * sy, np.float32(n))
-            total += cv2.remap(noise, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+            column, row = x.astype(np.int32), y.astype(np.int32)
+            at = row * n + column
+            x += cos.ravel()[at] * np.float32(sign)
+            y += sin.ravel()[at] * np.float32(sign)
+            x -= np.floor(x * np.float32(1 / n)) * np.float32(n)
+            y -= np.floor(y * np.float32(1 / n)) * np.float32(n)
+            # Rounding may have left exactly n
+            np.minimum(x, np.float32(n - 0.001), out=x)
+            np.minimum(y, np.float32(n - 0.001), out=y)
+            total += _look_up(noise, x, y)
     return ((total - total.mean()) / total.std()).astype(np.float32)
 
 
@@ -109,8 +122,7 @@ def _bent(rng: np.random.Generator, image: FloatImage, amount: float) -> FloatIm
     axis = np.arange(n, dtype=np.float32)
     x = axis[None] + amount * _band_noise(rng, n, 22.0, 90.0, 1.0)
     y = axis[:, None] + amount * _band_noise(rng, n, 22.0, 90.0, 1.0)
-    bent = cv2.remap(image, np.mod(x, n), np.mod(y, n), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(bent, np.float32)
+    return _look_up(image, np.mod(x, np.float32(n)), np.mod(y, np.float32(n)))
 
 
 def _upsample(image: FloatImage, n: int) -> FloatImage:
@@ -135,7 +147,7 @@ def _base_textures() -> dict[str, FloatImage]:
     return {
         "grain": _band_noise(rng, _SMALL, 0.7, 2.5, BASE_MPP),
         "chromatin": _band_noise(rng, _SMALL, 1.0, 3.2, BASE_MPP),
-        "sensor": rng.standard_normal((_SMALL, _SMALL)).astype(np.float32),
+        "sensor": rng.standard_normal((_SMALL, _SMALL), np.float32),
         "cloud": _band_noise(rng, _LARGE, 9.0, 40.0, BASE_MPP),
         "mottle": _band_noise(rng, _LARGE, 2.6, 9.0, BASE_MPP),
         "wave": _band_noise(rng, _LARGE, 55.0, 160.0, BASE_MPP),
