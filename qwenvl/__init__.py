@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from qwenvl.families import FAMILIES, ModelFamily, family_of, get_family
     from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
     from qwenvl.parse import parse_answer
-    from qwenvl.preprocess import preprocess
     from qwenvl.processor import ProcessorSettings, read_processor
     from qwenvl.prompts import build_prompt, conversation, render_chat
     from qwenvl.request import Generation, Request, Task
@@ -48,7 +47,6 @@ _HOMES = {
     "families": ("FAMILIES", "ModelFamily", "family_of", "get_family"),
     "geometry": ("CoordinateSpace", "PictureFrame", "smart_resize"),
     "parse": ("parse_answer",),
-    "preprocess": ("preprocess",),
     "processor": ("ProcessorSettings", "read_processor"),
     "prompts": ("build_prompt", "conversation", "render_chat"),
     "request": ("Generation", "Request", "Task"),
@@ -60,8 +58,8 @@ __all__ = [
     "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "PictureError",
     "PictureFrame", "ProcessorSettings", "QwenVLError", "Request", "RequestError", "Status", "Task", "TileObject",
     "UnknownFamilyError", "build_prompt", "conversation", "describe_checkpoint", "estimate_memory", "family_of",
-    "find_checkpoint", "get_family", "load_checkpoint", "parse_answer", "preprocess", "read_processor",
-    "render_chat", "smart_resize",
+    "find_checkpoint", "get_family", "load_checkpoint", "parse_answer", "read_processor", "render_chat",
+    "smart_resize",
 ]  # fmt: skip
 
 
@@ -69,7 +67,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'qwenvl' has no attribute {name!r}")
     module = import_module(f"qwenvl.{_HOME_OF[name]}")
-    # A function and its module may share a name; the function is what the package means by it.
     value = globals()[name] = getattr(module, name)
     return value
 

@@ -67,7 +67,9 @@ class Batch:
         return min(self.lengths) != max(self.lengths)
 
 
-def render_request(checkpoint: Checkpoint, request: Request, *, thinking: bool, answer_at_once: bool = False) -> str:
+def render_request(
+    checkpoint: Checkpoint, request: Request, *, thinking: bool, answer_at_once: bool = False
+) -> str:
     """The text of a request with one image token, by the checkpoint's own chat template.
 
     Parameters
@@ -105,7 +107,9 @@ def encode_prompt(checkpoint: Checkpoint, text: str) -> Prompt:
     image = checkpoint.image_token_id
     if ids.count(image) != 1:
         token = checkpoint.tokenizer.convert_ids_to_tokens(image)
-        raise RequestError(f"the prompt holds {token!r} {ids.count(image)} times instead of once; leave it out")
+        raise RequestError(
+            f"the prompt holds {token!r} {ids.count(image)} times instead of once; leave it out"
+        )
     at = ids.index(image)
     return Prompt(tuple(ids[:at]), tuple(ids[at + 1 :]))
 

@@ -88,7 +88,9 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     if name == EMBEDDED:
         if (EMBEDDED_FOLDER / "config.json").is_file():
             return EMBEDDED_FOLDER
-        raise CheckpointError(f"the embedded checkpoint is missing from {EMBEDDED_FOLDER}; install the package again")
+        raise CheckpointError(
+            f"the embedded checkpoint is missing from {EMBEDDED_FOLDER}; install the package again"
+        )
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -183,7 +185,9 @@ def _device(device: str | torch.device) -> torch.device:
             return torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise CheckpointError(f"device {device!r} cannot be used: {reason}; use 'auto' or 'cpu'") from error
+            raise CheckpointError(
+                f"device {device!r} cannot be used: {reason}; use 'auto' or 'cpu'"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -228,7 +232,11 @@ def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_re
     missing = sorted(set(loading["missing_keys"]) - tied)
     unexpected = sorted(set(loading["unexpected_keys"]) - tied)
     mismatched = sorted(str(key) for key in loading["mismatched_keys"])
-    for what, keys in (("lack", missing), ("hold unknown", unexpected), ("have other shapes for", mismatched)):
+    for what, keys in (
+        ("lack", missing),
+        ("hold unknown", unexpected),
+        ("have other shapes for", mismatched),
+    ):
         if keys:
             raise CheckpointError(
                 f"{folder}: the weights {what} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)}), "
@@ -252,7 +260,10 @@ def _load_tokenizer(folder: Path, description: CheckpointDescription, trust_remo
 
 
 def _merge_adapter(model: Any, adapter: Path) -> Any:
-    if not (adapter / "adapter_config.json").is_file() or not (adapter / "adapter_model.safetensors").is_file():
+    if (
+        not (adapter / "adapter_config.json").is_file()
+        or not (adapter / "adapter_model.safetensors").is_file()
+    ):
         raise CheckpointError(
             f"{adapter}: no adapter in safetensors there (adapter_config.json and adapter_model.safetensors)"
         )
@@ -263,7 +274,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     config = LoraConfig.from_pretrained(str(adapter))
     adapted = get_peft_model(model, config)
     weights = load_peft_weights(str(adapter), device="cpu")
-    result = set_peft_model_state_dict(adapted, weights)
+    result: Any = set_peft_model_state_dict(adapted, weights)
     # An adapter whose keys match nothing leaves the base model as it was, with no more than a warning.
     missing = [key for key in result.missing_keys if "lora_" in key]
     if result.unexpected_keys or missing:

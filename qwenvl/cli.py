@@ -59,12 +59,19 @@ def models(
     print_catalogue(memory_gib=memory, tile_size=tile_size, batch=batch, as_json=as_json)
 
 
+def load_commands() -> typer.Typer:
+    """The whole command line: this door and what the packages above bring in."""
+    known = {group.typer_instance for group in app.registered_groups}
+    for point in entry_points(group="qwenvl.commands"):
+        if (commands := point.load()) not in known:
+            app.add_typer(commands)
+    return app
+
+
 def main() -> None:
     """Run the command line; errors of this project become one message and exit code 1."""
-    for point in entry_points(group="qwenvl.commands"):
-        app.add_typer(point.load())
     try:
-        app()
+        load_commands()()
     except QwenVLError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(1)

@@ -60,10 +60,16 @@ def add_scores(
     ]  # fmt: skip
     chances = np.asarray(log_probabilities, np.float64)
     extent = frame.extent(space)
-    free = {size: [run[at : at + size] for run in spans for at in range(0, len(run) - size + 1, size)] for size in (2, 4)}
+    free = {
+        size: [run[at : at + size] for run in spans for at in range(0, len(run) - size + 1, size)]
+        for size in (2, 4)
+    }
     scored = []
     for item in objects:
-        wanted = frame.to_model(item.box if item.box is not None else item.point, space)
+        place = item.box or item.point
+        if place is None:
+            raise ValueError(f"object without a place: {item}")
+        wanted = frame.to_model(place, space)
         groups = free[len(wanted)]
         found = next((index for index, group in enumerate(groups) if _same(group, wanted, extent)), None)
         if found is None or item.score is not None:
@@ -74,7 +80,9 @@ def add_scores(
         del groups[: found + 1]
         covered = np.zeros(len(pieces), dtype=bool)
         for _, start, stop in group:
-            covered[np.searchsorted(ends, start, side="right") : np.searchsorted(ends, stop, side="left") + 1] = True
+            covered[
+                np.searchsorted(ends, start, side="right") : np.searchsorted(ends, stop, side="left") + 1
+            ] = True
         scored.append(replace(item, score=math.exp(chances[covered].mean())))
     return tuple(scored)
 
@@ -96,8 +104,8 @@ def _byte_of_symbol() -> dict[str, int]:
 
 
 def _same(group: list[tuple[float, int, int]], wanted: np.ndarray, extent: tuple[float, float]) -> bool:
-    values = np.array([value for value, _, _ in group]).reshape(-1, 2)
+    corners = np.array([value for value, _, _ in group]).reshape(-1, 2)
     # The parser puts reversed corners in order.
-    values = np.sort(values, axis=0).ravel()
+    values = np.sort(corners, axis=0).ravel()
     limits = np.tile(extent, len(values) // 2)
     return bool((np.abs(values - wanted) <= _TOLERANCE * limits + 1e-6).all())

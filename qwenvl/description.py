@@ -117,11 +117,15 @@ class CheckpointDescription:
         # One layer at a time: residual, norm, query, key, value, attention output, and the two wide MLP halves.
         width = 6 * hidden + 2 * text.get("intermediate_size", 4 * hidden)
         vision = self.config.get("vision_config", {})
-        vision_width = 6 * vision.get("embed_dim", vision.get("hidden_size", 1280)) * self.family.merge_size**2
+        vision_width = (
+            6 * vision.get("embed_dim", vision.get("hidden_size", 1280)) * self.family.merge_size**2
+        )
         patches = visual * self.family.merge_size**2 * self.processor.patch_dim * 4
         activations = batch * max(prompt * width * size, visual * vision_width * size + patches)
         activations += batch * text["vocab_size"] * 4
-        return MemoryEstimate(self.parameters * size, keys_and_values * (prompt + new_tokens), activations, batch)
+        return MemoryEstimate(
+            self.parameters * size, keys_and_values * (prompt + new_tokens), activations, batch
+        )
 
 
 def describe_checkpoint(
@@ -248,7 +252,9 @@ def _header(path: Path) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", file.read(8))
             header: dict[str, Any] = json.loads(file.read(length))
     except (struct.error, ValueError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}); fetch the checkpoint again") from error
+        raise CheckpointError(
+            f"{path}: not a safetensors file ({error}); fetch the checkpoint again"
+        ) from error
     header.pop("__metadata__", None)
     return header
 

@@ -321,10 +321,7 @@ def family_of(
             f"known are {', '.join(known_types)} (Qwen-VL's 'qwen' with a vision tower). "
             "Name the family explicitly if the checkpoint is a renamed copy of one of them"
         )
-    if chat_template:
-        thinks = "<think>" in chat_template
-    else:
-        thinks = "thinking" in name.casefold()
+    thinks = "<think>" in chat_template if chat_template else "thinking" in name.casefold()
     for match in matches:
         if (match.thinking is Thinking.ALWAYS) == thinks:
             return match

@@ -92,14 +92,18 @@ class PictureFrame:
         return _scaled(points, self.extent(space), (self.width, self.height))
 
 
-def _scaled(points: ArrayLike, numerator: Sequence[float], denominator: Sequence[float]) -> NDArray[np.float64]:
+def _scaled(
+    points: ArrayLike, numerator: Sequence[float], denominator: Sequence[float]
+) -> NDArray[np.float64]:
     array = np.asarray(points, dtype=np.float64)
     if array.ndim == 0 or array.shape[-1] not in (2, 4):
         raise ValueError(f"points: the last axis holds x, y or two such pairs; got shape {array.shape}")
     pairs = array.shape[-1] // 2
     # Multiplied before divided, so that whole model numbers of a frame come back as they went in.
-    return array * np.tile(np.asarray(numerator, np.float64), pairs) / np.tile(
-        np.asarray(denominator, np.float64), pairs
+    return (
+        array
+        * np.tile(np.asarray(numerator, np.float64), pairs)
+        / np.tile(np.asarray(denominator, np.float64), pairs)
     )
 
 

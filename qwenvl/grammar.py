@@ -34,7 +34,9 @@ class SchemaGrammar:
     def __init__(self, schema: dict[str, Any], tokenizer: Any, vocabulary: int, eos: Sequence[int]) -> None:
         import xgrammar
 
-        info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary, stop_token_ids=list(eos))
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            tokenizer, vocab_size=vocabulary, stop_token_ids=list(eos)
+        )
         compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         try:
             self._grammar = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)

@@ -45,9 +45,13 @@ class Patches:
 def check_picture(picture: Any) -> None:
     """Raise PictureError unless `picture` is a uint8 RGB array (height, width, 3) with pixels."""
     if not isinstance(picture, np.ndarray):
-        raise PictureError(f"a picture is a numpy array, not {type(picture).__name__}; convert it with np.asarray")
+        raise PictureError(
+            f"a picture is a numpy array, not {type(picture).__name__}; convert it with np.asarray"
+        )
     if picture.dtype != np.uint8:
-        raise PictureError(f"a picture has dtype uint8, not {picture.dtype}; scale it to 0..255 and convert it")
+        raise PictureError(
+            f"a picture has dtype uint8, not {picture.dtype}; scale it to 0..255 and convert it"
+        )
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise PictureError(f"a picture has shape (height, width, 3), not {picture.shape}; hand over RGB")
     if picture.size == 0:
@@ -90,7 +94,10 @@ def preprocess(
     for picture in pictures:
         check_picture(picture)
     frames = tuple(settings.frame(picture.shape[1], picture.shape[0]) for picture in pictures)
-    grids = [(1, f.processed_height // settings.patch_size, f.processed_width // settings.patch_size) for f in frames]
+    grids = [
+        (1, f.processed_height // settings.patch_size, f.processed_width // settings.patch_size)
+        for f in frames
+    ]
     count = sum(rows * columns for _, rows, columns in grids)
     pixel_values = _memory(count, settings.patch_dim, device, dtype, out)
     start = 0
@@ -98,7 +105,9 @@ def preprocess(
         stack = _stack([pictures[index] for index in members], device)
         if frame.resized:
             stack = _resize(stack, frame)
-        stop = start + stack.shape[0] * frame.processed_width * frame.processed_height // settings.patch_size**2
+        stop = (
+            start + stack.shape[0] * frame.processed_width * frame.processed_height // settings.patch_size**2
+        )
         _patchify(stack, settings, pixel_values[start:stop])
         start = stop
     grid = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
@@ -121,15 +130,20 @@ def _stack(pictures: list[NDArray[np.uint8]], device: torch.device) -> Tensor:
 
 
 def _resize(stack: Tensor, frame: PictureFrame) -> Tensor:
-    """Bicubic with antialiasing. On a CPU in PIL's fixed-point arithmetic, else rounded from float like torchvision."""
+    """Bicubic with antialiasing, in Pillow's two passes with uint8 between them."""
     planes = stack.permute(0, 3, 1, 2)
-    size = (frame.processed_height, frame.processed_width)
     if stack.device.type == "cpu":
-        planes = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)
+        # Pillow's fixed-point arithmetic, which PyTorch has for CPUs only.
+        planes = _bicubic(planes, frame.processed_height, frame.processed_width)
     else:
-        planes = torch.nn.functional.interpolate(planes.float(), size, mode="bicubic", antialias=True)
-        planes = planes.round_().clamp_(0, 255).to(torch.uint8)
+        for height in (stack.shape[1], frame.processed_height):
+            planes = _bicubic(planes.float(), height, frame.processed_width).round_().clamp_(0, 255)
+        planes = planes.to(torch.uint8)
     return planes.permute(0, 2, 3, 1)
+
+
+def _bicubic(planes: Tensor, height: int, width: int) -> Tensor:
+    return torch.nn.functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)
 
 
 def _patchify(stack: Tensor, settings: ProcessorSettings, out: Tensor) -> None:

@@ -102,7 +102,9 @@ def read_processor(folder: Path) -> ProcessorSettings:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{path}: not readable as JSON: {error}; fetch the checkpoint again") from error
+            raise CheckpointError(
+                f"{path}: not readable as JSON: {error}; fetch the checkpoint again"
+            ) from error
         settings = content if "patch_size" in content else content.get("image_processor")
         if isinstance(settings, Mapping):
             return _settings(settings, path)
@@ -128,11 +130,18 @@ def _settings(content: Mapping[str, Any], path: Path) -> ProcessorSettings:
         raise CheckpointError(
             f"{path}: does not say {', '.join(missing)}; copy the file from the checkpoint this one was made of"
         )
-    for key, expected in (("do_resize", True), ("do_rescale", True), ("do_normalize", True), ("resample", _BICUBIC)):
+    for key, expected in (
+        ("do_resize", True),
+        ("do_rescale", True),
+        ("do_normalize", True),
+        ("resample", _BICUBIC),
+    ):
         if content.get(key, expected) != expected:
             raise CheckpointError(f"{path}: {key}={content[key]!r} is not supported, only {expected!r} is")
     if abs(content.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
-        raise CheckpointError(f"{path}: rescale_factor {content['rescale_factor']} is not supported, only 1/255 is")
+        raise CheckpointError(
+            f"{path}: rescale_factor {content['rescale_factor']} is not supported, only 1/255 is"
+        )
     try:
         mean, std = (tuple(float(v) for v in found[key]) for key in ("image_mean", "image_std"))  # type: ignore[union-attr]
         numbers = {key: int(found[key]) for key in found if not key.startswith("image_")}  # type: ignore[arg-type]

@@ -36,7 +36,9 @@ class Sampler:
         settings = self._settings
         if self._seen is not None:
             penalty = settings.repetition_penalty
-            logits = torch.where(self._seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+            logits = torch.where(
+                self._seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits
+            )
         tokens = logits.argmax(-1) if settings.temperature == 0 else self._draw(logits / settings.temperature)
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)

@@ -26,7 +26,7 @@ def yes_and_no(tokenizer: Any) -> list[Spellings]:
     one look at the logits is enough.
     """
     words = [_distinct(tokenizer, _variants(word)) for word in ("yes", "no")]
-    single = [tuple(ids for ids in spellings if len(ids) == 1) for spellings in words]
+    single: list[Spellings] = [tuple(ids for ids in spellings if len(ids) == 1) for spellings in words]
     return single if all(single) else words
 
 

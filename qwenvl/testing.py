@@ -26,10 +26,20 @@ SPECIAL_TOKENS = (
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 
-_MERGES = ("y e", "ye s", "Y e", "Ye s", "n o", "N o", "Ġ yes", "Ġ no")
+_MERGES = [
+    ("y", "e"),
+    ("ye", "s"),
+    ("Y", "e"),
+    ("Ye", "s"),
+    ("n", "o"),
+    ("N", "o"),
+    ("Ġ", "yes"),
+    ("Ġ", "no"),
+]
 _HIDDEN = 64
 _SYSTEM = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
 )
 _TURNS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
@@ -74,7 +84,9 @@ def tiny_checkpoint(family_name: str, folder: str | Path, *, seed: int = 0) -> P
 
     family = get_family(family_name)
     if family.remote_code:
-        raise UnknownFamilyError(f"{family.name} is remote code; tiny models exist of {', '.join(TINY_FAMILIES)}")
+        raise UnknownFamilyError(
+            f"{family.name} is remote code; tiny models exist of {', '.join(TINY_FAMILIES)}"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ids = _write_tokenizer(folder, family)
@@ -111,10 +123,9 @@ def _write_tokenizer(folder: Path, family: ModelFamily) -> dict[str, int]:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    merges = [tuple(merge.split()) for merge in _MERGES]
-    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(merge) for merge in merges)]
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(merge) for merge in _MERGES)]
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_MERGES))
     tokenizer.pre_tokenizer = level
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(name, normalized=False, special=True) for name in SPECIAL_TOKENS]
@@ -132,8 +143,7 @@ def _write_tokenizer(folder: Path, family: ModelFamily) -> dict[str, int]:
         "chat_template": template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    names = [*SPECIAL_TOKENS, family.think_open, family.think_close]
-    return {name: tokenizer.token_to_id(name) for name in names}
+    return tokenizer.get_vocab()
 
 
 def _config(family: ModelFamily, ids: dict[str, int]) -> dict[str, Any]:

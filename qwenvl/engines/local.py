@@ -55,7 +55,9 @@ class LocalEngine(Engine):
     not guarded, and transformers keeps positions of the last call on the model (`rope_deltas`).
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, token_budget: int | None = None, thinking: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, token_budget: int | None = None, thinking: bool = False
+    ) -> None:
         self.checkpoint = checkpoint
         self.info = checkpoint.info
         self._budget = token_budget or _token_budget(checkpoint)
@@ -224,7 +226,9 @@ def _token_budget(checkpoint: Checkpoint) -> int:
     side = 32 * checkpoint.processor.factor
     one = checkpoint.description.estimate_memory(side, dtype=checkpoint.info.dtype)
     tokens = checkpoint.description.tokens_per_tile(side)
-    return int(max(tokens, min(_GPU_BUDGET, _MEMORY_SHARE * free * tokens / (one.kv_per_tile + one.activations))))
+    return int(
+        max(tokens, min(_GPU_BUDGET, _MEMORY_SHARE * free * tokens / (one.kv_per_tile + one.activations)))
+    )
 
 
 def _out_of_memory(error: BaseException) -> bool:
