@@ -1,0 +1,224 @@
+"""One merge: pairs, matches, groups, and the row that stands for each group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from workflows._merge_groups import components, fingerprints, groups, match, suppress
+from workflows._merge_pairs import (
+    Bools,
+    Floats,
+    Ints,
+    area,
+    intersection,
+    near_identical_pairs,
+    overlapping_pairs,
+)
+from workflows._merge_views import MergeRules, Views, own_views
+from workflows.detections import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The tiles of a slide: `rects`, `cores` and `own` views, float64 (t, 4), and `last` neighbours, int64 (t,)."""
+
+    rects: Floats
+    cores: Floats
+    own: Floats
+    last: Ints
+
+    @classmethod
+    def of(cls, rects: ArrayLike, cores: ArrayLike, rules: MergeRules) -> Self:
+        """The plane of `TileGrid.rects` and `TileGrid.cores`."""
+        tiles = np.asarray(rects, np.float64).reshape(-1, 4)
+        return cls(tiles, np.asarray(cores, np.float64).reshape(-1, 4), *own_views(tiles, rules.margin0))
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """Pairs i, j of rows, how well they agree, and whether an edge cuts i or j where the other sees on."""
+
+    i: Ints
+    j: Ints
+    agreement: Floats
+    short_i: Bools
+    short_j: Bools
+
+    def take(self, rows: NDArray[np.bool_]) -> Links:
+        return Links(*(getattr(self, name)[rows] for name in ("i", "j", "agreement", "short_i", "short_j")))
+
+
+def resolve(
+    found: Detections, plane: Plane, rules: MergeRules, unseen_from: int | None = None
+) -> tuple[Detections, Bools]:
+    """Merge what can be merged for good.
+
+    Parameters
+    ----------
+    found : Detections
+    plane : Plane
+    rules : MergeRules
+    unseen_from : int, optional
+        First tile whose objects are still to come; None when all are there.
+
+    Returns
+    -------
+    merged : Detections
+        Objects that nothing to come can change.
+    waits : bool array (n,)
+        Rows of `found` that are to be looked at again with the next tiles.
+    """
+    n = len(found)
+    if n and int(found.tiles.max()) >= len(plane.rects):
+        raise ValueError(f"A detection names tile {found.tiles.max()}; there are {len(plane.rects)} tiles.")
+    waits = np.zeros(n, bool)
+    if found.settled.all():
+        return found, waits
+    twins, into = _within_tiles(found, rules)
+    seam = np.flatnonzero((into == np.arange(n)) & _is_shared(found, plane, rules))
+    rows = found.take(seam)
+    views = Views(rows.boxes, rows.is_point, plane.rects[rows.tiles], rules)
+    links = _candidates(rows, views)
+    strong, label = _groups(rows, links, rules)
+    chosen, boxes, joined = _representatives(rows, views, plane, strong, label)
+    root = _absorb_parts(rows, views, links, label, chosen, boxes, joined)
+    into[seam] = seam[chosen[root[label]]]
+    into = into[into]
+    if unseen_from is not None:
+        ties = links.take(links.short_i | links.short_j)
+        i = np.concatenate([twins[0], seam[strong.i], seam[ties.i]])
+        j = np.concatenate([twins[1], seam[strong.j], seam[ties.j]])
+        waits[seam] = plane.last[rows.tiles] >= unseen_from
+        part = components(n, i, j)
+        held = np.zeros(n, bool)
+        held[part[waits]] = True
+        waits = held[part]
+    new = found.boxes.copy()
+    new[seam[chosen[joined]]] = boxes[joined]
+    sources = np.bincount(into, weights=found.sources, minlength=n).astype(np.int64)
+    settled = np.ones(n, bool)
+    merged = replace(found, boxes=new, sources=sources, settled=settled)
+    return merged.take(np.flatnonzero((into == np.arange(n)) & ~waits)), waits
+
+
+def _is_shared(found: Detections, plane: Plane, rules: MergeRules) -> Bools:
+    """Rows that may have been seen by another tile too, bool (n,)."""
+    views = Views(found.boxes, found.is_point, plane.rects[found.tiles], rules)
+    reach, own = views.reaching(), plane.own[found.tiles]
+    inside: Bools = (reach[:, :2] > own[:, :2]).all(axis=1) & (reach[:, 2:] < own[:, 2:]).all(axis=1)
+    return ~inside
+
+
+def _within_tiles(found: Detections, rules: MergeRules) -> tuple[tuple[Ints, Ints], Ints]:
+    """Near-identical pairs of one class and tile, and the row that each row gave way to, int64 (n,)."""
+    kind = 2 * found.classes.astype(np.int64) + found.is_point
+    group = found.tiles * (int(kind.max()) + 1) + kind
+    i, j = near_identical_pairs(found.boxes, group, rules.same_tile)
+    fresh = ~(found.settled[i] & found.settled[j])
+    i, j = i[fresh], j[fresh]
+    involved, place = np.unique(np.concatenate([i, j]), return_inverse=True)
+    pick = found.take(involved)
+    worth = np.where(np.isnan(pick.scores), -np.inf, pick.scores)
+    order = np.lexsort((fingerprints(*pick.boxes.T), -area(pick.boxes), -worth))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    into = np.arange(len(found))
+    into[involved] = involved[suppress(len(involved), place[: len(i)], place[len(i) :], rank)]
+    return (i, j), into
+
+
+def _candidates(rows: Detections, views: Views) -> Links:
+    """Pairs of different tiles that touch."""
+    kind = 2 * rows.classes.astype(np.int64) + rows.is_point
+    tiles, settled = rows.tiles, rows.settled
+    i, j = overlapping_pairs(
+        views.reaching(), kind, lambda p, q: (tiles[p] != tiles[q]) & ~(settled[p] & settled[q])
+    )
+    return Links(i, j, views.agreement(i, j), views.cut_short(i, j), views.cut_short(j, i))
+
+
+def _groups(rows: Detections, links: Links, rules: MergeRules) -> tuple[Links, Ints]:
+    """The pairs that agree, and the group of each row, int64 (n,)."""
+    least = np.where(links.short_i & links.short_j, rules.line_up, rules.agreement)
+    strong = links.take(links.agreement >= np.where(rows.is_point[links.i], 1e-9, least))
+    tie = _ties(rows)
+    chosen = strong.take(match(strong.i, strong.j, rows.tiles, strong.agreement, tie))
+    return strong, groups(len(rows), chosen.i, chosen.j, rows.tiles, chosen.agreement, tie)
+
+
+def _ties(rows: Detections) -> Ints:
+    return fingerprints(*rows.boxes.T, rows.scores, rows.tiles, rows.classes)
+
+
+def _representatives(
+    rows: Detections, views: Views, plane: Plane, strong: Links, label: Ints
+) -> tuple[Ints, Floats, Bools]:
+    """The row that stands for each group, its box, and whether that box joins parts.
+
+    A row is short in its group where an edge cut it and a partner saw beyond that edge without being cut itself.
+    Among the others the fewest cut sides win, then the centre owned by its own tile, then the score.
+    """
+    count = int(label.max()) + 1 if len(label) else 0
+    pairs = strong.take(label[strong.i] == label[strong.j])
+    short = np.zeros(len(rows), bool)
+    short[pairs.i[pairs.short_i & ~pairs.short_j]] = True
+    short[pairs.j[pairs.short_j & ~pairs.short_i]] = True
+    whole = np.zeros(count, bool)
+    whole[label[~short]] = True
+    short &= whole[label]
+    joins = pairs.short_i & pairs.short_j & ~short[pairs.i] & ~short[pairs.j]
+    joined = np.zeros(count, bool)
+    joined[label[pairs.i[joins]]] = True
+
+    centre = (rows.boxes[:, :2] + rows.boxes[:, 2:]) / 2
+    core = plane.cores[rows.tiles]
+    owned = ((centre >= core[:, :2]) & (centre < core[:, 2:])).all(axis=1)
+    worth = np.where(np.isnan(rows.scores), -np.inf, rows.scores)
+    # Only groups of several rows need the long sort.
+    size = np.bincount(label, minlength=count)
+    several = np.flatnonzero(size[label] > 1)
+    keys = (_ties(rows.take(several)), -worth[several], ~owned[several],
+            views.cut()[several].sum(axis=1), short[several], label[several])  # fmt: skip
+    order = several[np.lexsort(keys)]
+    chosen = np.empty(count, np.int64)
+    chosen[label] = np.arange(len(rows))
+    first = np.ones(len(order), bool)
+    first[1:] = label[order][1:] != label[order][:-1]
+    chosen[label[order[first]]] = order[first]
+
+    boxes = rows.boxes[chosen]
+    part = np.flatnonzero(joined[label] & ~short)
+    np.minimum.at(boxes[:, :2], label[part], rows.boxes[part, :2])
+    np.maximum.at(boxes[:, 2:], label[part], rows.boxes[part, 2:])
+    return chosen, boxes, joined
+
+
+def _absorb_parts(
+    rows: Detections, views: Views, links: Links, label: Ints, chosen: Ints, boxes: Floats, joined: Bools
+) -> Ints:
+    """The group that each group goes into: a cut part inside a box that goes on across the cut, int64 (g,)."""
+    part, other = np.concatenate([links.i, links.j]), np.concatenate([links.j, links.i])
+    tried = np.concatenate([links.short_i, links.short_j]) & ~rows.is_point[part]
+    tried &= (label[part] != label[other]) & ~joined[label[part]]
+    tried[tried] &= chosen[label[part[tried]]] == part[tried]
+    part, into = part[tried], label[other[tried]]
+    box, host = rows.boxes[part], boxes[into]
+    outward = np.array([-1.0, -1.0, 1.0, 1.0])
+    goes_on = (views.cut()[part] & ((host - views.tiles[part]) * outward > views.rules.border0)).any(axis=1)
+    size, host_size = area(box), area(host)
+    inside = (intersection(box, host) >= views.rules.inside * size) & (host_size > size) & goes_on
+    # A tile that saw the host as well told the two apart.
+    span = int(rows.tiles.max()) + 1 if len(rows) else 1
+    known = np.unique(label * span + rows.tiles)
+    inside &= ~np.isin(into * span + rows.tiles[part], known)
+    part, into, host_size = part[inside], into[inside], host_size[inside]
+    order = np.lexsort((_ties(rows.take(chosen[into])), host_size))
+    root = np.arange(len(chosen))
+    root[label[part[order]]] = into[order]
+    while not np.array_equal(root, root[root]):
+        root = root[root]
+    return root
