@@ -10,15 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import RegionError, UnknownMppError
 from wsi.fingerprint import fingerprint_path
+from wsi.resample import extend, resize, snap
 
 RGB = NDArray[np.uint8]
 """Pictures are uint8 arrays of shape (height, width, 3), red first."""
+
+_PIXELS_IN_MEMORY = 48_000_000  # source px that one resampling may hold at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,25 +149,38 @@ class Slide(ABC):
 
         Returns
         -------
-        uint8 array (height, width, 3). Where the level has exactly this size no pixel is changed.
+        uint8 array (height, width, 3). Where the level has exactly this size no pixel is changed, and the
+        rectangle's place is rounded to whole px of the level; otherwise its sides are. Either way the picture
+        lies within half a px of where it belongs. A level that was cut short by a fraction of a px at its
+        right or lower border repeats its last column or row.
+
+        Raises
+        ------
+        RegionError
+            The rectangle or the result has no area, or the rectangle is not inside the slide.
+        ReadError
+            The file's data for this region is missing or corrupt.
         """
         width, height = size
+        inside = x0 >= 0 and y0 >= 0 and x0 + width0 <= self.width and y0 + height0 <= self.height
+        if not inside or min(width0, height0, width, height) < 1:
+            raise RegionError(
+                f"Rectangle {width0}x{height0} at ({x0}, {y0}), wanted as {width}x{height} px, has no area or is "
+                f"not inside {self.path} ({self.width}x{self.height} px)."
+            )
         level = self.best_level(min(width0 / width, height0 / height))
         of = self.levels[level]
-        x, y = round(x0 / of.downsample), round(y0 / of.downsample)
-        w = min(max(1, round(width0 / of.downsample)), of.width - x)
-        h = min(max(1, round(height0 / of.downsample)), of.height - y)
-        if x0 < 0 or y0 < 0 or x0 + width0 > self.width or y0 + height0 > self.height or w < 1 or h < 1:
-            raise RegionError(
-                f"Rectangle {width0}x{height0} at ({x0}, {y0}) is not inside {self.path} "
-                f"({self.width}x{self.height} px)."
-            )
-        pixels = self._read(x, y, w, h, level)
-        if (w, h) == (width, height):
-            return pixels
-        shrink = w >= width and h >= height
-        resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
-        return np.asarray(resized, np.uint8)
+        scale = of.downsample
+        columns = snap(x0 / scale, (x0 + width0) / scale, width, of.width)
+        rows_in_memory = max(1, int(_PIXELS_IN_MEMORY / columns.length / (height0 / scale / height)))
+        bands = []
+        for top in range(0, height, rows_in_memory):
+            bottom = min(height, top + rows_in_memory)
+            y_top, y_bottom = y0 + height0 * top / height, y0 + height0 * bottom / height
+            rows = snap(y_top / scale, y_bottom / scale, bottom - top, of.height)
+            pixels = self._read(columns.start, rows.start, columns.stored, rows.stored, level)
+            bands.append(resize(extend(pixels, columns, rows), width, bottom - top))
+        return bands[0] if len(bands) == 1 else np.concatenate(bands)
 
     def thumbnail(self, side: int = 1024) -> RGB:
         """The whole slide with its longer side at most `side` px. uint8 (h, w, 3)."""
@@ -182,7 +197,7 @@ class Slide(ABC):
         """An associated image as uint8 (h, w, 3). Raises KeyError for a name not in `associated`."""
         raise KeyError(name)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a slide without handles has nothing to close)
         """Release file handles. Reading afterwards is an error."""
 
     def __enter__(self) -> Self:

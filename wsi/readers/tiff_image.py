@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import imagecodecs
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
 from wsi.errors import ReadError
+from wsi.readers import jpeg
 from wsi.readers.source import Raw
 from wsi.readers.storage import FileBytes, PieceCache
 
 _UNCOMPRESSED, _JPEG = 1, 7
 _STRIP_BYTES = 1 << 20
 _MAX_GAP = 64 << 10
-_END_OF_IMAGE = b"\xff\xd9"
-# Photometric interpretation -> colour space of the JPEG data and of the result; the tag decides, as in OpenSlide.
-_JPEG_SPACES = {
-    0: ("GRAYSCALE", "GRAYSCALE"),
-    1: ("GRAYSCALE", "GRAYSCALE"),
-    2: ("RGB", "RGB"),
-    6: ("YCBCR", "RGB"),
-}
+# Photometric interpretation -> colour space of the JPEG data; the tag decides, as in OpenSlide.
+_JPEG_SPACES = {0: jpeg.GRAYSCALE, 1: jpeg.GRAYSCALE, 2: jpeg.RGB, 6: jpeg.YCBCR}
 
 
 class TiffImage:
@@ -53,8 +46,7 @@ class TiffImage:
         self, page: TiffPage | TiffFrame, file: FileBytes, cache: PieceCache, plane: int = 0
     ) -> None:
         key: TiffPage = page.keyframe  # type: ignore[assignment]
-        self._file, self._cache, self._id = file, cache, (page.offset, plane)
-        self._here = threading.local()
+        self._file, self._cache, self._id = file, cache, (str(file.path), page.offset, plane)
         self.width, self.height = key.imagewidth, key.imagelength
         self.apart = key.planarconfig == 2 and key.samplesperpixel > 1
         self.samples = 1 if self.apart else key.samplesperpixel
@@ -89,24 +81,31 @@ class TiffImage:
         """
         tail = (self.samples,) if self.samples > 1 else ()
         out = np.empty((height, width, *tail), self.dtype)
-        tall, wide = self._piece_height, self._piece_width
-        first, last = x // wide, (x + width - 1) // wide
-        at = (x, y, width, height)
-        for row in range(y // tall, (y + height - 1) // tall + 1):
-            top = row * tall
-            y1, y2 = max(y, top), min(y + height, top + tall)
-            base = row * self._columns + sample * self._pieces
-            for index, data in self._load(base + first, base + last, at):
-                left = (index - base) * wide
-                x1, x2 = max(x, left), min(x + width, left + wide)
-                target = out[y1 - y : y2 - y, x1 - x : x2 - x]
-                partly = x2 - x1 < min(wide, self.width - left) or y2 - y1 < min(tall, self.height - top)
-                piece = self._piece(index, data, partly, at)
-                if piece is None:
-                    target[...] = np.iinfo(self.dtype).max if self.samples >= 3 else 0
-                else:
-                    target[...] = piece[y1 - top : y2 - top, x1 - left : x2 - left]
+        first, last = x // self._piece_width, (x + width - 1) // self._piece_width
+        rows = range(y // self._piece_height, (y + height - 1) // self._piece_height + 1)
+        for row in rows:
+            self._fill(out, row, first, last, (x, y, width, height), sample)
         return out
+
+    def _fill(
+        self, out: Raw, row: int, first: int, last: int, at: tuple[int, int, int, int], sample: int
+    ) -> None:
+        """Put one row of pieces, columns `first` to `last`, where it belongs in the region `at`."""
+        x, y, width, height = at
+        tall, wide = self._piece_height, self._piece_width
+        top = row * tall
+        y1, y2 = max(y, top), min(y + height, top + tall)
+        base = row * self._columns + sample * self._pieces
+        for index, data in self._load(base + first, base + last, at):
+            left = (index - base) * wide
+            x1, x2 = max(x, left), min(x + width, left + wide)
+            target = out[y1 - y : y2 - y, x1 - x : x2 - x]
+            partly = x2 - x1 < min(wide, self.width - left) or y2 - y1 < min(tall, self.height - top)
+            piece = self._piece(index, data, partly, at)
+            if piece is None:
+                target[...] = np.iinfo(self.dtype).max if self.samples >= 3 else 0
+            else:
+                target[...] = piece[y1 - top : y2 - top, x1 - left : x2 - left]
 
     def _load(self, first: int, last: int, at: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
         """Index and stored bytes of a run of pieces: bytes of neighbours in the file come in one read."""
@@ -161,36 +160,19 @@ class TiffImage:
             and not self.apart
         ):
             return self._raw_rows(key, plane)
-        spaces = _JPEG_SPACES.get(int(key.photometric))
-        plain = self.samples == 3 if spaces and spaces[1] == "RGB" else self.samples == 1
-        if key.compression == _JPEG and key.is_tiled and self.dtype == np.uint8 and spaces and plain:
-            return self._jpeg(key.jpegtables, *spaces)
+        space = _JPEG_SPACES.get(int(key.photometric))
+        plain = self.samples == (1 if space == jpeg.GRAYSCALE else 3)
+        if key.compression == _JPEG and key.is_tiled and self.dtype == np.uint8 and space and plain:
+            return self._jpeg(key, space)
         return self._other(key)
 
-    def _jpeg(self, tables: bytes | None, space: str, out_space: str) -> Callable[[Any, int, bool], Raw]:
-        shape = (self._piece_height, self._piece_width, 3)[: 3 if self.samples == 3 else 2]
-        decode = imagecodecs.jpeg8_decode
-        here = self._here
-
-        def jpeg(data: Any, index: int, keep: bool) -> Raw:
-            # libjpeg fills a truncated tile with gray and only warns: the end marker tells.
-            if data[-2:] != _END_OF_IMAGE and _END_OF_IMAGE not in bytes(data):
-                raise ValueError("the JPEG data of a tile ends too early")
-            if keep:
-                return decode(
-                    data,
-                    tables=tables,
-                    colorspace=space,
-                    outcolorspace=out_space,
-                    out=np.empty(shape, np.uint8),
-                )
-            try:
-                scratch = here.scratch
-            except AttributeError:  # one buffer per thread: fresh memory for every tile costs page faults
-                scratch = here.scratch = np.empty(shape, np.uint8)
-            return decode(data, tables=tables, colorspace=space, outcolorspace=out_space, out=scratch)
-
-        return jpeg
+    def _jpeg(self, key: TiffPage, space: str) -> Callable[[Any, int, bool], Raw]:
+        first = next((i for i, count in enumerate(self.counts) if count), None)
+        sample = b""
+        if first is not None and self.offsets[first] + self.counts[first] <= self._file.size:
+            sample = self._file.read(self.offsets[first], min(self.counts[first], 1024))
+        decode = jpeg.decoder(key.jpegtables, space, self._piece_width, self._piece_height, sample)
+        return lambda data, index, keep: decode(data, keep)
 
     def _other(self, key: TiffPage) -> Callable[[Any, int, bool], Raw]:
         tables = {"jpegtables": key.jpegtables} if key.jpegtables else {}
