@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from shapely.geometry import Polygon, shape
 
 from wsi.synthetic import CLASSES, REGIONS, Scanner, Scene, SlideFactory, WrittenSlide, write_slide
+from wsi.synthetic.truth import region_polygons
 
 openslide = pytest.importorskip("openslide")
 
@@ -105,11 +107,11 @@ def test_ome_zarr(version: str, scene: Scene, tmp_path: Path) -> None:
     image = (attributes["ome"] if version == "0.5" else attributes)["multiscales"][0]
     assert [a["name"] for a in image["axes"]] == ["c", "y", "x"]
     assert image["axes"][1] == {"name": "y", "type": "space", "unit": "micrometer"}
-    for dataset, scale, shape in zip(
+    for dataset, scale, size in zip(
         image["datasets"], (0.25, 1.0, 4.0), ((3, 1200, 1600), (3, 300, 400), (3, 75, 100)), strict=True
     ):
         assert dataset["coordinateTransformations"][0] == {"type": "scale", "scale": [1.0, scale, scale]}
-        assert group[dataset["path"]].shape == shape
+        assert group[dataset["path"]].shape == size
     pixels = np.moveaxis(group["0"][:], 0, -1)
     rendered = scene.render(0, 0, 1600, 1200, 0.25)
     assert np.abs(pixels.astype(int) - rendered).max() <= 1
@@ -128,6 +130,7 @@ def test_truth_is_qupath_geojson(slide: WrittenSlide, scene: Scene) -> None:
         ring = feature["geometry"]["coordinates"][0]
         assert ring[0] == ring[-1]
         assert len(ring) >= 4
+        assert shape(feature["geometry"]).is_valid
         kinds[properties["objectType"]].append(feature)
     assert len({f["id"] for f in collection["features"]}) == len(collection["features"])
     planted = scene.nuclei(0, 0, 400, 300)
@@ -136,6 +139,15 @@ def test_truth_is_qupath_geojson(slide: WrittenSlide, scene: Scene) -> None:
         count = sum(f["properties"]["classification"]["name"] == name for f in kinds["detection"])
         assert count == planted.labels.count(name)
     assert {f["properties"]["classification"]["name"] for f in kinds["annotation"]} >= {"tumor", "stroma"}
+
+
+def test_regions_of_a_larger_slide_are_valid_and_cover_the_map() -> None:
+    index = Scene(1024, 1024, seed=7).region_map(32)
+    for region in np.unique(index):
+        mask = index == region
+        polygons = [Polygon(rings[0], rings[1:]) for rings in region_polygons(mask, 32)]
+        assert all(p.is_valid for p in polygons)
+        assert sum(p.area for p in polygons) == pytest.approx(mask.sum() * 32 * 32, rel=0.02)
 
 
 def test_planted_nuclei_are_dark_in_the_file(tmp_path: Path) -> None:

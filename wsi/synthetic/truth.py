@@ -10,6 +10,7 @@ from typing import IO
 
 import cv2
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -88,7 +89,7 @@ class TruthWriter:
 def region_polygons(mask: NDArray[np.bool_], scale: float) -> Iterator[list[NDArray[np.float64]]]:
     """Polygons of a mask, each as its outer ring and its holes, in px of a grid `scale` times finer."""
     padded = np.pad(mask, 1).astype(np.uint8)
-    # Doubling makes contours run half a pixel around the mask instead of through pixel centres.
+    # Contours run through pixel centres: doubled, that is a quarter of a pixel inside the mask.
     double = padded.repeat(2, axis=0).repeat(2, axis=1)
     contours, tree = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
@@ -102,7 +103,16 @@ def region_polygons(mask: NDArray[np.bool_], scale: float) -> Iterator[list[NDAr
             if len(rings[child]) >= 4:
                 polygon.append(rings[child])
             child = tree[0][child][0]
-        yield polygon
+        yield from _valid(polygon, scale / 4)
+
+
+def _valid(rings: list[NDArray[np.float64]], grow: float) -> Iterator[list[NDArray[np.float64]]]:
+    """The polygon without rings that touch themselves, which QuPath refuses, and grown to the pixels' edges."""
+    shape = shapely.make_valid(shapely.Polygon(rings[0], rings[1:]), method="structure", keep_collapsed=False)
+    shape = shape.buffer(grow, join_style="mitre", mitre_limit=2)
+    for part in shapely.get_parts(shape):
+        if part.geom_type == "Polygon" and part.area > 0:
+            yield [np.asarray(ring.coords)[:-1] for ring in (part.exterior, *part.interiors)]
 
 
 def write_regions(scene: Scene, mpp: float, writer: TruthWriter, picture: Path) -> None:
