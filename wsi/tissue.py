@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsi._tissue_detection import detect
-from wsi.errors import MaskError
+from wsi.errors import MaskError, ReadError
 from wsi.slide import RGB, Slide
 from wsi.tile import Tile
 
@@ -21,6 +21,7 @@ METHODS = ("auto", "brightfield", "fluorescence", "all")
 _UM_PER_MASK_PX = 8.0
 _SIDES = (512, 4096)
 _BLOCK_PX = 16_000_000
+_PIECE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +75,25 @@ class TissueMask:
         ------
         MaskError
             The method is not known.
-        ReadError
-            The slide's low-resolution pixels cannot be read.
 
         Notes
         -----
+        Places whose pixels cannot be read count as tissue, so that their tiles are asked for and reported as
+        failed; `details['unreadable']` is their share.
+
         A mask without any tissue is returned as such; building a grid on it raises MaskError.
         """
         if method not in METHODS:
             raise MaskError(f"No tissue method is called {method!r}; use one of {', '.join(METHODS)}.")
         if method == "all":
             return cls.everything(slide)
-        picture = overview(slide, _mask_size(slide))
+        picture, unreadable = overview(slide, _mask_size(slide))
         height, width = picture.shape[:2]
         scale_xy = slide.width / width, slide.height / height
         um = None if slide.mpp is None else slide.mpp * float(np.sqrt(scale_xy[0] * scale_xy[1]))
         array, details = detect(picture, um_per_px=um, background=method)
+        if unreadable.any():
+            array, details = array | unreadable, {**details, "unreadable": round(float(unreadable.mean()), 6)}
         return cls(array, scale_xy, method, details)
 
     @classmethod
@@ -250,14 +254,48 @@ def _mask_size(slide: Slide) -> tuple[int, int]:
     return max(1, round(slide.width * factor)), max(1, round(slide.height * factor))
 
 
-def overview(slide: Slide, size: tuple[int, int]) -> RGB:
-    """The whole slide at `size` (width, height) px, read in blocks to keep memory flat. uint8 (h, w, 3)."""
+def overview(slide: Slide, size: tuple[int, int]) -> tuple[RGB, NDArray[np.bool_]]:
+    """The whole slide at `size` (width, height) px, read in blocks to keep memory flat.
+
+    Returns
+    -------
+    picture : uint8 (h, w, 3)
+        Where nothing could be read it has the median colour of the rest.
+    unreadable : bool (h, w)
+        Blocks whose pixels are missing or corrupt.
+    """
     width, height = size
     downsample = slide.levels[slide.best_level(min(slide.width / width, slide.height / height))].downsample
     rows = max(1, int(_BLOCK_PX * downsample**2 / slide.width * height / slide.height))
     picture = np.empty((height, width, 3), np.uint8)
+    unreadable = np.zeros((height, width), bool)
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
-        y0, y1 = round(top * slide.height / height), round(bottom * slide.height / height)
-        picture[top:bottom] = slide.read_scaled(0, y0, slide.width, y1 - y0, (width, bottom - top))
-    return picture
+        try:
+            picture[top:bottom] = _block(slide, size, 0, top, width, bottom)
+        except ReadError:
+            _fill_by_pieces(slide, picture, unreadable, top, bottom)
+    if unreadable.any():
+        rest = picture[~unreadable]
+        picture[unreadable] = np.median(rest, axis=0) if len(rest) else 255
+    return picture, unreadable
+
+
+def _block(slide: Slide, size: tuple[int, int], left: int, top: int, right: int, bottom: int) -> RGB:
+    """A rectangle of the overview, given in its px."""
+    width, height = size
+    x0, x1 = round(left * slide.width / width), round(right * slide.width / width)
+    y0, y1 = round(top * slide.height / height), round(bottom * slide.height / height)
+    return slide.read_scaled(x0, y0, x1 - x0, y1 - y0, (right - left, bottom - top))
+
+
+def _fill_by_pieces(slide: Slide, picture: RGB, unreadable: NDArray[np.bool_], top: int, bottom: int) -> None:
+    """Read a band again in small pieces, so that one corrupt place costs its own piece only."""
+    height, width = unreadable.shape
+    for y in range(top, bottom, _PIECE):
+        for x in range(0, width, _PIECE):
+            right, low = min(width, x + _PIECE), min(bottom, y + _PIECE)
+            try:
+                picture[y:low, x:right] = _block(slide, (width, height), x, y, right, low)
+            except ReadError:
+                unreadable[y:low, x:right] = True
