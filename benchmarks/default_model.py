@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ class Asker:
         self.engine = LocalEngine.load(checkpoint, device="cpu")
         advice = self.engine.checkpoint.recommended
         self.size = int(advice["tile_size"])
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "tile_size": self.size,
             "mpp": advice["mpp"],
             "overlap": advice["overlap"],
@@ -78,7 +79,9 @@ class Asker:
         }
         self.statuses: list[Status] = []
 
-    def ask(self, images: list[NDArray[np.uint8]], task: Task, batch: int = 16, **fields: object) -> list[Answer]:
+    def ask(
+        self, images: list[NDArray[np.uint8]], task: Task, batch: int = 16, **fields: Any
+    ) -> list[Answer]:
         """Answers to one request about many pictures."""
         request = Request(task=task, **self.settings, **fields)
         answers: list[Answer] = []
@@ -95,7 +98,9 @@ def boxes_of(objects: Iterable[TileObject]) -> tuple[NDArray[np.float64], list[s
     return np.array([o.box for o in kept], np.float64).reshape(-1, 4), [o.label for o in kept]
 
 
-def measure_fields(asker: Asker, groups: int, each: int) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
+def measure_fields(
+    asker: Asker, groups: int, each: int
+) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
     """Everything that is measured on factory fields of at most 20 nuclei."""
     f1, accuracy, named_f1, tissue, areas, errors, shown = [], [], [], [], [], [], []
     for group in range(groups):
@@ -113,9 +118,14 @@ def measure_fields(asker: Asker, groups: int, each: int) -> tuple[list[Measure],
         accuracy.append(by_class.class_accuracy)
         named_f1.append(by_class.f1)
         chosen = asker.ask(images, Task.CLASSIFY, labels=TISSUES)
-        tissue.append(float(np.mean([a.text == TISSUES[t.tissue] for a, t in zip(chosen, tiles, strict=True)])))
+        tissue.append(
+            float(np.mean([a.text == TISSUES[t.tissue] for a, t in zip(chosen, tiles, strict=True)]))
+        )
         counted = asker.ask(images, Task.COUNT, labels=("nucleus",))
-        misses = [abs((a.value if isinstance(a.value, int) else 0) - len(t.boxes)) for a, t in zip(counted, tiles, strict=True)]
+        misses = [
+            abs((a.value if isinstance(a.value, int) else 0) - len(t.boxes))
+            for a, t in zip(counted, tiles, strict=True)
+        ]
         errors.append(float(np.mean(misses)))
         areas.append(float(np.nanmean(list(yes_no(asker, tiles).values()))))
     return [
@@ -140,7 +150,9 @@ def yes_no(asker: Asker, tiles: list[LabelledTile]) -> dict[str, float]:
     return areas
 
 
-def measure_real(asker: Asker, groups: int, each: int) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
+def measure_real(
+    asker: Asker, groups: int, each: int
+) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
     """F1 on held-out pictures of real stained tissue, asked in overlapping squares and merged."""
     folder = real_folder()
     if folder is None:
@@ -175,13 +187,16 @@ def ask_in_squares(asker: Asker, picture: NDArray[np.uint8]) -> NDArray[np.float
     ]
     size = (asker.size, asker.size)
     squares = [
-        cv2.resize(picture[y : y + REAL_SIDE, x : x + REAL_SIDE], size, interpolation=cv2.INTER_CUBIC) for x, y in corners
+        cv2.resize(picture[y : y + REAL_SIDE, x : x + REAL_SIDE], size, interpolation=cv2.INTER_CUBIC)
+        for x, y in corners
     ]
     found = []
     for (x, y), answer in zip(corners, asker.ask(squares, Task.DETECT, labels=("nucleus",)), strict=True):
         boxes = boxes_of(answer.objects)[0] * (REAL_SIDE / asker.size)
         low, high = boxes[:, :2], boxes[:, 2:]
-        cut = ((low < 1) & (np.array([x, y]) > 0)) | ((high > REAL_SIDE - 1) & (np.array([x, y]) + REAL_SIDE < (width, height)))
+        cut = ((low < 1) & (np.array([x, y]) > 0)) | (
+            (high > REAL_SIDE - 1) & (np.array([x, y]) + REAL_SIDE < (width, height))
+        )
         found.append(boxes[~cut.any(1)] + np.array([x, y, x, y]))
     boxes = np.concatenate(found)
     boxes = boxes[np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], 1))]
@@ -197,7 +212,9 @@ def measure_speed(asker: Asker, repeats: int) -> Measure:
     """Seconds per detect tile, one by one, on one CPU thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    tiles = [sample_field(FIRST_SEED - 1 - i, size=asker.size, max_nuclei=20).image for i in range(repeats + 1)]
+    tiles = [
+        sample_field(FIRST_SEED - 1 - i, size=asker.size, max_nuclei=20).image for i in range(repeats + 1)
+    ]
     asker.ask(tiles[:1], Task.DETECT, labels=("nucleus",))
     seconds = []
     for tile in tiles[1:]:
@@ -208,7 +225,9 @@ def measure_speed(asker: Asker, repeats: int) -> Measure:
     return Measure("seconds per detect tile, one CPU core", tuple(seconds), 1.5, 0.3, more_is_better=False)
 
 
-def _named(answer: Answer, tile: LabelledTile) -> tuple[NDArray[np.float64], NDArray[np.float32], list[str], list[str]]:
+def _named(
+    answer: Answer, tile: LabelledTile
+) -> tuple[NDArray[np.float64], NDArray[np.float32], list[str], list[str]]:
     boxes, labels = boxes_of(answer.objects)
     return boxes, tile.boxes, labels, [CLASSES[c] for c in tile.classes]
 
@@ -238,7 +257,9 @@ def _corners(box: NDArray[np.floating]) -> tuple[tuple[int, int], tuple[int, int
 
 def main() -> int:
     """Print the table; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fast", action="store_true", help="fewer fields and pictures")
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of predictions")
@@ -255,7 +276,9 @@ def main() -> int:
     for row in rows:
         spread = float(np.nanstd(row.values))
         verdict = "ok" if row.reached else "MISSED"
-        print(f"| {row.name:38} | {row.mean:6.3f} | {spread:6.3f} | {row.bar:5.2f} | {row.aim:5.2f} | {verdict} |")
+        print(
+            f"| {row.name:38} | {row.mean:6.3f} | {spread:6.3f} | {row.bar:5.2f} | {row.aim:5.2f} | {verdict} |"
+        )
     if options.pictures:
         draw(fields[:24], options.pictures / "synthetic.png")
         draw(pictures[:12], options.pictures / "real.png", columns=4)

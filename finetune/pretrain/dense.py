@@ -100,6 +100,9 @@ class DenseHeads(nn.Module):
         Number of DeepStack outputs.
     """
 
+    numbers: Tensor
+    smooth: Tensor
+
     def __init__(self, width: int, taps: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)

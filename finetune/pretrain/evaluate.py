@@ -39,7 +39,7 @@ def generate(
     out = model.eval().generate(
         input_ids=ids,
         attention_mask=mask,
-        mm_token_type_ids=(ids == codec.special["<|image_pad|>"]).int(),
+        mm_token_type_ids=torch.eq(ids, codec.special["<|image_pad|>"]).int(),
         pixel_values=processor_pixels(patches.flatten(0, 1)),
         image_grid_thw=torch.tensor([[1, size // PATCH, size // PATCH]] * len(tiles), device=device),
         max_new_tokens=longest,

@@ -43,6 +43,7 @@ def export_checkpoint(
         do_sample=False, eos_token_id=[end, pad], pad_token_id=pad, bos_token_id=pad, max_new_tokens=320
     )
     stored.save_pretrained(folder, safe_serialization=True)
+    (folder / "model.safetensors").chmod(0o644)
     save_tokenizer(codec.content, folder)
     side = config.pool.tile
     _write(

@@ -50,6 +50,7 @@ def init_patches(proj: nn.Conv3d) -> None:
         gain = 0.08 * (1.0 + 2.0 * math.hypot(u, v)) * (1.0 if c == 0 else 2.5)
         both_frames = torch.from_numpy(kernel * min(gain, 1.0) / 2).float()
         proj.weight[row] = both_frames[:, None].expand(-1, 2, -1, -1)
+    assert proj.bias is not None
     proj.bias.zero_()
 
 
@@ -62,3 +63,24 @@ def init_positions(weight: Tensor, grid: int) -> None:
     rows = waves[:, None].expand(grid, grid, -1)
     columns = waves[None].expand(grid, grid, -1)
     weight.copy_(torch.cat([rows, columns], -1).reshape(grid * grid, width))
+
+
+def init_language(layers: nn.ModuleList) -> None:
+    """Matrices of the language layers at the scale of their width; 0.02, made for wide models, starts too slowly."""
+    for layer in layers:
+        for name, module in layer.named_modules():
+            if isinstance(module, nn.Linear):
+                last = name.endswith(("o_proj", "down_proj"))
+                nn.init.normal_(module.weight, std=(0.5 if last else 1.0) / math.sqrt(module.in_features))
+
+
+@torch.no_grad()
+def rescale_merger(merger: nn.Module, tokens: Tensor, wanted: float) -> None:
+    """Scale a merger's output so that its tokens have the root mean square `wanted`.
+
+    The dense heads normalise what they read and do not notice; the language model adds its words to these
+    tokens, and words of norm one would drown beside vision tokens of norm ten.
+    """
+    factor = wanted / float(tokens.float().pow(2).mean().sqrt())
+    merger.linear_fc2.weight.mul_(factor)  # type: ignore[union-attr, operator]
+    merger.linear_fc2.bias.mul_(factor)  # type: ignore[union-attr, operator]

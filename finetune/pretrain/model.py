@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.pretrain.config import ModelShape
-from finetune.pretrain.first_weights import init_embeddings, init_patches, init_positions
+from finetune.pretrain.first_weights import init_embeddings, init_language, init_patches, init_positions
 from finetune.pretrain.geometry import CELL, MERGE, PATCH
 from finetune.pretrain.tokenizer import TextCodec
 
@@ -69,6 +69,7 @@ def build_model(shape: ModelShape, codec: TextCodec) -> Any:
         init_embeddings(model.model.language_model.embed_tokens.weight, codec)
         init_patches(model.model.visual.patch_embed.proj)
         init_positions(model.model.visual.pos_embed.weight, shape.grid)
+        init_language(model.model.language_model.layers)
         for block in model.model.visual.blocks:
             for linear in (block.attn.qkv, block.mlp.linear_fc1):
                 nn.init.xavier_uniform_(linear.weight)

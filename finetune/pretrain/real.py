@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,7 +46,7 @@ class RealNuclei:
         return self._read[name]
 
     def crop(self, rng: np.random.Generator, size: int, most: int = 40) -> LabelledTile:
-        """A random square of a training picture, enlarged to `size` px; of up to eight, one with `most` nuclei or less."""
+        """A random square of a training picture, enlarged to `size` px; the first of eight with `most` nuclei or less."""
         picture, boxes = self.image(str(rng.choice(self.training_names)))
         for _ in range(8):
             side = int(rng.integers(96, 257))
@@ -73,7 +74,7 @@ class RealNuclei:
         return tiles
 
 
-def instance_boxes(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+def instance_boxes(labels: NDArray[Any]) -> NDArray[np.float32]:
     """Bounding boxes (x_min, y_min, x_max, y_max) of every label > 0, float32 (n, 4)."""
     from scipy.ndimage import find_objects
 

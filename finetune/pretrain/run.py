@@ -15,13 +15,14 @@ from finetune.pretrain.config import PretrainConfig, real_folder
 from finetune.pretrain.data import TilePool, TileSource
 from finetune.pretrain.dense import DenseHeads
 from finetune.pretrain.export import export_checkpoint
+from finetune.pretrain.first_weights import rescale_merger
 from finetune.pretrain.language_phase import run_answer_phase
 from finetune.pretrain.model import build_model, parameter_count
 from finetune.pretrain.real import RealNuclei
 from finetune.pretrain.state import load_modules, plot_curves
 from finetune.pretrain.tiles import LabelledTile, from_field
 from finetune.pretrain.tokenizer import TextCodec, build_tokenizer, save_tokenizer
-from finetune.pretrain.vision_phase import run_vision_phase
+from finetune.pretrain.vision_phase import encode_tiles, run_vision_phase
 from wsi.synthetic import sample_field
 
 PHASES = ("vision", "language", "joint", "export")
@@ -61,6 +62,16 @@ def _evaluation_field(config: PretrainConfig, seed: int) -> LabelledTile:
     return from_field(sample_field(seed, size=config.pool.tile, mpp=config.pool.mpp, max_nuclei=20))
 
 
+def fit_mergers(config: PretrainConfig, model: Any, source: TileSource) -> None:
+    """Bring the vision tokens to the scale of words before the language model first sees them."""
+    visual = model.model.visual
+    with torch.no_grad():
+        merged, deepstack = encode_tiles(model, source.batch(0, 0, 16), torch.device("cpu"), False)
+    rescale_merger(visual.merger, merged, 0.2)
+    for merger, tap in zip(visual.deepstack_merger_list, deepstack, strict=True):
+        rescale_merger(merger, tap, 0.1)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the phases in order; each goes on where it stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -71,15 +82,16 @@ def main(arguments: list[str] | None = None) -> None:
     model, heads, codec, source, held_out = setup(config)
     if "vision" in options.phases:
         run_vision_phase(config, model, heads, source, held_out)
-    for phase, before in (("language", "vision"), ("joint", "language")):
-        if phase in options.phases:
-            if not (Path(config.out) / f"{phase}.pt").exists():
-                load_modules(
-                    Path(config.out) / f"{before}.pt", {"visual": model.model.visual, "heads": heads}
-                )
-                if before == "language":
-                    load_modules(Path(config.out) / f"{before}.pt", {"language": model.model.language_model})
-            run_answer_phase(phase, config, model, heads, codec, source, held_out)
+    folder, visual, language = Path(config.out), model.model.visual, model.model.language_model
+    if "language" in options.phases:
+        if not (folder / "language.pt").exists():
+            load_modules(folder / "vision.pt", {"visual": visual, "heads": heads})
+            fit_mergers(config, model, source)
+        run_answer_phase("language", config, model, heads, codec, source, held_out)
+    if "joint" in options.phases:
+        if not (folder / "joint.pt").exists():
+            load_modules(folder / "language.pt", {"visual": visual, "heads": heads, "language": language})
+        run_answer_phase("joint", config, model, heads, codec, source, held_out)
     plot_curves(Path(config.out))
     if "export" in options.phases:
         export_checkpoint(config, model, codec)

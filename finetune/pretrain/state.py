@@ -33,7 +33,8 @@ def make_optimizer(groups: list[tuple[nn.Module, float]], weight_decay: float) -
     seen: set[int] = set()
     lists: list[dict[str, Any]] = []
     for module, rate in groups:
-        decayed, free = [], []
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
         for name, weight in module.named_parameters():
             if id(weight) in seen or not weight.requires_grad:
                 continue

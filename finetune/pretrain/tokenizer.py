@@ -1,4 +1,4 @@
-"""The embedded model's own tokenizer: byte-level BPE in Qwen3-VL's form, with numbers and JSON pieces as single tokens."""
+"""The embedded model's tokenizer: byte-level BPE in Qwen3-VL's form; numbers and JSON pieces are single tokens."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class TextCodec:
         self.content = content
         self._tokenizer = Tokenizer.from_str(json.dumps(content))
         self.size = self._tokenizer.get_vocab_size()
-        self.special = {name: self._tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+        self.special: dict[str, int] = {name: self._id(name) for name in SPECIAL_TOKENS}
         self.bare_numbers: NDArray[np.int64] = self._ids(str(v) for v in range(LARGEST_NUMBER + 1))
         """Ids of '0'..'1000'."""
         self.comma_numbers: NDArray[np.int64] = self._ids(f"{v}, " for v in range(LARGEST_NUMBER + 1))
@@ -191,6 +191,12 @@ class TextCodec:
         """Text without special tokens."""
         text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
         return text
+
+    def _id(self, name: str) -> int:
+        found = self._tokenizer.token_to_id(name)
+        if found is None:
+            raise ValueError(f"this tokenizer has no token {name}")
+        return int(found)
 
     def _ids(self, texts: Iterable[str]) -> NDArray[np.int64]:
         ids = [self.encode(text) for text in texts]

@@ -10,7 +10,14 @@ import pytest
 from finetune.pretrain.data import augment
 from finetune.pretrain.dense import DenseTargets, reading_order, relative
 from finetune.pretrain.real import crop_boxes, instance_boxes
-from finetune.pretrain.tasks import SHARES, ask_about, detect_question, every_nucleus, objects_answer, score_question
+from finetune.pretrain.tasks import (
+    SHARES,
+    ask_about,
+    detect_question,
+    every_nucleus,
+    objects_answer,
+    score_question,
+)
 from finetune.pretrain.tiles import CLASSES, LabelledTile
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Request, Task

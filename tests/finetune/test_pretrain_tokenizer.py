@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("tokenizers")
-
 from finetune.pretrain.tasks import corpus
-from finetune.pretrain.tokenizer import SPECIAL_TOKENS, TextCodec, build_tokenizer, save_tokenizer, split_chunks
+from finetune.pretrain.tokenizer import (
+    SPECIAL_TOKENS,
+    TextCodec,
+    build_tokenizer,
+    save_tokenizer,
+    split_chunks,
+)
 
 CODEC = TextCodec(build_tokenizer(corpus(1, count=400)))
 
