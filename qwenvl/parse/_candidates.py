@@ -8,13 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwenvl.parse._coordinates import coordinate_sets, number_of
-from qwenvl.parse._keys import BOX_KEYS, LABEL_KEYS, POINT_KEYS, SCORE_KEYS, WRAPPER_KEYS, numbers_by_name
+from qwenvl.parse._keys import (
+    BOX_KEYS,
+    COORDINATE_KEYS,
+    LABEL_KEYS,
+    POINT_KEYS,
+    SCORE_KEYS,
+    WRAPPER_KEYS,
+    numbers_by_name,
+)
 from qwenvl.parse._labels import canonical, mentioned
 from qwenvl.parse._lenient import CutDict, CutList
 from qwenvl.parse._strict import SplitList
 from qwenvl.parse._values import Value
 
 _KNOWN = frozenset(BOX_KEYS + POINT_KEYS + LABEL_KEYS + SCORE_KEYS)
+_LABEL_KEYS = frozenset(LABEL_KEYS)
+_BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:])
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
 _SALVAGE = re.compile(
     r"\b(?:bbox_2d|bbox|box_2d|bounding_box|point_2d|point)\b[\"'*]{0,3}\s*+[:=]\s*+[\[(]?\s*+"
@@ -130,17 +140,23 @@ def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tupl
 
 def _is_object(item: dict[str, Any]) -> bool:
     """True for a dict with coordinates or, failing that, with a label and no list of further objects."""
-    keys = {str(key).casefold().strip() for key in item}
-    if keys & _CANONICAL_KEYS - {"label"}:
+    if not item:
+        return False
+    if "bbox_2d" in item or "point_2d" in item:
         return True
+    folded = _folded(item)
     inner = [value for value in item.values() if isinstance(value, (list, dict)) and value]
     if any(isinstance(part, dict) for value in inner if isinstance(value, list) for part in value):
         return False
-    if any(key in keys for key in (*BOX_KEYS, *POINT_KEYS)):
+    if not COORDINATE_KEYS.isdisjoint(folded):
         return not all(isinstance(value, list) and not value for value in item.values())
-    if numbers_by_name({str(key).casefold().strip(): value for key, value in item.items()}) is not None:
+    if numbers_by_name(folded) is not None:
         return True
-    return not inner and any(key in keys for key in LABEL_KEYS)
+    return not inner and not _LABEL_KEYS.isdisjoint(folded)
+
+
+def _folded(item: dict[str, Any]) -> dict[str, Any]:
+    return {str(key).casefold().strip(): value for key, value in item.items()}
 
 
 def _is_flat(value: list[Any]) -> bool:
@@ -148,24 +164,23 @@ def _is_flat(value: list[Any]) -> bool:
 
 
 def _of_dict(item: dict[str, Any], hint: str | None) -> list[Candidate]:
-    folded = {str(key).casefold().strip(): value for key, value in item.items()}
+    folded = _folded(item)
     codes: list[str] = []
     sets: list[list[float]] = []
-    present = False
-    for key in (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:]):
-        if key in folded:
-            present = True
-            found, found_codes = coordinate_sets(folded[key])
-            if found:
-                if sets:
-                    if len(found[0]) != len(sets[0]):
-                        codes.append("both")
-                        sets.extend(found)
-                    break
-                sets = found
-                codes.extend(found_codes)
-                if key not in item or key not in _CANONICAL_KEYS:
-                    codes.append("keys")
+    present = not COORDINATE_KEYS.isdisjoint(folded)
+    for key in _BY_PRIORITY if present else ():
+        found, found_codes = coordinate_sets(folded[key]) if key in folded else ([], ())
+        if not found:
+            continue
+        if sets:
+            if len(found[0]) != len(sets[0]):
+                codes.append("both")
+                sets.extend(found)
+            break
+        sets = found
+        codes.extend(found_codes)
+        if key not in item or key not in _CANONICAL_KEYS:
+            codes.append("keys")
     if not sets and (named := numbers_by_name(folded)) is not None:
         present = True
         plain = [number_of(part) for part in named]

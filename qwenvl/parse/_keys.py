@@ -35,6 +35,7 @@ _CORNERS = (
     ("left", "top", "right", "bottom"),
     ("x0", "y0", "x1", "y1"),
 )
+_ANCHORS = frozenset({"x", "x1", "x_min", "xmin", "left", "x0"})
 _EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 
 
@@ -43,6 +44,8 @@ def numbers_by_name(item: dict[str, object]) -> list[object] | None:
 
     `item` has case-folded keys. Named widths and heights are added to the corner as written.
     """
+    if _ANCHORS.isdisjoint(item):
+        return None
     for names in _CORNERS:
         if all(name in item for name in names):
             return [item[name] for name in names]

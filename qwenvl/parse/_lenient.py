@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qwenvl.parse._lenient_strings import STRAIGHT, read_key, read_quoted
+from qwenvl.parse._lenient_strings import read_key, read_quoted, straightened
 from qwenvl.parse._strict import MAX_DEPTH, object_of, whole_number
 
 
@@ -26,6 +26,9 @@ _GAP = re.compile(r"(?:[\s,;、\\]++|//[^\n]*+|/\*[^*]{0,500}+\*/)*+")
 _SPACE = re.compile(r"[\s\\]*+")
 _NUMBER = re.compile(
     r"([-+]?)(0*+)((?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)?(?:[eE][-+]?[0-9]{1,4})?)(?=[\s,;、:\[\](){}\"'<]|\Z)"
+)
+_COORDINATES = re.compile(
+    r"\[\s*+((?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?\s*+,\s*+){1,7}-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?)\s*+\]"
 )
 _WORD = re.compile(r"[^\s,;、:\[\](){}\"'<]++(?:[ \t]++[^\s,;、:\[\](){}\"'<]++)*+")
 _TAGGED_BOX = re.compile(
@@ -81,7 +84,7 @@ class LenientReader:
 
     def __init__(self, text: str) -> None:
         self.original = text
-        self.text = text.translate(STRAIGHT)
+        self.text = straightened(text)
         self.codes: list[str] = []
         self._stack: list[_Frame] = []
         self._position = 0
@@ -92,10 +95,10 @@ class LenientReader:
         self._position = start + 1
         text, size = self.text, len(self.text)
         while True:
-            gap = _GAP.match(self.text, self._position)
-            position = gap.end() if gap else self._position
-            comma = "," in text[self._position : position]
-            if position > self._position and comma and "," not in self.original[self._position : position]:
+            before = self._position
+            position = _end(_GAP, text, before)
+            comma = position > before and text.find(",", before, position) >= 0
+            if comma and self.original.find(",", before, position) < 0:
                 self.codes.append("punctuation")
             self._position = position
             if position >= size:
@@ -121,8 +124,7 @@ class LenientReader:
                     continue
                 if self._stack[-1].key is None:
                     continue
-                space = _SPACE.match(text, self._position)
-                self._position = space.end() if space else self._position
+                self._position = _end(_SPACE, text, self._position)
                 if self._position >= size:
                     return self._unfinished()
                 character = text[self._position]
@@ -186,7 +188,12 @@ class LenientReader:
     def _value(self, character: str) -> bool:
         """Read one value at the position; False where the text ends inside it."""
         position, frame = self._position, self._stack[-1]
-        if character in "[{(":
+        if character == "[" and (plain := _COORDINATES.match(self.text, position)):
+            frame.put([_number(written) for written in plain[1].split(",")])
+            self._position = plain.end()
+            if self.original is not self.text and self.original[position : plain.end()] != plain[0]:
+                self.codes.append("punctuation")
+        elif character in "[{(":
             if len(self._stack) >= MAX_DEPTH:
                 self.codes.append("depth")
                 return False
@@ -230,8 +237,7 @@ class LenientReader:
     def _put_or_key(self, value: Any) -> None:
         """Put a value; in an array, text before a colon is a key whose bracket or brace is missing."""
         frame = self._stack[-1]
-        space = _SPACE.match(self.text, self._position)
-        end = space.end() if space else self._position
+        end = _end(_SPACE, self.text, self._position)
         if frame.items is None or self.text[end : end + 1] != ":" or not isinstance(value, str):
             frame.put(value)
             return
@@ -244,7 +250,13 @@ class LenientReader:
         self._stack[-1].key = value
 
 
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
+
+
 def _number(written: str) -> int | float | None:
+    written = written.strip()
     try:
         return whole_number(written) if written.lstrip("-").isdigit() else float(written)
     except ValueError:

@@ -10,6 +10,12 @@ STRAIGHT = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | str.maketra
 )
 """Full-width and typographic characters to their ASCII form, one to one, so that positions stay."""
 
+
+def straightened(text: str) -> str:
+    """`text` with ASCII quotes and punctuation; the same object where it has no other."""
+    return text if text.isascii() and "`" not in text else text.translate(STRAIGHT)
+
+
 _KEY = re.compile(r"[\"']?\s*+([^\W\d][\w \-]{0,48}?)\\?[\"']?\s*+[:=]")
 _QUOTE = {
     quote: re.compile(rf"[^{quote}\\]*+(?:\\.[^{quote}\\]*+)*+{quote}", re.DOTALL) for quote in ("'", '"')
@@ -19,6 +25,7 @@ _ENDS_VALUE = re.compile(
     rf"\s*+(?:[}}\])]|\Z|[,;、]\s*+(?:[{{}}\[\]]|\Z|//|\.\.\.|{_NEXT_KEY})|[{{\[]|//|{_NEXT_KEY})"
 )
 _ENDS_ITEM = re.compile(r"\s*+(?:[,;、\]}):{\[\"']|\Z)")
+_STRAY = re.compile(r"[^\s,;、:\[\](){}\"']++")
 _COLON = re.compile(r"\s*+:")
 _SWALLOWED = re.compile(r"[}\]]\s*+,?\s*+[{\[]|\}\s*+\Z|[}\]][ \t]*+\n")
 
@@ -49,7 +56,7 @@ def read_key(text: str, original: str, position: int) -> tuple[str | None, int, 
         # A key without a colon speaks where a bracket follows; otherwise it is a stray word.
         follows = text[end.end() : end.end() + 8].lstrip()[:1]
         return (key if follows in ("[", "(", "{") and follows else None), end.end(), ["syntax"]
-    word = re.compile(r"[^\s,;、:\[\](){}\"']++").match(text, position)
+    word = _STRAY.match(text, position)
     code = "ellipsis" if text.startswith(("...", "…"), position) else "syntax"
     return None, max(position + 1, word.end() if word else 0), [code]
 

@@ -21,6 +21,10 @@ _ESCAPED = re.compile(r"[\[{,]\s*+\\+[\"']")
 _WORDS = re.compile(r"[^\W_]")
 
 
+_STRICT_FAILURES = 16
+"""Failures after which the rest is read leniently: the standard library counts lines anew for each of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """One JSON value and the words before it on its line."""
@@ -100,20 +104,21 @@ def _scan(text: str) -> Found:
         codes.append("escaped")
     values, outside = [], []
     reader: LenientReader | None = None
-    position, cut = 0, False
+    position, cut, failures = 0, False, 0
     for start in _starts(text):
         if start < position:
             continue
-        strict = read_strict(text, start)
+        strict = read_strict(text, start) if failures < _STRICT_FAILURES else None
         if strict:
             value, end = strict
         else:
+            failures += 1
             reader = reader or LenientReader(text)
             known = len(reader.codes)
             value, end = reader.read(start)
             unclosed = isinstance(value, (CutList, CutDict))
             cut = cut or unclosed
-            if not unclosed and len(reader.codes) == known:
+            if not unclosed and len(reader.codes) == known and failures <= _STRICT_FAILURES:
                 reader.codes.append("syntax")
         outside.append(text[position:start])
         values.append(Value(value, outside[-1][-80:].rpartition("\n")[2]))
