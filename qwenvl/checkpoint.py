@@ -220,8 +220,14 @@ def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_re
     if description.weight_bytes < _WORTH_A_BAR:
         logging.disable_progress_bar()
     try:
+        # Shapes that do not fit are reported below with the other faults, by name.
         model, loading = architecture.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded as {family.name}: {error}") from error
@@ -231,7 +237,7 @@ def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_re
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     missing = sorted(set(loading["missing_keys"]) - tied)
     unexpected = sorted(set(loading["unexpected_keys"]) - tied)
-    mismatched = sorted(str(key) for key in loading["mismatched_keys"])
+    mismatched = sorted(str(key[0]) for key in loading["mismatched_keys"])
     for what, keys in (
         ("lack", missing),
         ("hold unknown", unexpected),

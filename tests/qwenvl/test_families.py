@@ -98,7 +98,9 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.task)
-@pytest.mark.parametrize(("folder", "name"), [("qwen2_5_vl", "Qwen2.5-VL"), ("qwen2_5_vl", "Qwen2-VL"), ("qwen3_vl", "Qwen3-VL")])
+@pytest.mark.parametrize(
+    ("folder", "name"), [("qwen2_5_vl", "Qwen2.5-VL"), ("qwen2_5_vl", "Qwen2-VL"), ("qwen3_vl", "Qwen3-VL")]
+)
 def test_prompts_equal_the_real_templates(real_data: Path, folder: str, name: str, request_: Request) -> None:
     messages = conversation(build_prompt(request_), system_prompt=request_.system_prompt)
     expected = _real_tokenizer(real_data, folder).apply_chat_template(

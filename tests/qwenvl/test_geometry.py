@@ -29,7 +29,9 @@ def test_known_places() -> None:
     SIDES,
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5),
 )
-def test_round_trip_of_every_family(name: str, width: int, height: int, shares: list[tuple[float, float]]) -> None:
+def test_round_trip_of_every_family(
+    name: str, width: int, height: int, shares: list[tuple[float, float]]
+) -> None:
     family = FAMILIES[name]
     if max(width, height) > 200 * min(width, height):
         with pytest.raises(PictureError):
