@@ -46,7 +46,7 @@ class RealNuclei:
         return self._read[name]
 
     def crop(self, rng: np.random.Generator, size: int, most: int = 40) -> LabelledTile:
-        """A random square of a training picture, enlarged to `size` px; the first of eight with `most` nuclei or less."""
+        """A random square of a training picture, enlarged to `size` px; of eight, one with at most `most` nuclei."""
         picture, boxes = self.image(str(rng.choice(self.training_names)))
         for _ in range(8):
             side = int(rng.integers(96, 257))
