@@ -111,12 +111,13 @@ def groups(count: int, i: Ints, j: Ints, tile: Ints, agreement: Floats, tie: Int
     int64 array (count,) : number of each row's group.
     """
     label = components(count, i, j)
-    order = np.lexsort((tile, label))
-    twice = (label[order][1:] == label[order][:-1]) & (tile[order][1:] == tile[order][:-1])
-    if not twice.any():
+    span = int(tile.max()) + 1 if len(tile) else 1
+    member = np.sort(label * span + tile)
+    twice = member[1:][member[1:] == member[:-1]] // span
+    if not len(twice):
         return label
     bad = np.zeros(int(label.max()) + 1, bool)
-    bad[label[order][1:][twice]] = True
+    bad[twice] = True
     edges = np.flatnonzero(bad[label[i]])
     low, high = np.minimum(tie[i], tie[j]), np.maximum(tie[i], tie[j])
     edges = edges[np.lexsort((high[edges], low[edges], -agreement[edges]))]

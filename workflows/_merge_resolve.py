@@ -83,9 +83,10 @@ def resolve(
     rows = found.take(seam)
     views = Views(rows.boxes, rows.is_point, plane.rects[rows.tiles], rules)
     links = _candidates(rows, views)
-    strong, label = _groups(rows, links, rules)
-    chosen, boxes, joined = _representatives(rows, views, plane, strong, label)
-    root = _absorb_parts(rows, views, links, label, chosen, boxes, joined)
+    tie = fingerprints(*rows.boxes.T, rows.scores, rows.tiles, rows.classes)
+    strong, label = _groups(rows, links, tie, rules)
+    chosen, boxes, joined = _representatives(rows, views, plane, strong, label, tie)
+    root = _absorb_parts(rows, views, links, label, tie, chosen, boxes, joined)
     into[seam] = seam[chosen[root[label]]]
     into = into[into]
     if unseen_from is not None:
@@ -141,21 +142,16 @@ def _candidates(rows: Detections, views: Views) -> Links:
     return Links(i, j, views.agreement(i, j), views.cut_short(i, j), views.cut_short(j, i))
 
 
-def _groups(rows: Detections, links: Links, rules: MergeRules) -> tuple[Links, Ints]:
+def _groups(rows: Detections, links: Links, tie: Ints, rules: MergeRules) -> tuple[Links, Ints]:
     """The pairs that agree, and the group of each row, int64 (n,)."""
     least = np.where(links.short_i & links.short_j, rules.line_up, rules.agreement)
     strong = links.take(links.agreement >= np.where(rows.is_point[links.i], 1e-9, least))
-    tie = _ties(rows)
     chosen = strong.take(match(strong.i, strong.j, rows.tiles, strong.agreement, tie))
     return strong, groups(len(rows), chosen.i, chosen.j, rows.tiles, chosen.agreement, tie)
 
 
-def _ties(rows: Detections) -> Ints:
-    return fingerprints(*rows.boxes.T, rows.scores, rows.tiles, rows.classes)
-
-
 def _representatives(
-    rows: Detections, views: Views, plane: Plane, strong: Links, label: Ints
+    rows: Detections, views: Views, plane: Plane, strong: Links, label: Ints, tie: Ints
 ) -> tuple[Ints, Floats, Bools]:
     """The row that stands for each group, its box, and whether that box joins parts.
 
@@ -181,9 +177,8 @@ def _representatives(
     # Only groups of several rows need the long sort.
     size = np.bincount(label, minlength=count)
     several = np.flatnonzero(size[label] > 1)
-    keys = (_ties(rows.take(several)), -worth[several], ~owned[several],
-            views.cut()[several].sum(axis=1), short[several], label[several])  # fmt: skip
-    order = several[np.lexsort(keys)]
+    standing = 2 * views.cut().sum(axis=1) + ~owned + 16 * short
+    order = several[np.lexsort((tie[several], -worth[several], 32 * label[several] + standing[several]))]
     chosen = np.empty(count, np.int64)
     chosen[label] = np.arange(len(rows))
     first = np.ones(len(order), bool)
@@ -198,7 +193,7 @@ def _representatives(
 
 
 def _absorb_parts(
-    rows: Detections, views: Views, links: Links, label: Ints, chosen: Ints, boxes: Floats, joined: Bools
+    rows: Detections, views: Views, links: Links, label: Ints, tie: Ints, chosen: Ints, boxes: Floats, joined: Bools
 ) -> Ints:
     """The group that each group goes into: a cut part inside a box that goes on across the cut, int64 (g,)."""
     part, other = np.concatenate([links.i, links.j]), np.concatenate([links.j, links.i])
@@ -213,10 +208,11 @@ def _absorb_parts(
     inside = (intersection(box, host) >= views.rules.inside * size) & (host_size > size) & goes_on
     # A tile that saw the host as well told the two apart.
     span = int(rows.tiles.max()) + 1 if len(rows) else 1
-    known = np.unique(label * span + rows.tiles)
+    host_rows = np.isin(label, into[inside])
+    known = (label * span + rows.tiles)[host_rows]
     inside &= ~np.isin(into * span + rows.tiles[part], known)
     part, into, host_size = part[inside], into[inside], host_size[inside]
-    order = np.lexsort((_ties(rows.take(chosen[into])), host_size))
+    order = np.lexsort((tie[chosen[into]], host_size))
     root = np.arange(len(chosen))
     root[label[part[order]]] = into[order]
     while not np.array_equal(root, root[root]):

@@ -23,7 +23,7 @@ from wsi.slide import RGB, Slide
 
 _SIDE = 2048
 _LEAST_SIDE = 1024
-_BOX_PX = 5.0
+_BOX_PX = 8.0
 _DOTS = 20_000
 _ALPHA = 0.5
 _PENDING: RGBColour = (110, 110, 110)
@@ -137,6 +137,7 @@ def _draw_chunk(
     labels: NDArray[np.int32],
     palette: list[RGBColour],
     *,
+    radius: int,
     dots: bool,
 ) -> None:
     for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -151,6 +152,11 @@ class Report(Facts):
         return {"slide_mpp": mpp, "mask": self.mask.source, **options}
 
 
+def report_schema() -> str:
+    """The published JSON Schema of reports, as the text of `docs/schema/report-1.json`."""
+    return json.dumps(Report.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 __all__ = [
     "ClassifyResults",
     "CountResults",
@@ -169,4 +175,5 @@ __all__ = [
     "TileRect",
     "TileText",
     "TileValue",
+    "report_schema",
 ]

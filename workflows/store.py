@@ -271,7 +271,12 @@ class RunStore:
 
     def objects_found(self) -> int:
         """Objects stored, before merging."""
-        return int(next(iter(self._rows("SELECT total(objects) FROM latest")))[0])
+        return int(next(iter(self._rows("SELECT total(objects) FROM answers")))[0])
+
+    def object_counts(self) -> list[tuple[int, int]]:
+        """Index of every tile with objects and how many it has, ordered by tile."""
+        query = "SELECT tile, objects FROM answers WHERE status <> 'failed' AND objects > 0 ORDER BY tile"
+        return [(int(tile), int(objects)) for tile, objects in self._rows(query)]
 
     def effort(self) -> tuple[float, int, int]:
         """Seconds, prompt tokens and new tokens of all answers together."""
@@ -294,8 +299,7 @@ def _write_new(path: Path, manifest: Manifest, tiles: NDArray[np.void]) -> None:
     with named_errors(partial):
         connection = sqlite3.connect(partial, isolation_level=None)
         try:
-            connection.executescript(TABLES)
-            connection.execute("BEGIN")
+            connection.executescript(f"BEGIN; {TABLES}")
             connection.execute("INSERT INTO manifest VALUES (?)", (manifest.model_dump_json(),))
             marks = ", ".join("?" * len(TILE_DTYPE.names or ()))
             connection.executemany(f"INSERT INTO tiles VALUES ({marks})", (row.item() for row in tiles))
