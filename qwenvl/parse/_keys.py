@@ -11,6 +11,8 @@ POINT_KEYS = (
     "point_2d", "point", "keypoint", "point2d", "points_2d", "points", "keypoints", "center", "centre",
     "centroid", "点", "点坐标", "中心点", "关键点",
 )  # fmt: skip
+EITHER_KEYS = frozenset({"coordinates", "coords", "coordinate", "position", "location", "坐标", "位置"})
+"""Keys under which two numbers are a point and four are a box."""
 LABEL_KEYS = (
     "label", "name", "class", "category", "type", "class_name", "object", "classification", "text_content",
     "标签", "类别", "名称", "类型", "种类",
