@@ -30,7 +30,7 @@ def suppress(count: int, i: Ints, j: Ints, rank: Ints) -> Ints:
     i, j : int64 arrays (m,)
         Pairs of which only one may stay.
     rank : int64 array (count,)
-        Lower is better; rows of equal rank are interchangeable.
+        Lower is better; no two rows are equal.
 
     Returns
     -------
@@ -42,8 +42,6 @@ def suppress(count: int, i: Ints, j: Ints, rank: Ints) -> Ints:
         losing = np.zeros(count, bool)
         losing[worse] = True
         wins = ~losing[better]
-        if not wins.any():  # equal ranks in a ring
-            wins = np.arange(len(better)) == 0
         by = np.full(count, np.iinfo(np.int64).max)
         np.minimum.at(by, worse[wins], better[wins])
         gone = by < np.iinfo(np.int64).max
@@ -100,10 +98,10 @@ def components(count: int, i: Ints, j: Ints) -> Ints:
     return labels
 
 
-def groups(count: int, i: Ints, j: Ints, tile: Ints, agreement: Floats, tie: Ints) -> Ints:
+def groups(count: int, i: Ints, j: Ints, tile: Ints, weight: Floats, tie: Ints) -> Ints:
     """Join matches to groups that hold at most one object of every tile.
 
-    Chains that would join two objects of one tile are built again, best agreement first, without the matches
+    Chains that would join two objects of one tile are built again, heaviest match first, without the matches
     that do so.
 
     Returns
@@ -120,7 +118,7 @@ def groups(count: int, i: Ints, j: Ints, tile: Ints, agreement: Floats, tie: Int
     bad[twice] = True
     edges = np.flatnonzero(bad[label[i]])
     low, high = np.minimum(tie[i], tie[j]), np.maximum(tie[i], tie[j])
-    edges = edges[np.lexsort((high[edges], low[edges], -agreement[edges]))]
+    edges = edges[np.lexsort((high[edges], low[edges], -weight[edges]))]
     members = {int(k): {int(k)} for k in np.flatnonzero(bad[label])}
     home = {k: k for k in members}
     tiles = {k: {int(tile[k])} for k in members}

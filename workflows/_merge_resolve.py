@@ -40,16 +40,20 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """Pairs i, j of rows, how well they agree, and whether an edge cuts i or j where the other sees on."""
+    """Pairs i, j of rows, how well they agree, and whether an edge cuts i or j where the other sees on.
+
+    `agreement` and `weight` are those of `Views.agreement`.
+    """
 
     i: Ints
     j: Ints
     agreement: Floats
+    weight: Floats
     short_i: Bools
     short_j: Bools
 
     def take(self, rows: NDArray[np.bool_]) -> Links:
-        return Links(*(getattr(self, name)[rows] for name in ("i", "j", "agreement", "short_i", "short_j")))
+        return Links(*(getattr(self, name)[rows] for name in ("i", "j", "agreement", "weight", "short_i", "short_j")))
 
 
 def resolve(
@@ -139,7 +143,7 @@ def _candidates(rows: Detections, views: Views) -> Links:
     i, j = overlapping_pairs(
         views.reaching(), kind, lambda p, q: (tiles[p] != tiles[q]) & ~(settled[p] & settled[q])
     )
-    return Links(i, j, views.agreement(i, j), views.cut_short(i, j), views.cut_short(j, i))
+    return Links(i, j, *views.agreement(i, j), views.cut_short(i, j), views.cut_short(j, i))
 
 
 def _groups(rows: Detections, links: Links, tie: Ints, rules: MergeRules) -> tuple[Links, Ints]:
@@ -147,7 +151,7 @@ def _groups(rows: Detections, links: Links, tie: Ints, rules: MergeRules) -> tup
     least = np.where(links.short_i & links.short_j, rules.line_up, rules.agreement)
     strong = links.take(links.agreement >= np.where(rows.is_point[links.i], 1e-9, least))
     chosen = strong.take(match(strong.i, strong.j, rows.tiles, strong.agreement, tie))
-    return strong, groups(len(rows), chosen.i, chosen.j, rows.tiles, chosen.agreement, tie)
+    return strong, groups(len(rows), chosen.i, chosen.j, rows.tiles, chosen.weight, tie)
 
 
 def _representatives(
@@ -177,7 +181,7 @@ def _representatives(
     # Only groups of several rows need the long sort.
     size = np.bincount(label, minlength=count)
     several = np.flatnonzero(size[label] > 1)
-    standing = 2 * views.cut().sum(axis=1) + ~owned + 16 * short
+    standing = 2 * views.cut.sum(axis=1) + ~owned + 16 * short
     order = several[np.lexsort((tie[several], -worth[several], 32 * label[several] + standing[several]))]
     chosen = np.empty(count, np.int64)
     chosen[label] = np.arange(len(rows))
@@ -203,7 +207,7 @@ def _absorb_parts(
     part, into = part[tried], label[other[tried]]
     box, host = rows.boxes[part], boxes[into]
     outward = np.array([-1.0, -1.0, 1.0, 1.0])
-    goes_on = (views.cut()[part] & ((host - views.tiles[part]) * outward > views.rules.border0)).any(axis=1)
+    goes_on = (views.cut[part] & ((host - views.tiles[part]) * outward > views.rules.border0)).any(axis=1)
     size, host_size = area(box), area(host)
     inside = (intersection(box, host) >= views.rules.inside * size) & (host_size > size) & goes_on
     # A tile that saw the host as well told the two apart.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 
-from workflows._merge_pairs import Bools, Floats, Ints, iou, overlapping_pairs
+from workflows._merge_pairs import Bools, Floats, Ints, area, iou, overlapping_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,28 @@ class Views:
     tiles: Floats
     rules: MergeRules
 
+    @cached_property
     def cut(self) -> Bools:
         """Which sides (left, top, right, bottom) of each box its tile's edge cuts, bool (n, 4)."""
         result: Bools = (np.abs(self.boxes - self.tiles) <= self.rules.border0) & ~self.is_point[:, None]
         return result
 
-    def agreement(self, i: Ints, j: Ints) -> Floats:
-        """How well the boxes i and j agree where both tiles look, 0 to 1, float64 (m,).
+    def agreement(self, i: Ints, j: Ints) -> tuple[Floats, Floats]:
+        """How well the boxes i and j agree where both tiles look, and how much of them that is.
 
         For boxes: the IoU of the parts that lie in the overlap of the two tiles. A side that a tile's edge cuts
         is taken to go on beyond it. So a whole box agrees with the part of it that the neighbour saw, and two
         parts of an object larger than the overlap agree when they line up along the seam; with no overlap at
         all the seam itself, `border0` wide on either side, is what both see. For points: 1 at the same place,
         0 at `radius0` and beyond.
+
+        Returns
+        -------
+        agreement : float64 array (m,)
+            0 to 1.
+        weight : float64 array (m,)
+            The agreement times the share of the larger box that both tiles see: two thin slices that fit
+            weigh less than two whole boxes that nearly do.
         """
         grow = np.array([-1.0, -1.0, 1.0, 1.0]) * self.rules.border0
         edge_i, edge_j = self.tiles[i], self.tiles[j]
@@ -87,7 +97,7 @@ class Views:
             [np.maximum(edge_i[:, :2], edge_j[:, :2]), np.minimum(edge_i[:, 2:], edge_j[:, 2:])], axis=1
         )
         both += grow
-        cut = self.cut()
+        cut = self.cut
         visible = []
         for k, edge in ((i, edge_i), (j, edge_j)):
             box = np.where(cut[k], edge + grow, self.boxes[k])
@@ -95,18 +105,21 @@ class Views:
                 np.concatenate([np.maximum(box[:, :2], both[:, :2]), np.minimum(box[:, 2:], both[:, 2:])], axis=1)
             )
         agreement = iou(*visible)
+        seen = np.minimum(area(visible[0]), area(visible[1]))
+        larger = np.maximum(area(self.boxes[i]), area(self.boxes[j]))
+        weight = agreement * np.minimum(1, seen / np.maximum(larger, 1e-9))
         agreement[(both[:, 2:] <= both[:, :2]).any(axis=1)] = 0
         point = self.is_point[i]
         if point.any():
             distance = np.hypot(*(self.boxes[i[point], :2] - self.boxes[j[point], :2]).T)
-            agreement[point] = np.maximum(0, 1 - distance / self.rules.radius0)
-        return agreement
+            agreement[point] = weight[point] = np.maximum(0, 1 - distance / self.rules.radius0)
+        return agreement, weight
 
     def cut_short(self, i: Ints, j: Ints) -> Bools:
         """True where the edge of i's tile cuts box i on a side beyond which the tile of j still sees."""
         outward = np.array([-1.0, -1.0, 1.0, 1.0])
         beyond = (self.tiles[j] - self.tiles[i]) * outward > self.rules.border0
-        result: Bools = (self.cut()[i] & beyond).any(axis=1)
+        result: Bools = (self.cut[i] & beyond).any(axis=1)
         return result
 
     def reaching(self) -> Floats:

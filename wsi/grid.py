@@ -12,6 +12,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi._cores import cores
 from wsi.errors import GridError, MaskError, UnknownMppError
 from wsi.slide import Slide
 from wsi.tile import Tile
@@ -229,31 +230,7 @@ class TileGrid(Sequence[Tile]):
         and together they hold all of the mask (the whole slide where every tile is listed). Where the
         neighbour is not listed a core reaches to its tile's edge, unless it would meet another core there.
         """
-        row_top, row_bottom = _seams(self.rows0, self.side0[1])
-        left, right = self.x0.copy(), self.x0 + self.side0[0]
-        meets = (self.row[1:] == self.row[:-1]) & (right[:-1] > left[1:])
-        seam = (right[:-1] + left[1:])[meets] // 2
-        right[:-1][meets] = seam
-        left[1:][meets] = seam
-        top, bottom = row_top[self.row], row_bottom[self.row]
-        # Into the band of the next row a core may grow down to its tile's edge, halfway to the row after.
-        n, side = len(self.rows0), self.side0[1]
-        down, up = row_bottom.copy(), row_top.copy()
-        after, edge = self.rows0[2:], self.rows0[:-2] + side
-        between = np.where(edge > after, (edge + after) // 2, edge)
-        down[:-1] = np.minimum(self.rows0[:-1] + side, row_bottom[1:])
-        down[: n - 2] = np.minimum(down[: n - 2], between)
-        up[1:] = np.maximum(self.rows0[1:], row_top[:-1])
-        up[2:] = np.maximum(up[2:], np.where(edge > after, (edge + after) // 2, after))
-        key = self.size[0] + 1
-        starts, ends = self.row * key + left, self.row * key + right
-        for step, target, source in ((1, bottom, down), (-1, top, up)):
-            other = self.row + step
-            begun = np.searchsorted(starts, other * key + right, "left")
-            ended = np.searchsorted(ends, other * key + left, "right")
-            free = (begun <= ended) & (other >= 0) & (other < n)
-            target[free] = source[self.row[free]]
-        return np.stack([left, top, right, bottom], axis=1)
+        return cores(self.size[0], self.side0, self.columns0, self.rows0, self.column, self.row)
 
     def describe(self) -> dict[str, Any]:
         """What the grid was made of, as JSON values for provenance."""
@@ -288,9 +265,3 @@ def _origins(length: int, side: int, step: int) -> NDArray[np.int64]:
     """Starts of tiles of `side` px that cover `length` px; the last one is shifted to end with it."""
     count = -(-(length - side) // step) + 1
     return np.minimum(np.arange(count, dtype=np.int64) * step, length - side)
-
-
-def _seams(starts: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last+1 px owned along one axis when all tiles are there: midway in each overlap."""
-    seam = (starts[:-1] + side + starts[1:]) // 2
-    return np.concatenate([starts[:1], seam]), np.concatenate([seam, starts[-1:] + side])
