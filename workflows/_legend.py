@@ -119,7 +119,13 @@ class _Pen:
         font = ImageFont.load_default(15)
         for share, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
             place = (_MARGIN + share * (WIDTH - 2 * _MARGIN), self.y)
-            self.draw.text(place, f"{share * top:.3g}", _INK, font, anchor=anchor)
+            self.draw.text(
+                place,
+                f"{share * top:,.0f}" if top >= 100 else f"{share * top:.3g}",
+                _INK,
+                font,
+                anchor=anchor,
+            )
         self.y += 30
 
 

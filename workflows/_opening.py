@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workflows.provenance import SlideFacts
-from wsi.errors import ReadError
 from wsi.slide import Slide
 from wsi.tissue import METHODS, TissueMask
 
@@ -40,16 +38,9 @@ def reopen(facts: SlideFacts) -> Slide | None:
 
 
 def find_mask(mask: str | Path | TissueMask, slide: Slide) -> tuple[TissueMask, str]:
-    """The mask that was asked for, and how to ask for it again.
-
-    Where pixels needed to find the tissue cannot be read the whole slide is taken, so that nothing is missed;
-    `details['unreadable']` keeps the reason, and the report warns.
-    """
+    """The mask that was asked for, and how to ask for it again."""
     if isinstance(mask, TissueMask):
         return mask, mask.origin
     if str(mask) in METHODS:
-        try:
-            return TissueMask.from_slide(slide, method=str(mask)), str(mask)
-        except ReadError as error:
-            return replace(TissueMask.everything(slide), details={"unreadable": str(error)}), str(mask)
+        return TissueMask.from_slide(slide, method=str(mask)), str(mask)
     return TissueMask.from_geojson(mask, slide), str(Path(mask).absolute())

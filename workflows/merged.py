@@ -10,7 +10,7 @@ from workflows._rows import ObjectColumns
 from workflows.merge import Detections, MergeRules, merge_parts
 from workflows.store import RunStore
 
-_PART = 16_384
+_PART = 8_192
 """Objects read at a time; those that may still meet objects of later tiles are held besides."""
 _ITEM_BITS = 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -16,10 +15,11 @@ from workflows._legend import INSET, Legend, draw_legend
 from workflows.colours import FAILED, RGBColour, label_colours
 from workflows.heatmap import Heatmap
 from workflows.merged import iter_merged
-from workflows.report import Report
+from workflows.report import ObjectResults, Report
 from workflows.store import RunStore
 from wsi.errors import ReadError
 from wsi.slide import RGB, Slide
+from wsi.tissue import overview as read_overview
 
 _SIDE = 2048
 _LEAST_SIDE = 1024
@@ -27,7 +27,7 @@ _BOX_PX = 8.0
 _DOTS = 20_000
 _ALPHA = 0.5
 _PENDING: RGBColour = (110, 110, 110)
-_BLOCKS = 16
+_UNREADABLE = 128
 
 
 def write_overview(store: RunStore, report: Report, heatmap: Heatmap | None, slide: Slide) -> Path:
@@ -46,9 +46,9 @@ def write_overview(store: RunStore, report: Report, heatmap: Heatmap | None, sli
     legend = Legend(report, colours)
     task = report.request.task
     if task in (Task.DETECT, Task.POINT):
-        picture = _draw_objects(picture, factor, store, report, heatmap, colours, legend, slide)
+        _draw_objects(picture, factor, store, report, heatmap, colours, legend, slide)
     elif heatmap is not None:
-        picture = _draw_values(picture, factor, heatmap, task, colours, legend)
+        _draw_values(picture, factor, heatmap, task, colours, legend)
     _hatch_tiles(picture, factor, store)
     whole = draw_legend(picture, factor, legend)
     path = store.folder / OVERVIEW
@@ -60,31 +60,15 @@ def write_overview(store: RunStore, report: Report, heatmap: Heatmap | None, sli
 
 
 def _thumbnail(slide: Slide) -> tuple[RGB, float]:
-    """The slide at most 2048 px wide or high, and px of that picture per level-0 px."""
-    try:
-        picture = slide.thumbnail(_SIDE)
-    except ReadError:
-        picture = _patchwork(slide)
+    """The slide at most 2048 px wide or high, gray where it cannot be read, and its px per level-0 px."""
+    factor = min(1.0, _SIDE / max(slide.width, slide.height))
+    size = max(1, round(slide.width * factor)), max(1, round(slide.height * factor))
+    picture, unreadable = read_overview(slide, size)
+    picture[unreadable] = _UNREADABLE
     if max(picture.shape[:2]) < _LEAST_SIDE:
         enlarge = _LEAST_SIDE / max(picture.shape[:2])
         picture = np.asarray(cv2.resize(picture, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC))
     return np.ascontiguousarray(picture), picture.shape[1] / slide.width
-
-
-def _patchwork(slide: Slide) -> RGB:
-    """The thumbnail in blocks, gray where the slide cannot be read."""
-    factor = min(1.0, _SIDE / max(slide.width, slide.height))
-    width, height = max(1, round(slide.width * factor)), max(1, round(slide.height * factor))
-    picture = np.full((height, width, 3), 128, np.uint8)
-    x_edges, y_edges = (np.linspace(0, side, min(_BLOCKS, side) + 1).astype(int) for side in (width, height))
-    for top, bottom in pairwise(y_edges.tolist()):
-        for left, right in pairwise(x_edges.tolist()):
-            x0, y0 = int(left / factor), int(top / factor)
-            size0 = min(int(right / factor), slide.width) - x0, min(int(bottom / factor), slide.height) - y0
-            with suppress(ReadError):
-                block = slide.read_scaled(x0, y0, *size0, (right - left, bottom - top))
-                picture[top:bottom, left:right] = block
-    return picture
 
 
 def _draw_objects(
@@ -96,17 +80,17 @@ def _draw_objects(
     colours: dict[str, RGBColour],
     legend: Legend,
     slide: Slide,
-) -> RGB:
-    total = report.results.total if report.results.task in ("detect", "point") else 0  # type: ignore[union-attr]
+) -> None:
+    total = report.results.total if isinstance(report.results, ObjectResults) else 0
     if not total:
-        return picture
+        return
     sides = [np.median(chunk.box[:, 2:] - chunk.box[:, :2]) for chunk in iter_merged(store) if len(chunk)]
     large = float(np.median(sides)) * factor >= _BOX_PX
     densest = _densest_place(heatmap, slide) if heatmap is not None and not large else None
     if total > _DOTS and not large and heatmap is not None:
         summed = np.nansum(heatmap.values, axis=0)
         summed[np.isnan(heatmap.values).all(axis=0)] = np.nan
-        picture = _blend(picture, factor, _as_colours(summed, legend.top(summed)), heatmap)
+        _blend(picture, factor, _as_colours(summed, legend.top(summed)), heatmap)
         legend.bar = (f"objects {heatmap.unit}", legend.top(summed))
     palette = list(colours.values())
     inset = None
@@ -128,7 +112,6 @@ def _draw_objects(
         low, high = corner.astype(int), np.ceil(corner + densest[2] * factor).astype(int)
         cv2.rectangle(picture, low.tolist(), high.tolist(), (0, 0, 0), 3)
         cv2.rectangle(picture, low.tolist(), high.tolist(), (255, 255, 255), 1)
-    return picture
 
 
 def _draw_chunk(
@@ -164,19 +147,20 @@ def _densest_place(heatmap: Heatmap, slide: Slide) -> tuple[int, int, int] | Non
 
 def _draw_values(
     picture: RGB, factor: float, heatmap: Heatmap, task: Task, colours: dict[str, RGBColour], legend: Legend
-) -> RGB:
+) -> None:
     if task is Task.CLASSIFY:
         known: NDArray[np.bool_] = np.asarray(np.isfinite(heatmap.values).all(axis=0))
         palette = np.array([colours[channel] for channel in heatmap.channels], np.uint8)
         painted = palette[np.nan_to_num(heatmap.values, nan=-1.0).argmax(axis=0)]
-        return _blend(picture, factor, (painted, known), heatmap)
+        _blend(picture, factor, (painted, known), heatmap)
+        return
     values = heatmap.values[0]
     top = 1.0 if heatmap.unit == "probability" else legend.top(values)
     legend.bar = (
         "probability of yes" if task is Task.SCORE else f"objects {heatmap.unit}",
         top,
     )
-    return _blend(picture, factor, _as_colours(values, top), heatmap)
+    _blend(picture, factor, _as_colours(values, top), heatmap)
 
 
 def _as_colours(values: NDArray[np.float32], top: float) -> tuple[RGB, NDArray[np.bool_]]:
@@ -185,14 +169,16 @@ def _as_colours(values: NDArray[np.float32], top: float) -> tuple[RGB, NDArray[n
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB), known
 
 
-def _blend(picture: RGB, factor: float, painted: tuple[RGB, NDArray[np.bool_]], heatmap: Heatmap) -> RGB:
-    """Lay cells over the picture where they are known; a cell covers the same place on both."""
+def _blend(picture: RGB, factor: float, painted: tuple[RGB, NDArray[np.bool_]], heatmap: Heatmap) -> None:
+    """Lay cells over the picture, in place, where they are known; a cell covers the same place on both."""
     colours, known = painted
     height, width = picture.shape[:2]
     column = np.minimum((np.arange(width) + 0.5) / factor // heatmap.cell0[0], known.shape[1] - 1).astype(int)
     row = np.minimum((np.arange(height) + 0.5) / factor // heatmap.cell0[1], known.shape[0] - 1).astype(int)
-    weight = _ALPHA * known[row][:, column, None]
-    return (picture * (1 - weight) + colours[row][:, column] * weight).astype(np.uint8)
+    for line, cells in enumerate(row.tolist()):
+        shown = known[cells][column]
+        under, over = picture[line][shown], colours[cells][column[shown]]
+        picture[line, shown] = under * (1 - _ALPHA) + over * _ALPHA
 
 
 def _hatch_tiles(picture: RGB, factor: float, store: RunStore) -> None:
@@ -203,13 +189,13 @@ def _hatch_tiles(picture: RGB, factor: float, store: RunStore) -> None:
     for rows, colour in ((table[open_tiles], _PENDING), (table[failed], FAILED)):
         if not len(rows):
             continue
-        region = np.zeros(picture.shape[:2], bool)
+        region = np.zeros((picture.shape[0], picture.shape[1]), bool)
         for row in rows:
             left, top = int(row["x0"] * factor), int(row["y0"] * factor)
             right = int(np.ceil((row["x0"] + row["width0"]) * factor))
             bottom = int(np.ceil((row["y0"] + row["height0"]) * factor))
             region[top:bottom, left:right] = True
             cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, 1)
-        y, x = np.nonzero(region)
-        stripes = (x + y) % 9 < 2
-        picture[y[stripes], x[stripes]] = colour
+        across = np.arange(region.shape[1])
+        for line, inside in enumerate(region):
+            picture[line, inside & ((across + line) % 9 < 2)] = colour

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from qwenvl.request import Task
 from workflows._results import ExtractResults, Results, TextResults
@@ -36,7 +37,7 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
         case Task.SCORE:
             results, heatmap = score_results(store, tiles)
         case Task.DESCRIBE | Task.ASK:
-            words = "ask" if manifest.request.task is Task.ASK else "describe"
+            words: Literal["ask", "describe"] = "ask" if manifest.request.task is Task.ASK else "describe"
             results = TextResults(task=words, total=tiles.texts, tiles=tuple(tiles.words))
         case Task.EXTRACT:
             results = ExtractResults(task="extract", total=tiles.texts, tiles=tuple(tiles.said))
@@ -88,8 +89,8 @@ def _warnings(store: RunStore, counts: StatusCounts, answered: float) -> Iterato
         yield f"The slide's scale was given by the user: {manifest.slide.mpp:g} um/px."
     if manifest.slide.mpp is None:
         yield "The slide does not state its scale: there are no areas in mm2 and no densities."
-    if "unreadable" in manifest.mask.details:
-        yield f"Tissue could not be told from glass, so all was asked: {manifest.mask.details['unreadable']}"
+    if share := manifest.mask.details.get("unreadable"):
+        yield f"{share:.1%} of the slide could not be read when tissue was looked for; it was taken for tissue."
     if manifest.grid.upsampling > 1.01:
         yield (
             f"The pictures are enlarged {manifest.grid.upsampling:.2f}-fold beyond the slide's own resolution; "

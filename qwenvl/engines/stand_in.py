@@ -61,7 +61,7 @@ class StandInEngine(Engine):
             )
         if self._seconds:
             time.sleep(self._seconds)
-        rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(picture)))
+        rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(picture).data))
         common: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 16, "seconds": self._seconds}
         match request.task:
             case Task.DETECT | Task.POINT:
