@@ -13,7 +13,7 @@ _SAME_SIZE = 0.1  # px: a length that differs by less from the wanted one is tak
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Whole px along one side of a level: `stored` of its `length` px exist, the rest lies beyond the edge."""
+    """Whole px along one side of a level: of `length` px `stored` exist, the rest lies beyond the edge."""
 
     start: int
     length: int
@@ -42,6 +42,13 @@ def snap(begin: float, end: float, wanted: int, size: int) -> Span:
         length = max(1, round(end) - start)
     start = min(max(0, start), size - 1)
     return Span(start, length, min(length, size - start))
+
+
+def whole_factor(columns: Span, rows: Span, width: int, height: int) -> int:
+    """The whole number by which both sides shrink, or 0 when there is none or px are missing at a border."""
+    factor = columns.length // width
+    whole = columns.length == factor * width and rows.length == factor * height
+    return factor if whole and columns.stored == columns.length and rows.stored == rows.length else 0
 
 
 def extend(pixels: NDArray[np.uint8], columns: Span, rows: Span) -> NDArray[np.uint8]:

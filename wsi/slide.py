@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsi.errors import RegionError, UnknownMppError
 from wsi.fingerprint import fingerprint_path
-from wsi.resample import extend, resize, snap
+from wsi.resample import extend, resize, snap, whole_factor
 
 RGB = NDArray[np.uint8]
 """Pictures are uint8 arrays of shape (height, width, 3), red first."""
@@ -64,6 +64,10 @@ class Slide(ABC):
     @abstractmethod
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> RGB:
         """Pixels of `level`; (x, y) is in px of that level, the region lies inside it. Raises ReadError."""
+
+    def _read_shrunk(self, x: int, y: int, width: int, height: int, level: int, factor: int) -> RGB:
+        """`_read`, then one area resampling by a whole factor; a reader may do both at once."""
+        return resize(self._read(x, y, width, height, level), width // factor, height // factor)
 
     @abstractmethod
     def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
@@ -178,8 +182,15 @@ class Slide(ABC):
             bottom = min(height, top + rows_in_memory)
             y_top, y_bottom = y0 + height0 * top / height, y0 + height0 * bottom / height
             rows = snap(y_top / scale, y_bottom / scale, bottom - top, of.height)
-            pixels = self._read(columns.start, rows.start, columns.stored, rows.stored, level)
-            bands.append(resize(extend(pixels, columns, rows), width, bottom - top))
+            factor = whole_factor(columns, rows, width, bottom - top)
+            if factor > 1:
+                band = self._read_shrunk(
+                    columns.start, rows.start, columns.length, rows.length, level, factor
+                )
+            else:
+                pixels = self._read(columns.start, rows.start, columns.stored, rows.stored, level)
+                band = resize(extend(pixels, columns, rows), width, bottom - top)
+            bands.append(band)
         return bands[0] if len(bands) == 1 else np.concatenate(bands)
 
     def thumbnail(self, side: int = 1024) -> RGB:

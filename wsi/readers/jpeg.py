@@ -7,6 +7,7 @@ says what the tag says; tiles whose own markers contradict the tag go to a decod
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ GRAYSCALE, RGB, YCBCR = "GRAYSCALE", "RGB", "YCBCR"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _HEAD = 1024
+# libjpeg's word for bytes before a marker: a few are padding by the writer, many are damage.
+_PADDING = re.compile(r"(\d+) extraneous bytes before marker")
+_HARMLESS = 16
 
 
 def decoder(tables: bytes | None, space: str, width: int, height: int, sample: bytes) -> Decode:
@@ -80,7 +84,8 @@ def _fast(tables: bytes | None, space: str, shape: tuple[int, ...], told: Decode
         try:
             pixels = simplejpeg.decode_jpeg(b"".join((prefix, data[2:])), buffer=buffer)
         except ValueError as error:
-            if "extraneous bytes" in str(error):  # padding between markers is harmless
+            padding = _PADDING.search(str(error))
+            if padding and int(padding[1]) <= _HARMLESS:
                 return told(data, keep)
             raise
         if pixels.shape != shape:

@@ -97,6 +97,12 @@ class OpenedSlide(Slide):
             )
         return turn(pixels, self._turn)
 
+    def _read_shrunk(self, x: int, y: int, width: int, height: int, level: int, factor: int) -> RGB:
+        if self._turn != 1 or self._rendering is not None:
+            return super()._read_shrunk(x, y, width, height, level, factor)
+        plane = self._plane
+        return self._source.read_shrunk(x, y, width, height, level, plane.t, plane.z, factor)
+
     def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
         from wsi.readers.registry import reopen
 

@@ -132,9 +132,10 @@ class OpenSlideSource(Source):
 def _mpp(found: dict[str, str]) -> tuple[float, float] | None:
     mpp = pair(*(to_micrometres(found.get(f"openslide.mpp-{axis}"), "um") for axis in ("x", "y")))
     if mpp and found.get("openslide.vendor") == "generic-tiff":
-        # OpenSlide takes any px/cm for a microscope's; see wsi.readers.scale.
+        # OpenSlide takes any resolution for a microscope's; see wsi.readers.scale.
         low, high = PLAUSIBLE_TIFF_MPP
-        return mpp if all(low <= side <= high for side in mpp) else None
+        stated = found.get("tiff.ResolutionUnit") == "centimeter"
+        return mpp if stated and all(low <= side <= high for side in mpp) else None
     return mpp
 
 

@@ -134,10 +134,12 @@ def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> Source:
     """Direct decoding where it is right, OpenSlide for what only it does right."""
     source = TiffSource(path, options.series)
     reason = source.why_not(vendor)
-    if reason is None or vendor is None:
+    if reason is None:
         return source
     orientation = source.orientation
     source.close()
+    if vendor is None:
+        raise UnsupportedSlideError(f"{path} holds {reason} in a form that OpenSlide does not know.")
     slide = OpenSlideSource(path, options.series)
     slide.orientation = orientation
     slide.properties = {**slide.properties, "reader.reason": reason}

@@ -47,7 +47,7 @@ def from_tiff_resolution(
     """Scale from TIFF's XResolution, YResolution and ResolutionUnit (rationals; 3 is centimetre).
 
     Only px per centimetre within `PLAUSIBLE_TIFF_MPP` count. Px per inch never do: that unit is what
-    drawing programs and cameras fill in (72, 96, 300 dpi). OpenSlide makes the same choice of unit.
+    drawing programs and cameras fill in (72, 96, 300 dpi).
     """
     if unit != 3 or not x_resolution or not y_resolution:
         return None

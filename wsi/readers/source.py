@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.resample import resize
 from wsi.slide import RGB, Level
 
 Raw = NDArray[Any]
@@ -90,6 +91,12 @@ class Source(ABC):
     @abstractmethod
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
         """A region in px of `level`, uint8 (height, width, 3). Only where `layout.is_rgb`. Raises ReadError."""
+
+    def read_shrunk(
+        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, factor: int
+    ) -> RGB:
+        """`read_rgb`, then one area resampling by a whole factor that divides width and height."""
+        return resize(self.read_rgb(x, y, width, height, level, t, z), width // factor, height // factor)
 
     @abstractmethod
     def read_channel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from pathlib import Path
@@ -18,7 +19,7 @@ from wsi.readers.tiff_layout import directories, layout_of
 from wsi.slide import RGB
 
 CACHE_BYTES = 64 << 20
-_JPEG2000 = {33003, 33004, 33005, 34712}
+_APERIO_JPEG2000 = {33003, 33004, 33005}
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _KNOWN = (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR)
 _DECODED_TO_RGB = {6, 7, 33007, 50001, 34892, 50002, 52546}  # JPEG, WebP and JPEG XL undo YCbCr themselves
@@ -58,10 +59,13 @@ class TiffSource(Source):
             raise UnsupportedSlideError(
                 f"{self.path} stores colours as {self._key.photometric.name}; save it as RGB or gray."
             )
-        if self._photometric == _YCBCR and int(self._key.compression) not in _DECODED_TO_RGB | _JPEG2000:
+        if (
+            self._photometric == _YCBCR
+            and int(self._key.compression) not in _DECODED_TO_RGB | _APERIO_JPEG2000
+        ):
             raise UnsupportedSlideError(f"{self.path} stores YCbCr colours without JPEG; save it as RGB.")
         images = [self._image(level, 0) for level in range(len(found.levels))]
-        self._check_length(images)
+        self._check_length()
         self.levels = level_sizes_to_levels([(image.width, image.height) for image in images])
         self.layout = self._layout(images[0])
         self.mpp_xy = found.mpp_xy
@@ -83,19 +87,25 @@ class TiffSource(Source):
 
     def why_not(self, vendor: str | None) -> str | None:
         """Why OpenSlide should read this file instead, or None. `vendor` is OpenSlide's name for the format."""
-        if int(self._key.compression) in _JPEG2000:
-            return "JPEG 2000 tiles"
+        if int(self._key.compression) in _APERIO_JPEG2000:
+            return "JPEG 2000 tiles of Aperio's kind"
         if vendor is not None and any(self._image(i, 0).has_holes for i in range(len(self.levels))):
             return "tiles without data"
         return None
 
-    def _check_length(self, images: list[TiffImage]) -> None:
-        for number, image in enumerate(images):
-            size = image.file_size
-            if image.bytes_needed() > size:
+    def _check_length(self) -> None:
+        found = self._found
+        pages = [page for level in found.levels for page in level] + list(found.associated.values())
+        for page in pages:
+            size = self._file(page).size
+            ends = (o + c for o, c in zip(page.dataoffsets, page.databytecounts, strict=True) if c)
+            needed = max(ends, default=0)
+            if found.stored_behind_first:
+                needed = page.dataoffsets[0] + page.nbytes * math.prod(found.sizes.values())
+            if needed > size:
                 raise UnsupportedSlideError(
-                    f"{self.path} is cut off: level {number} needs {image.bytes_needed()} bytes and the file has "
-                    f"{size}. Copy it again from its source."
+                    f"{self.path} is cut off: its pixels need {needed} bytes and the file has {size}. "
+                    "Copy it again from its source."
                 )
 
     def _image(self, level: int, plane: int) -> TiffImage:
@@ -125,6 +135,17 @@ class TiffSource(Source):
         """A region of a colour picture; see `Source`."""
         image = self._image(level, self._plane(t, z, 0))
         return self._to_rgb(image, self._key, x, y, width, height)
+
+    def read_shrunk(
+        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, factor: int
+    ) -> RGB:
+        """A region shrunk by a whole factor; see `Source`."""
+        if self._photometric in (_RGB, _YCBCR):
+            image = self._image(level, self._plane(t, z, 0))
+            small = image.read_shrunk(x, y, width, height, factor) if image.samples == 3 else None
+            if small is not None:
+                return small
+        return super().read_shrunk(x, y, width, height, level, t, z, factor)
 
     def read_channel(
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int

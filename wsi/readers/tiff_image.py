@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
@@ -16,8 +17,20 @@ from wsi.readers.storage import FileBytes, PieceCache
 _UNCOMPRESSED, _JPEG = 1, 7
 _STRIP_BYTES = 1 << 20
 _MAX_GAP = 64 << 10
+_REMEMBERED = 4096
+_READS_TO_KEEP = 64
 # Photometric interpretation -> colour space of the JPEG data; the tag decides, as in OpenSlide.
 _JPEG_SPACES = {0: jpeg.GRAYSCALE, 1: jpeg.GRAYSCALE, 2: jpeg.RGB, 6: jpeg.YCBCR}
+
+
+class _Window(NamedTuple):
+    """A region, and the sample where samples are stored apart."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    sample: int
 
 
 class TiffImage:
@@ -56,6 +69,8 @@ class TiffImage:
         self._piece_width = key.tilewidth if key.is_tiled else key.imagewidth
         self._piece_height = key.tilelength if key.is_tiled else min(key.rowsperstrip, key.imagelength)
         self._decode = self._codec(key, plane)
+        self._recent: set[int] = set()  # pieces decoded and not kept; one that comes again tells of overlap
+        self._overlapping = 0
         self._columns = -(-self.width // self._piece_width)
         self._pieces = self._columns * -(-self.height // self._piece_height)
 
@@ -64,87 +79,109 @@ class TiffImage:
         """Whether the file declares some tiles as empty (length zero)."""
         return 0 in self.counts
 
-    @property
-    def file_size(self) -> int:
-        """Length of the file in bytes."""
-        return self._file.size
-
-    def bytes_needed(self) -> int:
-        """The file must be at least this long to hold all the pixels."""
-        return max((o + c for o, c in zip(self.offsets, self.counts, strict=True) if c), default=0)
-
     def read(self, x: int, y: int, width: int, height: int, sample: int = 0) -> Raw:
         """A region inside the image: (height, width, samples), or (height, width) where samples is 1.
 
         `sample` picks one where samples are stored apart. Pieces that the file declares empty (length zero)
         are left at the largest value, white, for colour and at zero otherwise. Raises ReadError.
         """
+        return self._read(_Window(x, y, width, height, sample), 1)
+
+    def read_shrunk(self, x: int, y: int, width: int, height: int, factor: int) -> Raw | None:
+        """A region with blocks of `factor` x `factor` px averaged, or None where tiles would cut blocks.
+
+        The same as `read` followed by one area resampling; every tile is shrunk while it is still in the
+        processor's cache.
+        """
+        sides = (x, y, width, height, self._piece_width, self._piece_height)
+        if any(side % factor for side in sides) or self.samples not in (1, 3) or self.dtype != np.uint8:
+            return None
+        return self._read(_Window(x, y, width, height, 0), factor)
+
+    def _read(self, at: _Window, factor: int) -> Raw:
         tail = (self.samples,) if self.samples > 1 else ()
-        out = np.empty((height, width, *tail), self.dtype)
-        first, last = x // self._piece_width, (x + width - 1) // self._piece_width
-        rows = range(y // self._piece_height, (y + height - 1) // self._piece_height + 1)
-        for row in rows:
-            self._fill(out, row, first, last, (x, y, width, height), sample)
+        out = np.empty((at.height // factor, at.width // factor, *tail), self.dtype)
+        first, last = at.x // self._piece_width, (at.x + at.width - 1) // self._piece_width
+        top, bottom = at.y // self._piece_height, (at.y + at.height - 1) // self._piece_height
+        self._overlapping -= 1
+        for row in range(top, bottom + 1):
+            self._fill(out, factor, at, row, first, last, row in (top, bottom))
         return out
 
     def _fill(
-        self, out: Raw, row: int, first: int, last: int, at: tuple[int, int, int, int], sample: int
+        self, out: Raw, factor: int, at: _Window, row: int, first: int, last: int, outer_row: bool
     ) -> None:
-        """Put one row of pieces, columns `first` to `last`, where it belongs in the region `at`."""
-        x, y, width, height = at
+        """Put one row of pieces, columns `first` to `last`, where it belongs in the region."""
         tall, wide = self._piece_height, self._piece_width
         top = row * tall
-        y1, y2 = max(y, top), min(y + height, top + tall)
-        base = row * self._columns + sample * self._pieces
-        for index, data in self._load(base + first, base + last, at):
-            left = (index - base) * wide
-            x1, x2 = max(x, left), min(x + width, left + wide)
-            target = out[y1 - y : y2 - y, x1 - x : x2 - x]
-            partly = x2 - x1 < min(wide, self.width - left) or y2 - y1 < min(tall, self.height - top)
-            piece = self._piece(index, data, partly, at)
+        y1, y2 = max(at.y, top), min(at.y + at.height, top + tall)
+        cut_row = y2 - y1 < min(tall, self.height - top)
+        base = row * self._columns + at.sample * self._pieces
+        decoded = {column: self._cache.get((self._id, base + column)) for column in range(first, last + 1)}
+        stored = self._load([base + column for column, piece in decoded.items() if piece is None], at)
+        for column, piece in decoded.items():
+            left = column * wide
+            x1, x2 = max(at.x, left), min(at.x + at.width, left + wide)
+            if piece is None:
+                cut = cut_row or x2 - x1 < min(wide, self.width - left)
+                outer = outer_row or column in (first, last)
+                piece = self._piece(base + column, next(stored), cut, outer, at)
+            target = out[
+                (y1 - at.y) // factor : (y2 - at.y) // factor, (x1 - at.x) // factor : (x2 - at.x) // factor
+            ]
             if piece is None:
                 target[...] = np.iinfo(self.dtype).max if self.samples >= 3 else 0
-            else:
+            elif factor == 1:
                 target[...] = piece[y1 - top : y2 - top, x1 - left : x2 - left]
+            else:
+                part = piece[y1 - top : y2 - top, x1 - left : x2 - left]
+                cv2.resize(part, target.shape[1::-1], dst=target, interpolation=cv2.INTER_AREA)
 
-    def _load(self, first: int, last: int, at: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
-        """Index and stored bytes of a run of pieces: bytes of neighbours in the file come in one read."""
-        wanted = range(first, last + 1)
-        start = min((self.offsets[i] for i in wanted if self.counts[i]), default=0)
-        end = max((self.offsets[i] + self.counts[i] for i in wanted if self.counts[i]), default=0)
-        together = end - start <= sum(self.counts[first : last + 1]) + _MAX_GAP
+    def _load(self, wanted: list[int], at: _Window) -> Iterator[Any]:
+        """Stored bytes of pieces in one row; those of neighbours in the file come in one read."""
+        full = [i for i in wanted if self.counts[i]]
+        start = min((self.offsets[i] for i in full), default=0)
+        end = max((self.offsets[i] + self.counts[i] for i in full), default=0)
+        together = end - start <= sum(self.counts[i] for i in full) + _MAX_GAP
         try:
-            whole = memoryview(self._file.read(start, end - start)) if together and end else None
+            whole = memoryview(self._file.read(start, end - start)) if together and full else None
             for i in wanted:
                 offset, count = self.offsets[i], self.counts[i]
                 if not count:
-                    yield i, None
+                    yield None
                 elif whole is not None:
-                    yield i, whole[offset - start : offset - start + count]
+                    yield whole[offset - start : offset - start + count]
                 else:
-                    yield i, self._file.read(offset, count)
+                    yield self._file.read(offset, count)
         except OSError as error:
             raise self._error(at, error) from error
 
-    def _piece(self, index: int, data: Any, keep: bool, at: tuple[int, ...]) -> Raw | None:
-        """A decoded tile or strip; valid until this thread decodes the next one unless `keep` is set."""
+    def _piece(self, index: int, data: Any, cut: bool, outer: bool, at: _Window) -> Raw | None:
+        """A decoded tile or strip; it may change when this thread decodes the next one, unless it is kept.
+
+        Kept are pieces that the region uses in part, because its neighbour wants the rest; and while regions
+        are found to overlap, those along the region's border.
+        """
         if data is None:
             return None
-        key = (self._id, index)
-        piece = self._cache.get(key) if keep else None
-        if piece is None:
-            try:
-                piece = self._decode(data, index, keep)
-            except Exception as error:  # codecs raise errors of many kinds
-                raise self._error(at, error) from error
-            if keep:
-                self._cache.put(key, piece)
+        keep = cut or (outer and self._overlapping > 0)
+        try:
+            piece = self._decode(data, index, keep)
+        except Exception as error:  # codecs raise errors of many kinds
+            raise self._error(at, error) from error
+        if keep:
+            self._cache.put((self._id, index), piece)
+        else:
+            if index in self._recent:
+                self._overlapping = _READS_TO_KEEP
+            elif len(self._recent) >= _REMEMBERED:
+                self._recent.clear()
+            self._recent.add(index)
         return piece
 
-    def _error(self, at: tuple[int, ...], error: Exception) -> ReadError:
-        x, y, width, height = at
+    def _error(self, at: _Window, error: Exception) -> ReadError:
         return ReadError(
-            f"{self._file.path}: cannot read the region {width}x{height} at ({x}, {y}) of the "
+            f"{self._file.path}: cannot read the region {at.width}x{at.height} at ({at.x}, {at.y}) of the "
             f"{self.width}x{self.height} image: {error or type(error).__name__}. The file is damaged there; "
             "copy it again from its source."
         )
