@@ -11,6 +11,7 @@ from qwenvl.parse._coordinates import coordinate_sets, number_of
 from qwenvl.parse._keys import (
     BOX_KEYS,
     COORDINATE_KEYS,
+    EITHER_KEYS,
     LABEL_KEYS,
     POINT_KEYS,
     SCORE_KEYS,
@@ -23,6 +24,7 @@ from qwenvl.parse._strict import SplitList
 from qwenvl.parse._values import Value
 
 _KNOWN = frozenset(BOX_KEYS + POINT_KEYS + LABEL_KEYS + SCORE_KEYS)
+_BOX_KEYS = frozenset(BOX_KEYS)
 _LABEL_KEYS = frozenset(LABEL_KEYS)
 _BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:])
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
@@ -84,7 +86,7 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
         hint = named[-1][2] if len({label for _, _, label in named}) == 1 else None
         for kind, value, name in _walk(item.value, labels, hint):
             if kind == "object":
-                candidates.extend(_of_dict(value, name))
+                candidates.extend(_of_dict(value, name, size))
             elif kind == "junk":
                 candidates.append(Candidate(None, codes=("dropped:not_object",)))
             elif kind == "list":
@@ -163,14 +165,19 @@ def _is_flat(value: list[Any]) -> bool:
     return bool(value) and not any(isinstance(part, (list, dict)) for part in value)
 
 
-def _of_dict(item: dict[str, Any], hint: str | None) -> list[Candidate]:
+def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidate]:
+    if len(item) == 2 and isinstance(label := item.get("label"), str) and label:
+        plain_box = item.get("bbox_2d")
+        if isinstance(plain_box, list) and len(plain_box) == 4 and set(map(type, plain_box)) == {int}:
+            # What the models write nearly always, without the search through the aliases.
+            return [Candidate(tuple(map(float, plain_box)), label, hint)]
     folded = _folded(item)
     codes: list[str] = []
     sets: list[list[float]] = []
     present = not COORDINATE_KEYS.isdisjoint(folded)
     for key in _BY_PRIORITY if present else ():
         found, found_codes = coordinate_sets(folded[key]) if key in folded else ([], ())
-        if not found:
+        if not found or not _fits(key, found, size):
             continue
         if sets:
             if len(found[0]) != len(sets[0]):
@@ -198,6 +205,13 @@ def _of_dict(item: dict[str, Any], hint: str | None) -> list[Candidate]:
     return [Candidate(tuple(numbers), label, hint, extra, tuple(codes)) for numbers in sets]
 
 
+def _fits(key: str, found: list[list[float]], size: int) -> bool:
+    """Two numbers under a box's key, and four under a point's, count only where that many were asked for."""
+    own = 4 if key in _BOX_KEYS else 2
+    other = 6 - own
+    return key in EITHER_KEYS or size == other or all(len(numbers) != other for numbers in found)
+
+
 def _is_extra(key: str, label_key: str | None) -> bool:
     key = key.casefold().strip()
     return key != label_key and (key not in _KNOWN or key in SCORE_KEYS or key in LABEL_KEYS)
@@ -215,16 +229,19 @@ def _of_list(value: list[Any], hint: str | None, size: int) -> list[Candidate]:
     return [Candidate(numbers, label, hint)] if len(numbers) == size else []
 
 
-def salvaged(text: str) -> tuple[Candidate, ...]:
+def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
     """Objects of text whose brackets are beyond repair: a coordinate key, its numbers, and the next label.
 
-    Only for text that was not cut off, because a cut cannot be told from a damage here.
+    Only for text that was not cut off, because a cut cannot be told from a damage here. A label that the text
+    ends with counts only where it is one of `labels`, for it may be the beginning of another word.
     """
     matches = list(_SALVAGE.finditer(text))
     found = []
     for index, match in enumerate(matches):
         stop = matches[index + 1].start() if index + 1 < len(matches) else len(text)
         label = _SALVAGE_LABEL.search(text, match.end(), min(stop, match.end() + 160))
+        if label and label.end() == len(text) and labels and not canonical(label[1], labels):
+            continue
         plain = [number_of(part) for part in match[1].split(",")]
         numbers = None if None in plain else tuple(part for part in plain if part is not None)
         codes = ("salvaged",) if numbers else ("dropped:numbers",)

@@ -26,6 +26,7 @@ _ENDS_VALUE = re.compile(
 )
 _ENDS_ITEM = re.compile(r"\s*+(?:[,;、\]}):{\[\"']|\Z)")
 _STRAY = re.compile(r"[^\s,;、:\[\](){}\"']++")
+_RUN = re.compile(r"[\w \-]++")
 _COLON = re.compile(r"\s*+:")
 _SWALLOWED = re.compile(r"[}\]]\s*+,?\s*+[{\[]|\}\s*+\Z|[}\]][ \t]*+\n")
 
@@ -56,9 +57,10 @@ def read_key(text: str, original: str, position: int) -> tuple[str | None, int, 
         # A key without a colon speaks where a bracket follows; otherwise it is a stray word.
         follows = text[end.end() : end.end() + 8].lstrip()[:1]
         return (key if follows in ("[", "(", "{") and follows else None), end.end(), ["syntax"]
-    word = _STRAY.match(text, position)
+    word, run = _STRAY.match(text, position), _RUN.match(text, position)
     code = "ellipsis" if text.startswith(("...", "…"), position) else "syntax"
-    return None, max(position + 1, word.end() if word else 0), [code]
+    # Of a long run of words only the last could be a key.
+    return None, max(position + 1, word.end() if word else 0, run.end() - 49 if run else 0), [code]
 
 
 def read_quoted(

@@ -86,6 +86,7 @@ def _said(text: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         return text, ()
     found = find_values(text)
     value = found.values[0].value if len(found.values) == 1 and not found.cut else None
+    keyless = isinstance(value, str)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict):
@@ -93,7 +94,9 @@ def _said(text: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         value = next((folded[key] for key in keys if key in folded), None)
     if isinstance(value, bool):
         value = "yes" if value else "no"
-    return (value, (*found.codes, "keys")) if isinstance(value, str) else (text, ())
+    if not isinstance(value, str):
+        return text, ()
+    return value, found.codes if keyless else (*found.codes, "keys")
 
 
 def classify(text: str, request: Request, unfinished: bool) -> Outcome:

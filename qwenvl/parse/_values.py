@@ -21,6 +21,8 @@ _ESCAPED = re.compile(r"[\[{,]\s*+\\+[\"']")
 _WORDS = re.compile(r"[^\W_]")
 
 
+_MAX_VALUES = 4096
+"""Values that are read of one text; whatever follows counts as cut off."""
 _STRICT_FAILURES = 16
 """Failures after which the rest is read leniently: the standard library counts lines anew for each of them."""
 
@@ -108,6 +110,9 @@ def _scan(text: str) -> Found:
     for start in _starts(text):
         if start < position:
             continue
+        if len(values) >= _MAX_VALUES:
+            cut = True
+            break
         strict = read_strict(text, start) if failures < _STRICT_FAILURES else None
         if strict:
             value, end = strict

@@ -77,9 +77,9 @@ def parse_objects(
     if dialect == "json":
         written, cut = _from_json(text, request.labels, size, bare)
         if not written.candidates and not written.empty:
-            tagged, tags_cut = _from_tags(text, dialect)
+            tagged, tags_cut = _from_tags(text, dialect, inside_cut=cut)
             if tagged.candidates or tags_cut:
-                written, cut = tagged, tags_cut
+                written, cut = tagged, cut or tags_cut
     else:
         written, cut = _from_tags(text, dialect)
         unnamed = any(candidate.label is None for candidate in written.candidates)
@@ -89,8 +89,8 @@ def parse_objects(
             if len(other.candidates) >= max(len(written.candidates), 1) or says_empty:
                 written = Written(other.candidates, (*other.codes, "dialect:json"), other.empty)
                 cut = other_cut
-            else:
-                cut = cut or (other_cut and not written.candidates)
+            elif other_cut:
+                written, cut = _from_tags(text, dialect, inside_cut=True)[0], True
     cut = cut or "ellipsis" in written.codes or "depth" in written.codes
     return _checked(written, cut, request, space, frame)
 
@@ -101,16 +101,18 @@ def _from_json(text: str, labels: tuple[str, ...], size: int, bare: bool) -> tup
     codes = (*found.codes, *written.codes)
     unkeyed = not written.candidates or ("bare" in codes and "prose" in codes)
     if unkeyed and not written.empty and not found.cut:
-        rescued = salvaged(text)
+        rescued = salvaged(text, labels)
         if rescued:
             return Written(rescued, tuple(code for code in codes if code != "bare")), False
     return Written(written.candidates, codes, written.empty), found.cut
 
 
-def _from_tags(text: str, dialect: str) -> tuple[Written, bool]:
+def _from_tags(text: str, dialect: str, *, inside_cut: bool = False) -> tuple[Written, bool]:
+    """Candidates of the tag grammars; where they stand inside JSON that was cut off, only those with a label."""
     found = find_tags(text, pairs=dialect != "json")
     codes = () if found.grammar in ("", dialect) else (f"dialect:{found.grammar}",)
-    return Written(tuple(Candidate(place.numbers, place.label) for place in found.places), codes), found.cut
+    places = [place for place in found.places if place.label is not None or not inside_cut]
+    return Written(tuple(Candidate(place.numbers, place.label) for place in places), codes), found.cut
 
 
 def _checked(
