@@ -33,7 +33,7 @@ class MergeRules:
 
     border0: float = 2.0
     radius0: float = 10.0
-    agreement: float = 0.35
+    agreement: float = 0.25
     line_up: float = 0.5
     inside: float = 0.7
     same_tile: float = 0.9
