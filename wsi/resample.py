@@ -51,6 +51,18 @@ def whole_factor(columns: Span, rows: Span, width: int, height: int) -> int:
     return factor if whole and columns.stored == columns.length and rows.stored == rows.length else 0
 
 
+def band_height(step: float, source_rows: int) -> int:
+    """Rows of the result to make at a time from at most `source_rows` rows, `step` for each.
+
+    Where a few rows of the result take a whole number of source rows, the bands are cut there.
+    """
+    rows = max(1, int(source_rows / step))
+    for together in range(1, min(16, rows) + 1):
+        if abs(together * step - round(together * step)) < 1e-6:
+            return rows // together * together
+    return rows
+
+
 def extend(pixels: NDArray[np.uint8], columns: Span, rows: Span) -> NDArray[np.uint8]:
     """Repeat the last column and row where a level ends a fraction of a px before the slide does."""
     right, below = columns.length - columns.stored, rows.length - rows.stored

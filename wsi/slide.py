@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsi.errors import RegionError, UnknownMppError
 from wsi.fingerprint import fingerprint_path
-from wsi.resample import extend, resize, snap, whole_factor
+from wsi.resample import band_height, extend, resize, snap, whole_factor
 
 RGB = NDArray[np.uint8]
 """Pictures are uint8 arrays of shape (height, width, 3), red first."""
@@ -176,7 +176,7 @@ class Slide(ABC):
         of = self.levels[level]
         scale = of.downsample
         columns = snap(x0 / scale, (x0 + width0) / scale, width, of.width)
-        rows_in_memory = max(1, int(_PIXELS_IN_MEMORY / columns.length / (height0 / scale / height)))
+        rows_in_memory = band_height(height0 / scale / height, _PIXELS_IN_MEMORY // columns.length)
         bands = []
         for top in range(0, height, rows_in_memory):
             bottom = min(height, top + rows_in_memory)

@@ -36,7 +36,7 @@ class NgffSource(Source):
         self._store: Any = None
         try:
             self._store = ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
-            weakref.finalize(self, self._store.close)  # a slide may be dropped without being closed
+            weakref.finalize(self, _close, self._store)  # a slide may be dropped without being closed
             root = zarr.open_group(self._store, mode="r", path=_inside(path))
             group, image, omero = _find_image(root, path, series)
             self._axes = _axes(image)
@@ -99,7 +99,12 @@ class NgffSource(Source):
         """Close the store; see `Source`."""
         self._arrays = []
         if self._store is not None:
-            self._store.close()
+            _close(self._store)
+
+
+def _close(store: Any) -> None:
+    if store._is_open:  # a ZipStore that was never opened cannot be closed
+        store.close()
 
 
 def is_ngff_folder(path: Path) -> bool:

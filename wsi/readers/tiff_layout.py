@@ -15,6 +15,7 @@ from wsi.errors import PlaneError, UnsupportedSlideError
 from wsi.readers.scale import from_tiff_resolution, pair, to_micrometres
 
 _ASSOCIATED = ("label", "macro", "thumbnail", "overview")
+_LEAST_STEP = 1.5  # between levels; images closer in size are different images
 # tifffile's axis letters. An axis without a name (I, Q) counts as depth.
 _AXES = {"T": "t", "Z": "z", "C": "c", "I": "z", "Q": "z", "S": "s", "Y": "y", "X": "x"}
 
@@ -108,7 +109,7 @@ def _series(tif: TiffFile, path: Path, wanted: int | None) -> TiffLayout:
     pictures = [s for s in all_series if s.name.lower() not in _ASSOCIATED] or all_series
     base = _choose(pictures, path, wanted)
     levels: list[TiffPageSeries] = list(base.levels)
-    if len(levels) == 1:
+    if len(levels) == 1 and not tif.is_ome:
         levels += [s for s in pictures if s is not base and _is_smaller_copy(s, base)]
         levels.sort(key=lambda s: -s.keyframe.imagewidth)
     axes = "".join(_AXES.get(letter, "?") for letter in base.axes)
@@ -162,6 +163,8 @@ def _is_smaller_copy(small: TiffPageSeries, large: TiffPageSeries) -> bool:
     if a.imagewidth >= b.imagewidth or a.samplesperpixel != b.samplesperpixel or a.dtype != b.dtype:
         return False
     ratio = b.imagewidth / a.imagewidth
+    if ratio < _LEAST_STEP:
+        return False
     same_shape = abs(b.imagelength / ratio - a.imagelength) <= 1 + a.imagelength / a.imagewidth
     return same_shape and len(small) == len(large) and a.is_tiled == b.is_tiled
 
