@@ -104,7 +104,8 @@ def _scan(text: str) -> Found:
     if _ESCAPED.search(text) and not read_strict(text):
         text = text.replace('\\"', '"').replace("\\'", "'")
         codes.append("escaped")
-    values, outside = [], []
+    values: list[Value] = []
+    outside: list[str] = []
     reader: LenientReader | None = None
     position, cut, failures = 0, False, 0
     for start in _starts(text):
