@@ -36,8 +36,8 @@ def objects_results(store: RunStore, tiles: TileTally) -> tuple[ObjectResults, H
         box, label = chunk.box, chunk.label
         known = complete[np.searchsorted(tiles.table["tile"], chunk.tile)]
         scored = np.isfinite(chunk.score)
-        for row, chosen in enumerate((slice(None), known, scored)):
-            number[row] += np.bincount(label[chosen], minlength=len(labels))
+        for total, chosen in zip(number, (np.ones(len(label), bool), known, scored), strict=True):
+            total += np.bincount(label[chosen], minlength=len(labels))
         scores += np.bincount(label[scored], weights=chunk.score[scored], minlength=len(labels))
         row, column = cells.cells_of((box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2)
         np.add.at(grid, (label[known], row[known], column[known]), 1.0)
