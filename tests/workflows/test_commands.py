@@ -119,7 +119,8 @@ def bad_inputs(folder: Path, svs: Path, tiny: Path) -> dict[str, tuple[list[obje
     (family / "config.json").write_text(json.dumps(config | {"model_type": "llava"}))
     form = folder / "form.json"
     form.write_text("{")
-    detect = ["-m", tiny, "-o", folder / "out"]
+    out = ["-o", folder / "out"]
+    detect = ["-m", tiny, *out]
     scale = ["--slide-mpp", "0.5", "--mpp", "0.5", "--tile-size", "224", "--overlap", "0"]
     return {
         "missing file": (["detect", folder / "none.svs", *detect], 1, "does not exist"),
@@ -128,11 +129,19 @@ def bad_inputs(folder: Path, svs: Path, tiny: Path) -> dict[str, tuple[list[obje
         "not a slide": (["detect", text, *detect], 1, "text.svs"),
         "no mpp": (["detect", picture, *detect, "--mpp", "0.5"], 1, "--slide-mpp"),
         "zero tissue": (["detect", glass, *detect, *scale], 1, "tissue"),
-        "tile larger than slide": (["detect", picture, *detect, *scale[:-3], "2048"], 1, "use a tile size of at most 288 px"),
-        "unknown family": (["detect", picture, "-m", family, "-o", folder / "out"], 1, "llava"),
-        "no processor settings": (["detect", picture, "-m", settings, "-o", folder / "out"], 1, "preprocessor_config"),
-        "no such model": (["detect", picture, "-m", folder / "nothing", "-o", folder / "out"], 1, "nothing"),
-        "flags that do not fit": (["detect", picture, *detect, "--tile-size", "64", "--overlap", "60"], 2, "overlap"),
+        "tile larger than slide": (
+            ["detect", picture, *detect, *scale[:-3], "2048"],
+            1,
+            "use a tile size of at most 288 px",
+        ),
+        "unknown family": (["detect", picture, "-m", family, *out], 1, "llava"),
+        "no processor settings": (["detect", picture, "-m", settings, *out], 1, "preprocessor_config"),
+        "no such model": (["detect", picture, "-m", folder / "nothing", *out], 1, "nothing"),
+        "flags that do not fit": (
+            ["detect", picture, *detect, "--tile-size", "64", "--overlap", "60"],
+            2,
+            "overlap",
+        ),
         "one class": (["classify", picture, "-l", "a", *detect], 2, "two labels"),
         "broken schema file": (["extract", picture, "--schema", form, *detect], 1, "form.json"),
         "native and mpp": (["detect", picture, *detect, "--native", "--mpp", "1"], 2, "--native"),
@@ -142,7 +151,8 @@ def bad_inputs(folder: Path, svs: Path, tiny: Path) -> dict[str, tuple[list[obje
 
 
 NAMES = (
-    "missing file", "folder without a slide", "truncated", "not a slide", "no mpp", "zero tissue", "tile larger than slide",
+    "missing file", "folder without a slide", "truncated", "not a slide", "no mpp", "zero tissue",
+    "tile larger than slide",
     "unknown family", "no processor settings", "no such model", "flags that do not fit", "one class", "broken schema file",
     "native and mpp", "unreadable mask", "no run to report",
 )  # fmt: skip

@@ -32,7 +32,7 @@ def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
 
 def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **question: Any) -> Request:
     """A request from flags, else the checkpoint's recommendation, else the defaults of `Request`."""
-    from qwenvl.request import Request
+    from qwenvl.request import Generation, Request
 
     if options.native and options.mpp is not None:
         stop(
@@ -53,7 +53,7 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
     if longest is not None:
         generation["max_new_tokens"] = longest
     return Request(
-        **question, **fields, system_prompt=options.system_prompt, min_tissue=options.min_tissue, generation=generation
+        **question, **fields, system_prompt=options.system_prompt, min_tissue=options.min_tissue, generation=Generation(**generation)
     )  # fmt: skip
 
 
