@@ -169,8 +169,8 @@ class Slide(ABC):
         inside = x0 >= 0 and y0 >= 0 and x0 + width0 <= self.width and y0 + height0 <= self.height
         if not inside or min(width0, height0, width, height) < 1:
             raise RegionError(
-                f"Rectangle {width0}x{height0} at ({x0}, {y0}), wanted as {width}x{height} px, has no area or is "
-                f"not inside {self.path} ({self.width}x{self.height} px)."
+                f"Rectangle {width0}x{height0} at ({x0}, {y0}), wanted as {width}x{height} px, has no area "
+                f"or is not inside {self.path} ({self.width}x{self.height} px)."
             )
         level = self.best_level(min(width0 / width, height0 / height))
         of = self.levels[level]

@@ -77,8 +77,8 @@ def write_svs(
                 photometric=photometric,
                 subsampling=(1, 1) if space == "RGB" else (2, 2),
                 compression="jpeg",
-                description=f"Aperio Image Library v12 \r\n{width}x{height} ({tile}x{tile}){arrow} JPEG/RGB Q=85"
-                f"|AppMag = 20{stated}",
+                description=f"Aperio Image Library v12 \r\n{width}x{height} ({tile}x{tile}){arrow} JPEG/RGB"
+                f" Q=85|AppMag = 20{stated}",
                 metadata=None,
             )
             if number == 0 and associated:

@@ -55,7 +55,8 @@ def decoder(tables: bytes | None, space: str, width: int, height: int, sample: b
     told = _told(tables, space, RGB, (height, width, 3))
     if _contradicts(sample[:_HEAD], space):
         return told
-    return _fast(tables, space, (height, width, 3), told)
+    complete = not tables and (b"Adobe" in sample[:_HEAD] or (space == YCBCR and b"JFIF\0" in sample[:_HEAD]))
+    return _fast(None if complete else _prefix(tables, space), (height, width, 3), told)
 
 
 def _contradicts(head: bytes, space: str) -> bool:
@@ -66,9 +67,13 @@ def _contradicts(head: bytes, space: str) -> bool:
     return space == RGB and b"JFIF\0" in head
 
 
-def _fast(tables: bytes | None, space: str, shape: tuple[int, ...], told: Decode) -> Decode:
+def _prefix(tables: bytes | None, space: str) -> bytes:
+    """What a tile's data has to begin with to stand by itself: marker and tables."""
     inner = tables[2:-2] if tables and tables.endswith(_END) else (tables or b"")[2:]
-    prefix = b"".join((_START, _ADOBE, b"\x01" if space == YCBCR else b"\x00", inner))
+    return b"".join((_START, _ADOBE, b"\x01" if space == YCBCR else b"\x00", inner))
+
+
+def _fast(prefix: bytes | None, shape: tuple[int, ...], told: Decode) -> Decode:
     here = threading.local()
 
     def decode(data: Any, keep: bool) -> Raw:
@@ -82,7 +87,8 @@ def _fast(tables: bytes | None, space: str, shape: tuple[int, ...], told: Decode
             except AttributeError:  # one per thread: fresh memory for every tile costs page faults
                 buffer = here.buffer = np.empty(shape, np.uint8)
         try:
-            pixels = simplejpeg.decode_jpeg(b"".join((prefix, data[2:])), buffer=buffer)
+            whole = data if prefix is None else b"".join((prefix, data[2:]))
+            pixels = simplejpeg.decode_jpeg(whole, buffer=buffer)
         except ValueError as error:
             padding = _PADDING.search(str(error))
             if padding and int(padding[1]) <= _HARMLESS:

@@ -41,7 +41,7 @@ class NgffSource(Source):
             group, image, omero = _find_image(root, path, series)
             self._axes = _axes(image)
             datasets = image["datasets"]
-            self._arrays = [group[dataset["path"]] for dataset in datasets]
+            self._arrays: list[zarr.Array[Any]] = [_array(group, dataset["path"]) for dataset in datasets]
         except (PlaneError, SlideNotFoundError, UnsupportedSlideError):
             self.close()
             raise
@@ -56,7 +56,7 @@ class NgffSource(Source):
         self.levels = level_sizes_to_levels([(size["x"], size["y"]) for size in sizes])
         self.mpp_xy = _scale(image, datasets[0], self._axes)
         self.layout = _layout(self._arrays[0].dtype, sizes[0], omero)
-        version = image.get("version") or root.attrs.get("ome", {}).get("version", "")
+        version = image.get("version") or _metadata(root).get("version", "")
         self.properties = {"ngff.version": str(version), "ngff.name": str(image.get("name", ""))}
 
     def _check(self, path: Path) -> None:
@@ -162,8 +162,15 @@ def _find_image(
 
 
 def _metadata(group: zarr.Group) -> dict[str, Any]:
-    attributes = group.attrs.asdict()
+    attributes: dict[str, Any] = group.attrs.asdict()
     return dict(attributes.get("ome", attributes))
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is a group, not an array")
+    return array
 
 
 def _axes(image: Mapping[str, Any]) -> str:
@@ -172,7 +179,7 @@ def _axes(image: Mapping[str, Any]) -> str:
 
 
 def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], axes: str) -> tuple[float, float] | None:
-    """um per px of level 0: the scales of the dataset and of the whole image multiply (NGFF 0.4, multiscales)."""
+    """um per px of level 0: the scales of dataset and image multiply (NGFF 0.4, "multiscales")."""
     sides = []
     for axis in ("x", "y"):
         place = axes.index(axis)

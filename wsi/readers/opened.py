@@ -110,7 +110,7 @@ class OpenedSlide(Slide):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content; for a slide spread over several files also of what identifies it as a whole."""
+        """Hash of the content; where a slide spreads over several files, of what identifies it, too."""
         return combine(fingerprint_path(self.path), self._source.identity)
 
     @property
@@ -190,8 +190,8 @@ def _choose_rendering(source: Source, rendering: Rendering | None) -> Rendering 
             settled.append(ChannelColor(channel.index, channel.color, 0.0, top))
         else:
             raise PlaneError(
-                f"{source.path} holds {layout}: channel {channel.index} needs the stored values that are black "
-                f"and full colour, like {channel.index}:gray:0-4095, or {channel.index}:gray:auto."
+                f"{source.path} holds {layout}: channel {channel.index} needs the stored values that are "
+                f"black and full colour, like {channel.index}:gray:0-4095, or {channel.index}:gray:auto."
             )
     return Rendering(tuple(settled))
 

@@ -45,8 +45,8 @@ class PlainSource(Source):
                 self.orientation = _orientation(picture)
         except Exception as error:  # Pillow's plugins raise errors of many kinds
             raise UnsupportedSlideError(
-                f"{path} is not an image that any reader knows: {error}. Known are slides (SVS, NDPI, MRXS, SCN, "
-                "BIF, DICOM), TIFF, OME-TIFF, OME-Zarr and ordinary pictures; large pictures need a tiled format."
+                f"{path} is not an image that any reader knows: {error}. Known are slides (SVS, NDPI, MRXS, "
+                "SCN, BIF, DICOM), TIFF, OME-TIFF, OME-Zarr and ordinary pictures; large ones need tiles."
             ) from error
         gray = _GRAY_MODES.get(mode)
         self._mode = mode
@@ -66,7 +66,8 @@ class PlainSource(Source):
                         self._pixels = _decode(picture)
                 except Exception as error:
                     raise ReadError(
-                        f"{self.path}: cannot decode the picture: {error}. It is damaged or cut off; copy it again."
+                        f"{self.path}: cannot decode the picture: {error}. It is damaged or cut off; "
+                        "copy it again from its source."
                     ) from error
             return self._pixels
 

@@ -95,7 +95,7 @@ def _open(path: Path, options: OpenOptions) -> OpenedSlide:
 
 
 def _resolve(path: Path) -> Path:
-    """The file to open for a path: a folder of DICOM files stands for its first, a Zarr marker for its folder."""
+    """The file to open: a folder of DICOM files stands for its first, a Zarr marker for its folder."""
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist. Check the path and that its drive is mounted.")
     if path.is_file():
@@ -106,8 +106,8 @@ def _resolve(path: Path) -> Path:
     if slides:
         return slides[0]
     raise SlideNotFoundError(
-        f"{path} is a folder without a slide: neither OME-Zarr ({', '.join(MARKERS)}) nor DICOM slides (*.dcm) "
-        "are in it. Give the slide file itself; for MRXS that is the .mrxs beside its folder."
+        f"{path} is a folder without a slide: neither OME-Zarr ({', '.join(MARKERS)}) nor DICOM slides "
+        "(*.dcm) are in it. Give the slide file itself; for MRXS that is the .mrxs beside its folder."
     )
 
 

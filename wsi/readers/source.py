@@ -90,7 +90,7 @@ class Source(ABC):
 
     @abstractmethod
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
-        """A region in px of `level`, uint8 (height, width, 3). Only where `layout.is_rgb`. Raises ReadError."""
+        """A region in px of `level`, uint8 (height, width, 3), where `layout.is_rgb`. Raises ReadError."""
 
     def read_shrunk(
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, factor: int

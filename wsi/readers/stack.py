@@ -71,7 +71,9 @@ class ChannelColor:
     auto: bool = False
 
     def __str__(self) -> str:
-        name = next((n for n, rgb in _COLORS.items() if rgb == self.color), "%02x%02x%02x" % self.color)
+        name = next(
+            (n for n, rgb in _COLORS.items() if rgb == self.color), "{:02x}{:02x}{:02x}".format(*self.color)
+        )
         if self.low is not None and self.high is not None:
             return f"{self.index}:{name}:{self.low:.17g}-{self.high:.17g}"
         return f"{self.index}:{name}" + (":auto" if self.auto else "")
@@ -96,7 +98,7 @@ class Rendering:
 
     @classmethod
     def automatic(cls, *channels: int) -> Self:
-        """The given channels with ranges taken from the coarsest level: one is gray, more are red, green, ..."""
+        """The given channels, one as gray, more as red, green, ...; ranges from the coarsest level."""
         colors = [_COLORS["gray"]] if len(channels) == 1 else list(_COLORS.values())
         if not 1 <= len(channels) <= len(_COLORS) - 1:
             raise PlaneError(
@@ -178,7 +180,7 @@ def _parse_channel(part: str, text: str) -> ChannelColor:
 
 def _colorize(values: NDArray[Any], channel: ChannelColor) -> NDArray[np.uint8]:
     low, high = channel.low or 0.0, 255.0 if channel.high is None else channel.high
-    color = np.asarray(channel.color, np.float32) / 255
+    color = np.asarray(channel.color, np.float64) / 255
     if values.dtype.kind in "iub" and values.dtype.itemsize <= 2:
         # Few possible values: one table look-up per sample.
         kind = np.uint8 if values.dtype.kind == "b" else values.dtype
@@ -189,6 +191,6 @@ def _colorize(values: NDArray[Any], channel: ChannelColor) -> NDArray[np.uint8]:
     return _shade(values, low, high, color)
 
 
-def _shade(values: NDArray[Any], low: float, high: float, color: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _shade(values: NDArray[Any], low: float, high: float, color: NDArray[np.float64]) -> NDArray[np.uint8]:
     share = np.clip((np.nan_to_num(values.astype(np.float64), nan=low) - low) / (high - low), 0, 1)
     return np.round(255 * share[..., None] * color).astype(np.uint8)

@@ -60,6 +60,8 @@ class PieceCache:
 
     def get(self, key: Hashable) -> NDArray[Any] | None:
         """The piece, now the most recently used, or None."""
+        if key not in self._pieces:  # without the lock: a miss is by far the most frequent answer
+            return None
         with self._lock:
             piece = self._pieces.get(key)
             if piece is not None:

@@ -57,7 +57,7 @@ class TiffSource(Source):
         self._photometric = int(self._key.photometric)
         if self._photometric not in _KNOWN:
             raise UnsupportedSlideError(
-                f"{self.path} stores colours as {self._key.photometric.name}; save it as RGB or gray."
+                f"{self.path} stores colours as {self._key.photometric!s}; save it as RGB or gray."
             )
         if (
             self._photometric == _YCBCR
@@ -86,7 +86,7 @@ class TiffSource(Source):
         return Layout(dtype, channels, sizes.get("t", 1), sizes.get("z", 1), is_rgb, names)
 
     def why_not(self, vendor: str | None) -> str | None:
-        """Why OpenSlide should read this file instead, or None. `vendor` is OpenSlide's name for the format."""
+        """Why OpenSlide should read this file, or None. `vendor` is OpenSlide's name for the format."""
         if int(self._key.compression) in _APERIO_JPEG2000:
             return "JPEG 2000 tiles of Aperio's kind"
         if vendor is not None and any(self._image(i, 0).has_holes for i in range(len(self.levels))):

@@ -216,6 +216,8 @@ class TiffImage:
 
         def other(data: Any, index: int, keep: bool) -> Raw:
             pixels = key.decode(bytes(data), index, **tables)[0]
+            if pixels is None:
+                raise ValueError("a piece without data")
             return pixels[0] if self.samples > 1 else pixels[0, ..., 0]
 
         return other

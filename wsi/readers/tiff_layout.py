@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 from xml.etree import ElementTree
 
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
@@ -71,13 +71,13 @@ def layout_of(tif: TiffFile, path: Path, series: int | None) -> TiffLayout:
     return layout
 
 
-def _tag(page: TiffPage, code: int):  # type: ignore[no-untyped-def]
+def _tag(page: TiffPage, code: int) -> Any:
     return page.tags.valueof(code)
 
 
 def _aperio(tif: TiffFile, text: str) -> TiffLayout:
     """Aperio SVS as OpenSlide takes it: tiled images are levels, the others are associated images."""
-    pages = list(tif.pages)
+    pages = [page.aspage() for page in tif.pages]
     by_size: dict[tuple[int, int], list[TiffPage | TiffFrame]] = {}
     associated: dict[str, TiffPage | TiffFrame] = {}
     for number, page in enumerate(pages):
@@ -86,7 +86,7 @@ def _aperio(tif: TiffFile, text: str) -> TiffLayout:
         elif number == 1:
             associated["thumbnail"] = page
         else:
-            words = (page.aspage().description or "").split("\n")[-1].split()
+            words = (page.description or "").split("\n")[-1].split()
             if words and words[0].lower() in ("label", "macro"):
                 associated[words[0].lower()] = page
     levels = [by_size[size] for size in sorted(by_size, reverse=True)]
@@ -105,7 +105,9 @@ def _series(tif: TiffFile, path: Path, wanted: int | None) -> TiffLayout:
     all_series = [s for s in tif.series if len(s) and s[0] is not None and s.ndim >= 2]
     if not all_series:
         raise UnsupportedSlideError(f"{path} is a TIFF file without an image in it.")
-    associated = {s.name.lower(): s[0] for s in all_series if s.name.lower() in _ASSOCIATED}
+    associated: dict[str, TiffPage | TiffFrame] = {
+        s.name.lower(): s.keyframe for s in all_series if s.name.lower() in _ASSOCIATED
+    }
     pictures = [s for s in all_series if s.name.lower() not in _ASSOCIATED] or all_series
     base = _choose(pictures, path, wanted)
     levels: list[TiffPageSeries] = list(base.levels)
@@ -116,8 +118,8 @@ def _series(tif: TiffFile, path: Path, wanted: int | None) -> TiffLayout:
     running = axes.replace("y", "").replace("x", "").replace("s", "")
     if "?" in axes or len(set(running)) != len(running) or "y" not in axes or "x" not in axes:
         raise UnsupportedSlideError(
-            f"{path} has the axes {base.axes} with lengths {base.shape}; only time, depth, channel, y and x are "
-            "understood. Save one position, or name another series with series=."
+            f"{path} has the axes {base.axes} with lengths {base.shape}; only time, depth, channel, y and x "
+            "are understood. Save one position, or name another series with series=."
         )
     sizes = {axis: n for axis, n in zip(axes, base.shape, strict=True) if axis in running}
     planes = math.prod(sizes.values())
@@ -133,8 +135,8 @@ def _pages(series: TiffPageSeries, planes: int, path: Path) -> list[TiffPage | T
     pages = [series[i] for i in range(min(planes, len(series)))]
     if len(pages) != planes or any(page is None for page in pages):
         raise UnsupportedSlideError(
-            f"{path} promises {planes} planes per level and holds {sum(p is not None for p in pages)}: it is cut "
-            "off, or belongs to a set whose other files are missing."
+            f"{path} promises {planes} planes per level and holds {sum(p is not None for p in pages)}: it is "
+            "cut off, or belongs to a set whose other files are missing."
         )
     return pages  # type: ignore[return-value]
 
@@ -181,7 +183,6 @@ def _describe(tif: TiffFile, index: int, layout: TiffLayout) -> None:
             sides.append(to_micrometres(per_px, unit))
         layout.mpp_xy = pair(*sides)
         layout.properties["imagej.unit"] = unit
-        layout.channels = []
 
 
 def _describe_ome(xml: str, index: int, layout: TiffLayout) -> None:
@@ -211,7 +212,7 @@ def directories(stream: BinaryIO) -> Iterator[int]:
     The last one yielded may lie beyond the end of the file: then the file is cut off.
     """
     head = stream.read(16)
-    order = "little" if head[:2] == b"II" else "big"
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     big = int.from_bytes(head[2:4], order) == 43
     word, count_bytes, entry = (8, 8, 20) if big else (4, 2, 12)
     at = int.from_bytes(head[8:16] if big else head[4:8], order)
