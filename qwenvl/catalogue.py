@@ -45,16 +45,18 @@ class KnownModel:
 _SMALL_GPU = "scoring and sorting tiles, fine-tuning on small GPUs"
 _ONE_GPU = "detection and description on one consumer GPU"
 _LIKE_SMALL = "quality of a large model at the speed of a small one"
+_DETECTS = "detection, counting; many fine-tunes"
+_BEST = "the best default where 24 GB are at hand"
 _OLDER = "older; for adapters trained on it"
 KNOWN_MODELS = (
     KnownModel("Qwen/Qwen3-VL-2B-Instruct", "Qwen3-VL", 2.1, 28, 8, 128, 32, _SMALL_GPU),
     KnownModel("Qwen/Qwen3-VL-4B-Instruct", "Qwen3-VL", 4.4, 36, 8, 128, 32, _ONE_GPU),
-    KnownModel("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL", 8.8, 36, 8, 128, 32, "the best default where 24 GB are at hand"),
+    KnownModel("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL", 8.8, 36, 8, 128, 32, _BEST),
     KnownModel("Qwen/Qwen3-VL-8B-Thinking", "Qwen3-VL-Thinking", 8.8, 36, 8, 128, 32, "reasoning; slow per tile"),
     KnownModel("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen3-VL-MoE", 31.1, 48, 4, 128, 32, _LIKE_SMALL),
     KnownModel("Qwen/Qwen3-VL-32B-Instruct", "Qwen3-VL", 33.4, 64, 8, 128, 32, "descriptions and reports, few tiles"),
     KnownModel("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen2.5-VL", 3.8, 36, 2, 128, 28, "long runs with little cache memory"),
-    KnownModel("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL", 8.3, 28, 4, 128, 28, "detection, counting; many fine-tunes"),
+    KnownModel("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL", 8.3, 28, 4, 128, 28, _DETECTS),
     KnownModel("Qwen/Qwen2-VL-2B-Instruct", "Qwen2-VL", 2.2, 28, 2, 128, 28, _OLDER),
     KnownModel("Qwen/Qwen2-VL-7B-Instruct", "Qwen2-VL", 8.3, 28, 4, 128, 28, _OLDER),
 )  # fmt: skip

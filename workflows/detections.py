@@ -93,10 +93,10 @@ class Detections:
 
     def take(self, rows: NDArray[Any]) -> Self:
         """The rows of an index or mask."""
-        return type(self)(*(column[rows] for column in self._columns()), self.labels)
+        return type(self)(*(column[rows] for column in self._columns()), labels=self.labels)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Self:
         """All rows of parts with the same labels, in their order."""
         columns = zip(*(part._columns() for part in parts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns), parts[0].labels)
+        return cls(*(np.concatenate(column) for column in columns), labels=parts[0].labels)

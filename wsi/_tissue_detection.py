@@ -174,7 +174,7 @@ def _thin(mask: Mask) -> Mask:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
     half_width = np.zeros(count, np.float32)
-    np.maximum.at(half_width, labels.ravel(), distance.ravel())
+    np.maximum.at(half_width, labels.ravel().astype(np.intp), distance.ravel())
     length = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     thin = length >= np.maximum(12 * half_width, 20)
     thin[0] = False
@@ -187,7 +187,7 @@ def _components(mask: Mask, keep: Callable[[NDArray[np.int32], Mask], Mask]) -> 
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
     reach = (left == 0) | (top == 0) | (right == mask.shape[1]) | (bottom == mask.shape[0])
-    chosen = keep(stats[:, cv2.CC_STAT_AREA], reach)
+    chosen = keep(stats[:, cv2.CC_STAT_AREA].astype(np.int32), reach)
     chosen[0] = False
     return np.asarray(chosen[labels])
 

@@ -152,9 +152,8 @@ def bad_inputs(folder: Path, svs: Path, tiny: Path) -> dict[str, tuple[list[obje
 
 NAMES = (
     "missing file", "folder without a slide", "truncated", "not a slide", "no mpp", "zero tissue",
-    "tile larger than slide",
-    "unknown family", "no processor settings", "no such model", "flags that do not fit", "one class", "broken schema file",
-    "native and mpp", "unreadable mask", "no run to report",
+    "tile larger than slide", "unknown family", "no processor settings", "no such model", "flags that do not fit",
+    "one class", "broken schema file", "native and mpp", "unreadable mask", "no run to report",
 )  # fmt: skip
 
 

@@ -52,9 +52,8 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
     longest = options.max_new_tokens or recommended.get("max_new_tokens")
     if longest is not None:
         generation["max_new_tokens"] = longest
-    return Request(
-        **question, **fields, system_prompt=options.system_prompt, min_tissue=options.min_tissue, generation=Generation(**generation)
-    )  # fmt: skip
+    fields |= {"system_prompt": options.system_prompt, "min_tissue": options.min_tissue}
+    return Request(**question, **fields, generation=Generation(**generation))
 
 
 def run_request(slide: Path, request: Request, engine: Engine, options: RunOptions, out: Path) -> RunResult:
