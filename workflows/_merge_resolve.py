@@ -114,8 +114,8 @@ def _is_shared(found: Detections, plane: Plane, rules: MergeRules) -> Bools:
     """Rows that may have been seen by another tile too, bool (n,)."""
     views = Views(found.boxes, found.is_point, plane.rects[found.tiles], rules)
     reach, own = views.reaching(), plane.own[found.tiles]
-    inside: Bools = (reach[:, :2] > own[:, :2]).all(axis=1) & (reach[:, 2:] < own[:, 2:]).all(axis=1)
-    return ~inside
+    inside = np.hstack([reach[:, :2] > own[:, :2], reach[:, 2:] < own[:, 2:]]).all(axis=1)
+    return np.asarray(~inside, bool)
 
 
 def _within_tiles(found: Detections, rules: MergeRules) -> tuple[tuple[Ints, Ints], Ints]:

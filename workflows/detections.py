@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+_COLUMNS = ("boxes", "classes", "tiles", "scores", "is_point", "ids", "sources", "settled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,7 @@ class Detections:
             np.zeros(n, bool),
             tuple(labels),
         )
-        if any(len(column) != n for column in found._columns()):
+        if any(len(getattr(found, name)) != n for name in _COLUMNS):
             raise ValueError("The columns of Detections differ in length.")
         if not np.isfinite(box).all() or (n and min(found.classes.min(), found.tiles.min()) < 0):
             raise ValueError("Detections need finite boxes, and classes and tiles that are not negative.")
@@ -86,17 +88,13 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def _columns(self) -> tuple[NDArray[Any], ...]:
-        return (
-            self.boxes, self.classes, self.tiles, self.scores, self.is_point, self.ids, self.sources, self.settled
-        )  # fmt: skip
-
     def take(self, rows: NDArray[Any]) -> Self:
         """The rows of an index or mask."""
-        return type(self)(*(column[rows] for column in self._columns()), labels=self.labels)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Detections]) -> Self:
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
         """All rows of parts with the same labels, in their order."""
-        columns = zip(*(part._columns() for part in parts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns), labels=parts[0].labels)
+        return replace(
+            parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        )
