@@ -90,11 +90,13 @@ class Detections:
 
     def take(self, rows: NDArray[Any]) -> Self:
         """The rows of an index or mask."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, **columns)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """All rows of parts with the same labels, in their order."""
-        return replace(
-            parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
-        )
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
+        }
+        return replace(parts[0], **columns)
