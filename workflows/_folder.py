@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from workflows.errors import ForeignFolderError, RunLockedError, RunNotFoundError
+from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError, RunNotFoundError
 
 JOURNAL = "run.sqlite"
 LOCK = "run.lock"
@@ -138,8 +138,17 @@ def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
 def _make(folder: Path) -> list[Path]:
     """Make the folder and its parents; the ones that were made, innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            for earlier in reversed(made):
+                earlier.rmdir()
+            raise FolderNotWritableError(
+                f"{path} cannot be made ({error.strerror}). Name another folder with -o."
+            ) from error
+        made.append(path)
     return missing
 
 
@@ -151,6 +160,10 @@ def _acquire(folder: Path) -> FileLock:
         raise RunLockedError(
             f"Another process is writing to {folder}. Wait until it is done, stop it, or name another folder "
             "with -o. Reading the run (report, export, viewer) is possible meanwhile."
+        ) from error
+    except OSError as error:
+        raise FolderNotWritableError(
+            f"{folder} cannot be written in ({error.strerror}). Name another folder with -o."
         ) from error
     return lock
 

@@ -152,8 +152,9 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
         connection.close()
-        if path.with_name(path.name + "-wal").exists():
-            raise
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            raise  # answers that were not yet moved into the journal: they need a folder that can be written
         connection = _connect_uri(f"{uri}?mode=ro&immutable=1")
     return connection
 

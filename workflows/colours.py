@@ -7,12 +7,12 @@ from collections.abc import Sequence
 RGBColour = tuple[int, int, int]
 
 PALETTE: tuple[RGBColour, ...] = (
-    (0, 114, 178),
     (0, 158, 115),
     (230, 159, 0),
+    (0, 114, 178),
+    (240, 228, 66),
     (213, 94, 0),
     (86, 180, 233),
-    (240, 228, 66),
     (60, 60, 60),
     (0, 200, 200),
     (120, 94, 240),

@@ -21,6 +21,10 @@ class ForeignFolderError(WorkflowError):
     """The output folder holds files that are not ours; nothing is written among them."""
 
 
+class FolderNotWritableError(WorkflowError, PermissionError):
+    """The output folder cannot be made or written in."""
+
+
 class StoreError(WorkflowError):
     """The journal of a run cannot be used as asked."""
 

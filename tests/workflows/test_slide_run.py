@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -260,3 +262,12 @@ def test_results_are_made_again_from_the_folder_alone(detect: Request, tmp_path:
     (tmp_path / "run" / "report.json").unlink()
     assert finish_run(tmp_path / "run").result() == report.result()
     assert Report.read(tmp_path / "run").result() == report.result()
+
+
+def test_runs_need_neither_torch_nor_napari() -> None:
+    code = (
+        "import sys, workflows.slide_run, workflows.overview, workflows.export, qwenvl.engines.stand_in\n"
+        "print([name for name in ('torch', 'transformers', 'napari', 'qtpy', 'zarr') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -17,6 +17,7 @@ from qwenvl.request import Request
 from workflows._folder import JOURNAL, LOCK
 from workflows._rows import TILE_DTYPE, tile_of, tile_table
 from workflows.errors import (
+    FolderNotWritableError,
     ForeignFolderError,
     RunLockedError,
     RunMismatchError,
@@ -251,6 +252,8 @@ def test_foreign_files_are_left_alone(start, tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(ForeignFolderError, match="is a file"):
         start(file)
+    with pytest.raises(FolderNotWritableError, match="cannot be made"):
+        start(file / "run")
 
 
 def test_leftovers_of_a_start_that_was_killed_do_no_harm(start, tmp_path: Path) -> None:
