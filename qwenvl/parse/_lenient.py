@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from qwenvl.parse._lenient_strings import read_key, read_quoted, straightened
-from qwenvl.parse._strict import MAX_DEPTH, object_of, whole_number
+from qwenvl.parse._strict import MAX_DEPTH, number_as_written, object_of
 
 
 class CutList(list[Any]):
@@ -189,7 +189,7 @@ class LenientReader:
         """Read one value at the position; False where the text ends inside it."""
         position, frame = self._position, self._stack[-1]
         if character == "[" and (plain := _COORDINATES.match(self.text, position)):
-            frame.put([_number(written) for written in plain[1].split(",")])
+            frame.put([number_as_written(written) for written in plain[1].split(",")])
             self._position = plain.end()
             if self.original is not self.text and self.original[position : plain.end()] != plain[0]:
                 self.codes.append("punctuation")
@@ -215,7 +215,7 @@ class LenientReader:
             if len(zeros) > 1 or (zeros and digits[:1].isdigit()) or sign == "+":
                 self.codes.append("numbers")
             leading = "0" if not digits or digits[0] in ".eE" else ""
-            frame.put(_number(("-" if sign == "-" else "") + leading + digits))
+            frame.put(number_as_written(("-" if sign == "-" else "") + leading + digits))
         elif box := _TAGGED_BOX.match(self.text, position):
             self.codes.append("syntax")
             self._position = box.end()
@@ -253,11 +253,3 @@ class LenientReader:
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
     match = pattern.match(text, position)
     return match.end() if match else position
-
-
-def _number(written: str) -> int | float | None:
-    written = written.strip()
-    try:
-        return whole_number(written) if written.lstrip("-").isdigit() else float(written)
-    except ValueError:
-        return None

@@ -36,6 +36,15 @@ def whole_number(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
 
 
+def number_as_written(written: str) -> int | float | None:
+    """The number that decimal text means; None where it is none."""
+    written = written.strip()
+    try:
+        return whole_number(written) if written.lstrip("-").isdigit() else float(written)
+    except ValueError:
+        return None
+
+
 def _no_number(name: str) -> None:
     """NaN and the infinities are not JSON and name no place: null."""
 

@@ -25,34 +25,47 @@ _HEDGE = re.compile(
     r"|unclear|uncertain|rule out|exclude|difficult|hard to|possible|possibly|may|might|could be|would|likely"
     r"|cannot (?:be )?(?:rule|exclud|determin|tell|confirm|assess)\w*|perhaps|suspicious|blurr?y|blurred"
     r"|resolution|quality|too (?:low|small|dark)|one|two|three|four|five|six|seven|eight|nine|ten|more than"
-    r"|fewer|less than|no longer|no doubt|if|otherwise|elsewhere|outside|while|whereas|rather|instead)\b"
+    r"|fewer|less than|because|since|due to|no longer|no doubt|if|otherwise|elsewhere"
+    r"|outside|while|whereas|rather|instead)\b"
     r"|[1-9]|但|不过|然而|可能|不确定|除了|无法",
     re.IGNORECASE,
 )
+_PARTICIPLE = r"(?:found|present|detected|identified|observed|seen|visible)"
 _SUCH = (
-    r"(?:such )?(?:objects?|instances?|matches|match|targets?|items?|detections?|examples?|structures?|cells?"
-    r"|features?|of (?:these|those|them|the)\b(?: \w+){0,3})"
+    r"(?:objects?|instances?|matches|match|targets?|items?|detections?|examples?"
+    r"|such (?:objects?|structures?|cells?|features?))"
 )
-_PARTICIPLE = r"(?:found|present|detected|visible|seen|identified|observed)"
+_THINGS = r"(?:objects?|classes|cells|structures|labels|categories|kinds|items)"
 _GENERIC = re.compile(
-    rf"^(?:there (?:are|is|were) )?(?:(?:none|nothing)\b|(?:no|zero|0) (?:such )?{_SUCH})"
-    rf"|\bthere (?:are|is|were) (?:none\b|nothing\b|no {_SUCH})"
-    rf"|\bnone (?:(?:was|were|are|is) )?(?:of \w+ \w+ )?{_PARTICIPLE}"
-    rf"|\bnothing (?:\w+ ){{0,2}}{_PARTICIPLE}"
-    rf"|\b(?:does not|doesn't|do not|don't) (?:contain|show|see|find) (?:any )?{_SUCH}"
-    r"|^(?:没有|无|未发现|未检测到|没有发现|没有检测到|没有找到|不存在)(?:任何)?(?:目标|对象|物体)?$",
+    rf"(?:(?:there (?:are|is|were)|i (?:see|found|find|detected)) )?"
+    rf"(?:(?:none|(?:no|zero|0) {_SUCH})(?: of (?:these|those|them|the)(?: {_THINGS})?)?"
+    rf"(?: (?:(?:is|are|was|were|can be|could be) )?{_PARTICIPLE})?"
+    r"|nothing (?:(?:is|was|has been) )?(?:found|detected|identified))"
+    r"(?: (?:in|on|within|at|here)\b[^,;]{0,60})?"
+    r"|(?:没有|无|未发现|未检测到|没有发现|没有检测到|没有找到|不存在)(?:任何)?(?:目标|对象|物体)?",
     re.IGNORECASE,
 )
 _NEGATION = re.compile(
     r"\b(?:no|not any|zero|without(?: any)?|absence of|free of|devoid of|lacks?(?: any)?|neither|nor|none of the)\b"
-    r"|\b(?:not|cannot|can't|couldn't|unable to|didn't|don't|doesn't|isn't|aren't|never)\b(?: \w+){0,3}? (?:any|an?)\b"
+    r"|\b(?:not|cannot|can't|couldn't|unable to|didn't|don't|doesn't|isn't|aren't|never)\b(?: \w+){0,3}? any\b"
     r"|没有|未见|未发现|未检测到|无",
     re.IGNORECASE,
 )
+_DENIES = re.compile(
+    r"[\s\"'*#]*+(?:(?:visible|evident|identifiable|discernible)[\s\"'*#]++)?+$", re.IGNORECASE
+)
+"""What may stand between a negation and the label it denies."""
+_ENDS = re.compile(
+    r"[\"'*]*+(?:\s*+(?:\Z|[.;!,/&。，；、或和])|\s++(?:or|and|nor|in|on|within|here|at all|anywhere|of any kind"
+    rf"|(?:(?:is|are|was|were|can be|could be) )?{_PARTICIPLE})\b)",
+    re.IGNORECASE,
+)
+"""What may follow a denied label; 'mitosis-free' and 'mitosis count' deny something else."""
 _JOINS = re.compile(
     r"[\s,/&\"'*#]*+(?:(?:or|and|nor|no|any|visible|evident|identifiable|discernible)\b[\s,/&\"'*]*+)*+$",
     re.IGNORECASE,
 )
+_CONJUNCTION = re.compile(r"\b(?:or|and|nor)\b|[/&或和]", re.IGNORECASE)
 _DENIED_AFTER = re.compile(
     rf"[\"'*]*+(?:\s*[:=-]\s*(?:none|no|0|zero)\b(?![.,]?[0-9])"
     rf"| (?:is|are|was|were)(?: (?:not {_PARTICIPLE}|absent)\b|n't {_PARTICIPLE}\b))",
@@ -89,20 +102,29 @@ def is_negative(text: str, labels: tuple[str, ...]) -> bool:
     if _HEDGE.search(rest):
         return False
     if not named:
-        return _GENERIC.search(plain) is not None
+        return _GENERIC.fullmatch(plain) is not None
     denied: set[str] = set()
-    reach = -1
+    reach = 0
+    joins = pending = False
     for start, end, label in named:
-        offset = max(0, start - 60)
-        before = plain[offset:start]
-        negated = any(_JOINS.match(before, found.end()) for found in _NEGATION.finditer(before))
-        joined = reach >= 0 and _JOINS.match(plain[reach:start]) is not None
-        after = _DENIED_AFTER.match(plain, end) is not None
-        if not (negated or joined or after):
+        before = plain[reach:start]
+        # Two negations before one label may cancel out.
+        negations = list(_NEGATION.finditer(before))
+        negated = len(negations) == 1 and _DENIES.match(before, negations[0].end()) is not None
+        joined = joins and _JOINS.match(before) is not None
+        if pending and not joined:
+            return False
+        if (negated or joined) and _ENDS.match(plain, end):
+            # 'No a, b or c' is one list: a comma carries the denial on only to a conjunction that comes.
+            conjunction = joined and _CONJUNCTION.search(before) is not None
+            joins, pending = not conjunction, joined and not conjunction
+        elif not negations and _DENIED_AFTER.match(plain, end):
+            joins = pending = False
+        else:
             return False
         denied.add(label)
-        reach = end if negated or joined else -1
-    return denied == set(labels)
+        reach = end
+    return denied == set(labels) and not pending
 
 
 _NOT_BEFORE = re.compile(
