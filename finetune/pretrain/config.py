@@ -79,6 +79,12 @@ class PhaseConfig:
     """Last learning rate as a share of the highest (cosine schedule)."""
     curriculum: tuple[tuple[int, int], ...] = ()
     """(first step, most objects per tile) pairs; empty means no limit."""
+    fresh: int = 4
+    """New tiles per step of the language phase; the rest of a batch comes from the window of recent ones."""
+    window: int = 1024
+    """Tiles whose tokens are kept while the tower is frozen."""
+    grounding_until: int = 0
+    """Before this step the only question is where the nuclei are; all tasks come after it."""
     dense_weight: float = 0.0
     """Weight of the dense loss beside the answers in the joint phase."""
     save_every: int = 500

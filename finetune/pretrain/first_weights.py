@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,3 +85,38 @@ def rescale_merger(merger: nn.Module, tokens: Tensor, wanted: float) -> None:
     factor = wanted / float(tokens.float().pow(2).mean().sqrt())
     merger.linear_fc2.weight.mul_(factor)  # type: ignore[union-attr, operator]
     merger.linear_fc2.bias.mul_(factor)  # type: ignore[union-attr, operator]
+
+
+@torch.no_grad()
+def copy_box_head(attention: Any, heads: Any, objects: Tensor, wanted: float = 3.0) -> None:
+    """Let attention heads copy what the box head of the vision phase reads: head j the coordinate j of slot 0.
+
+    Learning where to look and what to take away at once is a saddle that costs most of the training of a small
+    model; with the second given, the first is learned within minutes. Keys start from the objectness of a cell.
+
+    Parameters
+    ----------
+    attention : Qwen3VLTextAttention
+        With at least one head per coordinate; with fewer nothing is done.
+    heads : DenseHeads
+    objects : (n, width)
+        Merged tokens of cells that hold an object, for the scale.
+    wanted : float
+        Norm of what is copied.
+    """
+    size, width = attention.head_dim, objects.shape[1]
+    if attention.k_proj.out_features < 4 * size or not len(objects):
+        return
+    centred = torch.eye(width) - 1.0 / width
+    reading = torch.diag(heads.norm.weight) @ centred
+    normed = objects * torch.rsqrt(objects.pow(2).mean(-1, keepdim=True) + 1e-6)
+    count = (heads.count.weight[1] - heads.count.weight[0]) @ reading
+    for j in range(4):
+        full = heads.number.weight.view(-1, 4, width, width)[0, j] @ reading
+        full = full * (wanted / (normed @ full.T).norm(dim=-1).mean())
+        u, s, v = torch.linalg.svd(full)
+        rows = slice(j * size, (j + 1) * size)
+        attention.v_proj.weight[rows] = s[:size, None].sqrt() * v[:size]
+        attention.o_proj.weight[:, rows] = u[:, :size] * s[None, :size].sqrt()
+        spread = (normed @ count).std()
+        attention.k_proj.weight[j * size + size // 2 - 1] = count * (3.0 / spread)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from finetune.pretrain.config import PhaseConfig, PretrainConfig
 from finetune.pretrain.data import TileSource
 from finetune.pretrain.dense import DenseHeads, DenseTargets, smoothed_numbers
 from finetune.pretrain.evaluate import answer_scores
+from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
 from finetune.pretrain.state import Curves, learning_rate, load_state, make_optimizer, pick_device, save_state
-from finetune.pretrain.tasks import ask_about
+from finetune.pretrain.tasks import ask_about, detect_question, every_nucleus
 from finetune.pretrain.tiles import LabelledTile
 from finetune.pretrain.tokenizer import TextCodec
 from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter
@@ -64,10 +65,16 @@ def answer_loss(
 
 
 def question_batches(
-    tiles: list[LabelledTile], questions: int, writer: TurnWriter, rng: np.random.Generator
+    tiles: list[LabelledTile], questions: int, writer: TurnWriter, rng: np.random.Generator, everything: bool = True
 ) -> Iterator[TurnBatch]:
-    """Every tile is asked a few things; sequences of similar length go together, in two batches."""
-    asked = [(ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(questions)]
+    """Every tile is asked a few things; sequences of similar length go together, in two batches.
+
+    With `everything` false there is one question per tile, and it is where the nuclei are.
+    """
+    if everything:
+        asked = [(ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(questions)]
+    else:
+        asked = [(detect_question(tile, every_nucleus()), row) for row, tile in enumerate(tiles)]
     asked.sort(key=lambda pair: len(pair[0].answer) + len(pair[0].prompt) / 4)
     half = (len(asked) * 5 + 8) // 9
     for part in (asked[:half], asked[half:]):
@@ -82,6 +89,23 @@ def object_limit(phase: PhaseConfig, step: int) -> int | None:
         if step >= first:
             limit = most or None
     return limit
+
+
+def _encoded(
+    name: str, config: PretrainConfig, source: TileSource, encode: Callable[[list[LabelledTile]], Encoded], first: int
+) -> Iterator[tuple[list[LabelledTile], Encoded]]:
+    """Tiles and tokens of steps `first` and on: recycled over a frozen tower, fresh where the tower learns."""
+    phase: PhaseConfig = getattr(config, name)
+    moving = phase.vision_learning_rate > 0
+    fill = 0 if moving else phase.window // phase.fresh
+    count = phase.batch if moving else phase.fresh
+    limits = {s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None}
+    batches = source.batches(PHASES[name], first, phase.steps + fill, count, limits)
+    if moving:
+        yield from ((tiles, encode(tiles)) for tiles in batches)
+        return
+    seeds = (np.random.default_rng([config.seed, PHASES[name], s, 2]) for s in range(first, phase.steps))
+    yield from recycled(batches, encode, FeatureWindow(phase.window), fill, phase.batch, seeds)
 
 
 def run_answer_phase(
@@ -110,18 +134,19 @@ def run_answer_phase(
     curves = Curves(folder / f"{name}.csv", first)
     writer = TurnWriter(codec, (config.pool.tile // CELL) ** 2)
     smooth = smoothed_numbers().to(device)
-    limits = {s: m for s in range(phase.steps) if (m := object_limit(phase, s)) is not None}
     began = time.monotonic()
-    batches = source.batches(PHASES[name], first, phase.steps, phase.batch, limits)
-    for step, tiles in enumerate(batches, first):
+
+    def encode(tiles: list[LabelledTile]) -> Encoded:
+        with torch.set_grad_enabled(moving):
+            return encode_tiles(model, tiles, device, config.bfloat16)
+
+    for step, (tiles, (merged, deepstack)) in enumerate(_encoded(name, config, source, encode, first), first):
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * learning_rate(phase, step)
         rng = np.random.default_rng([config.seed, PHASES[name], step, 1])
-        with torch.set_grad_enabled(moving):
-            merged, deepstack = encode_tiles(model, tiles, device, config.bfloat16)
         total, weight = merged.new_zeros(()).float(), 0.0
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            for turns in question_batches(tiles, phase.questions, writer, rng):
+            for turns in question_batches(tiles, phase.questions, writer, rng, step >= phase.grounding_until):
                 part, amount = answer_loss(
                     model, codec, turns.to(device), writer.first_cell, merged, deepstack, smooth
                 )

@@ -13,9 +13,9 @@ import torch
 
 from finetune.pretrain.config import PretrainConfig, real_folder
 from finetune.pretrain.data import TilePool, TileSource
-from finetune.pretrain.dense import DenseHeads
+from finetune.pretrain.dense import DenseHeads, DenseTargets
 from finetune.pretrain.export import export_checkpoint
-from finetune.pretrain.first_weights import rescale_merger
+from finetune.pretrain.first_weights import copy_box_head, rescale_merger
 from finetune.pretrain.language_phase import run_answer_phase
 from finetune.pretrain.model import build_model, parameter_count
 from finetune.pretrain.real import RealNuclei
@@ -62,14 +62,18 @@ def _evaluation_field(config: PretrainConfig, seed: int) -> LabelledTile:
     return from_field(sample_field(seed, size=config.pool.tile, mpp=config.pool.mpp, max_nuclei=20))
 
 
-def fit_mergers(config: PretrainConfig, model: Any, source: TileSource) -> None:
-    """Bring the vision tokens to the scale of words before the language model first sees them."""
-    visual = model.model.visual
+def hand_over(model: Any, heads: DenseHeads, source: TileSource) -> None:
+    """Bring the vision tokens to the scale of words, and let the last language layer read what the box head read."""
+    visual, cpu = model.model.visual, torch.device("cpu")
+    tiles = source.batch(0, 0, 16)
     with torch.no_grad():
-        merged, deepstack = encode_tiles(model, source.batch(0, 0, 16), torch.device("cpu"), False)
-    rescale_merger(visual.merger, merged, 0.2)
-    for merger, tap in zip(visual.deepstack_merger_list, deepstack, strict=True):
-        rescale_merger(merger, tap, 0.1)
+        merged, deepstack = encode_tiles(model, tiles, cpu, False)
+        rescale_merger(visual.merger, merged, 0.2)
+        for merger, tap in zip(visual.deepstack_merger_list, deepstack, strict=True):
+            rescale_merger(merger, tap, 0.03)
+        merged, _ = encode_tiles(model, tiles, cpu, False)
+        objects = merged[DenseTargets.of(tiles).filled[..., 0]]
+        copy_box_head(model.model.language_model.layers[-1].self_attn, heads, objects)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "language" in options.phases:
         if not (folder / "language.pt").exists():
             load_modules(folder / "vision.pt", {"visual": visual, "heads": heads})
-            fit_mergers(config, model, source)
+            hand_over(model, heads, source)
         run_answer_phase("language", config, model, heads, codec, source, held_out)
     if "joint" in options.phases:
         if not (folder / "joint.pt").exists():
