@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qwenvl.checkpoint import find_checkpoint, load_checkpoint
-from qwenvl.description import describe_checkpoint, estimate_memory, fingerprint
+from qwenvl.description import describe_checkpoint, fingerprint
 from qwenvl.errors import CheckpointError, UnknownFamilyError
 from qwenvl.families import get_family
 from qwenvl.processor import read_processor

@@ -1,5 +1,6 @@
 """Prefill, decoding, sampling and scoring on tiny models, against transformers' own `generate` and `forward`."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def test_word_probabilities_by_hand(tiny: Tiny, pictures: Pictures, family: str)
         for ids in word:
             fresh = prefill(model, batch)
             chance = fresh.logits.log_softmax(-1)[:, ids[0]]
-            for before, token in zip(ids, ids[1:], strict=False):
+            for before, token in itertools.pairwise(ids):
                 step = extend(model, fresh, torch.full((len(pictures), 1), before))[:, -1]
                 fresh.next_position = fresh.next_position + 1
                 if fresh.attention_mask is not None:
