@@ -117,6 +117,10 @@ def _objects(text: str, request: Request, unfinished: bool, places: dict[str, An
         return Outcome(Status.TRUNCATED, parsed.codes)
     if parsed.written:
         return none_valid(parsed)
+    if parsed.empty and "prose" in parsed.codes and words.hedges(text, request.labels):
+        return Outcome(
+            Status.FAILED, parsed.codes, error="the words around the empty list do not agree with it"
+        )
     if parsed.empty:
         return Outcome(Status.EMPTY, tuple(code for code in parsed.codes if code != "single"))
     if words.is_negative(text, request.labels):

@@ -76,7 +76,7 @@ def parse_objects(
     size = 2 if request.task is Task.POINT else 4
     if dialect == "json":
         written, cut = _from_json(text, request.labels, size, bare)
-        if not written.candidates and not written.empty:
+        if not written.candidates:
             tagged, tags_cut = _from_tags(text, dialect, inside_cut=cut)
             if tagged.candidates or tags_cut:
                 written, cut = tagged, cut or tags_cut

@@ -83,6 +83,14 @@ def is_refusal(text: str) -> bool:
     return _REFUSAL.search(straight(text[:300])) is not None
 
 
+def hedges(text: str, labels: tuple[str, ...]) -> bool:
+    """True where a text weakens or contradicts a 'none': doubts, contrasts, counts. Digits in labels are none."""
+    plain = straight(text[:READ])
+    for start, end, _ in reversed(mentioned(plain, labels)):
+        plain = f"{plain[:start]}#{plain[end:]}"
+    return _HEDGE.search(plain) is not None
+
+
 def is_negative(text: str, labels: tuple[str, ...]) -> bool:
     """True for prose that clearly says there is nothing of what was asked for.
 
@@ -95,11 +103,7 @@ def is_negative(text: str, labels: tuple[str, ...]) -> bool:
     if not plain or len(plain) > 400 or any(bracket in plain for bracket in "[]{}<>"):
         return False
     named = mentioned(plain, labels)
-    rest = plain
-    for start, end, _ in reversed(named):
-        # A label such as 'grade 1' is no count.
-        rest = f"{rest[:start]}#{rest[end:]}"
-    if _HEDGE.search(rest):
+    if hedges(plain, labels):
         return False
     if not named:
         return _GENERIC.fullmatch(plain) is not None
