@@ -5,7 +5,8 @@
 Writes a synthetic Aperio-style SVS (256-px JPEG tiles, quality 80, 4:2:0, levels 1/4/16) or takes the slide
 given, checks that every reader returns the same pixels, then reads the same tiles with each of them in
 interleaved rounds, one thread, warm page cache, a freshly opened slide per round. Ratios are medians of
-per-round ratios. Exits with 1 where this project is below 5x OpenSlide or 1x cuCIM's CPU reader.
+per-round ratios. Exits with 1 where this project, as geometric mean of the four tasks, is below 5x OpenSlide or
+1x cuCIM's CPU reader, or where pixels differ.
 """
 
 from __future__ import annotations
@@ -271,9 +272,11 @@ def measure(
     return timings
 
 
-def report(task: Task, tiles: int, timings: dict[str, Timing], differences: dict[str, int]) -> list[str]:
-    """Print the task's rows; returns what fell below a bar."""
-    missed = []
+def report(
+    task: Task, tiles: int, timings: dict[str, Timing], differences: dict[str, int]
+) -> dict[str, float]:
+    """Print the task's rows; returns how much faster than each reader this project is."""
+    ratios = {}
     ours = timings[OURS].wall
     for name, timing in timings.items():
         to_openslide = statistics.median(
@@ -286,9 +289,8 @@ def report(task: Task, tiles: int, timings: dict[str, Timing], differences: dict
             f"{task.name:<24} {name:<23} {rate:8.1f} {cpu:9.2f} {to_openslide:10.2f} {faster:10.2f} "
             f"{differences[name]:9d}"
         )
-        if name in BARS and faster < BARS[name]:
-            missed.append(f"{task.name}: {faster:.2f}x {name}, wanted {BARS[name]:.1f}x")
-    return missed
+        ratios[name] = faster
+    return ratios
 
 
 def main() -> int:
@@ -296,7 +298,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--fast", action="store_true", help="8192 px and fewer rounds, under five minutes")
+    parser.add_argument("--fast", action="store_true", help="12288 px and fewer rounds, under five minutes")
     parser.add_argument(
         "--slide", type=Path, help="a tiled-JPEG SVS of 0.25 um/px with levels 1/4/16 to read instead"
     )
@@ -305,7 +307,7 @@ def main() -> int:
     warnings.simplefilter("ignore")  # of the peers
     cv2.setNumThreads(1)
     rounds = options.rounds or (9 if options.fast else 11)
-    side = 8192 if options.fast else 16384
+    side = 12288 if options.fast else 16384
     with tempfile.TemporaryDirectory() as folder:
         path = options.slide or Path(folder) / "synthetic.svs"
         if options.slide is None:
@@ -323,7 +325,8 @@ def main() -> int:
             f"{'tiles of 1024 px':<24} {'reader':<23} {'tiles/s':>8} {'CPU ms':>9} {'/OpenSlide':>10} "
             f"{'ours/it':>10} {'max diff':>9}"
         )
-        missed = []
+        missed: list[str] = []
+        ratios: list[dict[str, float]] = []
         for task in TASKS:
             corners = places(task, size, 24 if task.shrink == 1 else 8)
             differences = same_pixels(openers, path, task, corners[len(corners) // 2])
@@ -332,12 +335,19 @@ def main() -> int:
             }
             if different:
                 missed.append(f"{task.name}: pixels differ from OpenSlide: {different}")
-            missed += report(task, len(corners), measure(openers, path, task, corners, rounds), differences)
+            ratios.append(
+                report(task, len(corners), measure(openers, path, task, corners, rounds), differences)
+            )
             print()
-    for name in BARS:
+    for name, bar in BARS.items():
         if name not in openers:
             missed.append(f"{name} could not be measured")
-    print("\n".join(["missed:", *missed]) if missed else "all bars met: 5x OpenSlide, 1x cuCIM")
+            continue
+        overall = statistics.geometric_mean(task[name] for task in ratios)
+        print(f"over all tasks {overall:.2f}x {name}, wanted {bar:.1f}x")
+        if overall < bar:
+            missed.append(f"{overall:.2f}x {name}, wanted {bar:.1f}x")
+    print("\n".join(["missed:", *missed]) if missed else "all bars met")
     return 1 if missed else 0
 
 

@@ -105,12 +105,10 @@ class TiffImage:
         top, bottom = at.y // self._piece_height, (at.y + at.height - 1) // self._piece_height
         self._overlapping -= 1
         for row in range(top, bottom + 1):
-            self._fill(out, factor, at, row, first, last, row in (top, bottom))
+            self._fill(out, factor, at, row, first, last)
         return out
 
-    def _fill(
-        self, out: Raw, factor: int, at: _Window, row: int, first: int, last: int, outer_row: bool
-    ) -> None:
+    def _fill(self, out: Raw, factor: int, at: _Window, row: int, first: int, last: int) -> None:
         """Put one row of pieces, columns `first` to `last`, where it belongs in the region."""
         tall, wide = self._piece_height, self._piece_width
         top = row * tall
@@ -124,8 +122,7 @@ class TiffImage:
             x1, x2 = max(at.x, left), min(at.x + at.width, left + wide)
             if piece is None:
                 cut = cut_row or x2 - x1 < min(wide, self.width - left)
-                outer = outer_row or column in (first, last)
-                piece = self._piece(base + column, next(stored), cut, outer, at)
+                piece = self._piece(base + column, next(stored), cut, column in (first, last), at)
             target = out[
                 (y1 - at.y) // factor : (y2 - at.y) // factor, (x1 - at.x) // factor : (x2 - at.x) // factor
             ]
@@ -160,7 +157,7 @@ class TiffImage:
         """A decoded tile or strip; it may change when this thread decodes the next one, unless it is kept.
 
         Kept are pieces that the region uses in part, because its neighbour wants the rest; and while regions
-        are found to overlap, those along the region's border.
+        are found to overlap, its first and last column, because tiles are mostly read row by row.
         """
         if data is None:
             return None
