@@ -83,6 +83,8 @@ class PhaseConfig:
     """New tiles per step of the language phase; the rest of a batch comes from the window of recent ones."""
     window: int = 1024
     """Tiles whose tokens are kept while the tower is frozen."""
+    pointer_weight: float = 0.0
+    """Weight of the loss that tells attention heads which cell to read for a coordinate (language and joint phase)."""
     grounding_until: int = 0
     """Before this step the only question is where the nuclei are; all tasks come after it."""
     dense_weight: float = 0.0

@@ -18,6 +18,7 @@ from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
+from finetune.pretrain.pointer import pointer_loss
 from finetune.pretrain.state import Curves, learning_rate, load_state, make_optimizer, pick_device, save_state
 from finetune.pretrain.tasks import ask_about, detect_question, every_nucleus
 from finetune.pretrain.tiles import LabelledTile
@@ -36,8 +37,9 @@ def answer_loss(
     merged: Tensor,
     deepstack: list[Tensor],
     smooth: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the token losses of a batch, and the sum of the weights.
+    pointer_weight: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted sum of the token losses of a batch, the sum of the weights, and the loss of the pointers.
 
     Parameters
     ----------
@@ -48,7 +50,8 @@ def answer_loss(
     """
     side = round(merged.shape[1] ** 0.5)
     pictures = merged[turns.owner], [tap[turns.owner] for tap in deepstack]
-    states = answer_states(model, turns.ids, (side, side), *pictures, first_cell)
+    inputs: list[tuple[Tensor, tuple[Tensor, Tensor]]] | None = [] if pointer_weight else None
+    states = answer_states(model, turns.ids, (side, side), *pictures, first_cell, inputs)
     asked = turns.targets != IGNORED
     targets, weights, places = turns.targets[asked], turns.weights[asked], turns.places[asked]
     logp = model.lm_head(states[asked]).float().log_softmax(-1)
@@ -61,11 +64,18 @@ def answer_loss(
         part = logp[near]
         numbers = torch.where(is_comma, part[:, comma], part[:, bare])
         losses = losses.masked_scatter(near, -(smooth[places[near]] * numbers).sum(1))
-    return (losses * weights).sum(), weights.sum()
+    pointing = losses.new_zeros(())
+    if inputs is not None:
+        pointing = pointer_loss(model.model.language_model.layers, inputs, turns, first_cell)
+    return (losses * weights).sum(), weights.sum(), pointing
 
 
 def question_batches(
-    tiles: list[LabelledTile], questions: int, writer: TurnWriter, rng: np.random.Generator, everything: bool = True
+    tiles: list[LabelledTile],
+    questions: int,
+    writer: TurnWriter,
+    rng: np.random.Generator,
+    everything: bool = True,
 ) -> Iterator[TurnBatch]:
     """Every tile is asked a few things; sequences of similar length go together, in two batches.
 
@@ -92,14 +102,20 @@ def object_limit(phase: PhaseConfig, step: int) -> int | None:
 
 
 def _encoded(
-    name: str, config: PretrainConfig, source: TileSource, encode: Callable[[list[LabelledTile]], Encoded], first: int
+    name: str,
+    config: PretrainConfig,
+    source: TileSource,
+    encode: Callable[[list[LabelledTile]], Encoded],
+    first: int,
 ) -> Iterator[tuple[list[LabelledTile], Encoded]]:
     """Tiles and tokens of steps `first` and on: recycled over a frozen tower, fresh where the tower learns."""
     phase: PhaseConfig = getattr(config, name)
     moving = phase.vision_learning_rate > 0
     fill = 0 if moving else phase.window // phase.fresh
     count = phase.batch if moving else phase.fresh
-    limits = {s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None}
+    limits = {
+        s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None
+    }
     batches = source.batches(PHASES[name], first, phase.steps + fill, count, limits)
     if moving:
         yield from ((tiles, encode(tiles)) for tiles in batches)
@@ -144,16 +160,23 @@ def run_answer_phase(
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * learning_rate(phase, step)
         rng = np.random.default_rng([config.seed, PHASES[name], step, 1])
-        total, weight = merged.new_zeros(()).float(), 0.0
+        total, weight, pointers = merged.new_zeros(()).float(), 0.0, merged.new_zeros(()).float()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             for turns in question_batches(tiles, phase.questions, writer, rng, step >= phase.grounding_until):
-                part, amount = answer_loss(
-                    model, codec, turns.to(device), writer.first_cell, merged, deepstack, smooth
+                part, amount, pointing = answer_loss(
+                    model,
+                    codec,
+                    turns.to(device),
+                    writer.first_cell,
+                    merged,
+                    deepstack,
+                    smooth,
+                    phase.pointer_weight,
                 )
-                total, weight = total + part, weight + float(amount)
+                total, weight, pointers = total + part, weight + float(amount), pointers + pointing / 2
             answers = total / weight
-            parts = {"answers": float(answers.detach())}
-            loss = answers
+            parts = {"answers": float(answers.detach()), "pointers": float(pointers.detach())}
+            loss = answers + phase.pointer_weight * pointers
             if moving and phase.dense_weight:
                 dense, dense_parts = heads(merged, deepstack, DenseTargets.of(tiles).to(device))
                 loss = loss + phase.dense_weight * dense

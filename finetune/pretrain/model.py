@@ -128,7 +128,13 @@ def encode_pictures(visual: Any, patches: Tensor, grid: tuple[int, int]) -> tupl
 
 
 def answer_states(
-    model: Any, ids: Tensor, cells: tuple[int, int], merged: Tensor, deepstack: list[Tensor], first_cell: int
+    model: Any,
+    ids: Tensor,
+    cells: tuple[int, int],
+    merged: Tensor,
+    deepstack: list[Tensor],
+    first_cell: int,
+    inputs: list[tuple[Tensor, tuple[Tensor, Tensor]]] | None = None,
 ) -> Tensor:
     """Last hidden states (after the norm) of right-padded sequences that hold one picture each at the same place.
 
@@ -139,6 +145,8 @@ def answer_states(
     cells : (rows, columns) of merged tokens
     first_cell : int
         Index of the first image token.
+    inputs : list, optional
+        Takes what goes into every layer: hidden states, and cosine and sine of the positions.
 
     Returns
     -------
@@ -150,6 +158,8 @@ def answer_states(
     x = torch.cat([x[:, :first_cell], merged.to(x.dtype), x[:, first_cell + count :]], 1)
     turns = language.rotary_emb(x, rope_positions(cells, first_cell, ids.shape[1], ids.device)[:, None])
     for index, layer in enumerate(language.layers):
+        if inputs is not None:
+            inputs.append((x, turns))
         x = layer(x, position_embeddings=turns, attention_mask=None)
         if index < len(deepstack):
             added = x[:, first_cell : first_cell + count] + deepstack[index].to(x.dtype)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.pretrain.tasks import Question
-from finetune.pretrain.tokenizer import TextCodec
+from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
 
 IGNORED = -100
 
@@ -28,6 +28,10 @@ class TurnBatch:
         Weight of each target in the loss.
     places : int64 (batch, length)
         The coordinate 0..1000 a target stands for; IGNORED where it is no coordinate.
+    pointers : int64 (batch, length)
+        The cell that holds the nucleus whose box coordinate is the target; IGNORED elsewhere.
+    corners : int64 (batch, length)
+        Which of x1, y1, x2, y2 the target is, where `pointers` is given.
     owner : int64 (batch,)
         Which picture each sequence is about.
     """
@@ -36,13 +40,13 @@ class TurnBatch:
     targets: Tensor
     weights: Tensor
     places: Tensor
+    pointers: Tensor
+    corners: Tensor
     owner: Tensor
 
     def to(self, device: torch.device) -> TurnBatch:
         """The same on another device."""
-        return TurnBatch(
-            *(t.to(device) for t in (self.ids, self.targets, self.weights, self.places, self.owner))
-        )
+        return TurnBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class TurnWriter:
@@ -60,6 +64,7 @@ class TurnWriter:
         self.head = codec.encode("<|im_start|>user\n<|vision_start|>")
         self.first_cell = len(self.head)
         self._picture = [codec.special["<|image_pad|>"]] * cells
+        self._side = round(cells**0.5)
         self._end = codec.special["<|im_end|>"]
         self._pad = codec.special["<|endoftext|>"]
         self._value = np.full(codec.size, IGNORED, np.int64)
@@ -76,19 +81,27 @@ class TurnWriter:
         rows = []
         for question in questions:
             prompt = self.prompt(question.prompt)
-            rows.append((prompt, [*self.codec.encode(question.answer), self._end], question.has_coordinates))
+            rows.append((prompt, [*self.codec.encode(question.answer), self._end], question))
         length = max(len(prompt) + len(answer) for prompt, answer, _ in rows)
         ids = np.full((len(rows), length), self._pad, np.int64)
         targets = np.full((len(rows), length), IGNORED, np.int64)
         places = np.full((len(rows), length), IGNORED, np.int64)
         weights = np.zeros((len(rows), length), np.float32)
-        for row, (prompt, answer, coordinates) in enumerate(rows):
+        pointers, corners = np.full_like(places, IGNORED), np.full_like(places, IGNORED)
+        for row, (prompt, answer, question) in enumerate(rows):
             start, end = len(prompt), len(prompt) + len(answer)
             ids[row, :end] = [*prompt, *answer]
             targets[row, start - 1 : end - 1] = answer
             # An answer of one word must count beside one of twenty boxes, but not twenty times as much.
             weights[row, start - 1 : end - 1] = np.clip((40 / len(answer)) ** 0.5, 0.8, 3.0)
-            if coordinates:
+            if question.has_coordinates:
                 places[row, start - 1 : end - 1] = self._value[answer]
-        arrays = (ids, targets, weights, places, np.array(owner, np.int64))
+            if question.task == "detect":
+                at = np.flatnonzero(places[row] != IGNORED)
+                boxes = places[row, at].reshape(-1, 4)
+                centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / LARGEST_NUMBER * self._side
+                column, line = np.minimum(centre.astype(np.int64), self._side - 1).T
+                pointers[row, at] = np.repeat(line * self._side + column, 4)
+                corners[row, at] = np.tile(np.arange(4), len(boxes))
+        arrays = (ids, targets, weights, places, pointers, corners, np.array(owner, np.int64))
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
