@@ -27,6 +27,7 @@ from qwenvl.parse import parse_answer
 from qwenvl.preprocess import check_picture, preprocess
 from qwenvl.request import Request, Task
 from qwenvl.scoring import label_spellings, word_probabilities, yes_and_no
+from qwenvl.vision import fold_frames
 
 MAX_ROWS = 64
 """Most tiles of a batch."""
@@ -60,6 +61,8 @@ class LocalEngine(Engine):
     ) -> None:
         self.checkpoint = checkpoint
         self.info = checkpoint.info
+        fold_frames(checkpoint.model)
+        self._processor = replace(checkpoint.processor, temporal_patch_size=1)
         self._budget = token_budget or _token_budget(checkpoint)
         self._thinking = thinking
         self._max_rows = MAX_ROWS
@@ -178,7 +181,7 @@ class LocalEngine(Engine):
 
     def _prefill(self, pictures: list[Picture], prompt: Prompt) -> tuple[Batch, Prefilled]:
         patches = preprocess(
-            pictures, self.checkpoint.processor, device=self.checkpoint.device, dtype=self.checkpoint.model.dtype,
+            pictures, self._processor, device=self.checkpoint.device, dtype=self.checkpoint.model.dtype,
             out=self._memory,
         )  # fmt: skip
         self._memory = patches.pixel_values

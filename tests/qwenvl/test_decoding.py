@@ -1,5 +1,6 @@
 """Prefill, decoding, sampling and scoring on tiny models, against transformers' own `generate` and `forward`."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from qwenvl.request import Generation, Request, Task
 from qwenvl.sampling import Sampler
 from qwenvl.scoring import label_spellings, word_probabilities, yes_and_no
 from qwenvl.testing import TINY_FAMILIES
+from qwenvl.vision import fold_frames
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
@@ -98,6 +100,24 @@ def test_without_token_types_generate_is_silently_wrong(tiny: Tiny, pictures: Pi
     assert (wrong - right).abs().max() > 1e-2
     with pytest.raises(ValueError, match="mm_token_type_ids"):
         checkpoint.model(**their_inputs(batch))
+
+
+@pytest.mark.parametrize("family", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3.5"])
+@torch.inference_mode()
+def test_frames_folded_into_one(tiny: Tiny, pictures: Pictures, family: str) -> None:
+    checkpoint = load_checkpoint(tiny(family))
+    checkpoint.model.double()
+    names = list(checkpoint.model.state_dict())
+    batch = batch_of(checkpoint, pictures)
+    expected = prefill(checkpoint.model, batch).logits
+    fold_frames(checkpoint.model)
+    fold_frames(checkpoint.model)
+    assert list(checkpoint.model.state_dict()) == names
+    torch.testing.assert_close(prefill(checkpoint.model, batch).logits, expected)
+    still = preprocess(pictures, dataclasses.replace(checkpoint.processor, temporal_patch_size=1))
+    assert still.pixel_values.shape[1] * 2 == batch.patches.pixel_values.shape[1]
+    folded = prefill(checkpoint.model, dataclasses.replace(batch, patches=still)).logits
+    torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_positions_by_hand(tiny: Tiny, pictures: Pictures) -> None:
