@@ -40,9 +40,21 @@ def detail(slide: Path, run: Path, name: str, side: int = 768) -> None:
     picture.save(HERE / name, quality=88)
 
 
+def fields(name: str) -> None:
+    """A sheet of tiles from the factory."""
+    import numpy as np
+
+    from wsi.synthetic import sample_field
+
+    tiles = [sample_field(seed, size=256, mpp=0.25).image for seed in range(10)]
+    sheet = np.vstack([np.hstack(tiles[:5]), np.hstack(tiles[5:])])
+    Image.fromarray(sheet).save(HERE / name, quality=88)
+
+
 def main() -> None:
     """Run the demonstration in a temporary folder and keep its pictures."""
     HERE.mkdir(exist_ok=True)
+    fields("synthetic.jpg")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "demo"
         subprocess.run([sys.executable, "-m", "qwenvl", "demo", "-o", str(out)], check=True)
