@@ -128,12 +128,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--fast", action="store_true", help="fewer rounds")
-    parser.add_argument(
-        "--threads", type=int, help="of PyTorch; its own choice by default (the peer has one)"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one by default, as the peer has")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     rounds = 12 if options.fast else 40
     checks = [check(case) for case in CASES]
     title = f"Preprocessing, ms per tile, {torch.get_num_threads()} thread(s), {os.cpu_count()} cores"
