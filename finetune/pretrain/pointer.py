@@ -20,10 +20,11 @@ SINK = 0
 def pointer_loss(
     layers: Any, inputs: list[tuple[Tensor, tuple[Tensor, Tensor]]], turns: TurnBatch, first_cell: int
 ) -> Tensor:
-    """Mean cross-entropy of the attention of the last two layers.
+    """Mean cross-entropy of the attention of the last two layers and of the first.
 
     In the last layer head j looks at the nucleus' cell for coordinate j, and at the first token for the others;
-    in the layer before, head 0 looks at the cell for every coordinate.
+    in the layer before, head 0 looks at the cell for every coordinate. In the first of three or more layers, where
+    a box begins, head j looks at coordinate j of the box before: what comes next depends on where that was.
     """
     asked = turns.pointers != IGNORED
     if not asked.any() or len(layers) < 2:
@@ -39,7 +40,13 @@ def pointer_loss(
     wanted = torch.where(heads == corner[:, None], cell[:, None], wanted)
     routed = -last.gather(2, wanted[..., None])[..., 0]
     own = routed.gather(1, corner[:, None]).mean()
-    return own + routed.mean() - before.gather(1, cell[:, None]).mean()
+    loss = own + routed.mean() - before.gather(1, cell[:, None]).mean()
+    if len(layers) < 3:
+        return loss
+    row, position = (turns.corners == 0).nonzero(as_tuple=True)
+    first = attention_log(layers[0], *inputs[0])[row, :4, position]
+    wanted = turns.previous[row, position, : first.shape[1]]
+    return loss - first.gather(2, wanted[..., None]).mean()
 
 
 def attention_log(layer: Any, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:

@@ -32,6 +32,8 @@ class TurnBatch:
         The cell that holds the nucleus whose box coordinate is the target; IGNORED elsewhere.
     corners : int64 (batch, length)
         Which of x1, y1, x2, y2 the target is, where `pointers` is given.
+    previous : int64 (batch, length, 4)
+        Positions of the coordinates of the box before, where the target is an x1; 0 for the first box.
     owner : int64 (batch,)
         Which picture each sequence is about.
     """
@@ -42,6 +44,7 @@ class TurnBatch:
     places: Tensor
     pointers: Tensor
     corners: Tensor
+    previous: Tensor
     owner: Tensor
 
     def to(self, device: torch.device) -> TurnBatch:
@@ -88,6 +91,7 @@ class TurnWriter:
         places = np.full((len(rows), length), IGNORED, np.int64)
         weights = np.zeros((len(rows), length), np.float32)
         pointers, corners = np.full_like(places, IGNORED), np.full_like(places, IGNORED)
+        previous = np.zeros((*ids.shape, 4), np.int64)
         for row, (prompt, answer, question) in enumerate(rows):
             start, end = len(prompt), len(prompt) + len(answer)
             ids[row, :end] = [*prompt, *answer]
@@ -103,5 +107,7 @@ class TurnWriter:
                 column, line = np.minimum(centre.astype(np.int64), self._side - 1).T
                 pointers[row, at] = np.repeat(line * self._side + column, 4)
                 corners[row, at] = np.tile(np.arange(4), len(boxes))
-        arrays = (ids, targets, weights, places, pointers, corners, np.array(owner, np.int64))
+                # The token of a target stands one place after the position that predicts it.
+                previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
+        arrays = (ids, targets, weights, places, pointers, corners, previous, np.array(owner, np.int64))
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
