@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 
 _OD_LOW, _OD_HIGH = 0.02, 0.07
 """Range of the threshold on stain density: below is noise and uneven light, above is certainly tissue."""
-_SPECK_UM2, _HOLE_UM2, _PEN_UM2 = 5_000.0, 40_000.0, 20_000.0
+_SPECK_UM2, _HOLE_UM2, _PEN_UM2 = 5_000.0, 40_000.0, 5_000.0
 """Largest speck dropped, largest hole filled, smallest patch that can be a felt pen's."""
 _SPECK_SHARE, _HOLE_SHARE, _PEN_SHARE = 5e-5, 5e-4, 3e-4
 """The same as shares of the picture where the scale is unknown."""
@@ -164,7 +164,11 @@ def _pen(picture: RGB) -> Mask:
     green = (hue >= 75) & (hue < 185) & (saturation > 50)
     blue = (hue >= 185) & (hue < 240) & (saturation > np.where(hue < 225, 105, 150))
     red = ((hue >= 346) | (hue < 14)) & (saturation > 150) & (value > 120)
-    return np.asarray(green | blue | _thin(red))
+    ink = np.asarray(green | blue)
+    # The edge of a stroke thins out towards the glass: as blue, but paler.
+    fringe = (hue >= 75) & (hue < 240) & (saturation > 25)
+    around = cv2.dilate(ink.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
+    return np.asarray(ink | (fringe & around) | _thin(red))
 
 
 def _thin(mask: Mask) -> Mask:
