@@ -12,6 +12,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from workflows.report import Report
 
+_MOST_TEXTS = 8
+"""Tiles whose words are printed; the report holds more, the store all."""
+
 
 def show_report(report: Report, folder: Path) -> None:
     """Print what a report says, and where it lies."""
@@ -39,9 +42,14 @@ def show_report(report: Report, folder: Path) -> None:
 def _result_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in results.items():
+        if name == "task":
+            continue
         if isinstance(value, list):
-            if value and isinstance(value[0], dict) and "label" in value[0]:
-                rows += [(str(item["label"]), _facts(item)) for item in value]
+            for item in value if all(isinstance(item, dict) for item in value) else []:
+                if "label" in item:
+                    rows.append((str(item["label"]), _facts(item)))
+                elif len(rows) < _MOST_TEXTS and (said := item.get("text") or item.get("value")) is not None:
+                    rows.append((f"at {item['x0']}, {item['y0']}", str(said)[:200]))
         elif isinstance(value, float):
             rows.append((name.replace("_", " "), f"{value:.4g}"))
         elif value is not None and not isinstance(value, dict):
