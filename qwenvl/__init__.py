@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qwenvl.description import CheckpointDescription, MemoryEstimate, describe_checkpoint, estimate_memory
     from qwenvl.engines.base import Engine, ModelInfo
     from qwenvl.engines.local import LocalEngine
+    from qwenvl.engines.remote import RemoteEngine
     from qwenvl.errors import (
         CheckpointError,
         EngineError,
@@ -41,6 +42,7 @@ _HOMES = {
     "description": ("CheckpointDescription", "MemoryEstimate", "describe_checkpoint", "estimate_memory"),
     "engines.base": ("Engine", "ModelInfo"),
     "engines.local": ("LocalEngine",),
+    "engines.remote": ("RemoteEngine",),
     "errors": (
         "CheckpointError", "EngineError", "PictureError", "QwenVLError", "RequestError", "UnknownFamilyError",
     ),
@@ -56,10 +58,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace", "Engine",
     "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "PictureError",
-    "PictureFrame", "ProcessorSettings", "QwenVLError", "Request", "RequestError", "Status", "Task", "TileObject",
-    "UnknownFamilyError", "build_prompt", "conversation", "describe_checkpoint", "estimate_memory", "family_of",
-    "find_checkpoint", "get_family", "load_checkpoint", "parse_answer", "read_processor", "render_chat",
-    "smart_resize",
+    "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status",
+    "Task", "TileObject", "UnknownFamilyError", "build_prompt", "conversation", "describe_checkpoint",
+    "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint", "parse_answer",
+    "read_processor", "render_chat", "smart_resize",
 ]  # fmt: skip
 
 

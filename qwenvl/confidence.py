@@ -49,9 +49,21 @@ def add_scores(
     tuple of TileObject
         An object whose numbers are not found in the text keeps no score.
     """
-    if not objects:
-        return ()
     pieces = [token_bytes(piece) for piece in tokenizer.convert_ids_to_tokens(list(tokens))]
+    return score_objects(objects, pieces, log_probabilities, space=space, frame=frame)
+
+
+def score_objects(
+    objects: Sequence[TileObject],
+    pieces: Sequence[bytes],
+    log_probabilities: Sequence[float],
+    *,
+    space: CoordinateSpace,
+    frame: PictureFrame,
+) -> tuple[TileObject, ...]:
+    """`add_scores` for tokens whose bytes are known, as servers tell them; `pieces` are those bytes."""
+    if not objects or not pieces:
+        return tuple(objects)
     ends = np.cumsum([len(piece) for piece in pieces])
     spans = [
         [(float(number.group()), run.start() + number.start(), run.start() + number.end())

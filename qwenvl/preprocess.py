@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwenvl.errors import PictureError
 from qwenvl.geometry import PictureFrame
+from qwenvl.pictures import check_picture
 from qwenvl.processor import ProcessorSettings
 
 _BLOCK_BYTES = 2**21  # float32 bytes normalised at a time on a CPU: they stay in its second-level cache
@@ -42,22 +41,6 @@ class Patches:
     pixel_values: Tensor
     image_grid_thw: Tensor
     frames: tuple[PictureFrame, ...]
-
-
-def check_picture(picture: Any) -> None:
-    """Raise PictureError unless `picture` is a uint8 RGB array (height, width, 3) with pixels."""
-    if not isinstance(picture, np.ndarray):
-        raise PictureError(
-            f"a picture is a numpy array, not {type(picture).__name__}; convert it with np.asarray"
-        )
-    if picture.dtype != np.uint8:
-        raise PictureError(
-            f"a picture has dtype uint8, not {picture.dtype}; scale it to 0..255 and convert it"
-        )
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        raise PictureError(f"a picture has shape (height, width, 3), not {picture.shape}; hand over RGB")
-    if picture.size == 0:
-        raise PictureError(f"a picture of shape {picture.shape} has no pixels")
 
 
 def preprocess(

@@ -1,0 +1,160 @@
+"""The chat-completions dialect: a request to its JSON, and a response's JSON to what the model wrote.
+
+Sources: the OpenAI API reference, `vllm/entrypoints/openai/chat_completion/protocol.py`, SGLang
+`srt/entrypoints/openai/protocol.py`, and transformers `cli/serving/chat_completion.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwenvl.errors import RequestError
+from qwenvl.families import ModelFamily, Thinking
+from qwenvl.prompts import build_prompt, conversation
+from qwenvl.request import Generation, Request
+
+OPTIONAL = {
+    "logprobs": ("logprobs", "top_logprobs"),
+    "response_format": ("response_format",),
+    "repetition_penalty": ("repetition_penalty",),
+    "top_k": ("top_k",),
+    "seed": ("seed",),
+    "skip_special_tokens": ("skip_special_tokens",),
+    "chat_template_kwargs": ("chat_template_kwargs",),
+    "mm_processor_kwargs": ("mm_processor_kwargs",),
+}
+"""Fields that some servers do not know, and the keys that go with each."""
+
+_FINISHES = {"stop": "stop", "eos": "stop", "length": "length", "max_tokens": "length", "repetition": "loop"}
+_ABORTED = ("abort", "error", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as a server tells it."""
+
+    piece: bytes
+    log_probability: float
+    top: tuple[tuple[bytes, float], ...] = ()
+    """The likeliest tokens at this place, with their log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server's response holds."""
+
+    text: str
+    reasoning: str | None = None
+    finish_reason: str = "stop"
+    tokens: tuple[Token, ...] = ()
+    """Empty where the server gives no log-probabilities."""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def chat_messages(request: Request, picture_url: str) -> list[dict[str, Any]]:
+    """The conversation of a request about one picture. Without a system prompt of its own, the template's stays.
+
+    Raises
+    ------
+    RequestError
+        The words hold the name of the token that stands for a picture.
+    """
+    prompt = build_prompt(request)
+    if "<|image_pad|>" in prompt or "<|image_pad|>" in (request.system_prompt or ""):
+        raise RequestError("the prompt holds '<|image_pad|>'; leave it out")
+    messages = conversation(prompt, system_prompt=request.system_prompt)
+    for message in messages:
+        message["content"] = [
+            {"type": "image_url", "image_url": {"url": picture_url}} if part["type"] == "image" else part
+            for part in message["content"]
+        ]
+    return messages
+
+
+def sampling_fields(settings: Generation) -> dict[str, Any]:
+    """Sampling settings, neutral ones too: servers fill gaps from the model's generation_config.json."""
+    fields = {
+        "temperature": settings.temperature, "top_p": settings.top_p,
+        "repetition_penalty": settings.repetition_penalty,
+    }  # fmt: skip
+    if settings.temperature > 0:
+        fields |= {"top_k": settings.top_k or -1, "seed": settings.seed}
+    return fields
+
+
+def changes_sampling(field: str, settings: Generation) -> bool:
+    """True where leaving `field` out would draw other tokens than the request asks for."""
+    if field == "repetition_penalty":
+        return settings.repetition_penalty != 1.0
+    return settings.temperature > 0 and (field == "seed" or (field == "top_k" and settings.top_k > 0))
+
+
+def template_fields(family: ModelFamily, thinking: bool) -> dict[str, Any]:
+    """What the chat template is told of a family that may or may not think."""
+    if family.thinking is Thinking.SWITCHABLE:
+        return {"chat_template_kwargs": {"enable_thinking": thinking}}
+    return {}
+
+
+def schema_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The structured-output field that vLLM, SGLang, llama.cpp and OpenAI's own servers share."""
+    return {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": dict(schema), "strict": True},
+        }
+    }
+
+
+def refused_fields(message: str, payload: Mapping[str, Any]) -> set[str]:
+    """Optional fields of a payload that a server's refusal names."""
+    return {
+        field
+        for field, keys in OPTIONAL.items()
+        if any(key in payload and re.search(rf"\b{key}\b", message) for key in keys)
+    }
+
+
+def read_reply(body: Any) -> Reply:
+    """Read a chat completion.
+
+    Raises
+    ------
+    ValueError
+        It is none, or the server gave up on it.
+    """
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        content, finish = message.get("content"), choice.get("finish_reason") or "stop"
+        usage = body.get("usage") or {}
+        prompt_tokens = int(usage.get("prompt_tokens") or 0)
+        new_tokens = int(usage.get("completion_tokens") or 0)
+        told = choice.get("logprobs") or {}
+        tokens = tuple(_token(entry) for entry in told.get("content") or ())
+        # vLLM renamed the field to `reasoning`; SGLang and transformers write `reasoning_content`.
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or None
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a chat completion ({type(error).__name__}: {error})") from error
+    if not isinstance(content, str | None) or not isinstance(reasoning, str | None):
+        raise ValueError("not a chat completion: content is no text")
+    if finish in _ABORTED:
+        raise ValueError(f"the server gave up (finish_reason {finish!r})")
+    known = _FINISHES.get(finish)
+    notes = () if known else (f"finish:{str(finish)[:40]}",)
+    return Reply(content or "", reasoning, known or "stop", tokens, prompt_tokens, new_tokens, notes)
+
+
+def _token(entry: Any) -> Token:
+    top = tuple((_piece(other), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
+    return Token(_piece(entry), float(entry["logprob"]), top)
+
+
+def _piece(entry: Any) -> bytes:
+    told = entry.get("bytes")
+    return bytes(told) if told else str(entry["token"]).encode("utf-8", "replace")

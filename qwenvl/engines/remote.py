@@ -1,0 +1,269 @@
+"""The remote engine: any OpenAI-compatible server answers tiles, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jsonschema.validators import validator_for
+from numpy.typing import NDArray
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from qwenvl.answer import Answer, Status
+from qwenvl.confidence import score_objects
+from qwenvl.engines._chat import Reply
+from qwenvl.engines._http import Refusal, ServerClient, ServerFault
+from qwenvl.engines._likelihood import answer_tokens, label_probabilities, yes_probability
+from qwenvl.engines._question import Questions
+from qwenvl.engines._served import ServedModel, choose_model, served_family, served_fingerprint
+from qwenvl.engines.base import Engine, ModelInfo
+from qwenvl.errors import EngineError, PictureError
+from qwenvl.families import ModelFamily, Thinking
+from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.parse import parse_answer
+from qwenvl.pictures import check_picture
+from qwenvl.processor import ProcessorSettings
+from qwenvl.request import Request, Task
+
+Picture = NDArray[np.uint8]
+
+_LOST = 64  # questions in a row without any answer after which the server counts as lost
+_UNSEEN = "The server's image processor cannot be seen: its pixel limits are taken to be {} to {} px."
+_UNLISTED = " The server does not list this model."
+
+
+class RemoteEngine(Engine):
+    """Answers through a chat-completions server (vLLM, SGLang, `transformers serve`, llama.cpp).
+
+    Parameters
+    ----------
+    url : str
+        'http://host:port', with or without '/v1'. A key is read from QWENVL_API_KEY, else OPENAI_API_KEY.
+    model : str, optional
+        Name of the served model; None takes the only one that the server lists.
+    family : str, optional
+        Name in the family registry; needed where the model's name does not state it.
+    concurrency : int
+        Most requests under way at any time.
+    timeout : float
+        Seconds to wait for one response.
+    attempts : int
+        How often a picture is sent before its answer counts as failed.
+    backoff : float
+        Seconds before the first repetition, doubled for each further one, up to 30.
+    thinking : bool
+        Let families think that can be told not to (Qwen3.5). Thinking variants always do.
+    min_pixels, max_pixels : int, optional
+        Limits of the processed area in px that the server works with; None takes the family's.
+    send_limits : bool
+        Tell the server these limits with every request (`mm_processor_kwargs`, vLLM).
+    top_logprobs : int
+        How many of the likeliest tokens are asked for when scoring; most servers allow 20.
+
+    Raises
+    ------
+    EngineError
+        The server cannot be reached or refuses, or model or family are not clear.
+    UnknownFamilyError
+        No family is called `family`.
+    """
+
+    def __init__(
+        self, url: str, *, model: str | None = None, family: str | None = None, concurrency: int = 16,
+        timeout: float = 300.0, attempts: int = 5, backoff: float = 0.5, thinking: bool = False,
+        min_pixels: int | None = None, max_pixels: int | None = None, send_limits: bool = False,
+        top_logprobs: int = 20,
+    ) -> None:  # fmt: skip
+        if min(concurrency, attempts, top_logprobs) < 1 or timeout <= 0 or backoff < 0:
+            raise EngineError(
+                "concurrency, attempts, timeout and top_logprobs are positive, backoff not negative"
+            )
+        self._client = ServerClient(
+            url, concurrency=concurrency, timeout=timeout, attempts=attempts, backoff=backoff
+        )
+        self._concurrency, self._unanswered = concurrency, 0
+        self._silent = False  # gives no log-probabilities, though asked
+        self._schema_ignored = False
+        try:
+            served = self._find_model(model)
+            self.family: ModelFamily = served_family(served, family)
+        except BaseException:
+            self.close()
+            raise
+        known = ProcessorSettings.of_family(self.family)
+        self.processor = replace(
+            known, min_pixels=min_pixels or known.min_pixels, max_pixels=max_pixels or known.max_pixels
+        )
+        size = {"shortest_edge": self.processor.min_pixels, "longest_edge": self.processor.max_pixels}
+        self._questions = Questions(
+            self._client, served.name, self.family, thinking=thinking, top_logprobs=top_logprobs,
+            extra={"mm_processor_kwargs": {"size": size}} if send_limits else {},
+        )  # fmt: skip
+        self.info = ModelInfo(
+            model=f"{served.name}@{self._client.host}",
+            family=self.family.name,
+            fingerprint=served_fingerprint(served, [self.family.name, size, thinking]),
+            dtype="unknown",
+            device="server",
+            processor=self.processor.as_dict() | {"source": "family" if min_pixels is max_pixels else "user"},
+            versions={"napari-qwenvl": version("napari-qwenvl"), "httpx2": version("httpx2")},
+            warning=_UNSEEN.format(*size.values()) + ("" if served.listed else _UNLISTED),
+        )
+
+    def batch_size(self, request: Request) -> int:
+        """Enough tiles that the server stays busy while the last ones of a call are waited for."""
+        return 4 * self._concurrency
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def frame(self, width: int, height: int) -> PictureFrame:
+        """The frame of a picture of `width` x `height` px.
+
+        Raises
+        ------
+        PictureError
+            The picture is empty or too long for its width.
+        """
+        limits = {"min_pixels": self.processor.min_pixels, "max_pixels": self.processor.max_pixels}
+        return self.family.frame(width, height, **limits)
+
+    def answer(self, pictures: Sequence[Picture], request: Request) -> list[Answer]:
+        """Answer `request` about each picture; see `Engine.answer`.
+
+        A picture that got no usable response in all attempts fails alone. EngineError is raised, so that a run
+        stops, where no connection could be made for any picture, or where nothing came back for 64 in a row.
+        """
+        begun = time.perf_counter()
+        outcomes = self._client.run(self._answer_all(pictures, request))
+        faults = [outcome for outcome in outcomes if isinstance(outcome, ServerFault)]
+        self._unanswered = self._unanswered + len(faults) if len(faults) == len(outcomes) else 0
+        if self._unanswered and all(fault.unreachable for fault in faults):
+            raise EngineError(
+                f"The server is gone: {faults[0]}. Start it again and repeat; finished tiles stay."
+            )
+        if self._unanswered >= _LOST:
+            raise EngineError(
+                f"The last {self._unanswered} questions got no answer: {faults[0]}. See its log."
+            )
+        seconds = (time.perf_counter() - begun) / max(1, len(pictures))
+        return [
+            Answer.failure(f"picture {index}: {outcome}", seconds=seconds)
+            if isinstance(outcome, ServerFault)
+            else replace(outcome, seconds=seconds)
+            for index, outcome in enumerate(outcomes)
+        ]
+
+    def _find_model(self, wanted: str | None) -> ServedModel:
+        listing = None
+        try:
+            listing = self._client.run(self._client.get("models"))
+        except ServerFault as fault:
+            raise EngineError(f"{fault}. Check that the server runs and the URL is right.") from None
+        except Refusal as refusal:
+            if wanted is None or refusal.status in (401, 403):
+                raise EngineError(f"{self._client.url}/models refuses: {refusal}") from None
+        return choose_model(listing, wanted, self._client.url)
+
+    async def _answer_all(self, pictures: Sequence[Picture], request: Request) -> list[Answer | ServerFault]:
+        tasks = [asyncio.ensure_future(self._answer(*item, request)) for item in enumerate(pictures)]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _answer(self, index: int, picture: Picture, request: Request) -> Answer | ServerFault:
+        try:
+            check_picture(picture)
+            frame = self.frame(picture.shape[1], picture.shape[0])
+        except PictureError as error:
+            return Answer.failure(f"picture {index}: {error}")
+        try:
+            if request.task in (Task.SCORE, Task.CLASSIFY):
+                return await self._judge(picture, frame, request)
+            return self._read(await self._questions.send(picture, frame, request), frame, request)
+        except ServerFault as fault:
+            return fault
+
+    async def _judge(self, picture: Picture, frame: PictureFrame, request: Request) -> Answer:
+        """Score and classify: probabilities where the server gives enough of them, else its words."""
+        reply = None
+        if self._questions.takes("logprobs") and not self._silent:
+            reply = await self._questions.send(picture, frame, request, judging=True)
+            scores = self._scores(reply, request)
+            if scores is not None:
+                return Answer(
+                    Status.OK, text=None if request.task is Task.SCORE else max(scores, key=scores.__getitem__),
+                    scores=scores, raw=reply.text, reasoning=reply.reasoning, notes=reply.notes,
+                    prompt_tokens=reply.prompt_tokens, new_tokens=reply.new_tokens,
+                )  # fmt: skip
+            self._silent = not reply.tokens
+        # One token was enough for a probability; the words need more.
+        if reply is None or (request.task is Task.SCORE and self.family.thinking is not Thinking.ALWAYS):
+            reply = await self._questions.send(picture, frame, request)
+        answer = self._read(reply, frame, request)
+        return answer if "text" in answer.notes else replace(answer, notes=(*answer.notes, "text"))
+
+    def _scores(self, reply: Reply, request: Request) -> Mapping[str, float] | None:
+        always = self.family.thinking is Thinking.ALWAYS
+        tokens = answer_tokens(reply.tokens, self.family.think_close if always else None)
+        if request.task is Task.CLASSIFY:
+            return label_probabilities(tokens, request.labels)
+        chance = yes_probability(tokens)
+        return None if chance is None else {"yes": chance}
+
+    def _read(self, reply: Reply, frame: PictureFrame, request: Request) -> Answer:
+        family = self.family
+        expected = (frame.processed_width // family.factor) * (frame.processed_height // family.factor)
+        notes = list(reply.notes)
+        if 0 < reply.prompt_tokens < (family.fixed_tokens or expected):
+            if family.space is CoordinateSpace.ABSOLUTE_RESIZED:
+                return Answer.failure(
+                    f"the server made the picture smaller than {frame.processed_width}x{frame.processed_height} px, so "
+                    "that its boxes cannot be placed; give its max_pixels, or use smaller tiles",
+                    raw=reply.text,
+                )
+            notes.append("shrunk")
+        if self._questions.constrains(request) and self._questions.takes("response_format"):
+            assert request.output_schema is not None
+            if reply.finish_reason == "stop" and not _obeys(reply.text, request.output_schema):
+                self._schema_ignored = True
+            notes += ["schema-ignored"] * self._schema_ignored
+        text, thinking = reply.text, None
+        if reply.reasoning is None and self._questions.thinks:
+            thinking = (family.think_open, family.think_close)
+        elif reply.reasoning is not None and not text:
+            text = f"{family.think_open}\n{reply.reasoning}"  # as it was before the server parted it
+        answer = parse_answer(
+            text, request, dialect=family.dialect, space=family.space, frame=frame,
+            finish_reason=reply.finish_reason, thinking=thinking, prompt_tokens=reply.prompt_tokens,
+            new_tokens=reply.new_tokens,
+        )  # fmt: skip
+        pieces, chances = [t.piece for t in reply.tokens], [t.log_probability for t in reply.tokens]
+        return replace(
+            answer,
+            objects=score_objects(answer.objects, pieces, chances, space=family.space, frame=frame),
+            reasoning=answer.reasoning if answer.reasoning is not None else reply.reasoning,
+            notes=(*answer.notes, *notes),
+        )
+
+
+def _obeys(text: str, schema: dict[str, Any]) -> bool:
+    """True where a text is nothing but JSON that is valid by `schema`."""
+    try:
+        return bool(validator_for(schema)(schema, registry=Registry()).is_valid(json.loads(text)))
+    except (ValueError, RecursionError):
+        return False
+    except Unresolvable:
+        return True  # The schema cannot be applied; that is not the server's fault.
