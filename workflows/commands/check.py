@@ -18,9 +18,12 @@ _NEEDED = (
     "numpy",
     "torch",
     "transformers",
+    "tokenizers",
+    "xgrammar",
     "openslide",
     "tifffile",
     "imagecodecs",
+    "simplejpeg",
     "zarr",
     "cv2",
     "shapely",
@@ -107,6 +110,7 @@ def _model_row() -> tuple[str, str, str]:
 
 def _print(rows: list[tuple[str, str, str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"ok": "green", "missing": "red", "note": "yellow", "optional": "cyan"}
@@ -114,7 +118,7 @@ def _print(rows: list[tuple[str, str, str]]) -> None:
     for column in ("what", "found", "state"):
         table.add_column(column, overflow="fold")
     for what, found, state in rows:
-        table.add_row(what, found, f"[{colours[state]}]{state}[/]")
+        table.add_row(what, escape(found), f"[{colours[state]}]{state}[/]")
     Console().print(table)
 
 
