@@ -49,6 +49,8 @@ def add_scores(
     tuple of TileObject
         An object whose numbers are not found in the text keeps no score.
     """
+    if not objects:
+        return ()
     pieces = [token_bytes(piece) for piece in tokenizer.convert_ids_to_tokens(list(tokens))]
     return score_objects(objects, pieces, log_probabilities, space=space, frame=frame)
 

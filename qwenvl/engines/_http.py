@@ -171,14 +171,16 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, http: httpx
         await asyncio.gather(*others, return_exceptions=True)
         await http.aclose()
         await loop.shutdown_default_executor()
-        loop.stop()
 
     leaving = asyncio.run_coroutine_threadsafe(leave(), loop)
     # The last reference may have been dropped by the loop's own thread, which cannot wait for itself.
-    if threading.current_thread() is not thread:
-        thread.join()
-        loop.close()
-        leaving.cancel()
+    if threading.current_thread() is thread:
+        leaving.add_done_callback(lambda _: loop.stop())
+        return
+    leaving.result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 def _base_url(url: str) -> str:
