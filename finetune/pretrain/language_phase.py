@@ -50,8 +50,8 @@ def answer_loss(
     """
     side = round(merged.shape[1] ** 0.5)
     pictures = merged[turns.owner], [tap[turns.owner] for tap in deepstack]
-    inputs: list[tuple[Tensor, tuple[Tensor, Tensor]]] | None = [] if pointer_weight else None
-    states = answer_states(model, turns.ids, (side, side), *pictures, first_cell, inputs)
+    looked: list[tuple[Tensor, Tensor]] | None = [] if pointer_weight else None
+    states = answer_states(model, turns.ids, (side, side), *pictures, first_cell, looked)
     asked = turns.targets != IGNORED
     targets, weights, places = turns.targets[asked], turns.weights[asked], turns.places[asked]
     logp = model.lm_head(states[asked]).float().log_softmax(-1)
@@ -65,8 +65,8 @@ def answer_loss(
         numbers = torch.where(is_comma, part[:, comma], part[:, bare])
         losses = losses.masked_scatter(near, -(smooth[places[near]] * numbers).sum(1))
     pointing = losses.new_zeros(())
-    if inputs is not None:
-        pointing = pointer_loss(model.model.language_model.layers, inputs, turns, first_cell)
+    if looked is not None:
+        pointing = pointer_loss(looked, turns, first_cell)
     return (losses * weights).sum(), weights.sum(), pointing
 
 
@@ -77,7 +77,7 @@ def question_batches(
     rng: np.random.Generator,
     everything: bool = True,
 ) -> Iterator[TurnBatch]:
-    """Every tile is asked a few things; sequences of similar length go together, in two batches.
+    """Every tile is asked a few things; sequences of similar length go together, in three batches.
 
     With `everything` false there is one question per tile, and it is where the nuclei are.
     """
@@ -86,8 +86,8 @@ def question_batches(
     else:
         asked = [(detect_question(tile, every_nucleus()), row) for row, tile in enumerate(tiles)]
     asked.sort(key=lambda pair: len(pair[0].answer) + len(pair[0].prompt) / 4)
-    half = (len(asked) * 5 + 8) // 9
-    for part in (asked[:half], asked[half:]):
+    most, many = (len(asked) + 1) // 2, (len(asked) * 5 + 5) // 6
+    for part in (asked[:most], asked[most:many], asked[many:]):
         if part:
             yield writer.batch([q for q, _ in part], [row for _, row in part])
 
@@ -173,7 +173,7 @@ def run_answer_phase(
                     smooth,
                     phase.pointer_weight,
                 )
-                total, weight, pointers = total + part, weight + float(amount), pointers + pointing / 2
+                total, weight, pointers = total + part, weight + float(amount), pointers + pointing / 3
             answers = total / weight
             parts = {"answers": float(answers.detach()), "pointers": float(pointers.detach())}
             loss = answers + phase.pointer_weight * pointers

@@ -113,12 +113,12 @@ def encode_pictures(visual: Any, patches: Tensor, grid: tuple[int, int]) -> tupl
     x = x + positions
     b, n, width = x.shape
     heads = visual.config.num_heads
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     deepstack = []
     for index, block in enumerate(visual.blocks):
         qkv = block.attn.qkv(block.norm1(x)).view(b, n, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
         q, k = _rotate(qkv[0], cos, sin), _rotate(qkv[1], cos, sin)
-        mixed = _attend(q, k, qkv[2].to(q.dtype)).transpose(1, 2).reshape(b, n, width)
+        mixed = _attend(q, k, qkv[2]).transpose(1, 2).reshape(b, n, width)
         x = x + block.attn.proj(mixed)
         x = x + block.mlp(block.norm2(x))
         if index in visual.deepstack_visual_indexes:
@@ -134,7 +134,7 @@ def answer_states(
     merged: Tensor,
     deepstack: list[Tensor],
     first_cell: int,
-    inputs: list[tuple[Tensor, tuple[Tensor, Tensor]]] | None = None,
+    looked: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Last hidden states (after the norm) of right-padded sequences that hold one picture each at the same place.
 
@@ -145,8 +145,8 @@ def answer_states(
     cells : (rows, columns) of merged tokens
     first_cell : int
         Index of the first image token.
-    inputs : list, optional
-        Takes what goes into every layer: hidden states, and cosine and sine of the positions.
+    looked : list, optional
+        Takes scaled queries and keys of every layer, both (batch, heads, length, head width).
 
     Returns
     -------
@@ -158,14 +158,38 @@ def answer_states(
     x = torch.cat([x[:, :first_cell], merged.to(x.dtype), x[:, first_cell + count :]], 1)
     turns = language.rotary_emb(x, rope_positions(cells, first_cell, ids.shape[1], ids.device)[:, None])
     for index, layer in enumerate(language.layers):
-        if inputs is not None:
-            inputs.append((x, turns))
-        x = layer(x, position_embeddings=turns, attention_mask=None)
+        x, queries_and_keys = _language_layer(layer, x, turns)
+        if looked is not None:
+            looked.append(queries_and_keys)
         if index < len(deepstack):
             added = x[:, first_cell : first_cell + count] + deepstack[index].to(x.dtype)
             x = torch.cat([x[:, :first_cell], added, x[:, first_cell + count :]], 1)
     normed: Tensor = language.norm(x)
     return normed
+
+
+def _language_layer(
+    layer: Any, x: Tensor, turns: tuple[Tensor, Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One causal decoder layer, and what its attention compared."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(x)
+    shape = (*x.shape[:2], -1, attention.head_dim)
+    q = attention.q_norm(attention.q_proj(normed).view(shape)).transpose(1, 2)
+    k = attention.k_norm(attention.k_proj(normed).view(shape)).transpose(1, 2)
+    v = attention.v_proj(normed).view(shape).transpose(1, 2)
+    cos, sin = turns[0].unsqueeze(1).to(v.dtype), turns[1].unsqueeze(1).to(v.dtype)
+    q, k = _rotate(q.to(v.dtype), cos, sin) * attention.scaling, _rotate(k.to(v.dtype), cos, sin)
+    groups = attention.num_key_value_groups
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        length = x.shape[1]
+        future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu(1)
+        mixed = (q @ k.transpose(-1, -2) + future).softmax(-1) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+    x = x + attention.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
+    return x + layer.mlp(layer.post_attention_layernorm(x)), (q, k)
 
 
 def rope_positions(cells: tuple[int, int], first_cell: int, length: int, device: torch.device) -> Tensor:

@@ -6,8 +6,6 @@ other. The cell is known, so it is told. The loss is used in training only and c
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,9 +15,7 @@ SINK = 0
 """Position that a head attends to when the coordinate is another head's."""
 
 
-def pointer_loss(
-    layers: Any, inputs: list[tuple[Tensor, tuple[Tensor, Tensor]]], turns: TurnBatch, first_cell: int
-) -> Tensor:
+def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_cell: int) -> Tensor:
     """Mean cross-entropy of the attention of the last two layers and of the first.
 
     In the last layer head j looks at the nucleus' cell for coordinate j, and at the first token for the others;
@@ -27,39 +23,42 @@ def pointer_loss(
     a box begins, head j looks at coordinate j of the box before: what comes next depends on where that was.
     """
     asked = turns.pointers != IGNORED
-    if not asked.any() or len(layers) < 2:
-        return inputs[0][0].new_zeros(()).float()
+    if not asked.any() or len(looked) < 2:
+        return looked[0][0].new_zeros(()).float()
     row, position = asked.nonzero(as_tuple=True)
-    cell = turns.pointers[row, position] + first_cell
-    corner = turns.corners[row, position]
-    last = attention_log(layers[-1], *inputs[-1])[row, :, position]
-    corner = corner % last.shape[1]  # a model of fewer heads shares them
-    before = attention_log(layers[-2], *inputs[-2])[row, 0, position]
-    wanted = torch.full((len(row), last.shape[1]), SINK, device=row.device)
-    heads = torch.arange(last.shape[1], device=row.device)[None]
-    wanted = torch.where(heads == corner[:, None], cell[:, None], wanted)
-    routed = -last.gather(2, wanted[..., None])[..., 0]
-    own = routed.gather(1, corner[:, None]).mean()
-    loss = own + routed.mean() - before.gather(1, cell[:, None]).mean()
-    if len(layers) < 3:
+    start = int(position.min())
+    position = position - start
+    cell = turns.pointers[asked] + first_cell
+    corner = turns.corners[asked]
+    heads = looked[-1][0].shape[1]
+    corner = corner % heads  # a model of fewer heads shares them
+    order = torch.arange(heads, device=row.device)[None]
+    wanted = torch.where(order == corner[:, None], cell[:, None], torch.full_like(cell[:, None], SINK))
+    routed = _surprise(looked[-1], heads, start, row, position, wanted)
+    before = _surprise(looked[-2], 1, start, row, position, cell[:, None])
+    loss = routed.gather(1, corner[:, None]).mean() + routed.mean() + before.mean()
+    if len(looked) < 3:
         return loss
-    row, position = (turns.corners == 0).nonzero(as_tuple=True)
-    first = attention_log(layers[0], *inputs[0])[row, :4, position]
-    wanted = turns.previous[row, position, : first.shape[1]]
-    return loss - first.gather(2, wanted[..., None]).mean()
+    begins = turns.corners == 0
+    row, position = begins.nonzero(as_tuple=True)
+    wanted = turns.previous[begins][:, : min(4, heads)]
+    return loss + _surprise(looked[0], wanted.shape[1], start, row, position - start, wanted).mean()
 
 
-def attention_log(layer: Any, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Log-probabilities of a language layer's causal attention, (batch, heads, length, length)."""
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb, repeat_kv
+def _surprise(
+    compared: tuple[Tensor, Tensor], heads: int, start: int, row: Tensor, position: Tensor, wanted: Tensor
+) -> Tensor:
+    """Minus the log-probability with which the first `heads` heads attend to `wanted` (n, heads) places.
 
-    attention = layer.self_attn
-    normed = layer.input_layernorm(x)
-    shape = (*x.shape[:2], -1, attention.head_dim)
-    q = attention.q_norm(attention.q_proj(normed).view(shape)).transpose(1, 2)
-    k = attention.k_norm(attention.k_proj(normed).view(shape)).transpose(1, 2)
-    q, k = apply_rotary_pos_emb(q, k, *turns)
-    k = repeat_kv(k, attention.num_key_value_groups)
-    scores = ((q * attention.scaling) @ k.transpose(-1, -2)).float()
-    future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-    return scores.masked_fill(future, float("-inf")).log_softmax(-1)
+    Queries are at `position` (n,) counted from `start`, in sequences `row` (n,); earlier queries are not computed.
+    """
+    q, k = compared
+    length = k.shape[2]
+    scores = q[:, :heads, start:] @ k[:, :heads].transpose(-1, -2)
+    future = (
+        torch.arange(length, device=q.device)[None] > torch.arange(start, length, device=q.device)[:, None]
+    )
+    scores = scores.masked_fill(future, float("-inf"))
+    total = scores.float().logsumexp(-1)[row, :, position]
+    column = torch.arange(heads, device=q.device)[None]
+    return total - scores[row[:, None], column, position[:, None], wanted].float()
