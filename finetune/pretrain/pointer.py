@@ -20,7 +20,8 @@ def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_ce
 
     In the last layer head j looks at the nucleus' cell for coordinate j, and at the first token for the others;
     in the layer before, head 0 looks at the cell for every coordinate. In the first of three or more layers, where
-    a box begins, head j looks at coordinate j of the box before: what comes next depends on where that was.
+    a box begins, head j looks at coordinate j of the box before, and head 1 of the layer in the middle at that box's
+    cell: what comes next depends on where that was.
     """
     asked = turns.pointers != IGNORED
     if not asked.any() or len(looked) < 2:
@@ -42,7 +43,12 @@ def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_ce
     begins = turns.corners == 0
     row, position = begins.nonzero(as_tuple=True)
     wanted = turns.previous[begins][:, : min(4, heads)]
-    return loss + _surprise(looked[0], wanted.shape[1], start, row, position - start, wanted).mean()
+    loss = loss + _surprise(looked[0], wanted.shape[1], start, row, position - start, wanted).mean()
+    left = turns.left[begins]
+    both = torch.stack(
+        [turns.pointers[begins] + first_cell, torch.where(left == IGNORED, SINK, left + first_cell)], 1
+    )
+    return loss + 0.5 * _surprise(looked[-2], 2, start, row, position - start, both)[:, 1].mean()
 
 
 def _surprise(

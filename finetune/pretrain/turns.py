@@ -34,6 +34,8 @@ class TurnBatch:
         Which of x1, y1, x2, y2 the target is, where `pointers` is given.
     previous : int64 (batch, length, 4)
         Positions of the coordinates of the box before, where the target is an x1; 0 for the first box.
+    left : int64 (batch, length)
+        The cell of the box before, where the target is an x1; IGNORED for the first box and elsewhere.
     owner : int64 (batch,)
         Which picture each sequence is about.
     """
@@ -45,6 +47,7 @@ class TurnBatch:
     pointers: Tensor
     corners: Tensor
     previous: Tensor
+    left: Tensor
     owner: Tensor
 
     def to(self, device: torch.device) -> TurnBatch:
@@ -91,7 +94,7 @@ class TurnWriter:
         places = np.full((len(rows), length), IGNORED, np.int64)
         weights = np.zeros((len(rows), length), np.float32)
         pointers, corners = np.full_like(places, IGNORED), np.full_like(places, IGNORED)
-        previous = np.zeros((*ids.shape, 4), np.int64)
+        previous, left = np.zeros((*ids.shape, 4), np.int64), np.full_like(places, IGNORED)
         for row, (prompt, answer, question) in enumerate(rows):
             start, end = len(prompt), len(prompt) + len(answer)
             ids[row, :end] = [*prompt, *answer]
@@ -108,6 +111,7 @@ class TurnWriter:
                 pointers[row, at] = np.repeat(line * self._side + column, 4)
                 corners[row, at] = np.tile(np.arange(4), len(boxes))
                 # The token of a target stands one place after the position that predicts it.
+                left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
-        arrays = (ids, targets, weights, places, pointers, corners, previous, np.array(owner, np.int64))
+        arrays = (ids, targets, weights, places, pointers, corners, previous, left, np.array(owner, np.int64))
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
