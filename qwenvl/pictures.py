@@ -30,12 +30,13 @@ def check_picture(picture: Any) -> None:
 
 
 def resize_picture(picture: NDArray[np.uint8], frame: PictureFrame) -> NDArray[np.uint8]:
-    """The picture at its frame's processed size: Pillow's bicubic, the filter the families were trained with."""
-    from PIL import Image
+    """The picture at its frame's processed size, with the pixels that the in-process engine would see."""
+    import torch
 
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    size = (frame.processed_width, frame.processed_height)
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    from qwenvl.preprocess import resize
+
+    resized: NDArray[np.uint8] = resize(torch.from_numpy(np.array(picture))[None], frame)[0].numpy()
+    return resized
 
 
 def png_url(picture: NDArray[np.uint8]) -> str:

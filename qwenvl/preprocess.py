@@ -107,13 +107,13 @@ def _process(
     """Write the patches of pictures of one size into `out`."""
     if out.device.type != "cpu":
         stack = torch.from_numpy(np.stack(pictures)).to(out.device)
-        _patchify(_resize(stack, frame) if frame.resized else stack, settings, out)
+        _patchify(resize(stack, frame) if frame.resized else stack, settings, out)
         return
     written = out if out.dtype == torch.float32 else torch.empty(out.shape)
     # One by one: on a CPU a stack would be one more copy, and no faster.
     for picture, part in zip(pictures, written.chunk(len(pictures)), strict=True):
         if frame.resized:
-            resized = _resize(torch.from_numpy(np.array(picture))[None], frame)[0].numpy()
+            resized = resize(torch.from_numpy(np.array(picture))[None], frame)[0].numpy()
             _patchify_on_cpu(np.ascontiguousarray(resized), settings, part)
         else:
             _patchify_on_cpu(np.ascontiguousarray(picture), settings, part)
@@ -121,8 +121,11 @@ def _process(
         out.copy_(written)
 
 
-def _resize(stack: Tensor, frame: PictureFrame) -> Tensor:
-    """Bicubic with antialiasing, in Pillow's two passes with uint8 between them."""
+def resize(stack: Tensor, frame: PictureFrame) -> Tensor:
+    """Pictures of one size, uint8 (pictures, height, width, 3), at their frame's processed size.
+
+    Bicubic with antialiasing, in Pillow's two passes with uint8 between them.
+    """
     planes = stack.permute(0, 3, 1, 2)
     if stack.device.type == "cpu":
         # Pillow's fixed-point arithmetic, which PyTorch has for CPUs only.

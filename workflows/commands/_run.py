@@ -23,7 +23,14 @@ RECOMMENDED = ("mpp", "tile_size", "overlap", "max_objects")
 
 
 def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
-    """The engine of `--model`, and the settings its checkpoint recommends."""
+    """The engine of `--model` or `--server`, and the settings its checkpoint recommends."""
+    if options.server is not None:
+        from qwenvl.engines.remote import RemoteEngine
+
+        model = None if options.model == "embedded" else options.model
+        return RemoteEngine(
+            options.server, model=model, family=options.family, concurrency=options.concurrency
+        ), {}
     from qwenvl.engines.local import LocalEngine
 
     engine = LocalEngine.load(options.model, device=options.device, dtype=options.dtype)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workflows.commands._guard import INCOMPLETE, INTERRUPTED, guarded, stop
+from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
 from workflows.commands.options import RunOptions, takes_run_options
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
@@ -91,6 +91,9 @@ def repeat(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new run.")],
     slide: Annotated[Path | None, typer.Option(help="Where the slide lies now, if it moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the model is served, if it was a served one.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Set aside another run found in the folder.")
     ] = False,
@@ -100,9 +103,16 @@ def repeat(
     from workflows.report import Report
 
     earlier = Report.read(report)
+    model, family = earlier.model.model, None
+    if earlier.model.device == "server":
+        if server is None:
+            stop(
+                f"{report}: {model} was asked through a server; say where it is now with --server URL.", USAGE
+            )
+        model, family = model.rpartition("@")[0], earlier.model.family
     flags = RunOptions(
-        out=out, overwrite=overwrite, device=device, model=earlier.model.model, dtype=earlier.model.dtype,
-        **earlier.run_options(),
+        out=out, overwrite=overwrite, device=device, model=model, dtype=earlier.model.dtype, server=server,
+        family=family, **earlier.run_options(),
     )  # fmt: skip
     engine, _ = load_engine(flags)
     if engine.info.fingerprint != earlier.model.fingerprint:

@@ -43,6 +43,21 @@ class RunOptions:
         str,
         typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.", rich_help_panel=_MODEL),
     ] = "embedded"
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask an OpenAI-compatible server; -m then names its model. Key: QWENVL_API_KEY.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    family: Annotated[
+        str | None,
+        typer.Option(help="Family of a served model whose name does not tell.", rich_help_panel=_MODEL),
+    ] = None
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="Requests under way at a server.", rich_help_panel=_MODEL)
+    ] = 16
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)] = (
         "auto"
     )
