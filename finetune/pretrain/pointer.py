@@ -21,50 +21,49 @@ def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_ce
     In the last layer head j looks at the nucleus' cell for coordinate j, and at the first token for the others;
     in the layer before, head 0 looks at the cell for every coordinate. In the first of three or more layers, where
     a box begins, head j looks at coordinate j of the box before, and head 1 of the layer in the middle at that box's
-    cell: what comes next depends on where that was.
+    cell: what comes next depends on where that was. Where a label begins, head 2 of the layer in the middle looks at
+    the cell again.
     """
     asked = turns.pointers != IGNORED
     if not asked.any() or len(looked) < 2:
         return looked[0][0].new_zeros(()).float()
-    row, position = asked.nonzero(as_tuple=True)
-    start = int(position.min())
-    position = position - start
-    cell = turns.pointers[asked] + first_cell
-    corner = turns.corners[asked]
     heads = looked[-1][0].shape[1]
-    corner = corner % heads  # a model of fewer heads shares them
-    order = torch.arange(heads, device=row.device)[None]
+    cell = turns.pointers[asked] + first_cell
+    corner = turns.corners[asked] % heads  # a model of fewer heads shares them
+    order = torch.arange(heads, device=cell.device)[None]
     wanted = torch.where(order == corner[:, None], cell[:, None], torch.full_like(cell[:, None], SINK))
-    routed = _surprise(looked[-1], heads, start, row, position, wanted)
-    before = _surprise(looked[-2], 1, start, row, position, cell[:, None])
-    loss = routed.gather(1, corner[:, None]).mean() + routed.mean() + before.mean()
+    routed = _surprise(looked[-1], range(heads), asked, wanted)
+    loss = routed.gather(1, corner[:, None]).mean() + routed.mean()
+    loss = loss + _surprise(looked[-2], range(1), asked, cell[:, None]).mean()
+    naming = turns.naming != IGNORED
+    named = range(2 % heads, 2 % heads + 1)
+    loss = (
+        loss + 0.5 * _surprise(looked[-2], named, naming, turns.naming[naming][:, None] + first_cell).mean()
+    )
     if len(looked) < 3:
         return loss
     begins = turns.corners == 0
-    row, position = begins.nonzero(as_tuple=True)
-    wanted = turns.previous[begins][:, : min(4, heads)]
-    loss = loss + _surprise(looked[0], wanted.shape[1], start, row, position - start, wanted).mean()
+    before = turns.previous[begins][:, : min(4, heads)]
+    loss = loss + _surprise(looked[0], range(before.shape[1]), begins, before).mean()
     left = turns.left[begins]
-    both = torch.stack(
-        [turns.pointers[begins] + first_cell, torch.where(left == IGNORED, SINK, left + first_cell)], 1
-    )
-    return loss + 0.5 * _surprise(looked[-2], 2, start, row, position - start, both)[:, 1].mean()
+    place = torch.where(left == IGNORED, SINK, left + first_cell)[:, None]
+    return loss + 0.5 * _surprise(looked[-2], range(1, 2), begins, place).mean()
 
 
-def _surprise(
-    compared: tuple[Tensor, Tensor], heads: int, start: int, row: Tensor, position: Tensor, wanted: Tensor
-) -> Tensor:
-    """Minus the log-probability with which the first `heads` heads attend to `wanted` (n, heads) places.
+def _surprise(compared: tuple[Tensor, Tensor], heads: range, asked: Tensor, wanted: Tensor) -> Tensor:
+    """Minus the log-probability with which heads attend to `wanted` (n, len(heads)) places.
 
-    Queries are at `position` (n,) counted from `start`, in sequences `row` (n,); earlier queries are not computed.
+    The n queries are where `asked` (batch, length) is true; queries before the first of them are not computed.
     """
-    q, k = compared
+    row, position = asked.nonzero(as_tuple=True)
+    start = int(position.min())
+    q, k = (x[:, heads.start : heads.stop] for x in compared)
     length = k.shape[2]
-    scores = q[:, :heads, start:] @ k[:, :heads].transpose(-1, -2)
+    scores = q[:, :, start:] @ k.transpose(-1, -2)
     future = (
         torch.arange(length, device=q.device)[None] > torch.arange(start, length, device=q.device)[:, None]
     )
     scores = scores.masked_fill(future, float("-inf"))
-    total = scores.float().logsumexp(-1)[row, :, position]
-    column = torch.arange(heads, device=q.device)[None]
-    return total - scores[row[:, None], column, position[:, None], wanted].float()
+    total = scores.float().logsumexp(-1)[row, :, position - start]
+    column = torch.arange(len(heads), device=q.device)[None]
+    return total - scores[row[:, None], column, (position - start)[:, None], wanted].float()

@@ -95,9 +95,9 @@ def _written(objects: list[tuple[np.ndarray, str]], size: int, points: bool) -> 
 
 
 def _pick_labels(tile: LabelledTile, rng: np.random.Generator) -> dict[str, frozenset[int]]:
-    if not tile.named or rng.random() < 0.45:
+    if not tile.named or rng.random() < 0.35:
         return every_nucleus(_one(rng, NUCLEUS_NAMES))
-    count = int(rng.choice([1, 2, 3, 5], p=[0.4, 0.25, 0.15, 0.2]))
+    count = int(rng.choice([1, 2, 3, 5], p=[0.33, 0.22, 0.15, 0.3]))
     style = int(rng.integers(2)) if rng.random() < 0.8 else -1
     chosen: dict[str, frozenset[int]] = {}
     for k in rng.permutation(len(CLASSES))[:count]:

@@ -36,6 +36,8 @@ class TurnBatch:
         Positions of the coordinates of the box before, where the target is an x1; 0 for the first box.
     left : int64 (batch, length)
         The cell of the box before, where the target is an x1; IGNORED for the first box and elsewhere.
+    naming : int64 (batch, length)
+        The cell of a nucleus where the target is the first token of its label; IGNORED elsewhere.
     owner : int64 (batch,)
         Which picture each sequence is about.
     """
@@ -48,6 +50,7 @@ class TurnBatch:
     corners: Tensor
     previous: Tensor
     left: Tensor
+    naming: Tensor
     owner: Tensor
 
     def to(self, device: torch.device) -> TurnBatch:
@@ -95,6 +98,7 @@ class TurnWriter:
         weights = np.zeros((len(rows), length), np.float32)
         pointers, corners = np.full_like(places, IGNORED), np.full_like(places, IGNORED)
         previous, left = np.zeros((*ids.shape, 4), np.int64), np.full_like(places, IGNORED)
+        naming = np.full_like(places, IGNORED)
         for row, (prompt, answer, question) in enumerate(rows):
             start, end = len(prompt), len(prompt) + len(answer)
             ids[row, :end] = [*prompt, *answer]
@@ -112,6 +116,18 @@ class TurnWriter:
                 corners[row, at] = np.tile(np.arange(4), len(boxes))
                 # The token of a target stands one place after the position that predicts it.
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
+                naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
-        arrays = (ids, targets, weights, places, pointers, corners, previous, left, np.array(owner, np.int64))
+        arrays = (
+            ids,
+            targets,
+            weights,
+            places,
+            pointers,
+            corners,
+            previous,
+            left,
+            naming,
+            np.array(owner, np.int64),
+        )
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
