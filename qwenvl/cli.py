@@ -6,6 +6,7 @@ Commands that need slides live in the packages above and come in through the ent
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points, version
 from typing import Annotated
@@ -70,6 +71,9 @@ def load_commands() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; errors of this project become one message and exit code 1."""
+    # Threads of torch that spin while they wait for each other stand still on a machine that is shared: with a
+    # busy second core, 32 tiles took minutes instead of seconds. Read by OpenMP when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         load_commands()()
     except QwenVLError as error:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# As the command line does: see qwenvl.cli.main.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
