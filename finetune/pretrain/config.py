@@ -70,6 +70,8 @@ class PhaseConfig:
     """Tiles per step."""
     questions: int = 1
     """Questions per tile (language and joint phase)."""
+    short_questions: int = 0
+    """Further questions per tile with one-word answers (count, classify, score); they cost little and need many."""
     learning_rate: float = 1e-3
     vision_learning_rate: float = 0.0
     """Rate of the vision tower in the joint phase; 0 keeps it frozen."""

@@ -20,7 +20,7 @@ from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
 from finetune.pretrain.pointer import pointer_loss
 from finetune.pretrain.state import Curves, learning_rate, load_state, make_optimizer, pick_device, save_state
-from finetune.pretrain.tasks import ask_about, detect_question, every_nucleus
+from finetune.pretrain.tasks import ask_about, ask_shortly, detect_question, every_nucleus
 from finetune.pretrain.tiles import LabelledTile
 from finetune.pretrain.tokenizer import TextCodec
 from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter
@@ -71,22 +71,26 @@ def answer_loss(
 
 
 def question_batches(
-    tiles: list[LabelledTile],
-    questions: int,
-    writer: TurnWriter,
-    rng: np.random.Generator,
-    everything: bool = True,
+    tiles: list[LabelledTile], phase: PhaseConfig, writer: TurnWriter, rng: np.random.Generator, step: int
 ) -> Iterator[TurnBatch]:
     """Every tile is asked a few things; sequences of similar length go together, in three batches.
 
-    With `everything` false there is one question per tile, and it is where the nuclei are.
+    Before `grounding_until` there is one question per tile, and it is where the nuclei are.
     """
-    if everything:
-        asked = [(ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(questions)]
+    if step >= phase.grounding_until:
+        asked = [
+            (ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(phase.questions)
+        ]
+        asked += [
+            (ask_shortly(tile, rng), row)
+            for row, tile in enumerate(tiles)
+            for _ in range(phase.short_questions)
+        ]
     else:
         asked = [(detect_question(tile, every_nucleus()), row) for row, tile in enumerate(tiles)]
     asked.sort(key=lambda pair: len(pair[0].answer) + len(pair[0].prompt) / 4)
-    most, many = (len(asked) + 1) // 2, (len(asked) * 5 + 5) // 6
+    long = len(asked) * phase.questions // (phase.questions + phase.short_questions)
+    most, many = len(asked) - (long + 1) // 2, len(asked) - (long + 5) // 6
     for part in (asked[:most], asked[most:many], asked[many:]):
         if part:
             yield writer.batch([q for q, _ in part], [row for _, row in part])
@@ -160,9 +164,10 @@ def run_answer_phase(
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * learning_rate(phase, step)
         rng = np.random.default_rng([config.seed, PHASES[name], step, 1])
-        total, weight, pointers = merged.new_zeros(()).float(), 0.0, merged.new_zeros(()).float()
+        total, pointers = merged.new_zeros(()).float(), merged.new_zeros(()).float()
+        weight, boxes = 0.0, 0
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            for turns in question_batches(tiles, phase.questions, writer, rng, step >= phase.grounding_until):
+            for turns in question_batches(tiles, phase, writer, rng, step):
                 part, amount, pointing = answer_loss(
                     model,
                     codec,
@@ -173,8 +178,10 @@ def run_answer_phase(
                     smooth,
                     phase.pointer_weight,
                 )
-                total, weight, pointers = total + part, weight + float(amount), pointers + pointing / 3
-            answers = total / weight
+                places = int((turns.corners == 0).sum())
+                total, weight = total + part, weight + float(amount)
+                pointers, boxes = pointers + pointing * places, boxes + places
+            answers, pointers = total / weight, pointers / max(1, boxes)
             parts = {"answers": float(answers.detach()), "pointers": float(pointers.detach())}
             loss = answers + phase.pointer_weight * pointers
             if moving and phase.dense_weight:

@@ -30,6 +30,7 @@ CANONICAL_SHARE = 0.7
 
 SHARES = {"detect": 0.5, "regions": 0.04, "point": 0.07, "count": 0.1, "classify": 0.09, "score": 0.12,
           "describe": 0.03, "ask": 0.02, "extract": 0.03}  # fmt: skip
+SHORT_SHARES = {"score": 0.55, "count": 0.25, "classify": 0.2}
 REAL_SHARES = {"detect": 0.8, "point": 0.08, "count": 0.12}
 
 
@@ -52,6 +53,12 @@ def ask_about(tile: LabelledTile, rng: np.random.Generator, task: str | None = N
     if task is None:
         shares = SHARES if tile.named else REAL_SHARES
         task = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+    return _MAKERS[task](tile, rng)
+
+
+def ask_shortly(tile: LabelledTile, rng: np.random.Generator) -> Question:
+    """A question with a one-word answer; of a tile without classes only the count can be asked."""
+    task = str(rng.choice(list(SHORT_SHARES), p=list(SHORT_SHARES.values()))) if tile.named else "count"
     return _MAKERS[task](tile, rng)
 
 
