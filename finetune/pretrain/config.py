@@ -77,6 +77,8 @@ class PhaseConfig:
     """Rate of the vision tower in the joint phase; 0 keeps it frozen."""
     warmup: int = 100
     weight_decay: float = 0.02
+    averaging: float = 0.995
+    """Decay of the running average of the weights, which is what is scored and kept (language and joint phase)."""
     floor: float = 0.05
     """Last learning rate as a share of the highest (cosine schedule)."""
     curriculum: tuple[tuple[int, int], ...] = ()

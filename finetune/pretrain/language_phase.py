@@ -19,7 +19,15 @@ from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
 from finetune.pretrain.pointer import pointer_loss
-from finetune.pretrain.state import Curves, learning_rate, load_state, make_optimizer, pick_device, save_state
+from finetune.pretrain.state import (
+    Curves,
+    WeightAverage,
+    learning_rate,
+    load_state,
+    make_optimizer,
+    pick_device,
+    save_state,
+)
 from finetune.pretrain.tasks import ask_about, ask_shortly, detect_question, every_nucleus
 from finetune.pretrain.tiles import LabelledTile
 from finetune.pretrain.tokenizer import TextCodec
@@ -149,7 +157,8 @@ def run_answer_phase(
     if moving:
         groups += [(visual, phase.vision_learning_rate), (heads, phase.vision_learning_rate)]
     optimizer = make_optimizer(groups, phase.weight_decay)
-    modules = {"visual": visual, "language": language, "heads": heads}
+    average = WeightAverage({"language": language} | ({"visual": visual} if moving else {}), phase.averaging)
+    modules = {"visual": visual, "language": language, "heads": heads, **average.modules}
     first = load_state(folder / f"{name}.pt", modules, optimizer)
     curves = Curves(folder / f"{name}.csv", first)
     writer = TurnWriter(codec, (config.pool.tile // CELL) ** 2)
@@ -192,14 +201,16 @@ def run_answer_phase(
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
         optimizer.step()
+        average.update(step)
         curves.add(step, {"loss": float(loss.detach())} | parts)
         if (step + 1) % phase.save_every == 0 or step + 1 == phase.steps:
             save_state(folder / f"{name}.pt", step + 1, modules, optimizer)
-            scores = {
-                f"{kind} {key}": value
-                for kind, some in held_out.items()
-                for key, value in answer_scores(model, codec, some[:16], device).items()
-            }
+            with average.in_place():
+                scores = {
+                    f"{kind} {key}": value
+                    for kind, some in held_out.items()
+                    for key, value in answer_scores(model, codec, some[:16], device).items()
+                }
             curves.add(step, scores)
             model.train()
             rate = (step + 1 - first) / (time.monotonic() - began)

@@ -92,12 +92,18 @@ def main(arguments: list[str] | None = None) -> None:
             load_modules(folder / "vision.pt", {"visual": visual, "heads": heads})
             hand_over(model, heads, source)
         run_answer_phase("language", config, model, heads, codec, source, held_out)
-    if "joint" in options.phases:
+    if "joint" in options.phases and config.joint.steps:
         if not (folder / "joint.pt").exists():
-            load_modules(folder / "language.pt", {"visual": visual, "heads": heads, "language": language})
+            load_modules(
+                folder / "language.pt", {"visual": visual, "heads": heads, "average language": language}
+            )
         run_answer_phase("joint", config, model, heads, codec, source, held_out)
     plot_curves(Path(config.out))
     if "export" in options.phases:
+        if config.joint.steps:
+            load_modules(folder / "joint.pt", {"average visual": visual, "average language": language})
+        else:
+            load_modules(folder / "language.pt", {"visual": visual, "average language": language})
         export_checkpoint(config, model, codec)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,44 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["rng"])
     return int(content["step"])
+
+
+class WeightAverage:
+    """Running average of modules; what training ends with before the learning rate has come down.
+
+    Parameters
+    ----------
+    modules : dict of str to Module
+        The modules that learn.
+    decay : float
+        Weight of the past per step, once there is a past.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], decay: float) -> None:
+        self._source = modules
+        self._decay = decay
+        self.modules = {f"average {name}": copy.deepcopy(module) for name, module in modules.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step`."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        for name, module in self._source.items():
+            averages = self.modules[f"average {name}"].parameters()
+            for average, weight in zip(averages, module.parameters(), strict=True):
+                average.lerp_(weight, share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averages stand in for the weights inside the block."""
+        own = {name: copy.deepcopy(module.state_dict()) for name, module in self._source.items()}
+        for name, module in self._source.items():
+            module.load_state_dict(self.modules[f"average {name}"].state_dict())
+        try:
+            yield
+        finally:
+            for name, module in self._source.items():
+                module.load_state_dict(own[name])
 
 
 def load_modules(path: Path, modules: dict[str, nn.Module]) -> None:

@@ -117,6 +117,9 @@ class TurnWriter:
                 # The token of a target stands one place after the position that predicts it.
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
+                weights[row, at[3::4] + 2] *= (
+                    3  # one word beside four coordinates, and the one that names a cell
+                )
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
         arrays = (
             ids,
