@@ -6,10 +6,15 @@ Sources: the OpenAI API reference, `vllm/entrypoints/openai/chat_completion/prot
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from qwenvl.errors import RequestError
 from qwenvl.families import ModelFamily, Thinking
@@ -109,6 +114,16 @@ def schema_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
             "json_schema": {"name": "answer", "schema": dict(schema), "strict": True},
         }
     }
+
+
+def obeys_schema(text: str, schema: dict[str, Any]) -> bool:
+    """True where a text is nothing but JSON that is valid by `schema`."""
+    try:
+        return bool(validator_for(schema)(schema, registry=Registry()).is_valid(json.loads(text)))
+    except (ValueError, RecursionError):
+        return False
+    except Unresolvable:
+        return True  # The schema cannot be applied; that is not the server's fault.
 
 
 def refused_fields(message: str, payload: Mapping[str, Any]) -> set[str]:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
-from jsonschema.validators import validator_for
 from numpy.typing import NDArray
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from qwenvl.answer import Answer, Status
 from qwenvl.confidence import score_objects
-from qwenvl.engines._chat import Reply
+from qwenvl.engines._chat import Reply, obeys_schema
 from qwenvl.engines._http import Refusal, ServerClient, ServerFault
 from qwenvl.engines._likelihood import answer_tokens, label_probabilities, yes_probability
 from qwenvl.engines._question import Questions
@@ -112,7 +107,8 @@ class RemoteEngine(Engine):
             fingerprint=served_fingerprint(served, [self.family.name, size, thinking]),
             dtype="unknown",
             device="server",
-            processor=self.processor.as_dict() | {"source": "family" if min_pixels is max_pixels else "user"},
+            processor=self.processor.as_dict()
+            | {"source": "family" if (min_pixels, max_pixels) == (None, None) else "user"},
             versions={"napari-qwenvl": version("napari-qwenvl"), "httpx2": version("httpx2")},
             warning=_UNSEEN.format(*size.values()) + ("" if served.listed else _UNLISTED),
         )
@@ -237,7 +233,7 @@ class RemoteEngine(Engine):
             notes.append("shrunk")
         if self._questions.constrains(request) and self._questions.takes("response_format"):
             assert request.output_schema is not None
-            if reply.finish_reason == "stop" and not _obeys(reply.text, request.output_schema):
+            if reply.finish_reason == "stop" and not obeys_schema(reply.text, request.output_schema):
                 self._schema_ignored = True
             notes += ["schema-ignored"] * self._schema_ignored
         text, thinking = reply.text, None
@@ -257,13 +253,3 @@ class RemoteEngine(Engine):
             reasoning=answer.reasoning if answer.reasoning is not None else reply.reasoning,
             notes=(*answer.notes, *notes),
         )
-
-
-def _obeys(text: str, schema: dict[str, Any]) -> bool:
-    """True where a text is nothing but JSON that is valid by `schema`."""
-    try:
-        return bool(validator_for(schema)(schema, registry=Registry()).is_valid(json.loads(text)))
-    except (ValueError, RecursionError):
-        return False
-    except Unresolvable:
-        return True  # The schema cannot be applied; that is not the server's fault.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from remote_cases import ASK, CLASSIFY, DETECT, EXTRACT, SCORE, Connect, Pictures
 from server import SERVED, STUB, ServerProcess
 
-from qwenvl.answer import Status
+from qwenvl.answer import Answer, Status
 from qwenvl.engines._chat import read_reply
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import EngineError
@@ -179,6 +182,18 @@ def test_reasoning_is_kept_apart(server: ServerProcess, pictures: Pictures, conn
         server.control(say=say)
         answer = engine.answer(pictures[:1], DETECT)[0]
         assert (answer.status, answer.reasoning, answer.objects) == (Status.TRUNCATED, "Let me [1]", ())
+
+
+def test_an_event_loop_of_the_callers_is_no_hindrance(many: Pictures, connect: Connect) -> None:
+    async def notebook() -> list[Answer]:
+        return connect().answer(many[:3], DETECT)
+
+    assert [answer.status for answer in asyncio.run(notebook())] == [Status.OK] * 3
+
+
+def test_torch_is_not_loaded() -> None:
+    code = "import sys; import qwenvl.engines.remote; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_replies() -> None:
