@@ -51,7 +51,8 @@ def add_scores(
     """
     if not objects:
         return ()
-    pieces = [token_bytes(piece) for piece in tokenizer.convert_ids_to_tokens(list(tokens))]
+    # A model may have more tokens than its tokenizer; those stand for nothing.
+    pieces = [token_bytes(piece or "") for piece in tokenizer.convert_ids_to_tokens(list(tokens))]
     return score_objects(objects, pieces, log_probabilities, space=space, frame=frame)
 
 

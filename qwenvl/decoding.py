@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from qwenvl.batching import Batch
+from qwenvl.light import LightLanguage, LightSteps
 from qwenvl.request import Generation
 from qwenvl.sampling import Sampler
+from qwenvl.vision import picture_features
 
 _LOOP_CHECK = 8  # steps between two looks for repetition
 _LOOP_PERIOD = 64  # longest repeated piece in tokens: an object with a long label
@@ -70,8 +72,21 @@ class Constraint(Protocol):
     def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
         """Set logits (len(rows), vocabulary) of tokens that may not come next to minus infinity, in place."""
 
-    def accept(self, row: int, token: int) -> None:
-        """Take note of the token that came next in `row`."""
+    def accept(self, row: int, token: int) -> bool:
+        """Take note of the token that comes next in `row`; False, and nothing noted, where it may not come."""
+
+    def interrupt(self, row: int) -> bool:
+        """End what goes in circles in `row`; False where nothing can be done but to stop the answer."""
+
+
+class Steps(Protocol):
+    """The decoding steps of one batch, with the state between them."""
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read one token per row, int64 (rows,); float32 logits (rows, vocabulary) after it."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these, int64 in rising order."""
 
 
 def prefill(model: Any, batch: Batch) -> Prefilled:
@@ -82,7 +97,9 @@ def prefill(model: Any, batch: Batch) -> Prefilled:
         input_ids=batch.input_ids,
         attention_mask=mask,
         position_ids=batch.position_ids,
-        pixel_values=batch.patches.pixel_values,
+        mm_encoder_outputs={
+            "image": picture_features(model, batch.patches.pixel_values, grid.to(batch.input_ids.device))
+        },
         image_grid_thw=grid.to(batch.input_ids.device),
         mm_token_type_ids=batch.mm_token_type_ids,
         use_cache=True,
@@ -129,6 +146,7 @@ def decode(
     *,
     eos: Sequence[int],
     constraint: Constraint | None = None,
+    language: LightLanguage | None = None,
 ) -> list[Decoded]:
     """Write the answers of a prefilled batch.
 
@@ -143,6 +161,8 @@ def decode(
     eos : sequence of int
         Tokens that end an answer.
     constraint : Constraint, optional
+    language : LightLanguage, optional
+        The same model's decoding step for a CPU; transformers' own step otherwise.
 
     Returns
     -------
@@ -157,13 +177,23 @@ def decode(
     rows = list(range(count))  # batch row of each row of the state
     writing = set(rows)
     sampler = Sampler(settings, batch.input_ids, state.logits.shape[-1])
+    # The most likely token is most often one that may come, and then no mask is needed to find it.
+    plain = settings.temperature == 0 and settings.repetition_penalty == 1.0
+    steps: Steps = TransformersSteps(model, state)
+    if language is not None:
+        steps = LightSteps(language, state.cache, state.attention_mask, state.next_position)
+        state.cache = None
     logits = state.logits
     for step in range(settings.max_new_tokens):
-        allowed = logits
-        if constraint is not None:
+        if constraint is None:
+            chosen = sampler.choose(logits)
+        elif plain:
+            chosen = _first_allowed(logits, rows, writing, constraint)
+        else:
             allowed = logits.clone()
             constraint.apply(allowed, rows)
-        chosen = sampler.choose(allowed)
+            chosen = sampler.choose(allowed)
+            _note(chosen, rows, writing, constraint)
         chance = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(-1)
         for row, token, log_probability in zip(rows, chosen.tolist(), chance.tolist(), strict=True):
             if row not in writing:
@@ -174,9 +204,9 @@ def decode(
                 continue
             tokens[row].append(token)
             chances[row].append(log_probability)
-            if constraint is not None:
-                constraint.accept(row, token)
             if step % _LOOP_CHECK == 0 and loops(tokens[row]):
+                if constraint is not None and constraint.interrupt(row):
+                    continue
                 reasons[row] = "loop"
                 writing.discard(row)
         if not writing or step + 1 == settings.max_new_tokens:
@@ -187,13 +217,8 @@ def decode(
             index = torch.tensor(kept, device=chosen.device)
             chosen = chosen[index]
             sampler.keep(index)
-            _keep(state, index)
-        logits = extend(model, state, chosen[:, None])[:, -1]
-        state.next_position = state.next_position + 1
-        if state.attention_mask is not None:
-            state.attention_mask = torch.cat(
-                [state.attention_mask, state.attention_mask.new_ones(len(rows), 1)], dim=1
-            )
+            steps.keep(index)
+        logits = steps.read(chosen)
     return [Decoded(*parts) for parts in zip(tokens, chances, reasons, strict=True)]
 
 
@@ -211,8 +236,53 @@ def loops(tokens: Sequence[int]) -> bool:
     return False
 
 
-def _keep(state: Prefilled, rows: Tensor) -> None:
-    state.cache.reorder_cache(rows)
-    state.next_position = state.next_position[rows]
-    if state.attention_mask is not None:
-        state.attention_mask = state.attention_mask[rows]
+class TransformersSteps:
+    """The model's own step; see `Steps`."""
+
+    def __init__(self, model: Any, state: Prefilled) -> None:
+        self._model = model
+        self._state = state
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read one token per row."""
+        state = self._state
+        logits = extend(self._model, state, tokens[:, None])[:, -1]
+        state.next_position = state.next_position + 1
+        if state.attention_mask is not None:
+            state.attention_mask = torch.cat(
+                [state.attention_mask, state.attention_mask.new_ones(len(tokens), 1)], dim=1
+            )
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these."""
+        state = self._state
+        state.cache.reorder_cache(rows)
+        state.next_position = state.next_position[rows]
+        if state.attention_mask is not None:
+            state.attention_mask = state.attention_mask[rows]
+
+
+def _first_allowed(logits: Tensor, rows: Sequence[int], writing: set[int], constraint: Constraint) -> Tensor:
+    """The most likely token of each row that may come; the constraint takes note of it."""
+    chosen = logits.argmax(-1)
+    refused = [
+        index
+        for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True))
+        if row in writing and not constraint.accept(row, token)
+    ]
+    if refused:
+        index = torch.tensor(refused, device=logits.device)
+        allowed = logits[index]
+        others = [rows[at] for at in refused]
+        constraint.apply(allowed, others)
+        second = allowed.argmax(-1)
+        _note(second, others, writing, constraint)
+        chosen[index] = second
+    return chosen
+
+
+def _note(chosen: Tensor, rows: Sequence[int], writing: set[int], constraint: Constraint) -> None:
+    for row, token in zip(rows, chosen.tolist(), strict=True):
+        if row in writing and not constraint.accept(row, token):
+            raise RuntimeError(f"token {token} breaks the grammar it was chosen by")

@@ -1,4 +1,4 @@
-"""Constrained decoding: only tokens that keep an answer within a JSON Schema (xgrammar)."""
+"""Constrained decoding: only tokens that keep an answer within its grammar (xgrammar)."""
 
 from __future__ import annotations
 
@@ -9,75 +9,218 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwenvl.decoding import Constraint
 from qwenvl.errors import RequestError
+from qwenvl.geometry import PictureFrame
+from qwenvl.parse._counting import MAX_COUNT
+from qwenvl.request import Request, Task
+
+_ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
+_SEPARATORS = (", ", ": ")  # as in the answers that the families are trained on
 
 
-class SchemaGrammar:
-    """A compiled JSON Schema; compile once, then one `JsonConstraint` per batch.
+def answer_schema(request: Request, *, dialect: str, extent: tuple[float, float]) -> dict[str, Any] | None:
+    """JSON Schema of the answers to a request in a family's own dialect.
 
     Parameters
     ----------
-    schema : dict
-        JSON Schema of the answer.
+    request : Request
+    dialect : str
+        Grounding dialect of the family.
+    extent : tuple of float
+        Largest x and y that the family writes for the picture (`PictureFrame.extent`).
+
+    Returns
+    -------
+    dict or None
+        None where the answer is free: words, and boxes in tags, which are not text to a grammar.
+    """
+    match request.task:
+        case Task.EXTRACT:
+            return request.output_schema
+        case Task.COUNT:
+            return {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+        case Task.DETECT | Task.POINT if dialect == "json":
+            x, y = ({"type": "integer", "minimum": 0, "maximum": int(limit)} for limit in extent)
+            key, numbers = ("bbox_2d", [x, y, x, y]) if request.task is Task.DETECT else ("point_2d", [x, y])
+            label: dict[str, Any] = {"type": "string", "pattern": _ANY_LABEL}
+            if request.labels:
+                label = {"enum": list(request.labels)}
+            place = {"type": "array", "prefixItems": numbers, "minItems": len(numbers), "items": False}
+            item = {
+                "type": "object",
+                "properties": {key: place, "label": label},
+                "required": [key, "label"],
+                "additionalProperties": False,
+            }
+            return {"type": "array", "items": item, "maxItems": request.max_objects}
+        case _:
+            return None
+
+
+class Grammars:
+    """Compiles the grammars of a checkpoint's answers, each once.
+
+    Parameters
+    ----------
     tokenizer : transformers tokenizer
     vocabulary : int
         Width of the model's logits, which may be larger than the tokenizer.
     eos : sequence of int
         Tokens that may end the answer once it is complete.
-
-    Raises
-    ------
-    RequestError
-        The schema uses what cannot be enforced.
     """
 
-    def __init__(self, schema: dict[str, Any], tokenizer: Any, vocabulary: int, eos: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: int, eos: Sequence[int]) -> None:
         import xgrammar
 
         info = xgrammar.TokenizerInfo.from_huggingface(
             tokenizer, vocab_size=vocabulary, stop_token_ids=list(eos)
         )
-        compiler = xgrammar.GrammarCompiler(info, max_threads=1)
-        try:
-            self._grammar = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RequestError(
-                f"output_schema cannot be enforced: {reason}; use types, enums, properties, required and items"
-            ) from error
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         self._vocabulary = vocabulary
+        # Marks of the conversation are text to xgrammar, and would be taken inside a string.
+        self._barred = {*tokenizer.added_tokens_decoder, *info.special_token_ids} - set(eos)
+        self._compiled: dict[str, Any] = {}
 
-    def constraint(self, rows: int) -> JsonConstraint:
-        """A fresh constraint for a batch of `rows` answers."""
-        return JsonConstraint(self._grammar, rows, self._vocabulary)
+    def constraint(
+        self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: Any
+    ) -> JsonConstraint | None:
+        """A fresh constraint for the answers of one batch, a picture per row; None where they are free.
+
+        Raises
+        ------
+        RequestError
+            The schema of `extract` uses what cannot be enforced.
+        """
+        schemas = [answer_schema(request, dialect=dialect, extent=frame.extent(space)) for frame in frames]
+        grammars = [self._grammar(schema) for schema in schemas if schema is not None]
+        return JsonConstraint(grammars, self._vocabulary, self._barred) if grammars else None
+
+    def _grammar(self, schema: dict[str, Any]) -> Any:
+        text = json.dumps(schema)
+        if text not in self._compiled:
+            try:
+                self._compiled[text] = self._compiler.compile_json_schema(
+                    text, any_whitespace=False, separators=_SEPARATORS
+                )
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise RequestError(
+                    f"output_schema cannot be enforced: {reason}; use types, enums, properties, required and items"
+                ) from error
+        return self._compiled[text]
 
 
 class JsonConstraint:
-    """Keeps each row of one batch within a grammar; see `qwenvl.decoding.Constraint`."""
+    """Keeps each row of one batch within its grammar; see `qwenvl.decoding.Constraint`.
 
-    def __init__(self, grammar: Any, rows: int, vocabulary: int) -> None:
+    Parameters
+    ----------
+    grammars : sequence of xgrammar.CompiledGrammar
+        One per row.
+    vocabulary : int
+        Width of the logits.
+    barred : set of int
+        Tokens that may never come.
+    """
+
+    def __init__(self, grammars: Sequence[Any], vocabulary: int, barred: set[int]) -> None:
         import xgrammar
 
+        self._barred = barred
+        self._barred_index = torch.tensor(sorted(barred), dtype=torch.int64)
+
         self._xgrammar = xgrammar
-        self._matchers = [xgrammar.GrammarMatcher(grammar) for _ in range(rows)]
-        self._bitmask = xgrammar.allocate_token_bitmask(rows, vocabulary)
+        self._matchers = [xgrammar.GrammarMatcher(grammar) for grammar in grammars]
+        self._together = xgrammar.BatchGrammarMatcher(max_threads=1)
+        self._bitmask = xgrammar.allocate_token_bitmask(len(grammars), vocabulary)
 
     def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
         """Rule out in `logits` (len(rows), vocabulary) what may not come next."""
-        used = []
-        for index, row in enumerate(rows):
-            matcher = self._matchers[row]
-            if not matcher.is_terminated():
-                matcher.fill_next_token_bitmask(self._bitmask, index)
-                used.append(index)
-        if used:
-            mask = self._bitmask[: len(rows)].to(logits.device)
-            self._xgrammar.apply_token_bitmask_inplace(logits, mask, indices=used)
+        open_rows = [
+            (index, matcher)
+            for index, row in enumerate(rows)
+            if not (matcher := self._matchers[row]).is_terminated()
+        ]
+        if not open_rows:
+            return
+        indices = [index for index, _ in open_rows]
+        self._together.batch_fill_next_token_bitmask(
+            [matcher for _, matcher in open_rows], self._bitmask, indices
+        )
+        mask = self._bitmask[: len(rows)].to(logits.device)
+        self._xgrammar.apply_token_bitmask_inplace(logits, mask, indices=indices)
+        logits.index_fill_(1, self._barred_index.to(logits.device), -torch.inf)
 
-    def accept(self, row: int, token: int) -> None:
-        """Take note of a token."""
-        if not self._matchers[row].accept_token(token):
-            raise RuntimeError(f"token {token} breaks the grammar it was chosen by")
+    def accept(self, row: int, token: int) -> bool:
+        """Take note of a token; False where it may not come."""
+        return token not in self._barred and bool(self._matchers[row].accept_token(token))
+
+    def interrupt(self, row: int) -> bool:
+        """False: an answer has no thought to end."""
+        return False
+
+
+class ThinkFirst:
+    """Lets each row think, then keeps its answer within a grammar; see `qwenvl.decoding.Constraint`.
+
+    Parameters
+    ----------
+    answer : Constraint
+        Of the answers.
+    rows : int
+    budget : int
+        Most tokens of a thought; then it is closed.
+    close : sequence of int
+        What closes a thought: the closing marker's token, and those written after it.
+    eos : sequence of int
+        Tokens that may not come within a thought.
+    """
+
+    def __init__(
+        self, answer: Constraint, rows: int, *, budget: int, close: Sequence[int], eos: Sequence[int]
+    ) -> None:
+        self._answer = answer
+        self._close, self._eos = tuple(close), tuple(eos)
+        self._left = [budget] * rows  # tokens of the thought
+        self._forced = [0] * rows  # how many tokens of `close` have been written
+
+    def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
+        """Rule out what may not come next: the end within a thought, and all but its closing when it is due."""
+        answering = []
+        for index, row in enumerate(rows):
+            written = self._forced[row]
+            if written == len(self._close):
+                answering.append(index)
+            elif written or not self._left[row]:
+                kept = logits[index, self._close[written]].clone()
+                logits[index] = -torch.inf
+                logits[index, self._close[written]] = kept
+            else:
+                logits[index, list(self._eos)] = -torch.inf
+        if answering:
+            part = logits[answering]
+            self._answer.apply(part, [rows[index] for index in answering])
+            logits[answering] = part
+
+    def accept(self, row: int, token: int) -> bool:
+        """Take note of a token; False where it may not come."""
+        written = self._forced[row]
+        if written == len(self._close):
+            return self._answer.accept(row, token)
+        if token == self._close[written]:
+            self._forced[row] += 1
+            return True
+        if written or not self._left[row] or token in self._eos:
+            return False
+        self._left[row] -= 1
+        return True
+
+    def interrupt(self, row: int) -> bool:
+        """Close a thought that goes in circles; False where the thought is over."""
+        thinking = self._forced[row] == 0 and self._left[row] > 0
+        self._left[row] = 0
+        return thinking
 
 
 def vocabulary_size(model: Any) -> int:

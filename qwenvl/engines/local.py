@@ -17,12 +17,14 @@ from qwenvl.answer import Answer, Status
 from qwenvl.batching import Batch, Prompt, build_batch, encode_prompt, plan_batches, render_request
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
 from qwenvl.confidence import add_scores
-from qwenvl.decoding import Decoded, Prefilled, decode, prefill
+from qwenvl.decoding import Constraint, Decoded, Prefilled, decode, prefill
 from qwenvl.engines.base import Engine
 from qwenvl.errors import PictureError
 from qwenvl.families import Thinking
 from qwenvl.geometry import PictureFrame
-from qwenvl.grammar import SchemaGrammar, vocabulary_size
+from qwenvl.grammar import Grammars, ThinkFirst, vocabulary_size
+from qwenvl.light import LightLanguage
+from qwenvl.packed import pack_linears
 from qwenvl.parse import parse_answer
 from qwenvl.preprocess import check_picture, preprocess
 from qwenvl.request import Request, Task
@@ -34,6 +36,7 @@ MAX_ROWS = 64
 
 _CPU_BUDGET = 8_192
 _GPU_BUDGET = 65_536
+_THOUGHT = 0.5  # share of the new tokens that a thought may take
 _MEMORY_SHARE = 0.8  # of the free memory that a batch may be expected to take
 
 Picture = NDArray[np.uint8]
@@ -49,6 +52,9 @@ class LocalEngine(Engine):
         Most prompt tokens of a batch; None chooses by device and free memory.
     thinking : bool
         Let families think that can be told not to (Qwen3.5). Thinking variants always do.
+    constrained : bool
+        Let the model write only what its task's grammar allows (`qwenvl.task_grammar`). The schema of extract is
+        kept to either way.
 
     Notes
     -----
@@ -57,17 +63,31 @@ class LocalEngine(Engine):
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, token_budget: int | None = None, thinking: bool = False
+        self,
+        checkpoint: Checkpoint,
+        *,
+        token_budget: int | None = None,
+        thinking: bool = False,
+        constrained: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
-        self.info = checkpoint.info
-        fold_frames(checkpoint.model)
+        unpacked = pack_linears(checkpoint.model)
+        fold_frames(checkpoint.model, packed=unpacked is None)
+        own_step = unpacked or LightLanguage.unfit(checkpoint.model)
+        self._language = LightLanguage(checkpoint.model) if own_step is None else None
+        self._constrained = constrained
+        facts = {
+            "constrained": constrained,
+            "products": "oneDNN" if unpacked is None else f"PyTorch ({unpacked})",
+            "decoding": "light" if own_step is None else f"transformers ({own_step})",
+        }
+        self.info = replace(checkpoint.info, processor={**checkpoint.info.processor, **facts})
         self._processor = replace(checkpoint.processor, temporal_patch_size=1)
         self._budget = token_budget or _token_budget(checkpoint)
         self._thinking = thinking
         self._max_rows = MAX_ROWS
         self._memory: Tensor | None = None
-        self._grammars: dict[str, SchemaGrammar] = {}
+        self._grammars: Grammars | None = None
 
     @classmethod
     def load(cls, name_or_path: str | Path = "embedded", **settings: Any) -> LocalEngine:
@@ -82,7 +102,7 @@ class LocalEngine(Engine):
     def close(self) -> None:
         """Let go of the model; its memory is free once no one else holds the checkpoint."""
         self._memory = None
-        self._grammars.clear()
+        self._grammars = None
         del self.checkpoint
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -146,13 +166,13 @@ class LocalEngine(Engine):
             end = tokenizer.convert_tokens_to_ids("<|im_end|>")
             words = label_spellings(tokenizer, request.labels, end=end)
             return lambda pictures: self._scored(pictures, prompt, words, request.labels, request)
-        grammar = self._grammar(request)
 
         def write(pictures: list[Picture]) -> list[Answer]:
             batch, state = self._prefill(pictures, prompt)
-            constraint = grammar.constraint(len(pictures)) if grammar is not None else None
+            constraint = self._constraint(request, batch.patches.frames)
             eos = self.checkpoint.eos_token_ids
-            written = decode(model, state, batch, request.generation, eos=eos, constraint=constraint)
+            written = decode(model, state, batch, request.generation, eos=eos, constraint=constraint,
+                             language=self._language)  # fmt: skip
             rows = zip(written, batch.patches.frames, batch.lengths, strict=True)
             return [self._read(row, request, frame, length) for row, frame, length in rows]
 
@@ -168,16 +188,21 @@ class LocalEngine(Engine):
         mode = self.checkpoint.family.thinking
         return mode is Thinking.ALWAYS or (mode is Thinking.SWITCHABLE and self._thinking)
 
-    def _grammar(self, request: Request) -> SchemaGrammar | None:
-        """The grammar of extract; a thought would not fit it, so a thinking model writes freely."""
-        if request.output_schema is None or self._thinks():
+    def _constraint(self, request: Request, frames: Sequence[PictureFrame]) -> Constraint | None:
+        """What keeps the answers of one batch within their grammar; a thinking model thinks before it."""
+        if not self._constrained and request.output_schema is None:
             return None
-        if request.hash not in self._grammars:
-            self._grammars[request.hash] = SchemaGrammar(
-                request.output_schema, self.checkpoint.tokenizer, vocabulary_size(self.checkpoint.model),
-                self.checkpoint.eos_token_ids,
-            )  # fmt: skip
-        return self._grammars[request.hash]
+        checkpoint, family = self.checkpoint, self.checkpoint.family
+        if self._grammars is None:
+            self._grammars = Grammars(
+                checkpoint.tokenizer, vocabulary_size(checkpoint.model), checkpoint.eos_token_ids
+            )
+        answers = self._grammars.constraint(request, frames, dialect=family.dialect, space=family.space)
+        if answers is None or not self._thinks():
+            return answers
+        close = checkpoint.tokenizer(f"{family.think_close}\n\n", add_special_tokens=False)["input_ids"]
+        budget = int(_THOUGHT * request.generation.max_new_tokens)
+        return ThinkFirst(answers, len(frames), budget=budget, close=close, eos=checkpoint.eos_token_ids)
 
     def _prefill(self, pictures: list[Picture], prompt: Prompt) -> tuple[Batch, Prefilled]:
         patches = preprocess(

@@ -213,8 +213,11 @@ def test_a_loop_is_stopped(tiny: Tiny, pictures: Pictures) -> None:
             forced[:, 5] = 0
             logits.copy_(forced)
 
-        def accept(self, row: int, token: int) -> None:
-            assert token == 5
+        def accept(self, row: int, token: int) -> bool:
+            return token == 5
+
+        def interrupt(self, row: int) -> bool:
+            return False
 
     settings = Generation(max_new_tokens=200)
     rows = decode(
