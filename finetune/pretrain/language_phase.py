@@ -18,7 +18,7 @@ from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
-from finetune.pretrain.pointer import pointer_loss
+from finetune.pretrain.pointer import evidence_loss, pointer_loss
 from finetune.pretrain.state import (
     Curves,
     WeightAverage,
@@ -75,6 +75,8 @@ def answer_loss(
     pointing = losses.new_zeros(())
     if looked is not None:
         pointing = pointer_loss(looked, turns, first_cell)
+        searching = pointer_weight * evidence_loss(looked, turns, first_cell)
+        return (losses * weights).sum() + searching, weights.sum(), pointing
     return (losses * weights).sum(), weights.sum(), pointing
 
 

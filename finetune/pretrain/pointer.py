@@ -43,11 +43,31 @@ def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_ce
     if len(looked) < 3:
         return loss
     begins = turns.corners == 0
-    before = turns.previous[begins][:, : min(4, heads)]
-    loss = loss + _surprise(looked[0], range(before.shape[1]), begins, before).mean()
+    both = begins | naming
+    written = turns.previous[both][:, : min(4, heads)]
+    loss = loss + _surprise(looked[0], range(written.shape[1]), both, written).mean()
     left = turns.left[begins]
     place = torch.where(left == IGNORED, SINK, left + first_cell)[:, None]
     return loss + 0.5 * _surprise(looked[-2], range(1, 2), begins, place).mean()
+
+
+def evidence_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_cell: int) -> Tensor:
+    """Sum over true yes/no questions about nuclei of minus the log of the attention that finds one of them.
+
+    The last head of the layer before the last is to look at any such nucleus where the answer begins.
+    """
+    rows = turns.evidence.any(1)
+    if not rows.any() or len(looked) < 2:
+        return looked[0][0].new_zeros(()).float()
+    position = (turns.targets[rows] != IGNORED).float().argmax(1)
+    q, k = (x[rows, -1] for x in looked[-2])
+    scores = (q[torch.arange(len(q), device=q.device), position][:, None] @ k.transpose(-1, -2))[:, 0].float()
+    scores = scores.masked_fill(
+        torch.arange(k.shape[1], device=k.device)[None] > position[:, None], float("-inf")
+    )
+    found = scores[:, first_cell : first_cell + turns.evidence.shape[1]]
+    found = found.masked_fill(~turns.evidence[rows], float("-inf"))
+    return (scores.logsumexp(-1) - found.logsumexp(-1)).sum()
 
 
 def _surprise(compared: tuple[Tensor, Tensor], heads: range, asked: Tensor, wanted: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,8 @@ CANONICAL_SHARE = 0.7
 
 SHARES = {"detect": 0.5, "regions": 0.04, "point": 0.07, "count": 0.1, "classify": 0.09, "score": 0.12,
           "describe": 0.03, "ask": 0.02, "extract": 0.03}  # fmt: skip
+RARITY = {"mitosis": 5.0, "necrosis": 3.0, "gland": 2.0, "fold": 3.0, "pen mark": 3.0, "blur": 3.0}
+"""How much more often than others a finding is asked about where it is there: few tiles show these."""
 SHORT_SHARES = {"score": 0.55, "count": 0.25, "classify": 0.2}
 REAL_SHARES = {"detect": 0.8, "point": 0.08, "count": 0.12}
 
@@ -41,6 +43,8 @@ class Question:
     task: str
     prompt: str
     answer: str
+    evidence: tuple[tuple[float, float], ...] = ()
+    """Centres (x, y in 0..1) of the nuclei that make a yes true, where single nuclei do."""
 
     @property
     def has_coordinates(self) -> bool:
@@ -185,10 +189,17 @@ def _score(tile: LabelledTile, rng: np.random.Generator) -> Question:
     known = truths(tile)
     wanted = rng.random() < 0.5
     fitting = [name for name, truth in known.items() if truth == wanted] or list(known)
-    finding = str(rng.choice(fitting))
+    weights = np.array([RARITY.get(name, 1.0) if wanted else 1.0 for name in fitting])
+    finding = str(rng.choice(fitting, p=weights / weights.sum()))
     phrasing = 0 if rng.random() < 0.4 else int(rng.integers(len(PRESENCE)))
     name = 0 if rng.random() < 0.6 else int(rng.integers(len(FINDING_NAMES[finding])))
-    return score_question(finding, known[finding], phrasing, name)
+    question = score_question(finding, known[finding], phrasing, name)
+    kind = finding.removesuffix(" cells")
+    if not known[finding] or (kind == finding and finding != "mitosis"):
+        return question
+    boxes = tile.boxes[tile.classes == CLASSES.index(kind)] / tile.image.shape[0]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return replace(question, evidence=tuple((float(x), float(y)) for x, y in centres))
 
 
 def _describe(tile: LabelledTile, rng: np.random.Generator) -> Question:

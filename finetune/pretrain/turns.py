@@ -33,11 +33,14 @@ class TurnBatch:
     corners : int64 (batch, length)
         Which of x1, y1, x2, y2 the target is, where `pointers` is given.
     previous : int64 (batch, length, 4)
-        Positions of the coordinates of the box before, where the target is an x1; 0 for the first box.
+        Positions of the four coordinates just written: of the box before, where the target is an x1 (0 for the
+        first box); of the box itself, where it is a label.
     left : int64 (batch, length)
         The cell of the box before, where the target is an x1; IGNORED for the first box and elsewhere.
     naming : int64 (batch, length)
         The cell of a nucleus where the target is the first token of its label; IGNORED elsewhere.
+    evidence : bool (batch, cells)
+        Cells of the nuclei that make a yes true.
     owner : int64 (batch,)
         Which picture each sequence is about.
     """
@@ -51,6 +54,7 @@ class TurnBatch:
     previous: Tensor
     left: Tensor
     naming: Tensor
+    evidence: Tensor
     owner: Tensor
 
     def to(self, device: torch.device) -> TurnBatch:
@@ -99,6 +103,7 @@ class TurnWriter:
         pointers, corners = np.full_like(places, IGNORED), np.full_like(places, IGNORED)
         previous, left = np.zeros((*ids.shape, 4), np.int64), np.full_like(places, IGNORED)
         naming = np.full_like(places, IGNORED)
+        evidence = np.zeros((len(rows), len(self._picture)), bool)
         for row, (prompt, answer, question) in enumerate(rows):
             start, end = len(prompt), len(prompt) + len(answer)
             ids[row, :end] = [*prompt, *answer]
@@ -107,6 +112,12 @@ class TurnWriter:
             weights[row, start - 1 : end - 1] = np.clip((40 / len(answer)) ** 0.5, 0.8, 3.0)
             if question.has_coordinates:
                 places[row, start - 1 : end - 1] = self._value[answer]
+            for x, y in question.evidence:
+                column, line = (
+                    min(int(x * self._side), self._side - 1),
+                    min(int(y * self._side), self._side - 1),
+                )
+                evidence[row, line * self._side + column] = True
             if question.task == "detect":
                 at = np.flatnonzero(places[row] != IGNORED)
                 boxes = places[row, at].reshape(-1, 4)
@@ -117,20 +128,11 @@ class TurnWriter:
                 # The token of a target stands one place after the position that predicts it.
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
+                previous[row, at[3::4] + 2] = at.reshape(-1, 4) + 1
                 weights[row, at[3::4] + 2] *= (
                     3  # one word beside four coordinates, and the one that names a cell
                 )
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
-        arrays = (
-            ids,
-            targets,
-            weights,
-            places,
-            pointers,
-            corners,
-            previous,
-            left,
-            naming,
-            np.array(owner, np.int64),
-        )
+        owners = np.array(owner, np.int64)
+        arrays = (ids, targets, weights, places, pointers, corners, previous, left, naming, evidence, owners)
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
