@@ -72,8 +72,9 @@ def init_language(layers: nn.ModuleList) -> None:
     Normed queries and keys start long enough for attention to single out one of hundreds of tokens.
     """
     for layer in layers:
-        nn.init.constant_(layer.self_attn.q_norm.weight, 1.6)
-        nn.init.constant_(layer.self_attn.k_norm.weight, 1.6)
+        attention: Any = layer.self_attn
+        nn.init.constant_(attention.q_norm.weight, 1.6)
+        nn.init.constant_(attention.k_norm.weight, 1.6)
         for name, module in layer.named_modules():
             if isinstance(module, nn.Linear):
                 last = name.endswith(("o_proj", "down_proj"))
