@@ -26,8 +26,8 @@ from finetune.pretrain.config import PoolConfig, real_folder
 from finetune.pretrain.metrics import BoxTally, auroc, iou_matrix
 from finetune.pretrain.phrasings import FINDING_NAMES, PRESENCE
 from finetune.pretrain.real import RealNuclei
-from finetune.pretrain.tasks import truths
 from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
+from finetune.pretrain.word_tasks import truths
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request, Task

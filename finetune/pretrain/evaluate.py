@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from finetune.pretrain.geometry import CELL, PATCH
 from finetune.pretrain.metrics import BoxTally
 from finetune.pretrain.model import as_tensor, patchify, processor_pixels
-from finetune.pretrain.tasks import detect_question, every_nucleus
+from finetune.pretrain.object_tasks import detect_question, every_nucleus
 from finetune.pretrain.tiles import CLASSES, LabelledTile
 from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
 from finetune.pretrain.turns import TurnWriter

@@ -18,6 +18,7 @@ from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
+from finetune.pretrain.object_tasks import detect_question, every_nucleus
 from finetune.pretrain.pointer import evidence_loss, pointer_loss
 from finetune.pretrain.state import (
     Curves,
@@ -28,7 +29,7 @@ from finetune.pretrain.state import (
     pick_device,
     save_state,
 )
-from finetune.pretrain.tasks import ask_about, ask_shortly, detect_question, every_nucleus
+from finetune.pretrain.tasks import ask_about, ask_shortly
 from finetune.pretrain.tiles import LabelledTile
 from finetune.pretrain.tokenizer import TextCodec
 from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter

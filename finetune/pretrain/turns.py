@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.pretrain.tasks import Question
+from finetune.pretrain.question import Question
 from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
 
 IGNORED = -100

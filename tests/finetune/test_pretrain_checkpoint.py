@@ -11,7 +11,7 @@ import torch
 
 from finetune.pretrain.evaluate import generate, read_boxes
 from finetune.pretrain.metrics import BoxTally
-from finetune.pretrain.tasks import detect_question, every_nucleus
+from finetune.pretrain.object_tasks import detect_question, every_nucleus
 from finetune.pretrain.tiles import LabelledTile, from_field
 from finetune.pretrain.tokenizer import TextCodec
 from wsi.synthetic import sample_field

@@ -29,8 +29,8 @@ MICRO = PretrainConfig(
                      width=48, depth=2, heads=2, key_heads=1, head_dim=24, mlp=96),
     pool=PoolConfig(shard_size=12, shards=1, tile=128, max_nuclei=(8,), coarse_share=0.0, real_share=0.0),
     vision=PhaseConfig(steps=8, batch=4, learning_rate=3e-3, warmup=2, save_every=4),
-    language=PhaseConfig(steps=8, batch=4, questions=2, learning_rate=3e-3, warmup=2, save_every=4, pointer_weight=0.5, short_questions=1, fresh=2, window=6,
-                         curriculum=((0, 4),)),
+    language=PhaseConfig(steps=8, batch=4, questions=2, learning_rate=3e-3, warmup=2, save_every=4, fresh=2, window=6,
+                         pointer_weight=0.5, short_questions=1, curriculum=((0, 4),)),
     joint=PhaseConfig(steps=4, batch=2, learning_rate=1e-3, vision_learning_rate=1e-4, dense_weight=0.3, save_every=2),
 )  # fmt: skip
 
@@ -125,7 +125,8 @@ def test_batched_passes_equal_those_of_transformers(tmp_path: Path) -> None:
 
 
 def test_only_answers_are_targets() -> None:
-    from finetune.pretrain.tasks import Question, corpus
+    from finetune.pretrain.question import Question
+    from finetune.pretrain.tasks import corpus
     from finetune.pretrain.tokenizer import build_tokenizer
 
     codec = TextCodec(build_tokenizer(corpus(1, count=200)))

@@ -9,16 +9,11 @@ import pytest
 
 from finetune.pretrain.data import augment
 from finetune.pretrain.dense import DenseTargets, reading_order, relative
+from finetune.pretrain.object_tasks import detect_question, every_nucleus, objects_answer
 from finetune.pretrain.real import crop_boxes, instance_boxes
-from finetune.pretrain.tasks import (
-    SHARES,
-    ask_about,
-    detect_question,
-    every_nucleus,
-    objects_answer,
-    score_question,
-)
+from finetune.pretrain.tasks import SHARES, ask_about
 from finetune.pretrain.tiles import CLASSES, LabelledTile
+from finetune.pretrain.word_tasks import score_question
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Request, Task
 
