@@ -35,6 +35,7 @@ MAX_ROWS = 64
 """Most tiles of a batch."""
 
 _CPU_BUDGET = 8_192
+_CPU_ROWS = 32
 _GPU_BUDGET = 65_536
 _THOUGHT = 0.5  # share of the new tokens that a thought may take
 _MEMORY_SHARE = 0.8  # of the free memory that a batch may be expected to take
@@ -95,9 +96,10 @@ class LocalEngine(Engine):
         return cls(load_checkpoint(name_or_path, **settings))
 
     def batch_size(self, request: Request) -> int:
-        """Tiles of `request` that fit one batch, times two so that similar ones find each other."""
+        """Tiles of `request` that fit one batch; few on a CPU, because a run stores what it hands over at once."""
         length = self._prompt(request).length(self.checkpoint.description.tokens_per_tile(request.tile_size))
-        return 2 * max(1, min(self._max_rows, self._budget // length))
+        most = self._max_rows if self.checkpoint.device.type != "cpu" else min(self._max_rows, _CPU_ROWS)
+        return max(1, min(most, self._budget // length))
 
     def close(self) -> None:
         """Let go of the model; its memory is free once no one else holds the checkpoint."""
