@@ -53,6 +53,8 @@ class PoolConfig:
     """Fields before this number show one named tissue each; from here on tissues are drawn and mixed freely."""
     max_nuclei: tuple[int, ...] = (4, 8, 12, 16, 20, 20, 28, 40)
     """Upper limits on the objects of a field, drawn evenly."""
+    rare_share: float = 0.0
+    """Share of the fields drawn for a rare finding (mitosis, gland, necrosis, fold, pen mark), evenly among these."""
     real_share: float = 0.2
     """Share of tiles cut from the stained-tissue nuclei set, where it is at hand."""
     real_split_seed: int = 20

@@ -54,6 +54,9 @@ def _write_shard(config: PoolConfig, folder: Path, index: int) -> int:
     return index
 
 
+RARE = ("mitosis", "gland", "necrosis", "fold", "pen mark")
+
+
 class TilePool:
     """Fields on disk, read through memory maps.
 
@@ -79,6 +82,11 @@ class TilePool:
         names = [folder / f"shard_{k:04d}" for k in range(config.shards)]
         self._images = [np.load(name.with_suffix(".npy"), mmap_mode="r") for name in names]
         self._facts = [json.loads(name.with_suffix(".json").read_text()) for name in names]
+
+        numbered = list(enumerate(facts for shard in self._facts for facts in shard))
+        found = {name: [i for i, facts in numbered if name in facts["findings"]] for name in RARE}
+        self.showing: dict[str, list[int]] = {name: numbers for name, numbers in found.items() if numbers}
+        """Numbers of the fields that show a rare finding."""
 
     def __len__(self) -> int:
         return self.config.shards * self.config.shard_size
@@ -174,6 +182,10 @@ class TileSource:
         for _ in range(20):
             if self._real is not None and rng.random() < self._pool.config.real_share:
                 tile = self._real.crop(rng, self._pool.config.tile, most or 40)
+            elif self._pool.config.rare_share and rng.random() < self._pool.config.rare_share:
+                tile = self._pool[
+                    int(rng.choice(self._pool.showing[str(rng.choice(list(self._pool.showing)))]))
+                ]
             else:
                 tile = self._pool[int(rng.integers(len(self._pool)))]
             if most is None or len(tile.boxes) <= most:

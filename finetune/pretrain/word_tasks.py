@@ -14,7 +14,7 @@ from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Request, Task
 
-RARITY = {"mitosis": 5.0, "necrosis": 3.0, "gland": 2.0, "fold": 3.0, "pen mark": 3.0, "blur": 3.0}
+RARITY = {"mitosis": 8.0, "necrosis": 3.0, "gland": 2.0, "fold": 3.0, "pen mark": 3.0, "blur": 3.0}
 """How much more often than others a finding is asked about where it is there: few tiles show these."""
 
 
