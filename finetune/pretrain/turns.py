@@ -129,9 +129,8 @@ class TurnWriter:
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
                 previous[row, at[3::4] + 2] = at.reshape(-1, 4) + 1
-                weights[row, at[3::4] + 2] *= (
-                    3  # one word beside four coordinates, and the one that names a cell
-                )
+                if len(set(targets[row, at[3::4] + 2].tolist())) > 1:
+                    weights[row, at[3::4] + 2] *= 3  # one word beside four coordinates, and it names the class
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
         owners = np.array(owner, np.int64)
         arrays = (ids, targets, weights, places, pointers, corners, previous, left, naming, evidence, owners)
