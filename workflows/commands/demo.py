@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from workflows.commands._guard import guarded
 from workflows.commands.options import RunOptions
 
 if TYPE_CHECKING:
+    from qwenvl.engines.base import Engine
+    from qwenvl.request import Request
     from workflows.compare import Agreement
     from workflows.slide_run import RunResult
 
@@ -28,7 +31,7 @@ def demo(
     ] = "embedded",
 ) -> None:
     """Write a synthetic slide, find its nuclei, map its tumor, and compare with the truth."""
-    from workflows.commands._run import load_engine, recommended_request, run_request
+    from workflows.commands._run import load_engine, recommended_request
     from workflows.export.geojson import export_geojson
     from wsi.synthetic import make_demo_slide
 
@@ -43,15 +46,26 @@ def demo(
 
     typer.echo("Finding nuclei")
     request = recommended_request(options, recommended, task="detect", labels=("nucleus",))
-    boxes = run_request(path, request, engine, options, out / "nuclei")
+    boxes = _run(path, request, engine, options, out / "nuclei")
     exported = out / "nuclei.geojson"
     export_geojson(boxes.folder, exported, overwrite=True)
 
     typer.echo("Mapping tumor")
     request = recommended_request(options, recommended, task="score", prompt=TUMOR_QUESTION)
-    heatmap = run_request(path, request, engine, options, out / "tumor")
+    heatmap = _run(path, request, engine, options, out / "tumor")
 
     _print(boxes, heatmap, _agreement(boxes, truth), _tumor_auroc(heatmap, path), exported)
+
+
+def _run(slide: Path, request: Request, engine: Engine, options: RunOptions, out: Path) -> RunResult:
+    """Run, or go on; a demonstration of an earlier version or of another model is set aside."""
+    from workflows.commands._run import run_request
+    from workflows.errors import RunMismatchError
+
+    try:
+        return run_request(slide, request, engine, options, out)
+    except RunMismatchError:
+        return run_request(slide, request, engine, replace(options, overwrite=True), out)
 
 
 def _agreement(run: RunResult, truth: Path) -> Agreement:
