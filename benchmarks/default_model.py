@@ -167,7 +167,7 @@ def measure_real(
             picture, truth = real.image(name)
             boxes = ask_in_squares(asker, picture)
             tally.add(boxes, truth)
-            objects = tuple(TileObject("nucleus", box=tuple(map(float, box))) for box in boxes)
+            objects = tuple(TileObject("nucleus", box=(x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist())
             shown.append((LabelledTile(picture, truth, np.full(len(truth), -1)), Answer(Status.OK, objects)))
         scores.append(tally.f1)
     return [Measure("real stained tissue, F1 at IoU 0.5", tuple(scores), 0.35, 0.60)], shown
@@ -185,11 +185,7 @@ def ask_in_squares(asker: Asker, picture: NDArray[np.uint8]) -> NDArray[np.float
         for y in sorted({*range(0, height - REAL_SIDE, REAL_STEP), height - REAL_SIDE})
         for x in sorted({*range(0, width - REAL_SIDE, REAL_STEP), width - REAL_SIDE})
     ]
-    size = (asker.size, asker.size)
-    squares = [
-        cv2.resize(picture[y : y + REAL_SIDE, x : x + REAL_SIDE], size, interpolation=cv2.INTER_CUBIC)
-        for x, y in corners
-    ]
+    squares = [enlarged(picture[y : y + REAL_SIDE, x : x + REAL_SIDE], asker.size) for x, y in corners]
     found = []
     for (x, y), answer in zip(corners, asker.ask(squares, Task.DETECT, labels=("nucleus",)), strict=True):
         boxes = boxes_of(answer.objects)[0] * (REAL_SIDE / asker.size)
@@ -206,6 +202,11 @@ def ask_in_squares(asker: Asker, picture: NDArray[np.uint8]) -> NDArray[np.float
         if not kept or overlap[i, kept].max() < 0.4:
             kept.append(i)
     return boxes[kept]
+
+
+def enlarged(square: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The square at `size` px."""
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
 
 
 def measure_speed(asker: Asker, repeats: int) -> Measure:
