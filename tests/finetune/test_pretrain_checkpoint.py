@@ -51,30 +51,45 @@ def test_files_are_small_and_say_not_for_diagnosis() -> None:
 def test_answers_of_plain_transformers_are_boxes_on_nuclei(
     tiles: list[LabelledTile], answers: list[str]
 ) -> None:
-    tally = BoxTally()
+    """Places are held to the truth here; labels are not, for free decoding may name the class unasked (model card)."""
+    tally, unreadable = BoxTally(), 0
     for tile, text in zip(tiles, answers, strict=True):
         read = read_boxes(text, tile.image.shape[0])
-        assert read is not None, text
-        assert set(read[1]) <= {"nucleus"}
+        if read is None:
+            unreadable += 1
+            tally.add(np.zeros((0, 4), np.float32), tile.boxes)
+            continue
         tally.add(read[0], tile.boxes)
+    assert unreadable <= 1
     assert tally.f1 >= 0.5
 
 
-def test_engine_answers_the_same(tiles: list[LabelledTile], answers: list[str]) -> None:
+def test_engine_answers_the_same_words(tiles: list[LabelledTile], answers: list[str]) -> None:
+    from qwenvl.checkpoint import load_checkpoint
     from qwenvl.engines.local import LocalEngine
     from qwenvl.request import Generation, Request, Task
 
     request = Request(
         task=Task.DETECT, labels=("nucleus",), tile_size=256, generation=Generation(max_new_tokens=200)
     )
-    engine = LocalEngine.load(FOLDER, device="cpu")
-    for answer, tile, text in zip(
-        engine.answer([t.image for t in tiles], request), tiles, answers, strict=True
-    ):
-        read = read_boxes(text, tile.image.shape[0])
-        assert read is not None
-        found = np.array([o.box for o in answer.objects]).reshape(-1, 4)
-        np.testing.assert_allclose(found, read[0], atol=0.51)
+    engine = LocalEngine(load_checkpoint(FOLDER, device="cpu"), constrained=False)
+    found = engine.answer([tile.image for tile in tiles], request)
+    assert [answer.raw.removesuffix("<|im_end|>") for answer in found] == answers
+
+
+def test_under_the_grammar_every_answer_is_readable(tiles: list[LabelledTile]) -> None:
+    from qwenvl.engines.local import LocalEngine
+    from qwenvl.request import Request, Task
+
+    tally = BoxTally()
+    request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=256)
+    found = LocalEngine.load(FOLDER, device="cpu").answer([tile.image for tile in tiles], request)
+    for tile, answer in zip(tiles, found, strict=True):
+        assert answer.status.complete, answer.raw
+        assert {item.label for item in answer.objects} <= {"nucleus"}
+        boxes = np.array([item.box for item in answer.objects], np.float32).reshape(-1, 4)
+        tally.add(boxes, tile.boxes)
+    assert tally.f1 >= 0.6
 
 
 def test_tokenizer_loads_with_auto_class() -> None:
