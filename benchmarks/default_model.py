@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.pretrain.config import PoolConfig, real_folder
-from finetune.pretrain.metrics import BoxTally, auroc, iou_matrix
+from finetune.pretrain.metrics import BoxTally, iou_matrix
 from finetune.pretrain.phrasings import FINDING_NAMES, PRESENCE
 from finetune.pretrain.real import RealNuclei
 from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
@@ -31,6 +31,7 @@ from finetune.pretrain.word_tasks import truths
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request, Task
+from workflows.compare import auroc
 from wsi.synthetic import sample_field
 
 FIRST_SEED = 500_000

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from workflows._merge_pairs import iou as iou_by_row
 from workflows.merged import iter_merged
 from workflows.store import RunStore
 
@@ -44,15 +45,6 @@ class Agreement:
         return 2 * self.matched / total if total else float("nan")
 
 
-def iou_of_pairs(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    """Intersection over union, row by row. Two (n, 4) arrays give (n,)."""
-    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
-    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
-    common = np.clip(width, 0, None) * np.clip(height, 0, None)
-    area = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]) + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) - common
-    return np.divide(common, area, out=np.zeros_like(common), where=area > 0)
-
-
 def match_boxes(predicted: Boxes, true: Boxes, iou: float = 0.5) -> NDArray[np.int64]:
     """Match one to one, greedily by falling IoU.
 
@@ -75,7 +67,7 @@ def match_boxes(predicted: Boxes, true: Boxes, iou: float = 0.5) -> NDArray[np.i
     reach = float(np.hypot(*(true[:, 2:] - true[:, :2]).max(axis=0)))
     near = cKDTree(centres).sparse_distance_matrix(cKDTree(true_centres), reach, output_type="coo_matrix")
     rows, columns = near.row.astype(np.int64), near.col.astype(np.int64)
-    overlap = iou_of_pairs(predicted[rows], true[columns])
+    overlap = iou_by_row(predicted[rows], true[columns])
     keep = overlap >= iou
     rows, columns, overlap = rows[keep], columns[keep], overlap[keep]
     pairs, used_rows, used_columns = [], set(), set()

@@ -65,14 +65,3 @@ class BoxTally:
     def class_accuracy(self) -> float:
         """Share of matched boxes with the right class."""
         return self.same_class / self.classed if self.classed else 1.0
-
-
-def auroc(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve (Mann-Whitney); nan when one side is empty."""
-    from scipy.stats import rankdata
-
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    if not positive or not negative:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))

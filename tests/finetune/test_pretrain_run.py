@@ -15,10 +15,11 @@ from finetune.pretrain import run
 from finetune.pretrain.config import ModelShape, PhaseConfig, PoolConfig, PretrainConfig
 from finetune.pretrain.data import TileSource
 from finetune.pretrain.geometry import CELL
-from finetune.pretrain.metrics import BoxTally, auroc, match
+from finetune.pretrain.metrics import BoxTally, match
 from finetune.pretrain.model import answer_states, build_model, encode_pictures, patchify, processor_pixels
 from finetune.pretrain.tokenizer import TextCodec
 from finetune.pretrain.turns import IGNORED, TurnWriter
+from workflows.compare import auroc
 
 MICRO = PretrainConfig(
     threads=1,

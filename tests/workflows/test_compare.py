@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.compare import auroc, compare_boxes, iou_of_pairs, match_boxes, read_truth_boxes
+from workflows._merge_pairs import iou as iou_of_pairs
+from workflows.compare import auroc, compare_boxes, match_boxes, read_truth_boxes
 
 
 def test_iou_by_hand():

@@ -27,11 +27,10 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a file holds: size, levels, scale, reader, associated images."""
-    from workflows.commands._open import open_with_flags
+    from workflows._opening import open_path
 
-    with open_with_flags(
-        slide, slide_mpp=slide_mpp, plane=plane, rendering=rendering, series=series
-    ) as opened:
+    options = {"plane": plane, "rendering": rendering, "series": series}
+    with open_path(slide, slide_mpp, options) as opened:
         facts: dict[str, Any] = {
             "path": str(slide),
             "reader": opened.reader,
