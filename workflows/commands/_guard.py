@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -28,27 +26,6 @@ def stop(message: str, code: int = ERROR) -> NoReturn:
     raise typer.Exit(code)
 
 
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    from pydantic import ValidationError
-
-    from qwenvl.errors import QwenVLError
-    from workflows.errors import WorkflowError
-    from wsi.errors import SlideError
-
-    try:
-        yield
-    except ValidationError as error:
-        stop("; ".join(_in_words(item) for item in error.errors()), USAGE)
-    except (SlideError, QwenVLError, WorkflowError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def _in_words(item: object) -> str:
     assert isinstance(item, dict)
     where = ".".join(str(part) for part in item["loc"])
@@ -61,8 +38,22 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _named_errors():
+        from pydantic import ValidationError
+
+        from qwenvl.errors import QwenVLError
+        from workflows.errors import WorkflowError
+        from wsi.errors import SlideError
+
+        try:
             return command(*args, **kwargs)
-        sys.exit(ERROR)  # pragma: no cover - _named_errors either returns or raises
+        except ValidationError as error:
+            stop("; ".join(_in_words(item) for item in error.errors()), USAGE)
+        except (SlideError, QwenVLError, WorkflowError) as error:
+            stop(str(error))
+        except OSError as error:
+            stop(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        except KeyboardInterrupt:
+            typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
 
     return run
