@@ -8,6 +8,11 @@ DEMO ?= demo-run
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
+# What Qt and a screenless X server need on Debian, for the viewer's tests.
+DEBIAN_VIEWER := xvfb libegl1 libgl1 libgl1-mesa-dri libopengl0 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 \
+	libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xfixes0 libxcb-xkb1 \
+	libdbus-1-3 libfontconfig1 libglib2.0-0
+
 .PHONY: help demo test lint setup setup-dev clean
 
 help:
@@ -51,6 +56,22 @@ setup: $(VENV)/.base
 
 setup-dev: $(VENV)/.dev
 
+# The viewer's tests run real Qt under Xvfb. Without these packages they are skipped, and say so.
+.PHONY: debian-viewer
+debian-viewer:
+	@if ! command -v dpkg >/dev/null; then \
+		command -v Xvfb >/dev/null || echo "Xvfb is missing: the viewer's tests will be skipped."; \
+	else \
+		missing=$$(for p in $(DEBIAN_VIEWER); do dpkg -s $$p >/dev/null 2>&1 || printf '%s ' $$p; done); \
+		if [ -z "$$missing" ]; then :; \
+		elif [ "$$(id -u)" = 0 ]; then \
+			echo "Installing Debian packages of the viewer's tests: $$missing"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+		else \
+			echo "The viewer's tests will be skipped. They need: sudo apt-get install $$missing"; \
+		fi; \
+	fi
+
 demo: setup
 	@$(BIN)/qwenvl demo -o $(DEMO)
 
@@ -59,7 +80,7 @@ lint: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint debian-viewer
 	$(BIN)/python -m pytest
 
 clean:
