@@ -19,7 +19,7 @@ from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Task
 from workflows.errors import ExportError, ExportExistsError, RunNotFoundError
 from workflows.export import export_geojson, export_objects_csv, export_tiles_csv
-from workflows.export.geojson import _namer
+from workflows.export.objects import namer
 from workflows.merged import iter_merged
 from workflows.slide_run import run_slide
 from workflows.store import RunStore
@@ -133,7 +133,7 @@ def test_the_same_run_gives_the_same_bytes(detect, tmp_path: Path) -> None:
 
 def test_ids_are_version_5_uuids() -> None:
     space = uuid.uuid4()
-    assert _namer(space)("12/3") == str(uuid.uuid5(space, "12/3"))
+    assert namer(space)("12/3") == str(uuid.uuid5(space, "12/3"))
 
 
 def test_nothing_is_overwritten_or_left_half_written(

@@ -9,12 +9,10 @@ size needs no memory.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,11 @@ import numpy as np
 
 from qwenvl.answer import Status
 from qwenvl.request import Task
-from workflows._rows import ObjectColumns, StoredAnswer
-from workflows.colours import FAILED, RGBColour, label_colours
+from workflows._rows import StoredAnswer
+from workflows.colours import FAILED, RGBColour
 from workflows.export._file import new_text_file
+from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.heatmap import tile_channels, tile_values
-from workflows.merged import iter_merged
 from workflows.store import RunStore
 
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
@@ -90,57 +88,55 @@ def _head(store: RunStore) -> dict[str, Any]:
 
 def _features(store: RunStore, with_objects: bool, with_tiles: bool) -> Iterator[list[str]]:
     """Features as text, some thousands at a time."""
-    name_of = _namer(store.manifest.run_id)
+    objects = RunObjects(store)
     plane = _plane(store.manifest.slide.options.get("plane"))
-    labels = store.labels
-    colours = label_colours(labels)
     if with_tiles:
-        yield from _tile_features(store, name_of, plane, colours)
+        yield from _tile_features(objects, plane)
     if with_objects:
-        classes = [_dumps(_classification(label, colours[label])) for label in labels]
-        for chunk in iter_merged(store, labels):
-            if len(chunk):
-                first, last = int(chunk.tile.min()), int(chunk.tile.max())
-                yield list(
-                    _object_features(chunk, store.attributes(first, last + 1), name_of, plane, classes)
-                )
+        classes = [_dumps(_classification(label, objects.colours[label])) for label in objects.labels]
+        for chunk in objects:
+            yield _object_features(objects, chunk, plane, classes)
 
 
 def _object_features(
-    chunk: ObjectColumns,
-    attributes: Mapping[tuple[int, int], Mapping[str, Any]],
-    name_of: Callable[[str], str],
-    plane: str,
-    classes: list[str],
-) -> Iterator[str]:
-    boxes = chunk.box.copy()
+    objects: RunObjects, chunk: ObjectChunk, plane: str, classes: Sequence[str]
+) -> list[str]:
+    columns, attributes = chunk.columns, chunk.attributes
+    boxes = columns.box.copy()
     # A ring without area is not valid geometry.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.01)
-    columns = (chunk.tile, chunk.item, chunk.label, boxes, chunk.point, chunk.score)
-    for tile, item, label, box, point, score in zip(*(column.tolist() for column in columns), strict=True):
-        left, top, right, bottom = (f"{edge:.2f}" for edge in box)
+    middle = [f'{plane}}},"properties":{{"objectType":"detection","classification":{of},' for of in classes]
+    rows = zip(
+        objects.ids(chunk),
+        columns.tile.tolist(),
+        columns.item.tolist(),
+        columns.label.tolist(),
+        boxes.tolist(),
+        columns.point.tolist(),
+        columns.score.tolist(),
+        strict=True,
+    )
+    features = []
+    for name, tile, item, label, box, point, score in rows:
+        left, top, right, bottom = ("%.2f,%.2f,%.2f,%.2f" % tuple(box)).split(",")
         if point:
             geometry = f'"Point","coordinates":[{left},{top}]'
         else:
-            geometry = (
-                f'"Polygon","coordinates":[[[{left},{top}],[{right},{top}],[{right},{bottom}],[{left},{bottom}],'
-                f"[{left},{top}]]]"
-            )
-        measured = "" if math.isnan(score) else f'"measurements":{{"score":{score!r}}},'
-        extra = attributes.get((tile, item))
+            ring = f"[[[{left},{top}],[{right},{top}],[{right},{bottom}],[{left},{bottom}],[{left},{top}]]]"
+            geometry = f'"Polygon","coordinates":{ring}'
+        measured = "" if score != score else f'"measurements":{{"score":{score!r}}},'
         metadata = f'{{"tile":"{tile}","item":"{item}"}}'
-        if extra:
+        if attributes and (extra := attributes.get((tile, item))):
             metadata = _dumps({"tile": str(tile), "item": str(item), **_as_strings(extra)})
-        yield (
-            f'{{"type":"Feature","id":"{name_of(f"{tile}/{item}")}","geometry":{{"type":{geometry}{plane}}},'
-            f'"properties":{{"objectType":"detection","classification":{classes[label]},{measured}'
+        features.append(
+            f'{{"type":"Feature","id":"{name}","geometry":{{"type":{geometry}{middle[label]}{measured}'
             f'"metadata":{metadata}}}}}'
         )
+    return features
 
 
-def _tile_features(
-    store: RunStore, name_of: Callable[[str], str], plane: str, colours: Mapping[str, RGBColour]
-) -> Iterator[list[str]]:
+def _tile_features(objects: RunObjects, plane: str) -> Iterator[list[str]]:
+    store, name_of, colours = objects.store, objects.id_of, objects.colours
     table, request = store.tiles(), store.manifest.request
     rows = {int(row["tile"]): row for row in table}
     features: list[str] = []
@@ -195,22 +191,6 @@ def _plane(words: str | None) -> str:
         return ""
     found = dict(re.findall(r"([zt])=(\d+)", words))
     return f',"plane":{{"c":-1,"z":{found.get("z", 0)},"t":{found.get("t", 0)}}}'
-
-
-def _namer(namespace: uuid.UUID) -> Callable[[str], str]:
-    """`str(uuid.uuid5(namespace, name))` as a function of name, in a third of the time."""
-    prefix = hashlib.sha1(namespace.bytes, usedforsecurity=False)
-
-    def name_of(name: str) -> str:
-        digest = prefix.copy()
-        digest.update(name.encode())
-        raw = bytearray(digest.digest()[:16])
-        raw[6] = raw[6] & 0x0F | 0x50
-        raw[8] = raw[8] & 0x3F | 0x80
-        text = raw.hex()
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-    return name_of
 
 
 def _dumps(value: Any) -> str:
