@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qwenvl.parse import parse_answer
     from qwenvl.processor import ProcessorSettings, read_processor
     from qwenvl.prompts import build_prompt, conversation, render_chat
-    from qwenvl.request import Generation, Request, Task
+    from qwenvl.request import Generation, Request, Task, Where
 
 _HOMES = {
     "answer": ("Answer", "Status", "TileObject"),
@@ -51,7 +51,7 @@ _HOMES = {
     "parse": ("parse_answer",),
     "processor": ("ProcessorSettings", "read_processor"),
     "prompts": ("build_prompt", "conversation", "render_chat"),
-    "request": ("Generation", "Request", "Task"),
+    "request": ("Generation", "Request", "Task", "Where"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -59,7 +59,7 @@ __all__ = [
     "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace", "Engine",
     "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "PictureError",
     "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status",
-    "Task", "TileObject", "UnknownFamilyError", "build_prompt", "conversation", "describe_checkpoint",
+    "Task", "TileObject", "UnknownFamilyError", "Where", "build_prompt", "conversation", "describe_checkpoint",
     "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint", "parse_answer",
     "read_processor", "render_chat", "smart_resize",
 ]  # fmt: skip

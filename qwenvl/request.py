@@ -27,6 +27,15 @@ class Task(StrEnum):
     EXTRACT = "extract"
 
 
+SPLIT_TASKS = (Task.DETECT, Task.POINT, Task.COUNT)
+"""Tasks whose crowded tiles can be split."""
+
+_FIRST_FIELDS = frozenset(
+    ("task", "labels", "prompt", "output_schema", "system_prompt", "mpp", "tile_size", "overlap", "min_tissue",
+     "max_objects", "generation")
+)  # fmt: skip
+
+
 class Generation(BaseModel):
     """How the model writes its answer. Greedy (temperature 0) unless told otherwise."""
 
@@ -38,6 +47,38 @@ class Generation(BaseModel):
     top_k: int = Field(0, ge=0, description="0 keeps all tokens.")
     repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
     seed: int = Field(0, ge=0, description="Seed of sampling; without effect when greedy.")
+
+
+class Where(BaseModel):
+    """A cheap question about coarse tiles that decides where the request itself is asked.
+
+    A yes/no question (`question`), or classes to choose from (`labels`) of which some are `wanted`. A place is
+    looked at where the probability of yes, or of the wanted classes together, reaches `threshold`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str | None = Field(None, min_length=1, max_length=20000, description="A yes/no question.")
+    labels: tuple[Label, ...] = Field((), description="Classes to choose from, instead of a question.")
+    wanted: tuple[Label, ...] = Field((), description="Those of `labels` that are looked at.")
+    mpp: float = Field(1.0, gt=0, le=100, description="Scale of the coarse tiles in um/px.")
+    tile_size: int | None = Field(
+        None, ge=32, le=8192, description="Side of a coarse tile in px; None takes that of the request."
+    )
+    overlap: int = Field(0, ge=0, description="Overlap of coarse tiles in px at `mpp`.")
+    threshold: float = Field(0.5, ge=0.0, le=1.0, description="Least probability of a place to be looked at.")
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.question is None) == (not self.labels):
+            raise ValueError("where: give a question, or labels to choose from, and not both")
+        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
+            raise ValueError("where: labels needs at least two different classes to choose from")
+        if bool(self.labels) != bool(self.wanted) or not set(self.wanted) <= set(self.labels):
+            raise ValueError(
+                f"where: wanted {list(self.wanted)} must name some of the labels {list(self.labels)}"
+            )
+        return self
 
 
 class Request(BaseModel):
@@ -78,6 +119,28 @@ class Request(BaseModel):
     )
     max_objects: int = Field(100, ge=1, le=2000, description="Most objects kept of one tile's answer.")
     generation: Generation = Field(default_factory=Generation)
+    split: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="How often a tile that is truncated, loops or is crowded is split in four at up to twice the "
+        "magnification (detect, point, count); 0 never.",
+    )
+    crowded: int = Field(
+        40,
+        ge=1,
+        le=2000,
+        description="Objects from which a tile is crowded; one with `max_objects` always is. Needs `split`.",
+    )
+    where: Where | None = Field(
+        None, description="Ask coarse tiles first, and this request only where they say so."
+    )
+    token_budget: int | None = Field(
+        None,
+        ge=1,
+        description="Most prompt tokens for the tiles of the slide: `mpp` where there is much to see, coarser "
+        "elsewhere, as far as they go. Splits of crowded tiles and the coarse tiles of `where` come on top.",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_the_task(self) -> Self:
@@ -101,12 +164,29 @@ class Request(BaseModel):
                 validator_for(self.output_schema).check_schema(self.output_schema)
             except SchemaError as error:
                 raise ValueError(f"output_schema: not a valid JSON Schema: {error.message}") from error
+        if self.split and self.task not in SPLIT_TASKS:
+            raise ValueError(
+                f"split: task {self.task} finds nothing to count; only {', '.join(SPLIT_TASKS)} can split"
+            )
+        coarse = None if self.where is None else self.where.tile_size or self.tile_size
+        if self.where is not None and coarse is not None and self.where.overlap * 2 > coarse:
+            raise ValueError(
+                f"where: overlap {self.where.overlap} px is more than half of a tile of {coarse} px"
+            )
         return self
 
     @property
     def hash(self) -> str:
-        """'sha256:' and 32 hexadecimal digits over the canonical JSON of every field."""
-        text = json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        """'sha256:' and 32 hexadecimal digits over the canonical JSON of the fields.
+
+        Fields that came after the first release count only where they are not at their default, so that a
+        request of an earlier release keeps its hash and its runs.
+        """
+        fields = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            if name not in _FIRST_FIELDS and getattr(self, name) == field.get_default(
+                call_default_factory=True
+            ):
+                del fields[name]
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

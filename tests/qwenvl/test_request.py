@@ -1,10 +1,13 @@
 """The request refuses what contradicts itself, and its hash changes with every field."""
 
+import hashlib
+import json
+
 import pytest
 from pydantic import ValidationError
 
 from qwenvl.prompts import build_prompt
-from qwenvl.request import Generation, Request, Task
+from qwenvl.request import _FIRST_FIELDS, Generation, Request, Task, Where
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,17 @@ from qwenvl.request import Generation, Request, Task
         ({"task": "describe", "tile_size": 100, "overlap": 51}, "overlap"),
         ({"task": "describe", "mpp": 0}, "mpp"),
         ({"task": "describe", "unknown": 1}, "unknown"),
+        ({"task": "describe", "split": 1}, "split"),
+        ({"task": "describe", "where": {}}, "where"),
+        (
+            {"task": "describe", "where": {"question": "Tumor?", "labels": ("a", "b"), "wanted": ("a",)}},
+            "where",
+        ),
+        ({"task": "describe", "where": {"labels": ("a", "b")}}, "wanted"),
+        ({"task": "describe", "where": {"labels": ("a", "b"), "wanted": ("c",)}}, "wanted"),
+        ({"task": "describe", "where": {"labels": ("a",), "wanted": ("a",)}}, "two different"),
+        ({"task": "describe", "where": {"question": "Tumor?", "overlap": 300}}, "overlap"),
+        ({"task": "describe", "token_budget": 0}, "token_budget"),
     ],
 )
 def test_contradictions_are_refused_by_name(fields, named):
@@ -34,10 +48,20 @@ def test_hash_is_stable_and_sees_every_field():
     changed = {
         "task": Task.POINT, "labels": ("cell",), "prompt": "x", "system_prompt": "y", "mpp": 0.5, "tile_size": 224,
         "overlap": 32, "min_tissue": 0.1, "max_objects": 5, "generation": Generation(max_new_tokens=7),
+        "split": 1, "crowded": 20, "where": Where(question="Is there tumor?"), "token_budget": 1000,
     }  # fmt: skip
     assert set(changed) | {"output_schema"} == set(Request.model_fields)
     hashes = {request.model_copy(update={key: value}).hash for key, value in changed.items()}
     assert len(hashes | {request.hash}) == len(changed) + 1
+
+
+def test_requests_of_the_first_release_keep_their_hash():
+    request = Request(task="detect", labels=("nucleus",), mpp=0.25)
+    first = json.loads(request.model_dump_json(exclude={"split", "crowded", "where", "token_budget"}))
+    text = json.dumps(first, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert set(first) == _FIRST_FIELDS
+    assert request.hash == f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    assert Request.model_validate(first).hash == request.hash
 
 
 def test_a_request_cannot_be_changed():
