@@ -3,7 +3,8 @@
 Answers are only ever added. A tile that failed may be asked again and then has several rows, told apart by
 `attempt`; the last one counts (view `latest`). A tile that was answered has exactly one row that did not
 fail: the unique index sees to it, whatever the program does. Objects are keyed by tile and position in the
-answer, so that they lie on disk in reading order and keep their key in every repetition of the run.
+answer, so that they lie on disk in reading order and keep their key in every repetition of the run. Nothing a
+person decides changes them: reviews are rows of their own.
 """
 
 from __future__ import annotations
@@ -61,6 +62,29 @@ CREATE TABLE objects (
     PRIMARY KEY (tile, item)
 ) WITHOUT ROWID;
 """
+
+REVIEWS = """
+CREATE TABLE IF NOT EXISTS reviews (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    step INTEGER NOT NULL,
+    time TEXT NOT NULL,
+    who TEXT NOT NULL,
+    action TEXT NOT NULL,
+    target INTEGER,
+    object TEXT,
+    tile INTEGER, item INTEGER,
+    verdict TEXT, label TEXT, kind TEXT,
+    x_min REAL, y_min REAL, x_max REAL, y_max REAL,
+    seen_label TEXT, seen_x_min REAL, seen_y_min REAL, seen_x_max REAL, seen_y_max REAL,
+    note TEXT
+);
+CREATE TRIGGER IF NOT EXISTS reviews_are_kept BEFORE DELETE ON reviews
+    BEGIN SELECT raise(ABORT, 'reviews are only ever added'); END;
+CREATE TRIGGER IF NOT EXISTS reviews_stay BEFORE UPDATE ON reviews
+    BEGIN SELECT raise(ABORT, 'reviews are only ever added'); END;
+"""
+"""What people decided about objects, one row per object and decision (`workflows.review`). Added to a journal by
+its first review, so that a run without reviews is as it always was."""
 
 
 @contextmanager

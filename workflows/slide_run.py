@@ -143,7 +143,7 @@ def run_slide(
             asking.run(retry_failed=retry_failed, limit=limit, workers=workers)
             report = _finish(store, opened if overview else None)
         except BaseException:
-            if store.fresh and not store.last_seq():
+            if store.fresh and not store.last_seq() and not store.reviews():
                 store.discard()
             else:
                 store.close()

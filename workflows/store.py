@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ from workflows._schema import TABLES, connect, named_errors, set_pragmas
 from workflows.errors import RunMismatchError, StoreError
 from workflows.provenance import Manifest
 from wsi.tile import Tile
+
+if TYPE_CHECKING:
+    from workflows.review import Decision
+    from workflows.reviewed import ReviewedObjects
 
 
 class RunStore:
@@ -138,8 +142,8 @@ class RunStore:
 
     def discard(self) -> None:
         """Undo `create` of a run without answers: the folder is as it was before. Else raises StoreError."""
-        if not self.fresh or self._claim is None or self.last_seq():
-            raise StoreError(f"{self.folder} holds answers, which are not thrown away.")
+        if not self.fresh or self._claim is None or self.last_seq() or self.reviews():
+            raise StoreError(f"{self.folder} holds answers or reviews, which are not thrown away.")
         self._connection.close()
         self._claim.undo()
 
@@ -277,6 +281,19 @@ class RunStore:
         """Index of every tile with objects and how many it has, ordered by tile."""
         query = "SELECT tile, objects FROM answers WHERE status <> 'failed' AND objects > 0 ORDER BY tile"
         return [(int(tile), int(objects)) for tile, objects in self._rows(query)]
+
+    def reviews(self, since: int = 0) -> list[Decision]:
+        """Decisions of reviewers with a `seq` above `since`, undone ones included, in their order."""
+        from workflows.review import read_decisions
+
+        with named_errors(self._path):
+            return read_decisions(self._connection, since)
+
+    def reviewed_objects(self) -> ReviewedObjects:
+        """The merged objects as reviewers left them, with those they drew; see `workflows.reviewed`."""
+        from workflows.reviewed import reviewed_objects
+
+        return reviewed_objects(self)
 
     def effort(self) -> tuple[float, int, int]:
         """Seconds, prompt tokens and new tokens of all answers together."""
