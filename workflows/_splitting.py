@@ -1,0 +1,159 @@
+"""Splitting a tile: when it is done, and which smaller tiles take its place.
+
+Tiles form a forest. The tiles of the grid are its roots, 0 to n - 1; the children of tile t are n + 4 t + k, for
+k = 0 to 3 (top left, top right, bottom left, bottom right). So a child has the same number in every repetition of a
+run, whatever was split before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwenvl.answer import Answer, Status
+from qwenvl.request import SPLIT_TASKS, Request, Task
+from workflows._rows import TILE_DTYPE
+from wsi.tissue import TissueMask
+
+OUT_OF_MEMORY = "out-of-memory"
+"""Note of an answer that failed because memory ran out on this tile alone."""
+MEMORY_SPLITS = 2
+"""How often a tile that does not fit into memory is split before the run stops."""
+
+
+class Why(StrEnum):
+    """Why a tile was split."""
+
+    TRUNCATED = "truncated"
+    """The answer was cut off at its longest."""
+    LOOP = "loop"
+    """The model began to repeat itself."""
+    CROWDED = "crowded"
+    """It found `Request.crowded` objects or more, or as many as it may list."""
+    MEMORY = "memory"
+    """The tile did not fit into memory: its children have half its side and the same scale."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """A tile that others take the place of.
+
+    Attributes
+    ----------
+    tile : int
+        Index of the tile.
+    why : Why
+    depth : int
+        1 for a tile of the grid, 2 for a child of such a tile, and so on.
+    children : structured array (n,) of TILE_DTYPE
+        One to four tiles that own what the tile owned, without those that show no tissue.
+    """
+
+    tile: int
+    why: Why
+    depth: int
+    children: NDArray[np.void]
+
+
+def parent_of(tile: int, roots: int) -> int | None:
+    """The tile that `tile` came from, None for a tile of the grid."""
+    return None if tile < roots else (tile - roots) // 4
+
+
+def path_of(tile: int, roots: int) -> tuple[int, ...]:
+    """The root of a tile and the position of every child on the way down: sorts tiles in reading order."""
+    path: list[int] = []
+    while tile >= roots:
+        tile, place = divmod(tile - roots, 4)
+        path.append(place)
+    return (tile, *reversed(path))
+
+
+def why_split(answer: Answer, request: Request) -> Why | None:
+    """The reason to split the tile of an answer, None where there is none."""
+    if answer.status is Status.FAILED:
+        return Why.MEMORY if OUT_OF_MEMORY in answer.notes else None
+    if not request.split or request.task not in SPLIT_TASKS:
+        return None
+    if answer.status is Status.TRUNCATED:
+        return Why.LOOP if answer.finish_reason == "loop" else Why.TRUNCATED
+    if request.task is Task.COUNT:
+        crowded = isinstance(answer.value, int | float) and answer.value >= request.crowded
+    else:
+        crowded = len(answer.objects) >= min(request.crowded, request.max_objects)
+    return Why.CROWDED if crowded else None
+
+
+def children_of(
+    tile: np.void, *, roots: int, overlap: int, same_scale: bool = False, mask: TissueMask | None = None
+) -> NDArray[np.void]:
+    """The tiles that take the place of one tile.
+
+    They lie inside it and overlap each other and its neighbours' part by at least half as many level-0 px as it
+    overlaps its neighbours. A child has half the side of its parent, and so twice the magnification in a picture of
+    the same size; where the parent owns so much that two halves would not overlap enough, slightly more than half.
+    Along an axis on which one child sees all that the parent owns there is only one.
+
+    Parameters
+    ----------
+    tile : row of TILE_DTYPE
+    roots : int
+        Tiles of the grid.
+    overlap : int
+        Overlap of neighbouring tiles in px of the picture (`Request.overlap`).
+    same_scale : bool
+        Give the children smaller pictures at the parent's scale instead of a higher magnification.
+    mask : TissueMask, optional
+        Children that show none of it are left out; without it none is.
+
+    Returns
+    -------
+    structured array (n,) of TILE_DTYPE, 1 to 4 rows
+        Their cores are disjoint, each lies inside its tile, and together they are the parent's core.
+    """
+    columns = _halves(tile, "x0", "width0", "core_x0", "core_x1", overlap / int(tile["width"]))
+    rows = _halves(tile, "y0", "height0", "core_y0", "core_y1", overlap / int(tile["height"]))
+    found = []
+    for down, (y0, height0, core_y0, core_y1) in enumerate(rows):
+        for right, (x0, width0, core_x0, core_x1) in enumerate(columns):
+            number = roots + 4 * int(tile["tile"]) + 2 * down + right
+            width, height = int(tile["width"]), int(tile["height"])
+            if same_scale:
+                width = max(1, round(width * width0 / int(tile["width0"])))
+                height = max(1, round(height * height0 / int(tile["height0"])))
+            found.append(
+                (number, x0, y0, width0, height0, width, height, core_x0, core_y0, core_x1, core_y1, 1.0, 0.0)
+            )
+    children = np.array(found, TILE_DTYPE)
+    area = (children["core_x1"] - children["core_x0"]) * (children["core_y1"] - children["core_y0"])
+    children["core_tissue"] = area
+    if mask is None:
+        return children
+    x0, y0 = children["x0"], children["y0"]
+    rects = np.stack([x0, y0, x0 + children["width0"], y0 + children["height0"]], axis=1)
+    cores = np.stack([children[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
+    children["tissue"] = mask.coverage(rects)
+    children["core_tissue"] = mask.coverage(cores) * area
+    shown = children[children["tissue"] > 0]
+    return shown if len(shown) else children
+
+
+def _halves(
+    tile: np.void, at: str, length: str, core_low: str, core_high: str, overlap: float
+) -> list[tuple[int, int, int, int]]:
+    """Start, side, and core (end excluded) of the children along one axis, in level-0 px."""
+    low, side = int(tile[at]), int(tile[length])
+    first, last = int(tile[core_low]), int(tile[core_high])
+    lap = round(overlap * side / 2)  # what two children share
+    margin = lap // 2  # what they see beyond the core, where the parent does
+    start, stop = max(low, first - margin), min(low + side, last + margin)
+    half = min(side, max((side + 1) // 2, (stop - start + lap + 1) // 2))
+    if stop - start <= half:
+        begin = min(max(low, (start + stop - half) // 2), low + side - half)
+        return [(begin, half, first, last)]
+    right = stop - half
+    seam = (start + half + right) // 2
+    return [(start, half, first, seam), (right, half, seam, last)]
