@@ -1,0 +1,131 @@
+"""When the overlay draws: at once, or, where Qt runs, on another thread as soon as the camera rests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+REST_MS = 80
+"""A camera that has not moved for so long has stopped."""
+LONGEST_MS = 300
+"""While it keeps moving, the picture follows at this pace."""
+
+
+class Scheduler(Protocol):
+    """Runs `make() -> work`, then `work()`, then `show(result)`; requests that come meanwhile become one."""
+
+    def request(self, *, rest: bool) -> None:
+        """Ask for a new picture: now, or with `rest` once no more requests come."""
+
+    def flush(self) -> None:
+        """Wait until the newest request has been shown."""
+
+    def close(self) -> None:
+        """Stop; requests are ignored from now on."""
+
+
+Work = Callable[[], Any]
+
+
+class AtOnce:
+    """Draws in the caller's thread: without Qt, in scripts and tests."""
+
+    def __init__(self, make: Callable[[], Work | None], show: Callable[[Any], None]) -> None:
+        self._make, self._show, self._open = make, show, True
+
+    def request(self, *, rest: bool) -> None:
+        """Draw now."""
+        work = self._make() if self._open else None
+        if work is not None:
+            self._show(work())
+
+    def flush(self) -> None:
+        """Nothing is ever left to do."""
+
+    def close(self) -> None:
+        """Stop."""
+        self._open = False
+
+
+def scheduler(make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:
+    """The scheduler that fits: Qt's where a QApplication exists, else `AtOnce`."""
+    qtpy = sys.modules.get("qtpy")
+    if qtpy is not None:
+        from qtpy.QtWidgets import QApplication
+
+        if QApplication.instance() is not None:
+            return _in_background(make, show)
+    return AtOnce(make, show)
+
+
+def _in_background(make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:
+    from qtpy.QtCore import QElapsedTimer, QObject, QTimer, Signal
+
+    class Background(QObject):
+        """One drawing at a time on a thread of its own; only starting and showing happen on the GUI's."""
+
+        done = Signal(object)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "qwenvl-overlay")
+            self._timer = QTimer(self)
+            self._timer.setSingleShot(True)
+            self._timer.timeout.connect(self._start)
+            self._since = QElapsedTimer()
+            self._busy = self._again = False
+            self.done.connect(self._finish)
+
+        def request(self, *, rest: bool) -> None:
+            if self._pool is None:
+                return
+            if not self._timer.isActive():
+                self._since.start()
+            wait = min(REST_MS, max(0, LONGEST_MS - self._since.elapsed())) if rest else 0
+            self._timer.start(wait)
+
+        def flush(self) -> None:
+            from qtpy.QtWidgets import QApplication
+
+            while self._pool is not None and (self._timer.isActive() or self._busy):
+                if self._timer.isActive() and not self._busy:
+                    self._timer.stop()
+                    self._start()
+                QApplication.processEvents()
+
+        def close(self) -> None:
+            self._timer.stop()
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+        def _start(self) -> None:
+            if self._busy:
+                self._again = True
+                return
+            work = make() if self._pool is not None else None
+            if work is not None and self._pool is not None:
+                self._busy = True
+                self._pool.submit(self._run, work)
+
+        def _run(self, work: Work) -> None:
+            try:
+                outcome: Any = work()
+            except Exception as error:
+                outcome = error
+            self.done.emit(outcome)
+
+        def _finish(self, outcome: Any) -> None:
+            self._busy = False
+            if self._pool is None:
+                return
+            if self._again:
+                self._again = False
+                self._timer.start(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            show(outcome)
+
+    return Background()
