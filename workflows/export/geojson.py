@@ -118,7 +118,7 @@ def _object_features(
     )
     features = []
     for name, tile, item, label, box, point, score in rows:
-        left, top, right, bottom = ("%.2f,%.2f,%.2f,%.2f" % tuple(box)).split(",")
+        left, top, right, bottom = (f"{edge:.2f}" for edge in box)
         if point:
             geometry = f'"Point","coordinates":[{left},{top}]'
         else:
