@@ -24,18 +24,26 @@ from workflows.detections import Detections
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The tiles of a slide: `rects`, `cores` and `own` views, float64 (t, 4), and `last` neighbours, int64 (t,)."""
+    """The tiles of a slide: `rects`, `cores` and `own` views, float64 (t, 4), and `last` neighbours, int64 (t,).
+
+    `factor`, float64 (t,), is the scale of each tile relative to the one that the lengths of the rules are meant for.
+    """
 
     rects: Floats
     cores: Floats
+    factor: Floats
     own: Floats
     last: Ints
 
     @classmethod
-    def of(cls, rects: ArrayLike, cores: ArrayLike, rules: MergeRules) -> Self:
-        """The plane of `TileGrid.rects` and `TileGrid.cores`."""
+    def of(
+        cls, rects: ArrayLike, cores: ArrayLike, rules: MergeRules, factor: ArrayLike | None = None
+    ) -> Self:
+        """The plane of `TileGrid.rects` and `TileGrid.cores`; `factor` is 1 where it is not given."""
         tiles = np.asarray(rects, np.float64).reshape(-1, 4)
-        return cls(tiles, np.asarray(cores, np.float64).reshape(-1, 4), *own_views(tiles, rules.margin0))
+        by = np.ones(len(tiles)) if factor is None else np.asarray(factor, np.float64)
+        own = own_views(tiles, rules.margin0 * by)
+        return cls(tiles, np.asarray(cores, np.float64).reshape(-1, 4), by, *own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +61,9 @@ class Links:
     short_j: Bools
 
     def take(self, rows: NDArray[np.bool_]) -> Links:
-        return Links(*(getattr(self, name)[rows] for name in ("i", "j", "agreement", "weight", "short_i", "short_j")))
+        return Links(
+            *(getattr(self, name)[rows] for name in ("i", "j", "agreement", "weight", "short_i", "short_j"))
+        )
 
 
 def resolve(
@@ -85,7 +95,7 @@ def resolve(
     twins, into = _within_tiles(found, rules)
     seam = np.flatnonzero((into == np.arange(n)) & _is_shared(found, plane, rules))
     rows = found.take(seam)
-    views = Views(rows.boxes, rows.is_point, plane.rects[rows.tiles], rules)
+    views = Views(rows.boxes, rows.is_point, plane.rects[rows.tiles], plane.factor[rows.tiles], rules)
     links = _candidates(rows, views)
     tie = fingerprints(*rows.boxes.T, rows.scores, rows.tiles, rows.classes)
     strong, label = _groups(rows, links, tie, rules)
@@ -112,7 +122,7 @@ def resolve(
 
 def _is_shared(found: Detections, plane: Plane, rules: MergeRules) -> Bools:
     """Rows that may have been seen by another tile too, bool (n,)."""
-    views = Views(found.boxes, found.is_point, plane.rects[found.tiles], rules)
+    views = Views(found.boxes, found.is_point, plane.rects[found.tiles], plane.factor[found.tiles], rules)
     reach, own = views.reaching(), plane.own[found.tiles]
     inside = np.hstack([reach[:, :2] > own[:, :2], reach[:, 2:] < own[:, 2:]]).all(axis=1)
     return np.asarray(~inside, bool)
@@ -197,7 +207,14 @@ def _representatives(
 
 
 def _absorb_parts(
-    rows: Detections, views: Views, links: Links, label: Ints, tie: Ints, chosen: Ints, boxes: Floats, joined: Bools
+    rows: Detections,
+    views: Views,
+    links: Links,
+    label: Ints,
+    tie: Ints,
+    chosen: Ints,
+    boxes: Floats,
+    joined: Bools,
 ) -> Ints:
     """The group that each group goes into: a cut part inside a box that goes on across the cut, int64 (g,)."""
     part, other = np.concatenate([links.i, links.j]), np.concatenate([links.j, links.i])
@@ -207,7 +224,8 @@ def _absorb_parts(
     part, into = part[tried], label[other[tried]]
     box, host = rows.boxes[part], boxes[into]
     outward = np.array([-1.0, -1.0, 1.0, 1.0])
-    goes_on = (views.cut[part] & ((host - views.tiles[part]) * outward > views.rules.border0)).any(axis=1)
+    border0 = (views.rules.border0 * views.factor[part])[:, None]
+    goes_on = (views.cut[part] & ((host - views.tiles[part]) * outward > border0)).any(axis=1)
     size, host_size = area(box), area(host)
     inside = (intersection(box, host) >= views.rules.inside * size) & (host_size > size) & goes_on
     # A tile that saw the host as well told the two apart.

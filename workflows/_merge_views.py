@@ -60,18 +60,22 @@ class Views:
     is_point : bool array (n,)
     tiles : float64 array (n, 4)
         Rectangle of the tile of each box, level-0 px.
+    factor : float64 array (n,)
+        Scale of the tile of each box relative to the one that the lengths of `rules` are meant for.
     rules : MergeRules
     """
 
     boxes: Floats
     is_point: Bools
     tiles: Floats
+    factor: Floats
     rules: MergeRules
 
     @cached_property
     def cut(self) -> Bools:
         """Which sides (left, top, right, bottom) of each box its tile's edge cuts, bool (n, 4)."""
-        result: Bools = (np.abs(self.boxes - self.tiles) <= self.rules.border0) & ~self.is_point[:, None]
+        border0 = (self.rules.border0 * self.factor)[:, None]
+        result: Bools = (np.abs(self.boxes - self.tiles) <= border0) & ~self.is_point[:, None]
         return result
 
     def agreement(self, i: Ints, j: Ints) -> tuple[Floats, Floats]:
@@ -91,7 +95,8 @@ class Views:
             The agreement times the share of the larger box that both tiles see: two thin slices that fit
             weigh less than two whole boxes that nearly do.
         """
-        grow = np.array([-1.0, -1.0, 1.0, 1.0]) * self.rules.border0
+        border0 = self.rules.border0 * np.maximum(self.factor[i], self.factor[j])
+        grow = np.array([-1.0, -1.0, 1.0, 1.0]) * border0[:, None]
         edge_i, edge_j = self.tiles[i], self.tiles[j]
         both = np.concatenate(
             [np.maximum(edge_i[:, :2], edge_j[:, :2]), np.minimum(edge_i[:, 2:], edge_j[:, 2:])], axis=1
@@ -102,7 +107,9 @@ class Views:
         for k, edge in ((i, edge_i), (j, edge_j)):
             box = np.where(cut[k], edge + grow, self.boxes[k])
             visible.append(
-                np.concatenate([np.maximum(box[:, :2], both[:, :2]), np.minimum(box[:, 2:], both[:, 2:])], axis=1)
+                np.concatenate(
+                    [np.maximum(box[:, :2], both[:, :2]), np.minimum(box[:, 2:], both[:, 2:])], axis=1
+                )
             )
         agreement = iou(*visible)
         seen = np.minimum(area(visible[0]), area(visible[1]))
@@ -112,30 +119,32 @@ class Views:
         point = self.is_point[i]
         if point.any():
             distance = np.hypot(*(self.boxes[i[point], :2] - self.boxes[j[point], :2]).T)
-            agreement[point] = weight[point] = np.maximum(0, 1 - distance / self.rules.radius0)
+            radius0 = self.rules.radius0 * (self.factor[i[point]] + self.factor[j[point]]) / 2
+            agreement[point] = weight[point] = np.maximum(0, 1 - distance / radius0)
         return agreement, weight
 
     def cut_short(self, i: Ints, j: Ints) -> Bools:
         """True where the edge of i's tile cuts box i on a side beyond which the tile of j still sees."""
         outward = np.array([-1.0, -1.0, 1.0, 1.0])
-        beyond = (self.tiles[j] - self.tiles[i]) * outward > self.rules.border0
+        border0 = self.rules.border0 * np.maximum(self.factor[i], self.factor[j])
+        beyond = (self.tiles[j] - self.tiles[i]) * outward > border0[:, None]
         result: Bools = (self.cut[i] & beyond).any(axis=1)
         return result
 
     def reaching(self) -> Floats:
         """Boxes grown by what may tie them to others: `border0`, or half of `radius0` for points."""
-        by = np.where(self.is_point, self.rules.radius0 / 2, self.rules.border0)[:, None]
-        return self.boxes + by * np.array([-1.0, -1.0, 1.0, 1.0])
+        by = np.where(self.is_point, self.rules.radius0 / 2, self.rules.border0) * self.factor
+        return self.boxes + by[:, None] * np.array([-1.0, -1.0, 1.0, 1.0])
 
 
-def own_views(rects: Floats, margin0: float) -> tuple[Floats, Ints]:
+def own_views(rects: Floats, margin0: Floats) -> tuple[Floats, Ints]:
     """The part of every tile that no other tile sees, and the last tile that shares the rest.
 
     Parameters
     ----------
     rects : float64 array (t, 4)
         Tiles in level-0 px.
-    margin0 : float
+    margin0 : float64 array (t,)
         Tiles are grown by this much, so that what lies just beside an overlap counts as seen.
 
     Returns
@@ -146,9 +155,9 @@ def own_views(rects: Floats, margin0: float) -> tuple[Floats, Ints]:
         Largest index among the tile and its neighbours.
     """
     outward = np.array([-1.0, -1.0, 1.0, 1.0])
-    grown = rects + margin0 * outward
+    grown = rects + margin0[:, None] * outward
     i, j = overlapping_pairs(grown, np.zeros(len(rects), np.int64), lambda p, q: np.ones(len(p), bool))
-    own = rects + 2 * margin0 * outward
+    own = rects + 2 * margin0[:, None] * outward
     last = np.arange(len(rects))
     for a, b in ((i, j), (j, i)):
         np.maximum.at(last, a, b)

@@ -26,6 +26,7 @@ ANSWER = (
     "seq, tile, attempt, status, finish_reason, text, value, scores, notes, "
     "prompt_tokens, new_tokens, seconds, objects, error"
 )
+INSERT_TILE = f"INSERT INTO tiles VALUES ({', '.join('?' * len(TILE_DTYPE.names or ()))})"
 INSERT_OBJECT = "INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_ANSWER = (
     "INSERT INTO answers (tile, attempt, status, finish_reason, text, value, scores, raw, reasoning, notes, "

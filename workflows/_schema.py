@@ -18,6 +18,8 @@ from workflows.errors import StoreCorruptError, StoreError, StoreFullError, Stor
 
 APPLICATION_ID = 0x51564C52  # 'QVLR'
 VERSION = 1
+SPLIT_VERSION = 2
+"""Version of a journal in which tiles were split or left out: an earlier program would count them wrongly."""
 
 TABLES = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -86,6 +88,24 @@ CREATE TRIGGER IF NOT EXISTS reviews_stay BEFORE UPDATE ON reviews
 """What people decided about objects, one row per object and decision (`workflows.review`). Added to a journal by
 its first review, so that a run without reviews is as it always was."""
 
+SPLITS = (
+    """CREATE TABLE IF NOT EXISTS splits (
+        tile INTEGER PRIMARY KEY REFERENCES tiles (tile),
+        why TEXT NOT NULL, depth INTEGER NOT NULL, children INTEGER NOT NULL
+    )""",
+    f"PRAGMA user_version = {SPLIT_VERSION}",
+)
+"""Tiles that others took the place of (`workflows._splitting`). Their answers stay in the journal and count for
+nothing but effort. Added by the first split."""
+
+GATE = (
+    "CREATE TABLE IF NOT EXISTS gate (json TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS skipped (tile INTEGER PRIMARY KEY REFERENCES tiles (tile), score REAL NOT NULL)",
+    f"PRAGMA user_version = {SPLIT_VERSION}",
+)
+"""What the coarse tiles of a cascade decided (`workflows.cascade`), in one row, and the tiles left out by it with the
+highest score that any coarse tile gave them. Added with the decision, which is made once."""
+
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
@@ -147,9 +167,9 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
                 raise StoreCorruptError(
                     f"{path} is an SQLite file of another program. Name another output folder with -o."
                 )
-            if found != VERSION:
+            if found not in (VERSION, SPLIT_VERSION):
                 raise StoreVersionError(
-                    f"{path} has journal version {found}; this program reads version {VERSION}. "
+                    f"{path} has journal version {found}; this program reads up to version {SPLIT_VERSION}. "
                     "Use the version of napari-qwenvl that wrote it, or another folder."
                 )
             connection.execute("PRAGMA busy_timeout = 10000")

@@ -29,7 +29,11 @@ __all__ = ["Detections", "MergeRules", "merge", "merge_parts"]
 
 
 def merge(
-    found: Detections, rects: ArrayLike, cores: ArrayLike, rules: MergeRules | None = None
+    found: Detections,
+    rects: ArrayLike,
+    cores: ArrayLike,
+    rules: MergeRules | None = None,
+    factor: ArrayLike | None = None,
 ) -> Detections:
     """Merge the objects of all tiles of a slide.
 
@@ -39,6 +43,8 @@ def merge(
     rects, cores : array (t, 4)
         Rectangle of every tile, and of what it owns, in level-0 px: `TileGrid.rects` and `TileGrid.cores`.
     rules : MergeRules, optional
+    factor : array (t,), optional
+        Scale of every tile relative to the one that the lengths of `rules` are meant for; 1 where not given.
 
     Returns
     -------
@@ -51,11 +57,15 @@ def merge(
         A detection names a tile that is not in `rects`.
     """
     rules = rules or MergeRules()
-    return resolve(found, Plane.of(rects, cores, rules), rules)[0]
+    return resolve(found, Plane.of(rects, cores, rules, factor), rules)[0]
 
 
 def merge_parts(
-    parts: Iterable[Detections], rects: ArrayLike, cores: ArrayLike, rules: MergeRules | None = None
+    parts: Iterable[Detections],
+    rects: ArrayLike,
+    cores: ArrayLike,
+    rules: MergeRules | None = None,
+    factor: ArrayLike | None = None,
 ) -> Iterator[Detections]:
     """Merge objects that come tile by tile, keeping in memory only those that may still meet others.
 
@@ -64,7 +74,7 @@ def merge_parts(
     parts : iterable of Detections
         In the order of tiles: no part names a tile before the last one of the part before it. The parts together
         may hold any number of rows.
-    rects, cores, rules
+    rects, cores, rules, factor
         As for `merge`.
 
     Yields
@@ -78,7 +88,7 @@ def merge_parts(
         A detection names a tile that is not in `rects`, or the parts are not in the order of tiles.
     """
     rules = rules or MergeRules()
-    plane = Plane.of(rects, cores, rules)
+    plane = Plane.of(rects, cores, rules, factor)
     waiting: Detections | None = None
     seen = 0
     for part in parts:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from workflows._rows import ObjectColumns
+from workflows._rows import ObjectColumns, concatenate
+from workflows._splitting import path_of
 from workflows.merge import Detections, MergeRules, merge_parts
 from workflows.store import RunStore
 
@@ -32,13 +34,16 @@ def iter_merged(store: RunStore, labels: Sequence[str] | None = None) -> Iterato
         were merged with it; `box` may be larger than that object's own.
     """
     labels = store.labels if labels is None else labels
-    table = store.tiles()
+    table = _in_reading_order(store)
     x0, y0 = table["x0"], table["y0"]
     rects = np.stack([x0, y0, x0 + table["width0"], y0 + table["height0"]], axis=1)
     cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
     width, height = store.manifest.grid.side0
-    rules = MergeRules.at_scale(float(np.sqrt(width * height)) / store.manifest.grid.tile_size)
-    for merged in merge_parts(_parts(store, labels), rects, cores, rules):
+    scale = float(np.sqrt(width * height)) / store.manifest.grid.tile_size
+    area0, area = (table[f"width{which}"] * table[f"height{which}"] for which in ("0", ""))
+    factor = np.sqrt(area0 / area) / scale
+    parts = _parts(store, labels, table["tile"])
+    for merged in merge_parts(parts, rects, cores, MergeRules.at_scale(scale), factor):
         if len(merged):
             yield ObjectColumns(
                 tile=merged.ids >> _ITEM_BITS,
@@ -50,22 +55,42 @@ def iter_merged(store: RunStore, labels: Sequence[str] | None = None) -> Iterato
             )
 
 
-def _parts(store: RunStore, labels: Sequence[str]) -> Iterator[Detections]:
-    """Objects of whole tiles, about `_PART` at a time."""
-    first, number = 0, 0
-    for tile, objects in store.object_counts():
-        number += objects
-        if number >= _PART:
-            yield _detections(store.objects(first, tile + 1, labels), labels)
-            first, number = tile + 1, 0
-    yield _detections(store.objects(first, None, labels), labels)
+def _in_reading_order(store: RunStore) -> NDArray[np.void]:
+    """The tiles that count, children at the place of their parent: what is merged lies close together."""
+    table, roots = store.tiles(), store.manifest.roots
+    if not len(table) or table["tile"][-1] < roots:
+        return table
+    return table[sorted(range(len(table)), key=lambda row: path_of(int(table["tile"][row]), roots))]
 
 
-def _detections(found: ObjectColumns, labels: Sequence[str]) -> Detections:
+def _parts(store: RunStore, labels: Sequence[str], order: NDArray[np.int64]) -> Iterator[Detections]:
+    """Objects of whole tiles in their order, about `_PART` at a time; tiles are named by their place in it."""
+    rank = np.argsort(order)  # place of each tile, by rising index
+    by_index = order[rank]
+    counts = np.array(store.object_counts(), np.int64).reshape(-1, 2)
+    places = rank[np.searchsorted(by_index, counts[:, 0])]
+    wanted = np.argsort(places)
+    ends = np.cumsum(counts[wanted, 1])
+    first = 0
+    while first < len(wanted):
+        before = int(ends[first - 1]) if first else 0
+        stop = int(np.searchsorted(ends, before + _PART)) + 1
+        rows = np.sort(wanted[first:stop])
+        # Rows without another between them are read at once.
+        parts = [
+            store.objects(int(counts[run[0], 0]), int(counts[run[-1], 0]) + 1, labels)
+            for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        ]
+        found = concatenate(parts)
+        yield _detections(found, labels, rank[np.searchsorted(by_index, found.tile)])
+        first = stop
+
+
+def _detections(found: ObjectColumns, labels: Sequence[str], places: NDArray[np.int64]) -> Detections:
     return Detections.of(
         found.box,
         found.label,
-        found.tile,
+        places,
         scores=found.score,
         is_point=found.point,
         ids=found.tile << _ITEM_BITS | found.item,

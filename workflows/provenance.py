@@ -102,6 +102,20 @@ class GridFacts(Facts):
     hash: str = Field(description="Hash of every tile's rectangle and size.")
 
 
+class PlanFacts(Facts):
+    """Tiles of several scales within a token budget, chosen by what the overview shows; see `workflows.content`."""
+
+    token_budget: int = Field(description="Most prompt tokens for the tiles.")
+    tokens_per_tile: int = Field(description="Prompt tokens of one tile, its picture included.")
+    tokens: int = Field(description="Prompt tokens of all planned tiles.")
+    uniform_tokens: int = Field(
+        description="Prompt tokens that tiles of the request's scale everywhere would take."
+    )
+    finest_mpp: float | None = Field(description="Scale of the finest tiles in um/px; null when unknown.")
+    roots: int = Field(description="Tiles of the coarsest scale that the plan began with.")
+    statistic: str = Field(description="What the tiles were chosen by.")
+
+
 class MaskFacts(Facts):
     """The tissue that the tiles cover."""
 
@@ -125,6 +139,14 @@ class Manifest(Facts):
     versions: dict[str, str]
     command: str | None = Field(description="The command line that started the run, where there was one.")
     created: str = Field(description="UTC time, ISO 8601.")
+    plan: PlanFacts | None = Field(
+        None, description="How tiles of several scales share a token budget; null without one."
+    )
+
+    @property
+    def roots(self) -> int:
+        """Tiles of the grid that the run's tiles, or what they were split from, belong to."""
+        return self.grid.tiles if self.plan is None else self.plan.roots
 
     @property
     def identity(self) -> dict[str, str]:

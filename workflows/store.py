@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +19,7 @@ from workflows._rows import (
     ANSWER,
     INSERT_ANSWER,
     INSERT_OBJECT,
+    INSERT_TILE,
     TILE_DTYPE,
     Changes,
     ObjectColumns,
@@ -28,12 +30,14 @@ from workflows._rows import (
     object_rows,
     stored_answer,
 )
-from workflows._schema import TABLES, connect, named_errors, set_pragmas
+from workflows._schema import GATE, SPLITS, TABLES, connect, named_errors, set_pragmas
+from workflows._splitting import Split, Why
 from workflows.errors import RunMismatchError, StoreError
 from workflows.provenance import Manifest
 from wsi.tile import Tile
 
 if TYPE_CHECKING:
+    from workflows.cascade import GateFacts
     from workflows.review import Decision
     from workflows.reviewed import ReviewedObjects
 
@@ -56,7 +60,8 @@ class RunStore:
         self._path = folder / JOURNAL
         self._connection = connection
         self._claim = claim
-        self._tiles: NDArray[np.void] | None = None
+        self._tiles: tuple[int, NDArray[np.void]] | None = None
+        self._found: set[str] = set()
         with named_errors(self._path):
             row = connection.execute("SELECT json FROM manifest").fetchone()
         if row is None:
@@ -167,10 +172,11 @@ class RunStore:
 
     # ------------------------------------------------------------------ write
 
-    def put(self, batch: Sequence[tuple[Tile, Answer]]) -> None:
-        """Store answers and their objects, all of them or none.
+    def put(self, batch: Sequence[tuple[Tile, Answer]], splits: Sequence[Split] = ()) -> None:
+        """Store answers and their objects, and the splits they call for, all of them or none.
 
-        A failed answer keeps its reason and no objects; the tile can be put again.
+        A failed answer keeps its reason and no objects; the tile can be put again. A tile that is split no longer
+        counts: its children take its place.
 
         Raises
         ------
@@ -184,11 +190,42 @@ class RunStore:
             found = () if answer.status is Status.FAILED else answer.objects
             answers.append(answer_row(tile, answer, len(found)))
             objects.extend(object_rows(tile, found))
+        with self._transaction():
+            self._connection.executemany(INSERT_ANSWER, answers)
+            self._connection.executemany(INSERT_OBJECT, objects)
+            for statement in SPLITS if splits else ():
+                self._connection.execute(statement)
+            for split in splits:
+                self._connection.executemany(INSERT_TILE, (row.item() for row in split.children))
+                facts = (int(split.tile), split.why.value, split.depth, len(split.children))
+                self._connection.execute("INSERT INTO splits VALUES (?, ?, ?, ?)", facts)
+
+    def decide(self, gate: GateFacts, skipped: Mapping[int, float]) -> None:
+        """Store once what the coarse tiles decided: tiles that are not asked, with their score.
+
+        Raises
+        ------
+        StoreError
+            It was decided before, or one of the tiles has an answer or is not of this run.
+        """
+        if self.gate() is not None:
+            raise StoreError(f"{self._path}: it is decided already which tiles are asked.")
+        asked = set(self._integers("SELECT DISTINCT tile FROM answers").tolist())
+        if asked & skipped.keys():
+            raise StoreError(f"{self._path}: tiles that have an answer cannot be left out.")
+        with self._transaction():
+            for statement in GATE:
+                self._connection.execute(statement)
+            self._connection.execute("INSERT INTO gate VALUES (?)", (gate.model_dump_json(),))
+            rows = ((int(tile), float(score)) for tile, score in skipped.items())
+            self._connection.executemany("INSERT INTO skipped VALUES (?, ?)", rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         with named_errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(INSERT_ANSWER, answers)
-                self._connection.executemany(INSERT_OBJECT, objects)
+                yield
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -198,20 +235,49 @@ class RunStore:
     # ------------------------------------------------------------------ read
 
     def tiles(self) -> NDArray[np.void]:
-        """Every tile of the run, ordered by index. Structured array (n,) of `TILE_DTYPE`."""
-        if self._tiles is None:
+        """Every tile of the run that counts, ordered by index. Structured array (n,) of `TILE_DTYPE`.
+
+        What the tiles own is disjoint. A tile that was split is not among them; its children are.
+        """
+        splits = self._count("splits")
+        if self._tiles is None or self._tiles[0] != splits:
             columns = ", ".join(TILE_DTYPE.names or ())
-            rows = self._rows(f"SELECT {columns} FROM tiles ORDER BY tile")
-            self._tiles = np.array(list(rows), TILE_DTYPE)
-        return self._tiles
+            rows = self._rows(f"SELECT {columns} FROM tiles WHERE {self._counts} ORDER BY tile")
+            self._tiles = splits, np.array(list(rows), TILE_DTYPE)
+        return self._tiles[1]
+
+    def splits(self) -> list[tuple[int, Why, int, int]]:
+        """Tiles that were split, ordered by index: tile, reason, depth (1 for a tile of the grid), children."""
+        if not self._has("splits"):
+            return []
+        rows = self._rows("SELECT tile, why, depth, children FROM splits ORDER BY tile")
+        return [(tile, Why(why), depth, children) for tile, why, depth, children in rows]
+
+    def gate(self) -> GateFacts | None:
+        """What the coarse tiles decided, None where there are none or it is not decided yet."""
+        from workflows.cascade import GateFacts
+
+        if not self._has("gate"):
+            return None
+        return next(
+            (GateFacts.model_validate_json(row[0]) for row in self._rows("SELECT json FROM gate")), None
+        )
+
+    def skipped(self) -> dict[int, float]:
+        """Tiles that are not asked because of the coarse tiles, and the highest score of their place."""
+        if not self._has("skipped"):
+            return {}
+        return {int(tile): float(score) for tile, score in self._rows("SELECT tile, score FROM skipped")}
 
     def finished(self) -> NDArray[np.int64]:
-        """Indices of tiles with an answer other than failed, ascending."""
-        return self._integers("SELECT tile FROM answers WHERE status <> 'failed' ORDER BY tile")
+        """Indices of tiles that count with an answer other than failed, ascending."""
+        query = f"SELECT tile FROM answers WHERE status <> 'failed' AND {self._counts} ORDER BY tile"
+        return self._integers(query)
 
     def failed(self) -> NDArray[np.int64]:
-        """Indices of tiles whose last attempt failed, ascending."""
-        return self._integers("SELECT tile FROM latest WHERE status = 'failed' ORDER BY tile")
+        """Indices of tiles that count whose last attempt failed, ascending."""
+        query = f"SELECT tile FROM latest WHERE status = 'failed' AND {self._counts} ORDER BY tile"
+        return self._integers(query)
 
     def last_seq(self) -> int:
         """`seq` of the newest answer, 0 when there is none."""
@@ -223,7 +289,8 @@ class RunStore:
 
     def status_counts(self) -> dict[Status, int]:
         """Tiles by the status of their last attempt; every status is there, also with 0."""
-        found = dict(self._rows("SELECT status, count(*) FROM latest GROUP BY status"))
+        query = f"SELECT status, count(*) FROM latest WHERE {self._counts} GROUP BY status"
+        found = dict(self._rows(query))
         return {status: int(found.get(status.value, 0)) for status in Status}
 
     def answer(self, tile: int) -> StoredAnswer | None:
@@ -232,14 +299,19 @@ class RunStore:
         return next((stored_answer(row) for row in self._rows(query, (int(tile),))), None)
 
     def iter_answers(self, *, raw: bool = False) -> Iterator[StoredAnswer]:
-        """The last answer of every asked tile, ordered by tile; `raw` adds the model's text and reasoning."""
+        """The last answer of every asked tile that counts, ordered by tile.
+
+        `raw` adds the model's text and reasoning.
+        """
         columns = f"{ANSWER}, raw, reasoning" if raw else f"{ANSWER}, '', NULL"
-        for row in self._rows(f"SELECT {columns} FROM latest ORDER BY tile"):
+        for row in self._rows(f"SELECT {columns} FROM latest WHERE {self._counts} ORDER BY tile"):
             yield stored_answer(row)
 
     def changes_since(self, seq: int, limit: int = 1000) -> Changes:
-        """Answers stored after `seq`, at most `limit`, with their objects: what a live view polls."""
-        query = f"SELECT {ANSWER}, '', NULL FROM answers WHERE seq > ? ORDER BY seq LIMIT ?"
+        """Answers that count stored after `seq`, at most `limit`, with their objects: what a live view polls."""
+        query = (
+            f"SELECT {ANSWER}, '', NULL FROM answers WHERE seq > ? AND {self._counts} ORDER BY seq LIMIT ?"
+        )
         answers = tuple(stored_answer(row) for row in self._rows(query, (seq, limit)))
         parts = [self.objects(a.tile, a.tile + 1) for a in sorted(answers, key=lambda a: a.tile) if a.objects]
         return Changes(answers[-1].seq if answers else seq, answers, concatenate(parts))
@@ -248,7 +320,7 @@ class RunStore:
     def labels(self) -> tuple[str, ...]:
         """Labels of the objects stored so far: those of the request first, then others alphabetically."""
         asked = self.manifest.request.labels
-        found = {row[0] for row in self._rows("SELECT DISTINCT label FROM objects")}
+        found = {row[0] for row in self._rows(f"SELECT DISTINCT label FROM objects WHERE {self._counts}")}
         return (*asked, *sorted(found.difference(asked)))
 
     def objects(
@@ -260,7 +332,7 @@ class RunStore:
         """
         rows = self._rows(
             "SELECT tile, item, label, kind, x_min, y_min, x_max, y_max, score FROM objects "
-            "WHERE tile >= ? AND tile < ? ORDER BY tile, item",
+            f"WHERE tile >= ? AND tile < ? AND {self._counts} ORDER BY tile, item",
             (int(first), 2**62 if stop is None else int(stop)),
         )
         return object_columns(list(rows), self.labels if labels is None else labels)
@@ -274,12 +346,15 @@ class RunStore:
         return {(r[0], r[1]): json.loads(r[2]) for r in self._rows(query, (int(first), int(stop)))}
 
     def objects_found(self) -> int:
-        """Objects stored, before merging."""
-        return int(next(iter(self._rows("SELECT total(objects) FROM answers")))[0])
+        """Objects stored of the tiles that count, before merging."""
+        return int(next(iter(self._rows(f"SELECT total(objects) FROM answers WHERE {self._counts}")))[0])
 
     def object_counts(self) -> list[tuple[int, int]]:
         """Index of every tile with objects and how many it has, ordered by tile."""
-        query = "SELECT tile, objects FROM answers WHERE status <> 'failed' AND objects > 0 ORDER BY tile"
+        query = (
+            "SELECT tile, objects FROM answers "
+            f"WHERE status <> 'failed' AND objects > 0 AND {self._counts} ORDER BY tile"
+        )
         return [(int(tile), int(objects)) for tile, objects in self._rows(query)]
 
     def reviews(self, since: int = 0) -> list[Decision]:
@@ -301,6 +376,21 @@ class RunStore:
         seconds, prompt, new = next(iter(self._rows(query)))
         return float(seconds), int(prompt), int(new)
 
+    @property
+    def _counts(self) -> str:
+        """The condition that a tile was not split."""
+        return "tile NOT IN (SELECT tile FROM splits)" if self._has("splits") else "1"
+
+    def _count(self, table: str) -> int:
+        return int(next(iter(self._rows(f"SELECT count(*) FROM {table}")))[0]) if self._has(table) else 0
+
+    def _has(self, table: str) -> bool:
+        """Whether a table that is added when it is first needed is there; another process may add it."""
+        if table not in self._found:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = ?"
+            self._found.update(row[0] for row in self._rows(query, (table,)))
+        return table in self._found
+
     def _rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         with named_errors(self._path):
             yield from self._connection.execute(query, values)
@@ -318,8 +408,7 @@ def _write_new(path: Path, manifest: Manifest, tiles: NDArray[np.void]) -> None:
         try:
             connection.executescript(f"BEGIN; {TABLES}")
             connection.execute("INSERT INTO manifest VALUES (?)", (manifest.model_dump_json(),))
-            marks = ", ".join("?" * len(TILE_DTYPE.names or ()))
-            connection.executemany(f"INSERT INTO tiles VALUES ({marks})", (row.item() for row in tiles))
+            connection.executemany(INSERT_TILE, (row.item() for row in tiles))
             connection.execute("COMMIT")
             set_pragmas(connection)
         finally:
