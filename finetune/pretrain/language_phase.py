@@ -104,7 +104,7 @@ def question_batches(
     most, many = len(asked) - (long + 1) // 2, len(asked) - (long + 5) // 6
     for part in (asked[:most], asked[most:many], asked[many:]):
         if part:
-            yield writer.batch([q for q, _ in part], [row for _, row in part])
+            yield writer.batch([q for q, _ in part], [row for _, row in part], rng)
 
 
 def object_limit(phase: PhaseConfig, step: int) -> int | None:

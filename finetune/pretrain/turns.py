@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.pretrain.question import Question
 from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
 
 IGNORED = -100
+JITTER_SHARE, JITTER = 0.6, (2.0, 12.0)
+"""Share of sequences whose written boxes are shaken, and the range of the standard deviation in 1/1000 of the tile:
+what the model itself will have written before is never quite the truth."""
+REPEAT_SHARE = 0.15
+"""Share of answers in which an object stands twice: the second is no target, but how to go on after it is."""
+
+_AFTER_LABEL = ('"label": "nucleus"}, {"bbox_2d": [', '"label": "nucleus"}]')
+"""How an answer goes on after a label, and how it ends."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class TurnWriter:
         self._picture = [codec.special["<|image_pad|>"]] * cells
         self._side = round(cells**0.5)
         self._end = codec.special["<|im_end|>"]
+        self._goes_on = [codec.encode(end)[-1] for end in _AFTER_LABEL]
         self._pad = codec.special["<|endoftext|>"]
         self._value = np.full(codec.size, IGNORED, np.int64)
         self._value[codec.bare_numbers] = np.arange(len(codec.bare_numbers))
@@ -89,12 +100,21 @@ class TurnWriter:
         tail = self.codec.encode(f"<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n")
         return [*self.head, *self._picture, *tail]
 
-    def batch(self, questions: list[Question], owner: list[int]) -> TurnBatch:
-        """One sequence per question; only the answers (and their end mark) are targets."""
-        rows = []
+    def batch(
+        self, questions: list[Question], owner: list[int], rng: np.random.Generator | None = None
+    ) -> TurnBatch:
+        """One sequence per question; only the answers (and their end mark) are targets.
+
+        With `rng`, the coordinates that later tokens look back at are shaken in some sequences; targets never are.
+        """
+        rows, repeats = [], []
         for question in questions:
             prompt = self.prompt(question.prompt)
-            rows.append((prompt, [*self.codec.encode(question.answer), self._end], question))
+            text, repeat = question.answer, 0
+            if rng is not None and question.task == "detect" and rng.random() < REPEAT_SHARE:
+                text, repeat = with_repeat(text, rng)
+            rows.append((prompt, [*self.codec.encode(text), self._end], question))
+            repeats.append(repeat)
         length = max(len(prompt) + len(answer) for prompt, answer, _ in rows)
         ids = np.full((len(rows), length), self._pad, np.int64)
         targets = np.full((len(rows), length), IGNORED, np.int64)
@@ -127,11 +147,41 @@ class TurnWriter:
                 corners[row, at] = np.tile(np.arange(4), len(boxes))
                 # The token of a target stands one place after the position that predicts it.
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
+                # Which object comes next, and whether one does: where a model that sees goes wrong.
+                weights[row, at[::4]] *= 2
+                weights[row, np.isin(targets[row], self._goes_on)] *= 2.5
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
                 previous[row, at[3::4] + 2] = at.reshape(-1, 4) + 1
                 if len(set(targets[row, at[3::4] + 2].tolist())) > 1:
-                    weights[row, at[3::4] + 2] *= 3  # one word beside four coordinates, and it names the class
+                    weights[row, at[3::4] + 2] *= (
+                        3  # one word beside four coordinates, and it names the class
+                    )
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
+                if rng is not None and rng.random() < JITTER_SHARE:
+                    ids[row, at + 1] = self._shaken(boxes, rng).ravel()
+                if repeats[row]:
+                    ends = np.flatnonzero(np.isin(targets[row], self._goes_on))
+                    twice = slice(ends[repeats[row] - 1], ends[repeats[row]])
+                    for column in (targets, places, pointers, corners, left, naming):
+                        column[row, twice] = IGNORED
+                    weights[row, twice] = 0
         owners = np.array(owner, np.int64)
         arrays = (ids, targets, weights, places, pointers, corners, previous, left, naming, evidence, owners)
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
+
+    def _shaken(self, boxes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Tokens (n, 4) of boxes 0..1000 with noise on every coordinate."""
+        noise = rng.normal(0, rng.uniform(*JITTER), boxes.shape)
+        moved = np.rint(boxes + noise).astype(np.int64).clip(0, LARGEST_NUMBER)
+        tokens = self.codec.comma_numbers[moved]
+        tokens[:, 3] = self.codec.bare_numbers[moved[:, 3]]
+        return tokens
+
+
+def with_repeat(answer: str, rng: np.random.Generator) -> tuple[str, int]:
+    """An answer of boxes in which one object is written twice, and the place of the second; 0 without objects."""
+    objects = json.loads(answer)
+    if not objects:
+        return answer, 0
+    place = int(rng.integers(len(objects))) + 1
+    return json.dumps([*objects[:place], objects[place - 1], *objects[place:]]), place

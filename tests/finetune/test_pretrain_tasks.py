@@ -6,13 +6,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from finetune.pretrain.data import augment
 from finetune.pretrain.dense import DenseTargets, reading_order, relative
 from finetune.pretrain.object_tasks import detect_question, every_nucleus, objects_answer
+from finetune.pretrain.question import Question
 from finetune.pretrain.real import crop_boxes, instance_boxes
 from finetune.pretrain.tasks import SHARES, ask_about
 from finetune.pretrain.tiles import CLASSES, LabelledTile
+from finetune.pretrain.tokenizer import TextCodec, build_tokenizer
+from finetune.pretrain.turns import IGNORED, TurnWriter, with_repeat
 from finetune.pretrain.word_tasks import score_question
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Request, Task
@@ -121,3 +125,38 @@ def test_class_names_agree_with_the_factory() -> None:
 
     field = sample_field(4, max_nuclei=12)
     assert set(field.labels) <= set(CLASSES)
+
+
+def test_shaken_and_repeated_objects_are_read_but_never_targets() -> None:
+    """What the model may have written wrongly before changes what it reads, not what it is to write."""
+    codec = TextCodec(build_tokenizer(["user\nLocate nucleus.\nassistant\n"]))
+    writer = TurnWriter(codec, 4)
+    boxes = [[100, 200, 300, 400], [600, 610, 700, 720], [800, 820, 950, 990]]
+    answer = json.dumps([{"bbox_2d": box, "label": "nucleus"} for box in boxes])
+    question = Question("detect", "Locate nucleus.", answer)
+    numbers = [value for box in boxes for value in box]
+    plain = writer.batch([question], [0])
+    shaken = repeated = False
+    for seed in range(40):
+        turns = writer.batch([question], [0], np.random.default_rng(seed))
+        places, pointers = turns.places[0], turns.pointers[0]
+        assert places[places != IGNORED].tolist() == numbers
+        assert pointers[pointers != IGNORED].tolist() == [0] * 4 + [3] * 8
+        written = codec.decode(turns.ids[0, turns.ids[0] != codec.special["<|endoftext|>"]])
+        repeated |= written.count("bbox_2d") == 4
+        shaken |= written.count("bbox_2d") == 3 and not torch.equal(turns.ids, plain.ids)
+        targets = turns.targets[0][turns.targets[0] != IGNORED]
+        assert codec.decode(targets) == answer
+    assert shaken
+    assert repeated
+
+
+def test_a_repeat_stands_behind_its_object() -> None:
+    """Where the second one is said to be, it is."""
+    answer = json.dumps([{"bbox_2d": [i, i, i + 9, i + 9], "label": "nucleus"} for i in range(4)])
+    for seed in range(20):
+        text, place = with_repeat(answer, np.random.default_rng(seed))
+        objects = json.loads(text)
+        assert objects[place] == objects[place - 1]
+        assert [o for i, o in enumerate(objects) if i != place] == json.loads(answer)
+    assert with_repeat("[]", np.random.default_rng(0)) == ("[]", 0)
