@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+OUT_OF_MEMORY = "out-of-memory"
+"""Note of an answer that failed because memory ran out on its picture alone."""
+
 
 class Status(StrEnum):
     """How an answer ended. Only `ok`, `repaired` and `empty` speak about the whole tile."""

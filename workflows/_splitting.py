@@ -13,13 +13,11 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from qwenvl.answer import Answer, Status
+from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.request import SPLIT_TASKS, Request, Task
 from workflows._rows import TILE_DTYPE
 from wsi.tissue import TissueMask
 
-OUT_OF_MEMORY = "out-of-memory"
-"""Note of an answer that failed because memory ran out on this tile alone."""
 MEMORY_SPLITS = 2
 """How often a tile that does not fit into memory is split before the run stops."""
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenvl.answer import Answer, Status, TileObject
+from qwenvl.answer import OUT_OF_MEMORY, Answer, Status, TileObject
 from qwenvl.request import Request
 from workflows._rows import TILE_DTYPE, tile_table
-from workflows._splitting import OUT_OF_MEMORY, Why, children_of, parent_of, path_of, why_split
+from workflows._splitting import Why, children_of, parent_of, path_of, why_split
 from wsi.grid import TileGrid
 from wsi.tissue import TissueMask
 
