@@ -57,9 +57,9 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace", "Engine",
-    "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "PictureError",
-    "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status",
-    "Task", "TileObject", "UnknownFamilyError", "Where", "build_prompt", "conversation", "describe_checkpoint",
+    "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "NamedPicture",
+    "PictureError", "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status",
+    "Subject", "Task", "TileObject", "UnknownFamilyError", "Where", "build_prompt", "conversation", "describe_checkpoint",
     "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint", "parse_answer",
     "read_processor", "render_chat", "smart_resize",
 ]  # fmt: skip

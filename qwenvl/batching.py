@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,26 +14,33 @@ from qwenvl.checkpoint import Checkpoint
 from qwenvl.errors import RequestError
 from qwenvl.families import Thinking
 from qwenvl.preprocess import Patches
-from qwenvl.prompts import build_prompt, conversation, render_chat
+from qwenvl.prompts import render_chat
 from qwenvl.request import Request
+from qwenvl.subject import Subject, ask_about
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The token ids of a request, cut at the picture.
+    """The token ids of a request, cut at the pictures.
 
     Attributes
     ----------
-    before, after : tuple of int
-        Ids on both sides of the visual tokens.
+    parts : tuple of tuple of int
+        Ids before, between and after the visual tokens: one part more than there are pictures.
     """
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    parts: tuple[tuple[int, ...], ...]
 
-    def length(self, visual_tokens: int) -> int:
-        """Tokens of the whole prompt."""
-        return len(self.before) + visual_tokens + len(self.after)
+    def length(self, *visual_tokens: int) -> int:
+        """Tokens of the whole prompt, given the visual tokens of each picture."""
+        return sum(map(len, self.parts)) + sum(visual_tokens)
+
+    def ids(self, visual_tokens: Sequence[int], image: int) -> list[int]:
+        """All token ids, with `image` for each visual token."""
+        found = list(self.parts[0])
+        for count, part in zip(visual_tokens, self.parts[1:], strict=True):
+            found += [*[image] * count, *part]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +76,26 @@ class Batch:
 
 
 def render_request(
-    checkpoint: Checkpoint, request: Request, *, thinking: bool, answer_at_once: bool = False
+    checkpoint: Checkpoint,
+    request: Request,
+    subject: Subject | None = None,
+    *,
+    thinking: bool,
+    answer_at_once: bool = False,
 ) -> str:
-    """The text of a request with one image token, by the checkpoint's own chat template.
+    """The text of a request with one image token per picture, by the checkpoint's own chat template.
 
     Parameters
     ----------
+    subject : Subject, optional
+        Whose number and names of pictures count, not their pixels; None is one picture without a name.
     thinking : bool
         Let a family think that can be told not to.
     answer_at_once : bool
         Close the thought that a Thinking variant's prompt opens, so that the next token belongs to the answer.
     """
     family = checkpoint.family
-    messages = conversation(build_prompt(request), system_prompt=request.system_prompt)
+    messages = ask_about(request, subject)
     if checkpoint.tokenizer.chat_template is None:
         text = render_chat(messages, family, thinking=thinking)
     else:
@@ -95,45 +110,54 @@ def render_request(
     return text
 
 
-def encode_prompt(checkpoint: Checkpoint, text: str) -> Prompt:
-    """Token ids of a rendered request.
+def encode_prompt(checkpoint: Checkpoint, text: str, *, pictures: int = 1) -> Prompt:
+    """Token ids of a rendered request about a number of pictures.
 
     Raises
     ------
     RequestError
-        The words hold the names of special tokens, so that it is not clear where the picture is.
+        The words hold the names of special tokens, so that it is not clear where the pictures are.
     """
     ids: list[int] = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
     image = checkpoint.image_token_id
-    if ids.count(image) != 1:
+    places = [at for at, token in enumerate(ids) if token == image]
+    if len(places) != pictures:
         token = checkpoint.tokenizer.convert_ids_to_tokens(image)
         raise RequestError(
-            f"the prompt holds {token!r} {ids.count(image)} times instead of once; leave it out"
+            f"the prompt holds {token!r} {len(places)} times instead of {pictures}; leave it out"
         )
-    at = ids.index(image)
-    return Prompt(tuple(ids[:at]), tuple(ids[at + 1 :]))
+    starts, stops = [0, *(at + 1 for at in places)], [*places, len(ids)]
+    return Prompt(tuple(tuple(ids[start:stop]) for start, stop in zip(starts, stops, strict=True)))
 
 
-def build_batch(checkpoint: Checkpoint, prompt: Prompt, patches: Patches) -> Batch:
-    """Model inputs that ask `prompt` about each picture of `patches`."""
+def build_batch(checkpoint: Checkpoint, prompts: Sequence[Prompt], patches: Patches) -> Batch:
+    """Model inputs of one question per row.
+
+    Parameters
+    ----------
+    prompts : sequence of Prompt
+        One per row.
+    patches : Patches
+        Of the pictures of all rows, in their order.
+    """
     image = checkpoint.image_token_id
-    visual = [checkpoint.processor.image_tokens(frame) for frame in patches.frames]
-    lengths = tuple(prompt.length(count) for count in visual)
+    visual = iter([checkpoint.processor.image_tokens(frame) for frame in patches.frames])
+    rows = [prompt.ids(list(islice(visual, len(prompt.parts) - 1)), image) for prompt in prompts]
+    lengths = tuple(map(len, rows))
     longest = max(lengths)
-    shape = (len(visual), longest)
+    shape = (len(rows), longest)
     pad = checkpoint.tokenizer.pad_token_id
     input_ids = torch.full(shape, checkpoint.eos_token_ids[0] if pad is None else pad, dtype=torch.int64)
     attention_mask = torch.zeros(shape, dtype=torch.int64)
-    for row, (count, length) in enumerate(zip(visual, lengths, strict=True)):
-        ids = [*prompt.before, *[image] * count, *prompt.after]
-        input_ids[row, longest - length :] = torch.tensor(ids, dtype=torch.int64)
-        attention_mask[row, longest - length :] = 1
+    for row, ids in enumerate(rows):
+        input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
+        attention_mask[row, longest - len(ids) :] = 1
     mm_token_type_ids = (input_ids == image).long()
     # Computed here and passed on: the model would keep the offset of the last batch on itself (`rope_deltas`).
     position_ids, deltas = checkpoint.model.model.get_rope_index(
         input_ids,
         mm_token_type_ids=mm_token_type_ids,
-        image_grid_thw=patches.image_grid_thw,
+        image_grid_thw=patches.image_grid_thw if patches.frames else None,
         attention_mask=attention_mask,
     )
     next_position = torch.tensor(lengths, dtype=torch.int64) + deltas.view(-1).cpu()

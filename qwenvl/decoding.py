@@ -89,26 +89,52 @@ class Steps(Protocol):
         """Forget all rows but these, int64 in rising order."""
 
 
-def prefill(model: Any, batch: Batch) -> Prefilled:
-    """Read the prompts of a batch."""
+def prefill(model: Any, batch: Batch, features: Any = None) -> Prefilled:
+    """Read the prompts of a batch.
+
+    Parameters
+    ----------
+    model : transformers model
+    batch : Batch
+    features : transformers ModelOutput, optional
+        What `picture_features` gave for the batch's pictures, where it is known already.
+    """
     mask = batch.attention_mask if batch.padded else None
-    grid = batch.patches.image_grid_thw
+    pictures: dict[str, Any] = {}
+    if batch.patches.frames:
+        grid = batch.patches.image_grid_thw.to(batch.input_ids.device)
+        if features is None:
+            features = picture_features(model, batch.patches.pixel_values, grid)
+        pictures = {"mm_encoder_outputs": {"image": features}, "image_grid_thw": grid}
     output = model(
         input_ids=batch.input_ids,
         attention_mask=mask,
         position_ids=batch.position_ids,
-        mm_encoder_outputs={
-            "image": picture_features(model, batch.patches.pixel_values, grid.to(batch.input_ids.device))
-        },
-        image_grid_thw=grid.to(batch.input_ids.device),
         mm_token_type_ids=batch.mm_token_type_ids,
         use_cache=True,
         logits_to_keep=1,
+        **pictures,
     )
     return Prefilled(output.past_key_values, mask, batch.next_position, output.logits[:, -1].float())
 
 
-def extend(model: Any, state: Prefilled, tokens: Tensor) -> Tensor:
+def read_on(model: Any, state: Prefilled, ids: Sequence[int]) -> Prefilled:
+    """Read further words of the prompt, the same in each row; the cache of `state` grows by them."""
+    rows, device = len(state.logits), state.logits.device
+    tokens = torch.tensor([ids], device=device).expand(rows, -1)
+    logits = extend(model, state, tokens, last=True)[:, -1]
+    mask = state.attention_mask
+    if mask is not None:
+        mask = torch.cat([mask, mask.new_ones(rows, len(ids))], dim=1)
+    return Prefilled(state.cache, mask, state.next_position + len(ids), logits)
+
+
+def croppable(cache: Any) -> bool:
+    """True where tokens can be taken back from a cache; the state of linear attention cannot."""
+    return all(layer.is_croppable for layer in cache.layers)
+
+
+def extend(model: Any, state: Prefilled, tokens: Tensor, *, last: bool = False) -> Tensor:
     """Read further tokens, the same number in each row.
 
     Parameters
@@ -116,6 +142,8 @@ def extend(model: Any, state: Prefilled, tokens: Tensor) -> Tensor:
     state : Prefilled
         Its cache grows by the tokens; its other fields stay as they are.
     tokens : int64 Tensor (rows, n)
+    last : bool
+        Give the logits after the last token alone, as (rows, 1, vocabulary).
 
     Returns
     -------
@@ -134,7 +162,7 @@ def extend(model: Any, state: Prefilled, tokens: Tensor) -> Tensor:
         past_key_values=state.cache,
         use_cache=True,
     ).last_hidden_state
-    logits: Tensor = model.get_output_embeddings()(hidden)
+    logits: Tensor = model.get_output_embeddings()(hidden[:, -1:] if last else hidden)
     return logits.float()
 
 

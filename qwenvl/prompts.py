@@ -17,12 +17,25 @@ def _listed(labels: tuple[str, ...]) -> str:
     return ", ".join(f'"{label}"' for label in labels)
 
 
-def build_prompt(request: Request) -> str:
+def build_prompt(request: Request, *, target: str | None = None) -> str:
     """The user's turn for one tile, without image tokens.
 
     A request's own `prompt` replaces the task's standard words; labels and schema are then appended only
     where the task cannot be answered without them (classify, extract).
+
+    Parameters
+    ----------
+    request : Request
+    target : str, optional
+        Name of the one of several pictures that is asked about. describe, ask and extract leave it to their own words.
     """
+    words = _words(request)
+    if target is None or request.task in (Task.DESCRIBE, Task.ASK, Task.EXTRACT):
+        return words
+    return f'In the picture "{target}": {words}'
+
+
+def _words(request: Request) -> str:
     labels = _listed(request.labels)
     match request.task:
         case Task.DETECT:
@@ -51,7 +64,9 @@ def build_prompt(request: Request) -> str:
     return request.prompt or standard
 
 
-def conversation(prompt: str, *, system_prompt: str | None = None, pictures: int = 1) -> list[Message]:
+def conversation(
+    prompt: str, *, system_prompt: str | None = None, pictures: int = 1, anchors: Sequence[str] = ()
+) -> list[Message]:
     """The messages of one question about `pictures` pictures, pictures first as in the families' training.
 
     Parameters
@@ -62,8 +77,15 @@ def conversation(prompt: str, *, system_prompt: str | None = None, pictures: int
         None leaves the system turn to the family's chat template.
     pictures : int
         Number of pictures before the words.
+    anchors : sequence of str
+        Text before each picture, such as 'Picture 1: ', the form that the families' templates number pictures in;
+        '' for none.
     """
-    content: list[Message] = [{"type": "image"} for _ in range(pictures)]
+    content: list[Message] = []
+    for number in range(pictures):
+        if number < len(anchors) and anchors[number]:
+            content.append({"type": "text", "text": anchors[number]})
+        content.append({"type": "image"})
     user = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
     if system_prompt is None:
         return [user]

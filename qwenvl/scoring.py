@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenvl.decoding import Prefilled, extend
+from qwenvl.decoding import Prefilled, croppable, extend
 from qwenvl.errors import RequestError
 
 Spellings = tuple[tuple[int, ...], ...]
@@ -88,13 +88,12 @@ def _rest(model: Any, state: Prefilled, ids: tuple[int, ...]) -> Tensor | float:
         return 0.0
     rows = len(state.logits)
     cache = state.cache
-    croppable = all(layer.is_croppable for layer in cache.layers)
-    if not croppable:
-        # The state of linear attention cannot be taken back, so it is read on a copy.
+    cuttable = croppable(cache)
+    if not cuttable:
         state = Prefilled(copy.deepcopy(cache), state.attention_mask, state.next_position, state.logits)
     known = torch.tensor([ids[:-1]], device=state.logits.device).expand(rows, -1)
     chances = extend(model, state, known).log_softmax(-1)
-    if croppable:
+    if cuttable:
         cache.crop(-known.shape[1])
     wanted = torch.tensor(ids[1:], device=chances.device).view(1, -1, 1).expand(rows, -1, 1)
     return chances.gather(2, wanted).sum(dim=(1, 2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from referencing.exceptions import Unresolvable
 
 from qwenvl.errors import RequestError
 from qwenvl.families import ModelFamily, Thinking
-from qwenvl.prompts import build_prompt, conversation
+from qwenvl.prompts import build_prompt
 from qwenvl.request import Generation, Request
+from qwenvl.subject import Subject, ask_about
 
 OPTIONAL = {
     "logprobs": ("logprobs", "top_logprobs"),
@@ -61,21 +62,28 @@ class Reply:
     notes: tuple[str, ...] = ()
 
 
-def chat_messages(request: Request, picture_url: str) -> list[dict[str, Any]]:
-    """The conversation of a request about one picture. Without a system prompt of its own, the template's stays.
+def chat_messages(request: Request, subject: Subject, urls: Sequence[str]) -> list[dict[str, Any]]:
+    """The conversation of a request about a subject. Without a system prompt of its own, the template's stays.
+
+    Parameters
+    ----------
+    request : Request
+    subject : Subject
+    urls : sequence of str
+        Of its pictures, in order.
 
     Raises
     ------
     RequestError
         The words hold the name of the token that stands for a picture.
     """
-    prompt = build_prompt(request)
-    if "<|image_pad|>" in prompt or "<|image_pad|>" in (request.system_prompt or ""):
+    if "<|image_pad|>" in build_prompt(request) or "<|image_pad|>" in (request.system_prompt or ""):
         raise RequestError("the prompt holds '<|image_pad|>'; leave it out")
-    messages = conversation(prompt, system_prompt=request.system_prompt)
+    messages = ask_about(request, subject)
+    left = iter(urls)
     for message in messages:
         message["content"] = [
-            {"type": "image_url", "image_url": {"url": picture_url}} if part["type"] == "image" else part
+            {"type": "image_url", "image_url": {"url": next(left)}} if part["type"] == "image" else part
             for part in message["content"]
         ]
     return messages

@@ -1,13 +1,10 @@
-"""Sending one question about one picture, with as many of the request's wishes as the server takes."""
+"""Sending one question about one subject, with as many of the request's wishes as the server takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from qwenvl.engines import _chat
 from qwenvl.engines._http import Refusal, ServerClient
@@ -16,6 +13,7 @@ from qwenvl.families import ModelFamily, Thinking
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.pictures import png_url, resize_picture
 from qwenvl.request import Request, Task
+from qwenvl.subject import Subject
 
 
 class Questions:
@@ -54,12 +52,16 @@ class Questions:
         return field not in self._refused
 
     async def send(
-        self, picture: NDArray[np.uint8], frame: PictureFrame, request: Request, *, judging: bool = False
+        self, subject: Subject, frames: Sequence[PictureFrame], request: Request, *, judging: bool = False
     ) -> _chat.Reply:
-        """Ask about a picture.
+        """Ask about a subject.
 
         Parameters
         ----------
+        subject : Subject
+        frames : sequence of PictureFrame
+            One per picture.
+        request : Request
         judging : bool
             Only the likelihood of the answer's first words is wanted.
 
@@ -78,9 +80,15 @@ class Questions:
 
             def make(fields: dict[str, Any] = fields) -> dict[str, Any]:
                 # The server's own resize must find nothing to do where boxes are in px of the resized picture.
-                ours = self._family.space is CoordinateSpace.ABSOLUTE_RESIZED and frame.resized
-                url = png_url(resize_picture(picture, frame) if ours else picture)
-                return {"model": self._model, "messages": _chat.chat_messages(request, url), **fields}
+                ours = self._family.space is CoordinateSpace.ABSOLUTE_RESIZED
+                urls = [
+                    png_url(
+                        resize_picture(picture.pixels, frame) if ours and frame.resized else picture.pixels
+                    )
+                    for picture, frame in zip(subject.pictures, frames, strict=True)
+                ]
+                messages = _chat.chat_messages(request, subject, urls)
+                return {"model": self._model, "messages": messages, **fields}
 
             try:
                 reply = await self._client.post("chat/completions", make, _chat.read_reply)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from qwenvl.answer import Answer
 from qwenvl.request import Request
+from qwenvl.subject import Item
+
+if TYPE_CHECKING:
+    from qwenvl.description import MemoryEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +42,20 @@ class Engine(ABC):
     info: ModelInfo
 
     @abstractmethod
-    def answer(self, pictures: Sequence[NDArray[np.uint8]], request: Request) -> list[Answer]:
-        """Answer `request` about each picture.
+    def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
+        """Answer `request` about each item.
 
         Parameters
         ----------
-        pictures : sequence of uint8 arrays (height, width, 3)
-            RGB; sizes may differ.
+        pictures : sequence of uint8 arrays (height, width, 3), or of Subject
+            RGB; sizes may differ. A `Subject` holds several named pictures, or none.
         request : Request
 
         Returns
         -------
         list of Answer
-            One per picture, in order. A picture that cannot be answered gets a failed Answer; the others
-            are not touched by it. Objects are in px of their own picture.
+            One per item, in order. An item that cannot be answered gets a failed Answer; the others
+            are not touched by it. Objects are in px of the item's picture, of a Subject's target.
 
         Raises
         ------
@@ -64,9 +65,40 @@ class Engine(ABC):
             The request asks for what this model cannot do.
         """
 
+    def answer_many(self, pictures: Sequence[Item], requests: Sequence[Request]) -> list[list[Answer]]:
+        """Answer several requests about each item.
+
+        The answers are those of separate calls of `answer`; engines that can, look at each picture only once.
+
+        Parameters
+        ----------
+        pictures : sequence of Item
+            As of `answer`.
+        requests : sequence of Request
+
+        Returns
+        -------
+        list of list of Answer
+            One list per request, in order, with one Answer per item.
+
+        Raises
+        ------
+        EngineError, RequestError
+            As `answer` does.
+        """
+        return [self.answer(pictures, request) for request in requests]
+
     def batch_size(self, request: Request) -> int:
         """How many tiles of `request` are best handed over in one call."""
         return 16
+
+    def prompt_tokens(self, request: Request) -> int | None:
+        """Tokens that one tile of `request` is asked with, its picture included; None where that is not known."""
+        return None
+
+    def memory(self, request: Request) -> MemoryEstimate | None:
+        """Estimated memory of a batch of `batch_size` tiles; None where the model does not run in this process."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most stand-ins hold nothing
         """Release memory and connections."""

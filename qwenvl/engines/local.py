@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from qwenvl.answer import Answer, Status
-from qwenvl.batching import Batch, Prompt, build_batch, encode_prompt, plan_batches, render_request
+from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
+from qwenvl.batching import Batch, Prompt, build_batch, plan_batches
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
 from qwenvl.confidence import add_scores
-from qwenvl.decoding import Constraint, Decoded, Prefilled, decode, prefill
+from qwenvl.decoding import Constraint, Decoded, Prefilled, croppable, decode, prefill, read_on
+from qwenvl.description import MemoryEstimate
+from qwenvl.engines._plan import JUDGING, Plan, Row, shared_beginnings
 from qwenvl.engines.base import Engine
 from qwenvl.errors import PictureError
 from qwenvl.families import Thinking
@@ -26,10 +27,11 @@ from qwenvl.grammar import Grammars, ThinkFirst, vocabulary_size
 from qwenvl.light import LightLanguage
 from qwenvl.packed import pack_linears
 from qwenvl.parse import parse_answer
-from qwenvl.preprocess import check_picture, preprocess
+from qwenvl.preprocess import Patches, preprocess
 from qwenvl.request import Request, Task
-from qwenvl.scoring import label_spellings, word_probabilities, yes_and_no
-from qwenvl.vision import fold_frames
+from qwenvl.scoring import Spellings, word_probabilities
+from qwenvl.subject import Item, as_subject, label
+from qwenvl.vision import fold_frames, picture_features
 
 MAX_ROWS = 64
 """Most tiles of a batch."""
@@ -39,8 +41,7 @@ _CPU_ROWS = 32
 _GPU_BUDGET = 65_536
 _THOUGHT = 0.5  # share of the new tokens that a thought may take
 _MEMORY_SHARE = 0.8  # of the free memory that a batch may be expected to take
-
-Picture = NDArray[np.uint8]
+_NOWHERE = PictureFrame.same(1000, 1000)  # grammar of an answer about no picture, which holds no places
 
 
 class LocalEngine(Engine):
@@ -97,9 +98,23 @@ class LocalEngine(Engine):
 
     def batch_size(self, request: Request) -> int:
         """Tiles of `request` that fit one batch; few on a CPU, because a run stores what it hands over at once."""
-        length = self._prompt(request).length(self.checkpoint.description.tokens_per_tile(request.tile_size))
         most = self._max_rows if self.checkpoint.device.type != "cpu" else min(self._max_rows, _CPU_ROWS)
-        return max(1, min(most, self._budget // length))
+        return max(1, min(most, self._budget // self.prompt_tokens(request)))
+
+    def prompt_tokens(self, request: Request) -> int:
+        """Tokens that one tile of `request` is asked with, its picture included."""
+        visual = self.checkpoint.description.tokens_per_tile(request.tile_size)
+        return self._plan(request).prompt().length(visual)
+
+    def memory(self, request: Request) -> MemoryEstimate:
+        """Estimated memory of a batch of `batch_size` tiles."""
+        description = self.checkpoint.description
+        visual = description.tokens_per_tile(request.tile_size)
+        return description.estimate_memory(
+            request.tile_size, batch=self.batch_size(request), dtype=self.info.dtype,
+            prompt_tokens=self.prompt_tokens(request) - visual,
+            new_tokens=0 if request.task in JUDGING else request.generation.max_new_tokens,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Let go of the model; its memory is free once no one else holds the checkpoint."""
@@ -109,82 +124,169 @@ class LocalEngine(Engine):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def answer(self, pictures: Sequence[Picture], request: Request) -> list[Answer]:
-        """Answer `request` about each picture; see `Engine.answer`."""
-        prompt = self._prompt(request)
-        run = self._runner(request, prompt)
-        answers: list[Answer | None] = [None] * len(pictures)
-        usable: list[tuple[int, int]] = []  # picture, prompt tokens
-        for index, picture in enumerate(pictures):
-            try:
-                check_picture(picture)
-                frame = self.checkpoint.processor.frame(picture.shape[1], picture.shape[0])
-            except PictureError as error:
-                answers[index] = Answer.failure(f"picture {index}: {error}")
-            else:
-                usable.append((index, prompt.length(self.checkpoint.processor.image_tokens(frame))))
-        for rows in plan_batches([size for _, size in usable], budget=self._budget, max_rows=self._max_rows):
-            indices = [usable[row][0] for row in rows]
-            for index, answer in zip(indices, self._run(run, [pictures[i] for i in indices]), strict=True):
-                answers[index] = answer
-        return [answer if answer is not None else Answer.failure("not asked") for answer in answers]
+    def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
+        """Answer `request` about each item; see `Engine.answer`."""
+        return self.answer_many(pictures, [request])[0]
 
-    def _run(self, run: Callable[[list[Picture]], list[Answer]], pictures: list[Picture]) -> list[Answer]:
+    @torch.inference_mode()
+    def answer_many(self, pictures: Sequence[Item], requests: Sequence[Request]) -> list[list[Answer]]:
+        """Answer several requests about each item; see `Engine.answer_many`.
+
+        Each picture goes through the vision tower once. Requests that begin alike, up to the last picture, share
+        the reading of that too.
+        """
+        answers: list[list[Answer | None]] = [[None] * len(pictures) for _ in requests]
+        plans = [self._plan(request) for request in requests]
+        rows: list[Row] = []
+        for index, item in enumerate(pictures):
+            try:
+                rows.append(self._row(index, item, plans))
+            except PictureError as error:
+                for told in answers:
+                    told[index] = Answer.failure(str(error))
+        lengths = [row.length for row in rows]
+        for batch in plan_batches(lengths, budget=self._budget, max_rows=self._max_rows):
+            chosen = [rows[index] for index in batch]
+            for told, found in zip(answers, self._run(plans, chosen), strict=True):
+                for row, answer in zip(chosen, found, strict=True):
+                    told[row.index] = answer
+        return [
+            [answer if answer is not None else Answer.failure("not asked") for answer in told]
+            for told in answers
+        ]
+
+    def _row(self, index: int, item: Item, plans: Sequence[Plan]) -> Row:
+        subject = as_subject(item, index)
+        settings = self.checkpoint.processor
+        frames = []
+        for picture in subject.pictures:
+            height, width, _ = picture.pixels.shape
+            try:
+                frames.append(settings.frame(width, height))
+            except PictureError as error:
+                raise PictureError(f"{label(index, picture.name)}: {error}") from None
+        visual = [settings.image_tokens(frame) for frame in frames]
+        longest = max((plan.prompt(subject).length(*visual) for plan in plans), default=0)
+        return Row(index, subject, tuple(frames), longest)
+
+    def _run(self, plans: Sequence[Plan], rows: list[Row]) -> list[list[Answer]]:
         """Run one batch; where memory runs out, its halves."""
         start = time.perf_counter()
         try:
-            answers = run(pictures)
+            answers = self._ask(plans, rows)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             answers = []
         if answers:
-            seconds = (time.perf_counter() - start) / len(pictures)
-            return [replace(answer, seconds=seconds) for answer in answers]
+            seconds = (time.perf_counter() - start) / (len(rows) * len(plans))
+            return [[replace(answer, seconds=seconds) for answer in told] for told in answers]
         # Outside the except clause, so that the error's frames no longer hold the batch's tensors.
         self._memory = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(pictures) == 1:
-            height, width, _ = pictures[0].shape
-            return [
-                Answer.failure(
-                    f"out of memory on {self.checkpoint.device} with a single picture of {width}x{height} px; "
-                    "use smaller tiles, a smaller model, or another dtype"
-                )
-            ]
-        half = len(pictures) // 2
-        self._max_rows = max(1, min(self._max_rows, len(pictures) - half))
-        return self._run(run, pictures[:half]) + self._run(run, pictures[half:])
+        if len(rows) == 1:
+            sizes = " and ".join(f"{frame.width}x{frame.height}" for frame in rows[0].frames) or "no"
+            failed = Answer.failure(
+                f"out of memory on {self.checkpoint.device} with a single picture of {sizes} px; "
+                "use smaller tiles, a smaller model, or another dtype",
+                notes=(OUT_OF_MEMORY,),
+            )
+            return [[failed] for _ in plans]
+        half = len(rows) // 2
+        self._max_rows = max(1, min(self._max_rows, len(rows) - half))
+        halves = self._run(plans, rows[:half]), self._run(plans, rows[half:])
+        return [first + second for first, second in zip(*halves, strict=True)]
 
-    def _runner(self, request: Request, prompt: Prompt) -> Callable[[list[Picture]], list[Answer]]:
-        """The function that answers one batch, with what is the same for all batches done once."""
-        model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
-        if request.task is Task.SCORE:
-            words = yes_and_no(tokenizer)
-            return lambda pictures: self._scored(pictures, prompt, words, ("yes", "no"), request)
-        if request.task is Task.CLASSIFY:
-            end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-            words = label_spellings(tokenizer, request.labels, end=end)
-            return lambda pictures: self._scored(pictures, prompt, words, request.labels, request)
+    def _ask(self, plans: Sequence[Plan], rows: list[Row]) -> list[list[Answer]]:
+        """One batch: every plan's answers about every row."""
+        patches, features = self._look(rows)
+        answers: list[dict[int, Answer]] = [{} for _ in plans]
+        for group in shared_beginnings(plans, rows):
+            # A row that a plan cannot be asked about has no picture, so the others' pictures stay in place.
+            fitting = plans[group[0]].fitting(rows)
+            if fitting:
+                states = self._prefill([plans[number] for number in group], fitting, patches, features)
+                for number, (batch, state) in zip(group, states, strict=True):
+                    told = self._finish(plans[number], batch, state, fitting)
+                    answers[number] |= {row.index: answer for row, answer in zip(fitting, told, strict=True)}
+        return [
+            [told.get(row.index) or _refused(row, plan) for row in rows]
+            for plan, told in zip(plans, answers, strict=True)
+        ]
 
-        def write(pictures: list[Picture]) -> list[Answer]:
-            batch, state = self._prefill(pictures, prompt)
-            constraint = self._constraint(request, batch.patches.frames)
-            eos = self.checkpoint.eos_token_ids
-            written = decode(model, state, batch, request.generation, eos=eos, constraint=constraint,
-                             language=self._language)  # fmt: skip
-            rows = zip(written, batch.patches.frames, batch.lengths, strict=True)
-            return [self._read(row, request, frame, length) for row, frame, length in rows]
+    def _look(self, rows: list[Row]) -> tuple[Patches, Any]:
+        """The patches of all pictures of a batch, and what the vision tower makes of them."""
+        checkpoint = self.checkpoint
+        pictures = [picture.pixels for row in rows for picture in row.subject.pictures]
+        patches = preprocess(
+            pictures,
+            self._processor,
+            device=checkpoint.device,
+            dtype=checkpoint.model.dtype,
+            out=self._memory,
+        )
+        if not pictures:
+            return patches, None
+        self._memory = patches.pixel_values
+        grid = patches.image_grid_thw.to(checkpoint.device)
+        return patches, picture_features(checkpoint.model, patches.pixel_values, grid)
 
-        return write
+    def _prefill(
+        self, plans: Sequence[Plan], rows: list[Row], patches: Patches, features: Any
+    ) -> Iterator[tuple[Batch, Prefilled]]:
+        """Read the prompts of plans that begin alike, what they share only once."""
+        checkpoint, model = self.checkpoint, self.checkpoint.model
+        prompts = [plans[0].prompt(row.subject) for row in rows]
+        if len(plans) == 1:
+            batch = build_batch(checkpoint, prompts, patches)
+            yield batch, prefill(model, batch, features)
+            return
+        start = build_batch(checkpoint, [Prompt((*prompt.parts[:-1], ())) for prompt in prompts], patches)
+        shared = prefill(model, start, features)
+        for number, plan in enumerate(plans):
+            rest = plan.prompt(rows[0].subject).parts[-1]
+            # Scoring and the light step leave the cache as it was, so that what was read on can be cut off again.
+            cut = croppable(shared.cache) and (plan.words is not None or self._language is not None)
+            last = number + 1 == len(plans)
+            state = shared if cut or last else replace(shared, cache=copy.deepcopy(shared.cache))
+            more = torch.tensor([rest], device=start.input_ids.device).expand(len(rows), -1)
+            lengths = tuple(length + len(rest) for length in start.lengths)
+            batch = replace(start, input_ids=torch.cat([start.input_ids, more], dim=1), lengths=lengths)
+            yield batch, read_on(model, state, rest)
+            if cut and not last:
+                shared.cache.crop(-len(rest))
 
-    def _prompt(self, request: Request) -> Prompt:
-        at_once = request.task in (Task.SCORE, Task.CLASSIFY)
-        thinking = self._thinking and not at_once
-        text = render_request(self.checkpoint, request, thinking=thinking, answer_at_once=at_once)
-        return encode_prompt(self.checkpoint, text)
+    def _finish(self, plan: Plan, batch: Batch, state: Prefilled, rows: list[Row]) -> list[Answer]:
+        """Judge or write once the prompts are read."""
+        if plan.words is not None:
+            return self._judge(plan, plan.words, batch, state)
+        request = plan.request
+        frames = [row.frame or _NOWHERE for row in rows]
+        written = decode(
+            self.checkpoint.model, state, batch, request.generation, eos=self.checkpoint.eos_token_ids,
+            constraint=self._constraint(request, frames), language=self._language,
+        )  # fmt: skip
+        return [
+            self._read(decoded, request, row.frame, length)
+            for decoded, row, length in zip(written, rows, batch.lengths, strict=True)
+        ]
+
+    def _judge(self, plan: Plan, words: list[Spellings], batch: Batch, state: Prefilled) -> list[Answer]:
+        table = word_probabilities(self.checkpoint.model, state, words).tolist()
+        answers = []
+        for row, length in zip(table, batch.lengths, strict=True):
+            scores = dict(zip(plan.names, row, strict=True))
+            chosen = None
+            if plan.request.task is Task.SCORE:
+                scores = {"yes": scores["yes"]}
+            else:
+                chosen = max(scores, key=scores.__getitem__)
+            answers.append(Answer(Status.OK, text=chosen, scores=scores, prompt_tokens=length))
+        return answers
+
+    def _plan(self, request: Request) -> Plan:
+        return Plan.of(request, self.checkpoint, thinking=self._thinking)
 
     def _thinks(self) -> bool:
         mode = self.checkpoint.family.thinking
@@ -206,32 +308,9 @@ class LocalEngine(Engine):
         budget = int(_THOUGHT * request.generation.max_new_tokens)
         return ThinkFirst(answers, len(frames), budget=budget, close=close, eos=checkpoint.eos_token_ids)
 
-    def _prefill(self, pictures: list[Picture], prompt: Prompt) -> tuple[Batch, Prefilled]:
-        patches = preprocess(
-            pictures, self._processor, device=self.checkpoint.device, dtype=self.checkpoint.model.dtype,
-            out=self._memory,
-        )  # fmt: skip
-        self._memory = patches.pixel_values
-        batch = build_batch(self.checkpoint, prompt, patches)
-        return batch, prefill(self.checkpoint.model, batch)
-
-    def _scored(
-        self, pictures: list[Picture], prompt: Prompt, words: Any, names: Sequence[str], request: Request
-    ) -> list[Answer]:
-        batch, state = self._prefill(pictures, prompt)
-        table = word_probabilities(self.checkpoint.model, state, words).tolist()
-        answers = []
-        for row, length in zip(table, batch.lengths, strict=True):
-            scores = dict(zip(names, row, strict=True))
-            chosen = None
-            if request.task is Task.SCORE:
-                scores = {"yes": scores["yes"]}
-            else:
-                chosen = max(scores, key=scores.__getitem__)
-            answers.append(Answer(Status.OK, text=chosen, scores=scores, prompt_tokens=length))
-        return answers
-
-    def _read(self, written: Decoded, request: Request, frame: PictureFrame, prompt_tokens: int) -> Answer:
+    def _read(
+        self, written: Decoded, request: Request, frame: PictureFrame | None, prompt_tokens: int
+    ) -> Answer:
         family, tokenizer = self.checkpoint.family, self.checkpoint.tokenizer
         text = tokenizer.decode(written.tokens, skip_special_tokens=False)
         answer = parse_answer(
@@ -240,6 +319,8 @@ class LocalEngine(Engine):
             thinking=(family.think_open, family.think_close) if self._thinks() else None,
             prompt_tokens=prompt_tokens, new_tokens=len(written.tokens),
         )  # fmt: skip
+        if frame is None:
+            return answer
         objects = add_scores(
             answer.objects, written.tokens, written.log_probabilities, tokenizer=tokenizer, space=family.space,
             frame=frame,
@@ -259,6 +340,10 @@ def _token_budget(checkpoint: Checkpoint) -> int:
     return int(
         max(tokens, min(_GPU_BUDGET, _MEMORY_SHARE * free * tokens / (one.kv_per_tile + one.activations)))
     )
+
+
+def _refused(row: Row, plan: Plan) -> Answer:
+    return Answer.failure(f"item {row.index}: {row.subject.unfit(plan.request)}")
 
 
 def _out_of_memory(error: BaseException) -> bool:

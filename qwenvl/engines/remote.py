@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qwenvl.answer import Answer, Status
 from qwenvl.confidence import score_objects
 from qwenvl.engines._chat import Reply, obeys_schema
@@ -23,11 +20,9 @@ from qwenvl.errors import EngineError, PictureError
 from qwenvl.families import ModelFamily, Thinking
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
-from qwenvl.pictures import check_picture
 from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Request, Task
-
-Picture = NDArray[np.uint8]
+from qwenvl.subject import Item, NamedPicture, Subject, as_subject, label
 
 _LOST = 64  # questions in a row without any answer after which the server counts as lost
 _UNSEEN = "The server's image processor cannot be seen: its pixel limits are taken to be {} to {} px."
@@ -132,11 +127,11 @@ class RemoteEngine(Engine):
         limits = {"min_pixels": self.processor.min_pixels, "max_pixels": self.processor.max_pixels}
         return self.family.frame(width, height, **limits)
 
-    def answer(self, pictures: Sequence[Picture], request: Request) -> list[Answer]:
-        """Answer `request` about each picture; see `Engine.answer`.
+    def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
+        """Answer `request` about each item; see `Engine.answer`.
 
-        A picture that got no usable response in all attempts fails alone. EngineError is raised, so that a run
-        stops, where no connection could be made for any picture, or where nothing came back for 64 in a row.
+        An item that got no usable response in all attempts fails alone. EngineError is raised, so that a run
+        stops, where no connection could be made for any item, or where nothing came back for 64 in a row.
         """
         begun = time.perf_counter()
         outcomes = self._client.run(self._answer_all(pictures, request))
@@ -169,7 +164,7 @@ class RemoteEngine(Engine):
                 raise EngineError(f"{self._client.url}/models refuses: {refusal}") from None
         return choose_model(listing, wanted, self._client.url)
 
-    async def _answer_all(self, pictures: Sequence[Picture], request: Request) -> list[Answer | ServerFault]:
+    async def _answer_all(self, pictures: Sequence[Item], request: Request) -> list[Answer | ServerFault]:
         tasks = [asyncio.ensure_future(self._answer(*item, request)) for item in enumerate(pictures)]
         try:
             return await asyncio.gather(*tasks)
@@ -179,24 +174,33 @@ class RemoteEngine(Engine):
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
-    async def _answer(self, index: int, picture: Picture, request: Request) -> Answer | ServerFault:
+    async def _answer(self, index: int, item: Item, request: Request) -> Answer | ServerFault:
         try:
-            check_picture(picture)
-            frame = self.frame(picture.shape[1], picture.shape[0])
+            subject = as_subject(item, index)
+            frames = [self._frame(index, picture) for picture in subject.pictures]
         except PictureError as error:
-            return Answer.failure(f"picture {index}: {error}")
+            return Answer.failure(str(error))
+        reason = subject.unfit(request)
+        if reason is not None:
+            return Answer.failure(f"item {index}: {reason}")
         try:
             if request.task in (Task.SCORE, Task.CLASSIFY):
-                return await self._judge(picture, frame, request)
-            return self._read(await self._questions.send(picture, frame, request), frame, request)
+                return await self._judge(subject, frames, request)
+            return self._read(await self._questions.send(subject, frames, request), subject, frames, request)
         except ServerFault as fault:
             return fault
 
-    async def _judge(self, picture: Picture, frame: PictureFrame, request: Request) -> Answer:
+    def _frame(self, index: int, picture: NamedPicture) -> PictureFrame:
+        try:
+            return self.frame(picture.pixels.shape[1], picture.pixels.shape[0])
+        except PictureError as error:
+            raise PictureError(f"{label(index, picture.name)}: {error}") from None
+
+    async def _judge(self, subject: Subject, frames: Sequence[PictureFrame], request: Request) -> Answer:
         """Score and classify: probabilities where the server gives enough of them, else its words."""
         reply = None
         if self._questions.takes("logprobs") and not self._silent:
-            reply = await self._questions.send(picture, frame, request, judging=True)
+            reply = await self._questions.send(subject, frames, request, judging=True)
             scores = self._scores(reply, request)
             if scores is not None:
                 return Answer(
@@ -207,8 +211,8 @@ class RemoteEngine(Engine):
             self._silent = not reply.tokens
         # One token was enough for a probability; the words need more.
         if reply is None or (request.task is Task.SCORE and self.family.thinking is not Thinking.ALWAYS):
-            reply = await self._questions.send(picture, frame, request)
-        answer = self._read(reply, frame, request)
+            reply = await self._questions.send(subject, frames, request)
+        answer = self._read(reply, subject, frames, request)
         return answer if "text" in answer.notes else replace(answer, notes=(*answer.notes, "text"))
 
     def _scores(self, reply: Reply, request: Request) -> Mapping[str, float] | None:
@@ -219,14 +223,23 @@ class RemoteEngine(Engine):
         chance = yes_probability(tokens)
         return None if chance is None else {"yes": chance}
 
-    def _read(self, reply: Reply, frame: PictureFrame, request: Request) -> Answer:
+    def _read(
+        self, reply: Reply, subject: Subject, frames: Sequence[PictureFrame], request: Request
+    ) -> Answer:
         family = self.family
-        expected = (frame.processed_width // family.factor) * (frame.processed_height // family.factor)
+        at = subject.target_index
+        frame = None if at is None else frames[at]
+        expected = sum(
+            family.fixed_tokens
+            or (each.processed_width // family.factor) * (each.processed_height // family.factor)
+            for each in frames
+        )
         notes = list(reply.notes)
-        if 0 < reply.prompt_tokens < (family.fixed_tokens or expected):
+        if 0 < reply.prompt_tokens < expected:
             if family.space is CoordinateSpace.ABSOLUTE_RESIZED:
+                sizes = " and ".join(f"{each.processed_width}x{each.processed_height}" for each in frames)
                 return Answer.failure(
-                    f"the server made the picture smaller than {frame.processed_width}x{frame.processed_height} px, so "
+                    f"the server made the picture smaller than {sizes} px, so "
                     "that its boxes cannot be placed; give its max_pixels, or use smaller tiles",
                     raw=reply.text,
                 )
@@ -247,9 +260,12 @@ class RemoteEngine(Engine):
             new_tokens=reply.new_tokens,
         )  # fmt: skip
         pieces, chances = [t.piece for t in reply.tokens], [t.log_probability for t in reply.tokens]
+        objects = answer.objects
+        if frame is not None:
+            objects = score_objects(objects, pieces, chances, space=family.space, frame=frame)
         return replace(
             answer,
-            objects=score_objects(answer.objects, pieces, chances, space=family.space, frame=frame),
+            objects=objects,
             reasoning=answer.reasoning if answer.reasoning is not None else reply.reasoning,
             notes=(*answer.notes, *notes),
         )

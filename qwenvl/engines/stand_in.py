@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.base import Engine, ModelInfo
-from qwenvl.errors import PictureError
 from qwenvl.request import Request, Task
+from qwenvl.subject import Item, Subject, as_subject
 
 
 class StandInEngine(Engine):
@@ -50,15 +49,19 @@ class StandInEngine(Engine):
         """The batch size given, whatever the request."""
         return self._batch
 
-    def answer(self, pictures: Sequence[NDArray[np.uint8]], request: Request) -> list[Answer]:
-        """One answer per picture; see `Engine.answer`."""
-        return [self._answer(picture, request) for picture in pictures]
+    def prompt_tokens(self, request: Request) -> int:
+        """64, whatever the request."""
+        return 64
 
-    def _answer(self, picture: NDArray[np.uint8], request: Request) -> Answer:
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise PictureError(
-                f"Expected a uint8 picture (height, width, 3), got {picture.dtype} {picture.shape}."
-            )
+    def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
+        """One answer per item; see `Engine.answer`. Of several pictures, the target alone decides."""
+        return [self._answer(as_subject(item, index), request) for index, item in enumerate(pictures)]
+
+    def _answer(self, subject: Subject, request: Request) -> Answer:
+        if (reason := subject.unfit(request)) is not None:
+            return Answer.failure(reason)
+        at = subject.target_index
+        picture = np.zeros((1, 1, 3), np.uint8) if at is None else subject.pictures[at].pixels
         if self._seconds:
             time.sleep(self._seconds)
         rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(picture).data))

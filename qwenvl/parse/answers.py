@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from qwenvl.answer import Answer, Status
@@ -16,6 +17,7 @@ from qwenvl.parse.extracted import extract
 from qwenvl.parse.objects import ParsedObjects, parse_objects
 from qwenvl.request import Request, Task
 
+_NOWHERE = PictureFrame.same(1000, 1000)
 _LIMITS = ("length", "loop")
 _TAGS = re.compile(
     r"<\|?(box|quad|point)(?:_start)?\|?>[^<]*+<(?:/\1|\|\1_end\|)>|<\|[a-z_]{1,24}\|>|</?(?:ref|box|quad)>"
@@ -28,7 +30,7 @@ def parse_answer(
     *,
     dialect: str,
     space: CoordinateSpace,
-    frame: PictureFrame,
+    frame: PictureFrame | None,
     finish_reason: str = "stop",
     thinking: tuple[str, str] | None = None,
     **measures: Any,
@@ -45,8 +47,9 @@ def parse_answer(
         'json', 'tags_v1' or 'tags_v2': the family's own grounding grammar. The others are tried after it.
     space : CoordinateSpace
         What the family's numbers mean.
-    frame : PictureFrame
-        The tile's picture; objects come back in its px.
+    frame : PictureFrame or None
+        The tile's picture; objects come back in its px. None where the question had no picture: places in its
+        answer mean nothing, and are dropped with the note 'unplaced'.
     finish_reason : str
         'stop', 'length', 'loop' or 'error', as the engine saw it.
     thinking : tuple of str or None
@@ -74,8 +77,15 @@ def parse_answer(
     elif not body.text:
         read = Outcome(Status.TRUNCATED if unfinished else Status.FAILED, error="the answer is empty")
     else:
-        places = {"dialect": dialect, "space": space, "frame": frame}
+        places = {"dialect": dialect, "space": space, "frame": frame or _NOWHERE}
         read = _read(body.text, request, unfinished or body.cut, places)
+        if frame is None and read.objects:
+            status = settled((*read.codes, "unplaced"), read.status is Status.TRUNCATED)
+            read = replace(read, objects=(), codes=(*read.codes, "unplaced"), status=status)
+            if not read.text:
+                read = replace(
+                    read, status=Status.FAILED, error="the answer holds places, but there is no picture"
+                )
     fields = {
         "status": read.status, "objects": read.objects, "text": read.text, "value": read.value,
         "scores": dict(read.scores), "raw": raw, "reasoning": body.reasoning, "notes": fold(read.codes),

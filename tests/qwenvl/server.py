@@ -74,27 +74,33 @@ class Tiny:
         self.checkpoint = load_checkpoint(folder)
         self.lock = threading.Lock()
 
-    def write(self, picture: Any, body: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
+    def write(self, pictures: list[Any], body: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
         import torch
         import xgrammar
 
-        from qwenvl.batching import render_request
         from qwenvl.preprocess import preprocess
-        from qwenvl.request import Request
 
         told = {key: value for key, value in body.items() if key not in ignored}
-        words = {message["role"]: message["content"][-1]["text"] for message in body["messages"]}
-        request = Request(task="ask", prompt=words["user"], system_prompt=words.get("system"))
         thinking = told.get("chat_template_kwargs", {}).get("enable_thinking", True)
         checkpoint, tokenizer = self.checkpoint, self.checkpoint.tokenizer
-        text = render_request(checkpoint, request, thinking=thinking)
+        messages = [
+            message
+            | {"content": [p if p["type"] == "text" else {"type": "image"} for p in message["content"]]}
+            for message in body["messages"]
+        ]
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
         with self.lock, torch.inference_mode():
-            patches = preprocess([picture], checkpoint.processor)
-            visual = checkpoint.processor.image_tokens(patches.frames[0])
+            patches = preprocess(pictures, checkpoint.processor)
             pad = tokenizer.convert_ids_to_tokens(checkpoint.image_token_id)
-            ids = tokenizer(
-                text.replace(pad, pad * visual), add_special_tokens=False, return_tensors="pt"
-            ).input_ids
+            head, *rest = text.split(pad)
+            for frame, part in zip(patches.frames, rest, strict=True):
+                head += pad * checkpoint.processor.image_tokens(frame) + part
+            ids = tokenizer(head, add_special_tokens=False, return_tensors="pt").input_ids
+            seen = {}
+            if pictures:
+                seen = {"pixel_values": patches.pixel_values, "image_grid_thw": patches.image_grid_thw}
             processors = []
             if "response_format" in told:
                 vocabulary = checkpoint.model.get_output_embeddings().weight.shape[0]
@@ -107,8 +113,8 @@ class Tiny:
                 )
                 processors.append(xgrammar.contrib.hf.LogitsProcessor(grammar))
             out = checkpoint.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=patches.pixel_values,
-                image_grid_thw=patches.image_grid_thw, mm_token_type_ids=(ids == checkpoint.image_token_id).long(),
+                input_ids=ids, attention_mask=torch.ones_like(ids), **seen,
+                mm_token_type_ids=(ids == checkpoint.image_token_id).long(),
                 max_new_tokens=told["max_tokens"], do_sample=False, output_logits=True, return_dict_in_generate=True,
                 repetition_penalty=told.get("repetition_penalty", 1.0), logits_processor=processors,
             )  # fmt: skip
@@ -136,6 +142,13 @@ class Tiny:
         name = self.checkpoint.tokenizer.convert_ids_to_tokens(token)
         piece = token_bytes(name) if name is not None else b"?"
         return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": chance}
+
+
+def read_png(url: str) -> Any:
+    """The RGB pixels of a data URL."""
+    kind, _, data = url.partition(";base64,")
+    assert kind == "data:image/png"
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def stub(picture: Any) -> dict[str, Any]:
@@ -208,19 +221,19 @@ class Handler(BaseHTTPRequestHandler):
         told = self.state.told
         if told["key"] is not None and not self.allowed():
             return None
-        url = body["messages"][-1]["content"][0]["image_url"]["url"]
-        kind, _, data = url.partition(";base64,")
-        assert kind == "data:image/png"
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-        size = (picture.shape[1], picture.shape[0])
+        parts = body["messages"][-1]["content"]
+        pictures = [read_png(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+        sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+        size = sizes[-1] if sizes else (0, 0)
         fields = {key: value for key, value in body.items() if key != "messages"}
         roles = [message["role"] for message in body["messages"]]
         with self.state.lock:
             self.state.asked.append(
                 {
                     "fields": fields,
-                    "size": size,
-                    "crc": zlib.crc32(np.ascontiguousarray(picture)),
+                    "sizes": sizes,
+                    "crcs": [zlib.crc32(np.ascontiguousarray(picture)) for picture in pictures],
+                    "parts": [part.get("text", "(picture)") for part in parts],
                     "roles": roles,
                 }
             )
@@ -237,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
         if told["say"] is not None:
             completion = said(told["say"])
         else:
-            completion = stub(picture) if model is None else model.write(picture, body, told["ignore"])
+            completion = stub(pictures[-1]) if model is None else model.write(pictures, body, told["ignore"])
         if told["prompt_tokens"] is not None:
             completion["usage"]["prompt_tokens"] = told["prompt_tokens"]
         with self.state.lock:

@@ -29,7 +29,7 @@ REQUEST = Request(task=Task.DETECT, labels=("nucleus",))
 
 def batch_of(checkpoint: Checkpoint, pictures: Pictures, request: Request = REQUEST) -> Batch:
     prompt = encode_prompt(checkpoint, render_request(checkpoint, request, thinking=False))
-    return build_batch(checkpoint, prompt, preprocess(pictures, checkpoint.processor))
+    return build_batch(checkpoint, [prompt] * len(pictures), preprocess(pictures, checkpoint.processor))
 
 
 def their_inputs(batch: Batch) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def test_positions_by_hand(tiny: Tiny, pictures: Pictures) -> None:
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))
     prompt = encode_prompt(checkpoint, render_request(checkpoint, REQUEST, thinking=False))
     batch = batch_of(checkpoint, [pictures[0], pictures[3]])  # 7 x 7 and 7 x 14 visual tokens
-    start = len(prompt.before)
+    start = len(prompt.parts[0])
     long = batch.position_ids[:, 1]
     assert long[:, start].tolist() == [start] * 3
     assert long[:, start + 7].tolist() == [start, start + 1, start]
     assert long[:, start + 97].tolist() == [start, start + 13, start + 6]
     assert long[:, start + 98].tolist() == [start + 14] * 3
-    assert batch.next_position.tolist() == [start + side + len(prompt.after) for side in (7, 14)]
+    assert batch.next_position.tolist() == [start + side + len(prompt.parts[1]) for side in (7, 14)]
     assert batch.position_ids[:, 0, -1].tolist() == [batch.next_position[0] - 1] * 3
 
 

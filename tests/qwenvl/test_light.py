@@ -27,7 +27,7 @@ LIGHT = ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking"]
 def batch_of(checkpoint: Checkpoint, pictures: Pictures) -> Batch:
     request = Request(task=Task.DETECT, labels=("nucleus",))
     prompt = encode_prompt(checkpoint, render_request(checkpoint, request, thinking=False))
-    return build_batch(checkpoint, prompt, preprocess(pictures, checkpoint.processor))
+    return build_batch(checkpoint, [prompt] * len(pictures), preprocess(pictures, checkpoint.processor))
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

@@ -107,11 +107,11 @@ def test_out_of_memory_halves_the_batch(
     sizes: list[int] = []
     real = local.prefill
 
-    def scarce(model: Any, batch: Any) -> Any:
+    def scarce(model: Any, batch: Any, *rest: Any) -> Any:
         sizes.append(len(batch.lengths))
         if len(batch.lengths) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(model, batch)
+        return real(model, batch, *rest)
 
     monkeypatch.setattr(local, "prefill", scarce)
     answers = engine.answer([pictures[0]] * 5, REQUESTS[0])
@@ -128,12 +128,12 @@ def test_a_picture_that_never_fits_fails_alone(
     engine = LocalEngine.load(tiny("Qwen3-VL"))
     real = local.prefill
 
-    def scarce(model: Any, batch: Any) -> Any:
+    def scarce(model: Any, batch: Any, *rest: Any) -> Any:
         if max(batch.patches.image_grid_thw.prod(1)) > 196:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
             )
-        return real(model, batch)
+        return real(model, batch, *rest)
 
     monkeypatch.setattr(local, "prefill", scarce)
     answers = engine.answer([pictures[0], pictures[3]], REQUESTS[2])
@@ -147,7 +147,7 @@ def test_other_errors_are_not_swallowed(
 ) -> None:
     engine = LocalEngine.load(tiny("Qwen3-VL"))
 
-    def broken(model: Any, batch: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(local, "prefill", broken)
