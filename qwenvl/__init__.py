@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qwenvl.processor import ProcessorSettings, read_processor
     from qwenvl.prompts import build_prompt, conversation, render_chat
     from qwenvl.request import Generation, Request, Task, Where
+    from qwenvl.subject import NamedPicture, Subject
 
 _HOMES = {
     "answer": ("Answer", "Status", "TileObject"),
@@ -52,16 +53,17 @@ _HOMES = {
     "processor": ("ProcessorSettings", "read_processor"),
     "prompts": ("build_prompt", "conversation", "render_chat"),
     "request": ("Generation", "Request", "Task", "Where"),
+    "subject": ("NamedPicture", "Subject"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace", "Engine",
-    "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo", "NamedPicture",
-    "PictureError", "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status",
-    "Subject", "Task", "TileObject", "UnknownFamilyError", "Where", "build_prompt", "conversation", "describe_checkpoint",
-    "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint", "parse_answer",
-    "read_processor", "render_chat", "smart_resize",
+    "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace",
+    "Engine", "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo",
+    "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine",
+    "Request", "RequestError", "Status", "Subject", "Task", "TileObject", "UnknownFamilyError", "Where",
+    "build_prompt", "conversation", "describe_checkpoint", "estimate_memory", "family_of", "find_checkpoint",
+    "get_family", "load_checkpoint", "parse_answer", "read_processor", "render_chat", "smart_resize",
 ]  # fmt: skip
 
 

@@ -44,10 +44,9 @@ def test_golden_prompts(real_data: Path, pictures: Pictures, folder: str, family
     tokenizer = AutoTokenizer.from_pretrained(real_data / "tokenizers" / folder, local_files_only=True)
 
     def rendered(messages: Any, **options: Any) -> str:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **options
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
         )
-        return text
 
     for subject, words in [
         (pair(pictures[:2]), f'context: {PICTURE}detail: {PICTURE}In the picture "detail": {WORDS}'),
@@ -181,8 +180,8 @@ def test_a_server_answers_alike(tiny: Tiny, pictures: Pictures, connect: Any, fa
     for request in (ASK, EXTRACT):
         ours, theirs = remote.answer(items, request), engine.answer(items, request)
         assert [plain(answer) for answer in ours] == [plain(answer) for answer in theirs]
-    for ours, theirs in zip(remote.answer(items, SCORE), engine.answer(items, SCORE), strict=True):
-        assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
+    for one, other in zip(remote.answer(items, SCORE), engine.answer(items, SCORE), strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
     statuses = [answer.status for answer in remote.answer(items, DETECT)]
     assert statuses[-1] is Status.FAILED
 
