@@ -102,11 +102,12 @@ class ObjectColumns:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What was stored after a given `seq`: the newest `seq`, the answers, and their objects."""
+    """What was stored after a given `seq`: the newest `seq`, the answers, their objects, and what `label` indexes."""
 
     seq: int
     answers: tuple[StoredAnswer, ...]
     objects: ObjectColumns
+    labels: tuple[str, ...] = ()
 
 
 def concatenate(parts: Sequence[ObjectColumns]) -> ObjectColumns:
