@@ -141,7 +141,8 @@ def load_checkpoint(
     Raises
     ------
     CheckpointError
-        Not found, incomplete, pickled, without processor settings, or weights that do not fit the model.
+        Not found, incomplete, pickled, without processor settings, or weights that do not fit the model; or the
+        adapter is not one of this model.
     UnknownFamilyError
         Its `model_type` is not known.
     """
@@ -158,23 +159,24 @@ def load_checkpoint(
         )
     chosen = _device(device)
     model = _load_model(description, _dtype(dtype, description, chosen), trust_remote_code)
-    if adapter is not None:
-        model = _merge_adapter(model, Path(adapter))
     model = model.to(chosen).eval().requires_grad_(False)
     tokenizer = _load_tokenizer(folder, description, trust_remote_code)
-    print_of_adapter = fingerprint(Path(adapter)) if adapter is not None else ""
     info = ModelInfo(
         model=str(name_or_path),
         family=known.name,
-        fingerprint=fingerprint(folder, extra=print_of_adapter),
+        fingerprint=fingerprint(folder),
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(chosen),
-        adapter=None if adapter is None else str(adapter),
         processor=description.processor.as_dict(),
         versions=_versions(torch),
         warning=description.warning,
     )
-    return Checkpoint(model, tokenizer, description.processor, known, info, description)
+    checkpoint = Checkpoint(model, tokenizer, description.processor, known, info, description)
+    if adapter is None:
+        return checkpoint
+    from qwenvl.adapter import AdapterSwitch
+
+    return AdapterSwitch(checkpoint).use(adapter)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -263,33 +265,6 @@ def _load_tokenizer(folder: Path, description: CheckpointDescription, trust_remo
     if tokenizer.chat_template is None:
         tokenizer.chat_template = description.chat_template
     return tokenizer
-
-
-def _merge_adapter(model: Any, adapter: Path) -> Any:
-    if (
-        not (adapter / "adapter_config.json").is_file()
-        or not (adapter / "adapter_model.safetensors").is_file()
-    ):
-        raise CheckpointError(
-            f"{adapter}: no adapter in safetensors there (adapter_config.json and adapter_model.safetensors)"
-        )
-    try:
-        from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
-    except ImportError as error:
-        raise CheckpointError("an adapter needs peft; install napari-qwenvl[finetune]") from error
-    config = LoraConfig.from_pretrained(str(adapter))
-    adapted = get_peft_model(model, config)
-    weights = load_peft_weights(str(adapter), device="cpu")
-    result: Any = set_peft_model_state_dict(adapted, weights)
-    # An adapter whose keys match nothing leaves the base model as it was, with no more than a warning.
-    missing = [key for key in result.missing_keys if "lora_" in key]
-    if result.unexpected_keys or missing:
-        keys = [*result.unexpected_keys, *missing]
-        raise CheckpointError(
-            f"{adapter}: {len(keys)} of its weights do not fit this model, such as {keys[0]}; "
-            "it was trained on another model, or with an older layout of names"
-        )
-    return adapted.merge_and_unload()
 
 
 def _versions(torch: Any) -> dict[str, str]:

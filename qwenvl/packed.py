@@ -131,3 +131,12 @@ def _fuse(module: Any) -> None:
 
     module.forward = forward
     module.fused = True
+
+
+def unpack_linears(model: Any) -> None:
+    """Take back what `pack_linears` did; needed where weights have been replaced, before packing them again."""
+    for module in model.modules():
+        for name in ("packed", "fused"):
+            if name in vars(module):
+                delattr(module, name)
+                vars(module).pop("forward", None)

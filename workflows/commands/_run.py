@@ -25,6 +25,10 @@ RECOMMENDED = ("mpp", "tile_size", "overlap", "max_objects")
 def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
     """The engine of `--model` or `--server`, and the settings its checkpoint recommends."""
     if options.server is not None:
+        if options.adapter is not None:
+            stop(
+                "--adapter is for models in this process; a server loads its own and names it with -m.", USAGE
+            )
         from qwenvl.engines.remote import RemoteEngine
 
         model = None if options.model == "embedded" else options.model
@@ -33,8 +37,26 @@ def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
         ), {}
     from qwenvl.engines.local import LocalEngine
 
-    engine = LocalEngine.load(options.model, device=options.device, dtype=options.dtype)
+    engine = LocalEngine.load(
+        options.model, device=options.device, dtype=options.dtype, adapter=options.adapter
+    )
+    if options.adapter is not None and options.mpp is None and not options.native:
+        _require_scale(options.adapter)
     return engine, engine.checkpoint.recommended
+
+
+def _require_scale(adapter: Path) -> None:
+    """Stop where an adapter was trained at a scale in px, which no slide can be brought to by its um."""
+    from qwenvl.adapter import read_card
+
+    card = read_card(adapter)
+    factor = None if card is None else card.downsample
+    if factor is not None and factor != 1:
+        stop(
+            f"{adapter} was trained on tiles of {factor:g} level-0 px per px, of slides without a stated scale. Give "
+            f"that scale: --slide-mpp 1 --mpp {factor:g} (or --native, or --mpp in um/px of your own).",
+            USAGE,
+        )
 
 
 def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **question: Any) -> Request:

@@ -112,7 +112,7 @@ def repeat(
         model, family = model.rpartition("@")[0], earlier.model.family
     flags = RunOptions(
         out=out, overwrite=overwrite, device=device, model=model, dtype=earlier.model.dtype, server=server,
-        family=family, **earlier.run_options(),
+        family=family, adapter=earlier.model.adapter and Path(earlier.model.adapter), **earlier.run_options(),
     )  # fmt: skip
     engine, _ = load_engine(flags)
     if engine.info.fingerprint != earlier.model.fingerprint:

@@ -51,6 +51,10 @@ class RunOptions:
             rich_help_panel=_MODEL,
         ),
     ] = None
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an adapter trained on that model.", rich_help_panel=_MODEL),
+    ] = None
     family: Annotated[
         str | None,
         typer.Option(help="Family of a served model whose name does not tell.", rich_help_panel=_MODEL),
