@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qwenvl.answer import Answer, Status, TileObject
+from qwenvl.answer import OUT_OF_MEMORY, Answer, Status, TileObject
 from qwenvl.confidence import add_scores
 from qwenvl.decoding import Decoded
 from qwenvl.engines import local
@@ -140,6 +140,48 @@ def test_a_picture_that_never_fits_fails_alone(
     assert answers[0].status is Status.OK
     assert answers[1].status is Status.FAILED
     assert "use smaller tiles" in str(answers[1].error)
+    assert answers[1].notes == (OUT_OF_MEMORY,)
+
+
+def test_memory_that_runs_out_at_random_loses_no_tile(
+    tiny: Tiny, many: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call in three fails, in the tower, in the prompt or while writing; a tile alone may fail for good."""
+    engine = LocalEngine.load(tiny("Qwen3-VL"), device="cpu")
+    requests = [REQUESTS[0], REQUESTS[2]]
+    expected = engine.answer_many(many, requests)
+    rng = np.random.default_rng(5)
+    faults: list[str] = []
+
+    def plant(name: str) -> None:
+        real = getattr(local, name)
+
+        def scarce(*arguments: Any, **settings: Any) -> Any:
+            if rng.random() < 1 / 3:
+                faults.append(name)
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return real(*arguments, **settings)
+
+        monkeypatch.setattr(local, name, scarce)
+
+    for name in ("picture_features", "prefill", "decode"):
+        plant(name)
+    answered = lost = 0
+    for _ in range(8):
+        given = engine.answer_many(many, requests)
+        for ours, theirs in zip(given, expected, strict=True):
+            for answer, right in zip(ours, theirs, strict=True):
+                if answer.status is Status.FAILED:
+                    lost += 1
+                    assert answer.notes == (OUT_OF_MEMORY,)
+                    assert "out of memory" in str(answer.error)
+                else:
+                    answered += 1
+                    assert plain(answer) == plain(right)
+                    assert answer.scores == pytest.approx(right.scores, abs=1e-5)
+    assert set(faults) == {"picture_features", "prefill", "decode"}
+    assert answered + lost == 8 * 2 * len(many)
+    assert answered > 0 < lost, "some tiles met the fault alone, and the others are right"
 
 
 def test_other_errors_are_not_swallowed(
