@@ -93,7 +93,7 @@ class Overlay:
             interpolation2d="linear",
             units=self.frame.units,
             axis_labels=("y", "x"),
-            metadata={"qwenvl": "overlay"},
+            metadata={"qwenvl_overlay": self},
         )
         self._scheduler = scheduler(self._work, self._show)
         self._editing = Editing(self)
@@ -325,6 +325,11 @@ class Overlay:
     def detail(self) -> str:
         """How the visible objects are shown: 'nothing', 'outlines' or 'density'."""
         return "nothing" if self._picture is None or not len(self._picture.rows) else self._picture.detail
+
+    @property
+    def closed(self) -> bool:
+        """Whether the overlay has left the viewer; nothing is drawn any more."""
+        return self._closed
 
     def flush(self) -> None:
         """Wait until the picture shows the present state; screenshots and tests need it."""

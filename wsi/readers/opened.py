@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -107,6 +107,15 @@ class OpenedSlide(Slide):
         from wsi.readers.registry import reopen
 
         return reopen, (str(self.path.absolute()), self._options)
+
+    @property
+    def layout(self) -> Layout:
+        """Planes and channels of the file; one plane of it is this slide."""
+        return self._source.layout
+
+    def on_plane(self, plane: Plane) -> OpenedSlide:
+        """Another plane of the same file, through the same handles, with the channel ranges of this one."""
+        return OpenedSlide(self._source, replace(self._options, plane=plane))
 
     @cached_property
     def fingerprint(self) -> str:
