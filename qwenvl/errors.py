@@ -23,3 +23,10 @@ class PictureError(QwenVLError, ValueError):
 
 class EngineError(QwenVLError):
     """The engine could not answer, and repeating the call as it is would not help."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True for what Python, PyTorch and CUDA raise when memory runs out; needs no torch."""
+    text = str(error).lower()
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "out of memory" in text or "can't allocate memory" in text

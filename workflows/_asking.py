@@ -10,15 +10,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qwenvl.answer import Answer, Status
+from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.engines.base import Engine
-from qwenvl.errors import EngineError, RequestError
+from qwenvl.errors import EngineError, RequestError, out_of_memory
 from qwenvl.request import Request
 from workflows._rows import tile_of
+from workflows._splitting import MEMORY_SPLITS, Split, Why, children_of, parent_of, why_split
 from workflows.store import RunStore
 from wsi.loader import Loaded, SlideJob, TileLoader
 from wsi.slide import Slide
 from wsi.tile import Tile
+from wsi.tissue import TissueMask
+
+_LEAST_SIDE = 32
+"""Smallest picture, in px, that a tile is split into for lack of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class Progress:
     Attributes
     ----------
     done, total : int
-        Tiles answered so far, earlier attempts included, and all tiles that this call works towards.
+        Tiles answered so far, earlier attempts included, and all tiles that this call works towards. Both grow
+        where a tile is split: its parts are asked besides.
     resumed : int
         Tiles that were answered before this call.
     failed : int
@@ -39,6 +45,10 @@ class Progress:
         Time since the first tile was asked for.
     seq : int
         Newest `seq` of the store; see `RunStore.changes_since`.
+    splits : int
+        Tiles that were split in this call.
+    stage : str
+        'where' while the coarse tiles of a cascade are asked, else ''.
     """
 
     done: int
@@ -48,6 +58,8 @@ class Progress:
     objects: int
     seconds: float
     seq: int
+    splits: int = 0
+    stage: str = ""
 
     @property
     def rate(self) -> float:
@@ -69,39 +81,111 @@ class Asking:
         slide: Slide,
         engine: Engine,
         request: Request,
+        mask: TissueMask,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
         self.store, self.slide, self.engine, self.request = store, slide, engine, request
-        self.progress, self.cancel = progress, cancel
-        self.asked = self.failed = self.objects = 0
+        self.mask, self.progress, self.cancel = mask, progress, cancel
+        self.asked = self.failed = self.objects = self.splits = 0
         self.cancelled = False
+        self._why = {tile: why for tile, why, _, _ in store.splits()}
+        self._begun = 0.0
 
     def run(self, *, retry_failed: bool, limit: int | None, workers: int) -> None:
-        """Ask about every open tile, batch by batch."""
-        table = self.store.tiles()
+        """Ask about every open tile, batch by batch; then about what those were split into, until none is left.
+
+        Raises
+        ------
+        EngineError
+            The model is unusable, or a tile does not fit into memory however small. What was answered is stored.
+        """
         done = self.store.finished()
-        settled = done if retry_failed else np.union1d(done, self.store.failed())
-        open_rows = np.flatnonzero(~np.isin(table["tile"], settled))[:limit]
+        settled = [done, np.array(sorted(self.store.skipped()), np.int64)]
+        if not retry_failed:
+            settled.append(self.store.failed())
+        resumed, tried = len(done), np.concatenate(settled)
+        self._begun = time.perf_counter()
+        while not self._stopped():
+            table = self.store.tiles()
+            rows = table[~np.isin(table["tile"], tried)]
+            rows = rows if limit is None else rows[: max(0, limit - self.asked)]
+            if not len(rows):
+                return
+            self._ask_rows(rows, resumed, workers)
+            tried = np.union1d(tried, rows["tile"])
+
+    def _ask_rows(self, rows: NDArray[np.void], resumed: int, workers: int) -> None:
+        """Ask about tiles until all are answered or the run is stopped."""
         size = max(1, self.engine.batch_size(self.request))
-        total, resumed = len(done) + len(open_rows), len(done)
-        begun = time.perf_counter()
-        if self._stopped() or not len(open_rows):
-            return
-        job = SlideJob("slide", self.slide, (tile_of(table[i]) for i in open_rows))
+        total = resumed + self.asked + len(rows)
+        place = {int(tile): row for row, tile in enumerate(rows["tile"])}
+        job = SlideJob("slide", self.slide, (tile_of(row) for row in rows))
         with TileLoader([job], workers=workers, ahead=2 * size) as loader:
             for batch in loader.batches(size):
                 answers = self._answer(batch)
-                self.store.put(answers)
+                splits = [
+                    split
+                    for tile, answer in answers
+                    if (split := self._split(rows[place[tile.index]], answer)) is not None
+                ]
+                self.store.put(answers, splits)
                 self.asked += len(answers)
+                self.splits += len(splits)
                 self.failed += sum(answer.status is Status.FAILED for _, answer in answers)
                 self.objects += sum(len(answer.objects) for _, answer in answers)
+                self._why |= {split.tile: split.why for split in splits}
+                total += sum(len(split.children) for split in splits)
                 if self.progress is not None:
-                    seconds, seq = time.perf_counter() - begun, self.store.last_seq()
-                    done_now = resumed + self.asked
-                    self.progress(Progress(done_now, total, resumed, self.failed, self.objects, seconds, seq))
+                    seconds, seq = time.perf_counter() - self._begun, self.store.last_seq()
+                    self.progress(
+                        Progress(
+                            resumed + self.asked,
+                            total,
+                            resumed,
+                            self.failed,
+                            self.objects,
+                            seconds,
+                            seq,
+                            self.splits,
+                        )
+                    )
+                self._stop_without_memory(answers, splits)
                 if self._stopped():
                     return
+
+    def _split(self, row: np.void, answer: Answer) -> Split | None:
+        """The split that an answer calls for, unless its tile was split often enough."""
+        why = why_split(answer, self.request)
+        if why is None:
+            return None
+        tile, roots = int(row["tile"]), self.store.manifest.roots
+        earlier: list[Why] = []
+        above = parent_of(tile, roots)
+        while above is not None and above in self._why:
+            earlier.append(self._why[above])
+            above = parent_of(above, roots)
+        memory = earlier.count(Why.MEMORY)
+        if why is Why.MEMORY:
+            if memory >= MEMORY_SPLITS or min(row["width"], row["height"]) < 2 * _LEAST_SIDE:
+                return None
+        elif len(earlier) - memory >= self.request.split:
+            return None
+        children = children_of(
+            row, roots=roots, overlap=self.request.overlap, same_scale=why is Why.MEMORY, mask=self.mask
+        )
+        return Split(tile, why, len(earlier) + 1, children)
+
+    def _stop_without_memory(self, answers: Sequence[tuple[Tile, Answer]], splits: Sequence[Split]) -> None:
+        """End the run where a tile does not fit into memory and cannot be made smaller: no other would fit."""
+        parted = {split.tile for split in splits}
+        for tile, answer in answers:
+            if OUT_OF_MEMORY in answer.notes and tile.index not in parted:
+                raise EngineError(
+                    f"{answer.error} The tile was made smaller until {tile.width}x{tile.height} px and still does "
+                    "not fit. Finished tiles are kept. Free memory and repeat the command, or take a smaller model "
+                    "or --tile-size in another folder."
+                )
 
     def _stopped(self) -> bool:
         self.cancelled = self.cancel is not None and self.cancel.is_set()
@@ -139,7 +223,8 @@ class Asking:
         except (EngineError, RequestError):
             raise
         except Exception as error:
-            return Answer.failure(f"The model raised {type(error).__name__}: {error}", notes=(note,))
+            notes = (note, OUT_OF_MEMORY) if out_of_memory(error) else (note,)
+            return Answer.failure(f"The model raised {type(error).__name__}: {error}.", notes=notes)
         return replace(answer, notes=(*answer.notes, note))
 
     def _call(self, pictures: list[NDArray[np.uint8]]) -> list[Answer]:

@@ -29,8 +29,13 @@ class CellGrid:
 
     @classmethod
     def of(cls, manifest: Manifest) -> CellGrid:
-        """The cells of a run: one per step of its tiles."""
-        return cls((manifest.slide.width, manifest.slide.height), manifest.grid.step0)
+        """The cells of a run: one per step of its tiles, the finest of a plan of several scales."""
+        width, height = manifest.grid.step0
+        plan = manifest.plan
+        if plan is not None and plan.finest_mpp and manifest.grid.mpp:
+            finer = max(1, round(manifest.grid.mpp / plan.finest_mpp))
+            width, height = max(1, width // finer), max(1, height // finer)
+        return cls((manifest.slide.width, manifest.slide.height), (width, height))
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -18,8 +18,11 @@ HEATMAP = "heatmap.zarr"
 OVERVIEW = "overview.png"
 MASK = "mask.png"
 
+WHERE = "where"
+"""Folder of the run of coarse tiles inside the folder of a run; see `workflows.cascade`."""
+
 _SQLITE = {JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", f"{JOURNAL}-journal"}
-_OURS = _SQLITE | {LOCK, REPORT, HEATMAP, OVERVIEW, MASK}
+_OURS = _SQLITE | {LOCK, REPORT, HEATMAP, OVERVIEW, MASK, WHERE}
 PARTIAL = ".partial"
 """Suffix of files that are being written; they take their final name when they are whole."""
 
@@ -60,7 +63,7 @@ class Claim:
 
     def undo(self) -> None:
         """Take back everything the claim made, as if the run had never been started, and release it."""
-        for name in _OURS | {name + PARTIAL for name in _OURS}:
+        for name in (_OURS | {name + PARTIAL for name in _OURS}) - {WHERE}:
             path = self.folder / name
             if path.is_dir():
                 shutil.rmtree(path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from workflows._words import plural
-from workflows.colours import FAILED, RGBColour
+from workflows.colours import FAILED, SKIPPED, RGBColour
 from workflows.report import Report
 from wsi.slide import RGB
 
@@ -152,12 +152,16 @@ def _entries(report: Report, colours: dict[str, RGBColour]) -> list[tuple[str, R
 def _tiles(pen: _Pen, report: Report) -> None:
     counts = report.tiles.counts
     pen.skip(10)
-    pen.text(f"{report.tiles.total - counts.pending:,} of {report.tiles.total:,} tiles asked", 17)
+    pen.text(
+        f"{report.tiles.total - counts.pending - counts.skipped:,} of {report.tiles.total:,} tiles asked", 17
+    )
     pen.text(f"{report.tiles.tissue_answered:.1%} of the tissue answered", 17)
     if counts.failed:
         pen.hatch(f"failed: {plural(counts.failed, 'tile')}", FAILED)
     if counts.pending:
         pen.hatch(f"not asked yet: {plural(counts.pending, 'tile')}", _GRAY)
+    if counts.skipped:
+        pen.hatch(f"left out: {plural(counts.skipped, 'tile')}", SKIPPED)
     pen.skip(10)
 
 

@@ -37,8 +37,10 @@ def reopen(facts: SlideFacts) -> Slide | None:
     return None
 
 
-def find_mask(mask: str | Path | TissueMask, slide: Slide) -> tuple[TissueMask, str]:
-    """The mask that was asked for, and how to ask for it again."""
+def find_mask(mask: str | Path | TissueMask | tuple[TissueMask, str], slide: Slide) -> tuple[TissueMask, str]:
+    """The mask that was asked for, and how to ask for it again; a pair of both is taken as it is."""
+    if isinstance(mask, tuple):
+        return mask
     if isinstance(mask, TissueMask):
         return mask, mask.origin
     if str(mask) in METHODS:

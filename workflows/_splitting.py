@@ -130,8 +130,8 @@ def children_of(
     children["core_tissue"] = area
     if mask is None:
         return children
-    x0, y0 = children["x0"], children["y0"]
-    rects = np.stack([x0, y0, x0 + children["width0"], y0 + children["height0"]], axis=1)
+    left, top = children["x0"], children["y0"]
+    rects = np.stack([left, top, left + children["width0"], top + children["height0"]], axis=1)
     cores = np.stack([children[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
     children["tissue"] = mask.coverage(rects)
     children["core_tissue"] = mask.coverage(cores) * area

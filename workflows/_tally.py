@@ -17,7 +17,7 @@ from workflows.store import RunStore
 
 LISTED = 200
 """Most tiles that a report lists one by one."""
-_PENDING = -1
+_PENDING, _SKIPPED = -1, -2
 _STATUSES = tuple(Status)
 
 
@@ -27,7 +27,7 @@ class TileTally:
 
     table: NDArray[np.void]
     status: NDArray[np.int8]
-    """Index into `_STATUSES`, -1 while not asked."""
+    """Index into `_STATUSES`, -1 while not asked, -2 where it is not going to be."""
     values: NDArray[np.float64]
     """One column per channel of the task, NaN where unknown."""
     chosen: NDArray[np.int32]
@@ -37,6 +37,8 @@ class TileTally:
     said: list[TileValue] = field(default_factory=list)
     failed: list[FailedTile] = field(default_factory=list)
     texts: int = 0
+    full: int = 0
+    """Tiles that list as many objects as they may."""
 
     @property
     def complete(self) -> NDArray[np.bool_]:
@@ -62,7 +64,13 @@ class TileTally:
     def counts(self) -> StatusCounts:
         """Tiles by status."""
         found = {status.value: int((self.status == i).sum()) for i, status in enumerate(_STATUSES)}
-        return StatusCounts(**found, pending=int((self.status == _PENDING).sum()))
+        pending, skipped = (int((self.status == code).sum()) for code in (_PENDING, _SKIPPED))
+        return StatusCounts(**found, pending=pending, skipped=skipped)
+
+    @property
+    def skipped(self) -> NDArray[np.bool_]:
+        """Tiles left out because of coarse tiles."""
+        return np.asarray(self.status == _SKIPPED)
 
 
 def read_tiles(store: RunStore) -> TileTally:
@@ -75,10 +83,12 @@ def read_tiles(store: RunStore) -> TileTally:
         np.full((len(table), len(channels)), np.nan),
         np.full(len(table), -1, np.int32),
     )
+    tiles.status[np.isin(table["tile"], list(store.skipped()))] = _SKIPPED
     for found in store.iter_answers():
         answer = found.answer
         at = int(np.searchsorted(table["tile"], found.tile))
         tiles.status[at] = _STATUSES.index(answer.status)
+        tiles.full += found.objects >= request.max_objects
         if channels:
             tiles.values[at] = tile_values(found, request)
         if request.task is Task.CLASSIFY and answer.status.complete and answer.text in channels:

@@ -7,33 +7,15 @@ in no density and is never reported as negative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from qwenvl.request import Request, Task, Where
-from workflows.provenance import Facts
-
-WHERE = "where"
-"""Folder of the coarse run inside the folder of the run."""
-
-
-class GateFacts(Facts):
-    """What the coarse tiles decided."""
-
-    threshold: float = Field(description="Least probability of a place to be looked at.")
-    mpp: float = Field(description="Scale of the coarse tiles in um/px.")
-    scored: int = Field(description="Coarse tiles with a probability.")
-    passed: int = Field(description="Of these, tiles with at least the threshold.")
-    unknown: int = Field(
-        description="Coarse tiles without a probability (failed): their place is looked at all the same."
-    )
-    tiles: int = Field(description="Tiles of the request on the whole tissue.")
-    skipped: int = Field(
-        description="Tiles that are not asked: all their tissue lies in places below the threshold."
-    )
+from workflows._folder import WHERE
+from workflows._tally import read_tiles
+from workflows.heatmap import tile_channels
+from workflows.provenance import GateFacts
+from workflows.store import RunStore
 
 
 def coarse_request(request: Request) -> Request:
@@ -52,12 +34,49 @@ def coarse_request(request: Request) -> Request:
     )
 
 
-def wanted_probability(scores: Mapping[str, float], where: Where) -> float:
-    """The probability that a coarse tile is to be looked at; NaN where the answer does not say."""
-    names = where.wanted or ("yes",)
-    if not all(name in scores for name in names):
-        return float("nan")
-    return float(sum(scores[name] for name in names))
+def coarse_scores(scores: RunStore, where: Where) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What the tiles of a coarse run own, int64 (m, 4), and the probability that each is to be looked at, float64 (m,).
+
+    The probability is NaN where the answer does not say: the tile failed or was not asked.
+    """
+    tiles = read_tiles(scores)
+    request = scores.manifest.request
+    wanted = [tile_channels(request).index(name) for name in where.wanted or ("yes",)]
+    return tiles.cores, tiles.values[:, wanted].sum(axis=1)
+
+
+def decide(store: RunStore, scores: RunStore) -> GateFacts:
+    """Store which tiles of a run are left out because of its coarse tiles.
+
+    Parameters
+    ----------
+    store : RunStore
+        The run, open for writing, with `where` in its request.
+    scores : RunStore
+        The run of its coarse tiles.
+    """
+    where = store.manifest.request.where
+    assert where is not None
+    table = store.tiles()
+    cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
+    places, probability = coarse_scores(scores, where)
+    highest = highest_score(cores, places, probability)
+    below = highest < where.threshold
+    known = np.isfinite(probability)
+    facts = GateFacts(
+        threshold=where.threshold,
+        mpp=where.mpp,
+        scored=int(known.sum()),
+        passed=int((probability[known] >= where.threshold).sum()),
+        unknown=int((~known).sum()),
+        tiles=len(table),
+        skipped=int(below.sum()),
+    )
+    store.decide(facts, dict(zip(table["tile"][below].tolist(), highest[below].tolist(), strict=True)))
+    return facts
+
+
+__all__ = ["WHERE", "GateFacts", "coarse_request", "coarse_scores", "decide", "highest_score"]
 
 
 def highest_score(

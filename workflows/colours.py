@@ -23,6 +23,9 @@ PALETTE: tuple[RGBColour, ...] = (
 FAILED: RGBColour = (200, 0, 0)
 """Tiles without an answer."""
 
+SKIPPED: RGBColour = (120, 130, 165)
+"""Tiles that are not asked because of coarse tiles."""
+
 
 def label_colours(labels: Sequence[str]) -> dict[str, RGBColour]:
     """One colour per label, by its position."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qwenvl.request import Task
 from workflows._folder import OVERVIEW, PARTIAL
 from workflows._legend import INSET, Legend, draw_legend
-from workflows.colours import FAILED, RGBColour, label_colours
+from workflows.colours import FAILED, SKIPPED, RGBColour, label_colours
 from workflows.heatmap import Heatmap
 from workflows.merged import iter_merged
 from workflows.report import ObjectResults, Report
@@ -182,11 +182,12 @@ def _blend(picture: RGB, factor: float, painted: tuple[RGB, NDArray[np.bool_]], 
 
 
 def _hatch_tiles(picture: RGB, factor: float, store: RunStore) -> None:
-    """Hatch what failed in red and what has not been asked yet in gray."""
+    """Hatch what failed in red, what has not been asked yet in gray, what coarse tiles left out in blue gray."""
     table = store.tiles()
     failed = np.isin(table["tile"], store.failed())
-    open_tiles = ~failed & ~np.isin(table["tile"], store.finished())
-    for rows, colour in ((table[open_tiles], _PENDING), (table[failed], FAILED)):
+    skipped = np.isin(table["tile"], list(store.skipped()))
+    open_tiles = ~failed & ~skipped & ~np.isin(table["tile"], store.finished())
+    for rows, colour in ((table[skipped], SKIPPED), (table[open_tiles], _PENDING), (table[failed], FAILED)):
         if not len(rows):
             continue
         region = np.zeros((picture.shape[0], picture.shape[1]), bool)

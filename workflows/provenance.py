@@ -116,6 +116,22 @@ class PlanFacts(Facts):
     statistic: str = Field(description="What the tiles were chosen by.")
 
 
+class GateFacts(Facts):
+    """What the coarse tiles decided."""
+
+    threshold: float = Field(description="Least probability of a place to be looked at.")
+    mpp: float = Field(description="Scale of the coarse tiles in um/px.")
+    scored: int = Field(description="Coarse tiles with a probability.")
+    passed: int = Field(description="Of these, tiles with at least the threshold.")
+    unknown: int = Field(
+        description="Coarse tiles without a probability (failed): their place is looked at all the same."
+    )
+    tiles: int = Field(description="Tiles of the request on the whole tissue.")
+    skipped: int = Field(
+        description="Tiles that are not asked: all their tissue lies in places below the threshold."
+    )
+
+
 class MaskFacts(Facts):
     """The tissue that the tiles cover."""
 

@@ -26,13 +26,16 @@ from workflows._results import (
     TileValue,
 )
 from workflows.errors import RunNotFoundError, StoreVersionError
-from workflows.provenance import Facts, GridFacts, MaskFacts, ModelFacts, SlideFacts
+from workflows.provenance import Facts, GateFacts, GridFacts, MaskFacts, ModelFacts, PlanFacts, SlideFacts
 
 SCHEMA_ID = "napari-qwenvl-report-1"
 
 
 class StatusCounts(Facts):
-    """Tiles by how their last answer ended; `pending` tiles have not been asked."""
+    """Tiles by how their last answer ended.
+
+    `pending` tiles have not been asked yet; `skipped` ones are not going to be, because of the coarse tiles.
+    """
 
     ok: int
     repaired: int
@@ -41,6 +44,27 @@ class StatusCounts(Facts):
     refused: int
     failed: int
     pending: int
+    skipped: int = 0
+
+
+class ScaleFacts(Facts):
+    """Tiles of about one scale."""
+
+    mpp: float | None = Field(description="Mean scale in um/px; null when the slide's is unknown.")
+    tiles: int = Field(description="Tiles that were answered completely (ok, repaired, empty).")
+    tissue_px0: float = Field(description="Tissue these tiles own, in level-0 px.")
+    tissue_mm2: float | None = Field(description="The same in mm2; null when the scale is unknown.")
+
+
+class SplitFacts(Facts):
+    """Tiles whose answer was replaced by those of smaller tiles."""
+
+    tiles: int = Field(description="Tiles that were split; they are not among the tiles counted elsewhere.")
+    children: int = Field(description="Tiles that took their place, those that were split again included.")
+    depth: int = Field(description="How often one place was split at most.")
+    reasons: dict[str, int] = Field(
+        description="Tiles by reason: 'truncated', 'loop', 'crowded', or 'memory' (too large for it)."
+    )
 
 
 class TileFacts(Facts):
@@ -52,6 +76,32 @@ class TileFacts(Facts):
         description="Share of the tissue in tiles that were answered completely (ok, repaired, empty)."
     )
     failed: tuple[FailedTile, ...] = Field(description="The first failed tiles, in reading order.")
+    scales: tuple[ScaleFacts, ...] = Field((), description="What was examined at which scale, finest first.")
+    split: SplitFacts | None = Field(None, description="Tiles that were split; null where none was.")
+
+
+class CascadeFacts(GateFacts):
+    """Where was looked, because coarse tiles asked for it. What was left out is unknown, not negative."""
+
+    question: str | None = Field(description="The yes/no question about the coarse tiles; null with labels.")
+    labels: tuple[str, ...] = Field(description="Classes the coarse tiles were sorted into.")
+    wanted: tuple[str, ...] = Field(description="Classes that are looked at.")
+    decided: bool = Field(description="False while coarse tiles are open: nothing was asked then.")
+    tissue_skipped: float = Field(description="Share of the tissue that was left out.")
+    folder: str = Field(description="Run of the coarse tiles (report, heatmap), inside the run folder.")
+
+
+class CascadeEffort(Facts):
+    """What the coarse tiles took, and what the tiles that they left out would have taken."""
+
+    asked: int = Field(description="Times a coarse tile was asked.")
+    seconds: float = Field(description="Seconds the model took for the coarse tiles.")
+    prompt_tokens: int
+    new_tokens: int
+    saved_tiles: int = Field(description="Tiles left out.")
+    saved_seconds: float = Field(description="Their seconds at the mean of the tiles that were asked.")
+    saved_prompt_tokens: int
+    saved_new_tokens: int
 
 
 class Provenance(Facts):
@@ -76,6 +126,7 @@ class RunFacts(Facts):
     model_seconds: float = Field(description="Seconds the model took, summed over answers.")
     prompt_tokens: int
     new_tokens: int
+    cascade: CascadeEffort | None = Field(None, description="Work of the coarse tiles; null without them.")
 
 
 class Report(Facts):
@@ -85,13 +136,20 @@ class Report(Facts):
         json_schema_extra={"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID}
     )
 
-    schema_version: Literal["1.0"]
-    complete: bool = Field(description="True where every tile was asked and none failed.")
+    schema_version: Literal["1.0", "1.1"]
+    complete: bool = Field(
+        description="True where every tile that was to be asked was asked and none failed. Tiles that a cascade left "
+        "out were not to be asked."
+    )
     slide: SlideFacts
     request: Request = Field(description="The whole request: the run can be repeated from it.")
     model: ModelFacts
     grid: GridFacts
     mask: MaskFacts
+    plan: PlanFacts | None = Field(
+        None, description="Tiles of several scales in a token budget; null without."
+    )
+    cascade: CascadeFacts | None = Field(None, description="Where was looked; null where everywhere.")
     tiles: TileFacts
     results: Results
     warnings: tuple[str, ...] = Field(description="What a reader must know before using the numbers.")
@@ -122,7 +180,7 @@ class Report(Facts):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the document"
             raise StoreVersionError(
-                f"{file} is not a report of schema version 1.0: {where}: {first['msg']}. "
+                f"{file} is not a report of schema version 1: {where}: {first['msg']}. "
                 "Make it again with: qwenvl report RUN --refresh"
             ) from error
 
@@ -158,6 +216,8 @@ def report_schema() -> str:
 
 
 __all__ = [
+    "CascadeEffort",
+    "CascadeFacts",
     "ClassifyResults",
     "CountResults",
     "ExtractResults",
@@ -168,7 +228,9 @@ __all__ = [
     "Provenance",
     "Report",
     "RunFacts",
+    "ScaleFacts",
     "ScoreResults",
+    "SplitFacts",
     "StatusCounts",
     "TextResults",
     "TileFacts",

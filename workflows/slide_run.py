@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,15 @@ from qwenvl.engines.base import Engine
 from qwenvl.request import Request
 from workflows._asking import Asking, Progress
 from workflows._folder import refuse_foreign
-from workflows._opening import find_mask, open_path, reopen
-from workflows._rows import tile_table
+from workflows._opening import open_path, reopen
+from workflows._prepared import Prepared, prepare
+from workflows.cascade import WHERE, coarse_request, decide
 from workflows.errors import StoreFullError
+from workflows.estimate import RunEstimate
 from workflows.heatmap import write_heatmap
-from workflows.provenance import (
-    Manifest,
-    grid_facts,
-    mask_facts,
-    model_facts,
-    slide_facts,
-    software_versions,
-    utc_now,
-)
 from workflows.report import Report
 from workflows.store import RunStore
 from workflows.summary import summarise
-from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
 
@@ -60,7 +52,7 @@ def run_slide(
     *,
     slide_mpp: float | None = None,
     slide_options: Mapping[str, Any] | None = None,
-    mask: str | Path | TissueMask = "auto",
+    mask: str | Path | TissueMask | tuple[TissueMask, str] = "auto",
     overwrite: bool = False,
     retry_failed: bool = True,
     limit: int | None = None,
@@ -69,11 +61,16 @@ def run_slide(
     command: str | None = None,
     workers: int = 2,
     overview: bool = True,
+    announce: Callable[[RunEstimate], None] | None = None,
 ) -> RunResult:
     """Run a request over a slide, or go on with a run that was interrupted.
 
     Each batch of answers is stored before the next is asked. Killed at any moment, the same call resumes: no
     tile with an answer is asked again, and the report ends up the same.
+
+    A request with `where` asks coarse tiles first, in a run of their own in the folder `where` of this one, and
+    then only the tiles that those let pass. Tiles that are truncated, crowded or too large for the memory are split
+    as the request says, and their parts asked.
 
     Parameters
     ----------
@@ -85,8 +82,9 @@ def run_slide(
         Micrometres per level-0 px, for a slide that does not state it.
     slide_options : mapping, optional
         Further keyword arguments of `wsi.open_slide`: plane, rendering, series, reader.
-    mask : str, path or TissueMask
-        'auto', 'brightfield', 'fluorescence', 'all', or a GeoJSON of regions.
+    mask : str, path, TissueMask, or pair of TissueMask and str
+        'auto', 'brightfield', 'fluorescence', 'all', or a GeoJSON of regions; or a mask, with how to ask for it
+        again.
     overwrite : bool
         Set a run found in `out` aside (renamed, not deleted) and start afresh.
     retry_failed : bool
@@ -103,6 +101,8 @@ def run_slide(
         Threads that read tiles.
     overview : bool
         Draw overview.png.
+    announce : callable, optional
+        Called once with what the run will take, before anything is asked or written.
 
     Raises
     ------
@@ -117,42 +117,79 @@ def run_slide(
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
     opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     try:
-        found, source = find_mask(mask, opened)
-        grid = TileGrid.from_slide(
-            opened,
-            tile_size=request.tile_size,
-            overlap=request.overlap,
-            mpp=request.mpp,
-            mask=found,
-            min_tissue=request.min_tissue,
-        )
-        manifest = Manifest(
-            request=request,
-            request_hash=request.hash,
-            slide=slide_facts(opened),
-            model=model_facts(engine.info),
-            grid=grid_facts(grid, opened),
-            mask=mask_facts(found, source, opened),
-            versions=software_versions(),
-            command=command,
-            created=utc_now(),
-        )
-        store = RunStore.create(out, manifest, tile_table(grid), overwrite=overwrite)
+        prepared = prepare(opened, request, engine, mask=mask, command=command)
+        if announce is not None:
+            announce(prepared.estimate)
+        store = RunStore.create(out, prepared.manifest, prepared.table, overwrite=overwrite)
+        asked, cancelled = 0, False
         try:
-            asking = Asking(store, opened, engine, request, progress, cancel)
-            asking.run(retry_failed=retry_failed, limit=limit, workers=workers)
+            if request.where is not None and store.gate() is None:
+                asked, cancelled = _look_where(
+                    store, opened, prepared, engine, retry_failed=retry_failed, limit=limit, progress=progress,
+                    cancel=cancel, command=command, workers=workers, overview=overview,
+                )  # fmt: skip
+            if request.where is None or store.gate() is not None:
+                asking = Asking(store, opened, engine, request, prepared.mask, progress, cancel)
+                left = None if limit is None else limit - asked
+                asking.run(retry_failed=retry_failed, limit=left, workers=workers)
+                asked, cancelled = asked + asking.asked, asking.cancelled
             report = _finish(store, opened if overview else None)
         except BaseException:
-            if store.fresh and not store.last_seq() and not store.reviews():
+            if not store.begun():
                 store.discard()
             else:
                 store.close()
             raise
         store.close()
-        return RunResult(out, report, asking.asked, asking.cancelled, store.backup)
+        return RunResult(out, report, asked, cancelled, store.backup)
     finally:
         if opened is not slide:
             opened.close()
+
+
+def plan_run(
+    slide: Slide | Path | str,
+    request: Request,
+    engine: Engine,
+    *,
+    slide_mpp: float | None = None,
+    slide_options: Mapping[str, Any] | None = None,
+    mask: str | Path | TissueMask = "auto",
+) -> RunEstimate:
+    """What `run_slide` would take; nothing is asked or written. Parameters and errors are those of `run_slide`."""
+    options = {key: value for key, value in (slide_options or {}).items() if value is not None}
+    opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
+    try:
+        return prepare(opened, request, engine, mask=mask).estimate
+    finally:
+        if opened is not slide:
+            opened.close()
+
+
+def _look_where(
+    store: RunStore,
+    slide: Slide,
+    prepared: Prepared,
+    engine: Engine,
+    *,
+    progress: Callable[[Progress], None] | None,
+    overview: bool,
+    **settings: Any,
+) -> tuple[int, bool]:
+    """Ask the coarse tiles and decide which tiles are worth the request; tiles asked, and whether it was stopped.
+
+    Nothing is decided while coarse tiles are open. Those that failed leave their place to be looked at.
+    """
+    told = None if progress is None else lambda state: progress(replace(state, stage=WHERE))
+    coarse = run_slide(
+        slide, coarse_request(store.manifest.request), engine, store.folder / WHERE,
+        mask=(prepared.mask, store.manifest.mask.source),
+        progress=told, overview=overview, **settings,
+    )  # fmt: skip
+    if not coarse.report.tiles.counts.pending:
+        with RunStore.open(coarse.folder) as scores:
+            decide(store, scores)
+    return coarse.asked, coarse.cancelled
 
 
 def finish_run(folder: Path | str) -> Report:
@@ -197,4 +234,4 @@ def _write_results(store: RunStore, slide: Slide | None) -> Report:
     return report
 
 
-__all__ = ["Progress", "RunResult", "finish_run", "run_slide"]
+__all__ = ["Progress", "RunEstimate", "RunResult", "finish_run", "plan_run", "run_slide"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status
-from workflows._folder import JOURNAL, PARTIAL, Claim, claim, journal_of
+from workflows._folder import JOURNAL, PARTIAL, WHERE, Claim, claim, journal_of
 from workflows._rows import (
     ANSWER,
     INSERT_ANSWER,
@@ -33,13 +33,14 @@ from workflows._rows import (
 from workflows._schema import GATE, SPLITS, TABLES, connect, named_errors, set_pragmas
 from workflows._splitting import Split, Why
 from workflows.errors import RunMismatchError, StoreError
-from workflows.provenance import Manifest
+from workflows.provenance import GateFacts, Manifest
 from wsi.tile import Tile
 
 if TYPE_CHECKING:
-    from workflows.cascade import GateFacts
     from workflows.review import Decision
     from workflows.reviewed import ReviewedObjects
+
+_LABELS_OF = "SELECT DISTINCT label FROM objects WHERE tile = ?"
 
 
 class RunStore:
@@ -139,6 +140,10 @@ class RunStore:
         """Where an older run was set aside to."""
         return None if self._claim is None else self._claim.backup
 
+    def begun(self) -> bool:
+        """True where the folder holds more than this object made: answers, reviews, coarse tiles, an older run."""
+        return not self.fresh or bool(self.last_seq() or self.reviews() or (self.folder / WHERE).exists())
+
     def close(self) -> None:
         """Close the journal and let others write."""
         self._connection.close()
@@ -147,7 +152,7 @@ class RunStore:
 
     def discard(self) -> None:
         """Undo `create` of a run without answers: the folder is as it was before. Else raises StoreError."""
-        if not self.fresh or self._claim is None or self.last_seq() or self.reviews():
+        if self._claim is None or self.begun():
             raise StoreError(f"{self.folder} holds answers or reviews, which are not thrown away.")
         self._connection.close()
         self._claim.undo()
@@ -199,6 +204,63 @@ class RunStore:
                 self._connection.executemany(INSERT_TILE, (row.item() for row in split.children))
                 facts = (int(split.tile), split.why.value, split.depth, len(split.children))
                 self._connection.execute("INSERT INTO splits VALUES (?, ?, ?, ?)", facts)
+
+    def absorb(self, part: Path, name: str) -> bool:
+        """Take over the answers of a part of this run that has a journal of its own, once, all of them or none.
+
+        A tile that has a finished answer here keeps it. Answers keep their order, and count as further attempts
+        where the tile was asked before.
+
+        Parameters
+        ----------
+        part : Path
+            The part's journal, to which nobody writes.
+        name : str
+            What it is remembered by; a name that was taken over before is left alone.
+
+        Returns
+        -------
+        bool
+            False where it had been taken over before.
+
+        Raises
+        ------
+        StoreFullError, StoreError
+        """
+        with named_errors(self._path):
+            self._connection.execute("ATTACH DATABASE ? AS part", (str(part),))
+        try:
+            return self._absorb_attached(name)
+        finally:
+            with named_errors(self._path):
+                self._connection.execute("DETACH DATABASE part")
+
+    def _absorb_attached(self, name: str) -> bool:
+        columns = [str(row[1]) for row in self._rows("PRAGMA main.table_info(answers)")]
+        taken = {
+            "seq": "NULL",
+            "attempt": "attempt + coalesce((SELECT n FROM before WHERE before.tile = given.tile), 0)",
+        }
+        open_here = "tile NOT IN (SELECT tile FROM main.answers WHERE status <> 'failed')"
+        splits = next(iter(self._rows("SELECT count(*) FROM part.sqlite_master WHERE name = 'splits'")))[0]
+        with self._transaction():
+            execute = self._connection.execute
+            execute("CREATE TABLE IF NOT EXISTS main.absorbed (part TEXT PRIMARY KEY)")
+            if execute("INSERT OR IGNORE INTO main.absorbed VALUES (?)", (name,)).rowcount == 0:
+                return False
+            execute("INSERT OR IGNORE INTO main.tiles SELECT * FROM part.tiles")
+            execute(f"INSERT INTO main.objects SELECT * FROM part.objects WHERE {open_here}")
+            if splits:
+                for statement in SPLITS:
+                    execute(statement)
+                execute(f"INSERT OR IGNORE INTO main.splits SELECT * FROM part.splits WHERE {open_here}")
+            execute(
+                "WITH before AS MATERIALIZED (SELECT tile, count(*) AS n FROM main.answers GROUP BY tile) "
+                f"INSERT INTO main.answers ({', '.join(columns)}) "
+                f"SELECT {', '.join(taken.get(column, column) for column in columns)} FROM part.answers AS given "
+                f"WHERE {open_here} ORDER BY seq"
+            )
+        return True
 
     def decide(self, gate: GateFacts, skipped: Mapping[int, float]) -> None:
         """Store once what the coarse tiles decided: tiles that are not asked, with their score.
@@ -255,7 +317,6 @@ class RunStore:
 
     def gate(self) -> GateFacts | None:
         """What the coarse tiles decided, None where there are none or it is not decided yet."""
-        from workflows.cascade import GateFacts
 
         if not self._has("gate"):
             return None
@@ -313,8 +374,14 @@ class RunStore:
             f"SELECT {ANSWER}, '', NULL FROM answers WHERE seq > ? AND {self._counts} ORDER BY seq LIMIT ?"
         )
         answers = tuple(stored_answer(row) for row in self._rows(query, (seq, limit)))
-        parts = [self.objects(a.tile, a.tile + 1) for a in sorted(answers, key=lambda a: a.tile) if a.objects]
-        return Changes(answers[-1].seq if answers else seq, answers, concatenate(parts))
+        tiles = sorted(a.tile for a in answers if a.objects)
+        found = {
+            row[0] for tile in tiles for row in self._rows(_LABELS_OF, (tile,))
+        }  # not of the whole journal
+        asked = self.manifest.request.labels
+        labels = (*asked, *sorted(found.difference(asked)))
+        parts = [self.objects(tile, tile + 1, labels) for tile in tiles]
+        return Changes(answers[-1].seq if answers else seq, answers, concatenate(parts), labels)
 
     @property
     def labels(self) -> tuple[str, ...]:

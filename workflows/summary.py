@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 from qwenvl.request import Task
+from workflows._places import (
+    cascade_effort,
+    cascade_facts,
+    place_warnings,
+    scale_facts,
+    split_facts,
+    upsampling,
+)
 from workflows._results import ExtractResults, Results, TextResults
 from workflows._tally import TileTally, read_tiles
 from workflows._task_results import classify_results, count_results, objects_results, score_results
@@ -46,19 +54,32 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
     in_tiles = tiles.tissue(tiles.complete) / all_tissue if all_tissue else 0.0
     answered = round(min(1.0, in_tiles * manifest.grid.tissue_coverage), 9)
     seconds, prompt_tokens, new_tokens = store.effort()
+    split, cascade = split_facts(store), cascade_facts(store, tiles)
     report = Report(
-        schema_version="1.0",
+        schema_version="1.1",
         complete=counts.pending == 0 and counts.failed == 0,
         slide=manifest.slide,
         request=manifest.request,
         model=manifest.model,
         grid=manifest.grid,
         mask=manifest.mask,
+        plan=manifest.plan,
+        cascade=cascade,
         tiles=TileFacts(
-            total=len(tiles.table), counts=counts, tissue_answered=answered, failed=tuple(tiles.failed)
+            total=len(tiles.table),
+            counts=counts,
+            tissue_answered=answered,
+            failed=tuple(tiles.failed),
+            scales=tuple(scale_facts(store, tiles)),
+            split=split,
         ),
         results=results,
-        warnings=(*_warnings(store, counts, answered), *extra, *_vote_warning(tiles)),
+        warnings=(
+            *_warnings(store, tiles, counts, answered),
+            *place_warnings(store, tiles, split, cascade),
+            *extra,
+            *_vote_warning(tiles),
+        ),
         provenance=Provenance(
             run_id=str(manifest.run_id),
             request_hash=manifest.request_hash,
@@ -76,12 +97,13 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
             model_seconds=seconds,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
+            cascade=cascade_effort(store),
         ),
     )
     return report, heatmap
 
 
-def _warnings(store: RunStore, counts: StatusCounts, answered: float) -> Iterator[str]:
+def _warnings(store: RunStore, tiles: TileTally, counts: StatusCounts, answered: float) -> Iterator[str]:
     manifest = store.manifest
     if manifest.model.warning:
         yield f"Model: {manifest.model.warning}"
@@ -91,9 +113,10 @@ def _warnings(store: RunStore, counts: StatusCounts, answered: float) -> Iterato
         yield "The slide does not state its scale: there are no areas in mm2 and no densities."
     if share := manifest.mask.details.get("unreadable"):
         yield f"{share:.1%} of the slide could not be read when tissue was looked for; it was taken for tissue."
-    if manifest.grid.upsampling > 1.01:
+    if (enlarged := upsampling(tiles, manifest.grid.upsampling)) > 1.01:
+        most = "" if enlarged == manifest.grid.upsampling else "up to "
         yield (
-            f"The pictures are enlarged {manifest.grid.upsampling:.2f}-fold beyond the slide's own resolution; "
+            f"The pictures are enlarged {most}{enlarged:.2f}-fold beyond the slide's own resolution; "
             "they hold no more detail than the slide."
         )
     if manifest.grid.tissue_coverage < 0.9995:
@@ -103,6 +126,7 @@ def _warnings(store: RunStore, counts: StatusCounts, answered: float) -> Iterato
         "truncated": counts.truncated,
         "refused": counts.refused,
         "not asked yet": counts.pending,
+        "left out": counts.skipped,
     }
     if any(missing.values()):
         listed = ", ".join(f"{plural(number, 'tile')} {what}" for what, number in missing.items() if number)

@@ -87,7 +87,7 @@ def test_report_exports_and_schema(tiny, svs, tmp_path):
     shown = run("report", tmp_path / "run")
     assert shown.exit_code == 0
     assert "tissue answered" in shown.output
-    assert json.loads(run("report", tmp_path / "run", "--json").output)["schema_version"] == "1.0"
+    assert json.loads(run("report", tmp_path / "run", "--json").output)["schema_version"] == "1.1"
     exported = run("export", "geojson", tmp_path / "run", "-o", tmp_path / "tiles.geojson")
     assert exported.exit_code == 0, exported.output
     assert len(json.loads((tmp_path / "tiles.geojson").read_text())["features"]) == 3
@@ -208,7 +208,7 @@ def test_full_disk_keeps_what_was_finished(tiny, svs, tmp_path, monkeypatch):
     assert run("score", svs, "Is there tumor?", "-m", tiny, "-o", out, *FAST).exit_code == 0
     from workflows.store import RunStore
 
-    def no_space(self, batch):
+    def no_space(self, batch, splits):
         from workflows._schema import named_errors
 
         with named_errors(out / "run.sqlite"):

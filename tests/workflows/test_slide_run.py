@@ -227,12 +227,12 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(
 ) -> None:
     put, calls = RunStore.put, []
 
-    def full_at_third(self: RunStore, batch: list[tuple[object, Answer]]) -> None:
+    def full_at_third(self: RunStore, batch: list[tuple[object, Answer]], splits: object) -> None:
         calls.append(len(batch))
         if len(calls) == 3:
             pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
             self._connection.execute(f"PRAGMA max_page_count = {pages}")
-        put(self, batch)  # type: ignore[arg-type]
+        put(self, batch, splits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RunStore, "put", full_at_third)
     with pytest.raises(StoreFullError, match="disk is full"):
