@@ -15,14 +15,11 @@ from torch import Tensor
 
 from qwenvl.batching import Batch
 from qwenvl.light import LightLanguage, LightSteps
+from qwenvl.repetition import Repetition
 from qwenvl.request import Generation
 from qwenvl.sampling import Sampler
 from qwenvl.vision import picture_features
 
-_LOOP_CHECK = 8  # steps between two looks for repetition
-_LOOP_PERIOD = 64  # longest repeated piece in tokens: an object with a long label
-_LOOP_LENGTH = 48  # repeated tokens from which a short piece counts as a loop
-_LOOP_COUNT = 3
 _COMPACT = 0.75  # share of rows still writing at which the others are dropped
 
 
@@ -204,6 +201,7 @@ def decode(
     reasons = ["length"] * count
     rows = list(range(count))  # batch row of each row of the state
     writing = set(rows)
+    watches = [Repetition() for _ in rows]
     sampler = Sampler(settings, batch.input_ids, state.logits.shape[-1])
     # The most likely token is most often one that may come, and then no mask is needed to find it.
     plain = settings.temperature == 0 and settings.repetition_penalty == 1.0
@@ -232,8 +230,9 @@ def decode(
                 continue
             tokens[row].append(token)
             chances[row].append(log_probability)
-            if step % _LOOP_CHECK == 0 and loops(tokens[row]):
+            if watches[row].add(token):
                 if constraint is not None and constraint.interrupt(row):
+                    watches[row].forget()
                     continue
                 reasons[row] = "loop"
                 writing.discard(row)
@@ -248,20 +247,6 @@ def decode(
             steps.keep(index)
         logits = steps.read(chosen)
     return [Decoded(*parts) for parts in zip(tokens, chances, reasons, strict=True)]
-
-
-def loops(tokens: Sequence[int]) -> bool:
-    """True where the last tokens are one piece over and over.
-
-    A piece of up to 64 tokens counts when it stands there at least three times and fills at least 48 tokens, so
-    that equal digits or two equal boxes do not.
-    """
-    for period in range(1, min(_LOOP_PERIOD, len(tokens) // _LOOP_COUNT) + 1):
-        repeats = max(_LOOP_COUNT, -(-_LOOP_LENGTH // period))
-        span = (repeats - 1) * period
-        if len(tokens) >= span + period and tokens[-span:] == tokens[-span - period : -period]:
-            return True
-    return False
 
 
 class TransformersSteps:

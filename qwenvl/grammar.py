@@ -182,6 +182,8 @@ class ThinkFirst:
     ) -> None:
         self._answer = answer
         self._close, self._eos = tuple(close), tuple(eos)
+        self.closed: set[int] = set()
+        """Rows whose thought did not end by itself."""
         self._left = [budget] * rows  # tokens of the thought
         self._forced = [0] * rows  # how many tokens of `close` have been written
 
@@ -193,6 +195,8 @@ class ThinkFirst:
             if written == len(self._close):
                 answering.append(index)
             elif written or not self._left[row]:
+                if not written:
+                    self.closed.add(row)
                 kept = logits[index, self._close[written]].clone()
                 logits[index] = -torch.inf
                 logits[index, self._close[written]] = kept

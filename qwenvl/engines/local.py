@@ -263,14 +263,18 @@ class LocalEngine(Engine):
             return self._judge(plan, plan.words, batch, state)
         request = plan.request
         frames = [row.frame or _NOWHERE for row in rows]
+        constraint = self._constraint(request, frames)
         written = decode(
             self.checkpoint.model, state, batch, request.generation, eos=self.checkpoint.eos_token_ids,
-            constraint=self._constraint(request, frames), language=self._language,
+            constraint=constraint, language=self._language,
         )  # fmt: skip
-        return [
+        answers = [
             self._read(decoded, request, row.frame, length)
             for decoded, row, length in zip(written, rows, batch.lengths, strict=True)
         ]
+        for row in constraint.closed if isinstance(constraint, ThinkFirst) else ():
+            answers[row] = _thought_closed(answers[row])
+        return answers
 
     def _judge(self, plan: Plan, words: list[Spellings], batch: Batch, state: Prefilled) -> list[Answer]:
         table = word_probabilities(self.checkpoint.model, state, words).tolist()
@@ -340,6 +344,13 @@ def _token_budget(checkpoint: Checkpoint) -> int:
     return int(
         max(tokens, min(_GPU_BUDGET, _MEMORY_SHARE * free * tokens / (one.kv_per_tile + one.activations)))
     )
+
+
+def _thought_closed(answer: Answer) -> Answer:
+    """An answer to a thought that was closed for the model: what it found counts, that there is nothing does not."""
+    none = answer.status is Status.EMPTY or (answer.status is Status.OK and answer.value == 0)
+    status = Status.TRUNCATED if none else answer.status
+    return replace(answer, status=status, notes=(*answer.notes, "thought-closed"))
 
 
 def _refused(row: Row, plan: Plan) -> Answer:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from qwenvl.batching import Batch, build_batch, encode_prompt, plan_batches, render_request
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.decoding import decode, extend, loops, prefill
+from qwenvl.decoding import decode, extend, prefill
 from qwenvl.errors import RequestError
 from qwenvl.preprocess import preprocess
+from qwenvl.repetition import Repetition, loops
 from qwenvl.request import Generation, Request, Task
 from qwenvl.sampling import Sampler
 from qwenvl.scoring import label_spellings, word_probabilities, yes_and_no
@@ -200,6 +201,39 @@ def test_sampler_limits() -> None:
 )
 def test_loops(tokens: list[int], found: bool) -> None:
     assert loops(tokens) is found
+
+
+def _written(boxes: Sequence[Sequence[int]]) -> list[int]:
+    """A list of boxes in bytes, as a byte-level tokenizer writes it."""
+    items = ", ".join(f'{{"bbox_2d": {list(box)}, "label": "nucleus"}}' for box in boxes)
+    return list(f"[{items}]".encode())
+
+
+def _stops_after(tokens: Sequence[int]) -> int | None:
+    watch = Repetition()
+    return next((at for at, token in enumerate(tokens, 1) if watch.add(token)), None)
+
+
+def test_what_counts_as_going_in_circles() -> None:
+    rng = np.random.default_rng(1)
+    many = [tuple(sorted(rng.integers(0, 1000, 4).tolist())) for _ in range(200)]
+    assert _stops_after(_written(many)) is None, "200 different boxes"
+    assert _stops_after(_written([*many[:20], many[3], *many[20:40], many[5]])) is None, "some twice"
+    row = [(x, 10, x + 20, 30) for x in range(0, 900, 10)]
+    assert _stops_after(_written(row)) is None, "a row that drifts is no circle"
+    own = len(_written(many[:6]))
+    item = len(_written(many[:1]))
+    for repeated in ([many[0]] * 50, many[:6] * 20, [many[at] for at in rng.integers(0, 6, 200)]):
+        stop = _stops_after(_written([*many[:6], *repeated]))
+        assert stop is not None
+        assert own < stop < own + 6 * item, "within a few boxes that say nothing new"
+    prose = "The nuclei are large. The stroma is loose. There is no necrosis in this picture. "
+    assert _stops_after(list(prose.encode())) is None
+    assert len(prose) < (_stops_after(list((prose * 9).encode())) or 0) < 3 * len(prose)
+    watch = Repetition()
+    assert not any(watch.add(token) for token in [*range(60)] * 2)
+    watch.forget()
+    assert not any(watch.add(token) for token in range(60))
 
 
 @torch.inference_mode()
