@@ -92,6 +92,10 @@ class ReviewedObjects:
         Codes of `Conflict`.
     decisions : mapping of int to Decision
         The decision that counts, by row, where there is one.
+    about : mapping of int to tuple of str
+        Names of the objects that the decisions about a row speak of, by row; several where parts became one object.
+    original : mapping of int to (str, Box)
+        Label and box that the model gave, by row, for those of its objects that have a decision.
     lost : tuple of Decision
         Decisions about objects that are no longer there and that leave nothing behind (rejections).
     """
@@ -105,6 +109,8 @@ class ReviewedObjects:
     state: NDArray[np.int8]
     conflict: NDArray[np.int8]
     decisions: Mapping[int, Decision]
+    about: Mapping[int, tuple[str, ...]]
+    original: Mapping[int, tuple[str, Box]]
     lost: tuple[Decision, ...]
 
     def __len__(self) -> int:
@@ -202,6 +208,9 @@ def apply_reviews(
         label[row] = codes[change.label]
         if change.box != change.seen_box:
             box[row], point[row] = change.box, change.point
+    original: dict[int, tuple[str, Box]] = {
+        row: (labels[merged.label[row]], tuple(merged.box[row].tolist())) for row in about
+    }
     n = len(key)
     changes = [_change(decision) for decision, _ in alone]
     decisions |= {n + i: decision for i, (decision, _) in enumerate(alone)}
@@ -215,6 +224,9 @@ def apply_reviews(
         state=np.concatenate([state, np.array([State.of(c.verdict) for c in changes], np.int8)]),
         conflict=np.concatenate([conflicts, np.array([c for _, c in alone], np.int8)]),
         decisions=decisions,
+        about={row: tuple(_change(each).object for each, _ in made) for row, made in about.items()}
+        | {n + i: (change.object,) for i, change in enumerate(changes)},
+        original=original,
         lost=tuple(lost),
     )
 

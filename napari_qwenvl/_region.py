@@ -1,0 +1,89 @@
+"""Asking about one region of a slide: its pixels, what was marked in it, and where the answer points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qwenvl.engines.base import Engine
+    from wsi.tile import Tile
+
+
+def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask about a region, and give the answer as plain values with its objects in level-0 px.
+
+    Parameters
+    ----------
+    engine : Engine
+    command : mapping
+        'slide' (path), 'model' (fields of `RunOptions`), 'region' [x0, y0, width0, height0] in level-0 px, 'size'
+        [width, height] of the picture in px, 'request', and 'outline', a list of [x0, y0] or None.
+
+    Raises
+    ------
+    SlideError, EngineError, RequestError
+    """
+    from qwenvl.request import Request
+    from wsi.tile import Tile
+
+    tile = Tile(0, *command["region"], *command["size"])
+    picture = read_tiles(command, [tile])[0]
+    if command.get("outline"):
+        picture = outlined(picture, tile, command["outline"])
+    answer = engine.answer([picture], Request.model_validate(command["request"]))[0]
+    objects = []
+    for found in answer.objects:
+        corners = found.box if found.box is not None else (*found.point, *found.point)  # type: ignore[misc]
+        low, high = tile.to_level0(corners[0], corners[1]), tile.to_level0(corners[2], corners[3])
+        objects.append(
+            {"label": found.label, "box": [*low, *high], "point": found.box is None, "score": found.score}
+        )
+    return {
+        "status": answer.status.value, "text": answer.text, "reasoning": answer.reasoning, "error": answer.error,
+        "raw": answer.raw, "notes": list(answer.notes), "seconds": answer.seconds, "objects": objects,
+        "value": answer.value, "scores": dict(answer.scores),
+    }  # fmt: skip
+
+
+def seconds_per_tile(engine: Engine, command: Mapping[str, Any]) -> float:
+    """Seconds that the engine takes for a tile of 'tiles', a list of the numbers of a `Tile` without its index."""
+    import time
+
+    from qwenvl.request import Request
+    from wsi.tile import Tile
+
+    request = Request.model_validate(command["request"])
+    pictures = read_tiles(command, [Tile(0, *numbers) for numbers in command["tiles"]])
+    engine.answer(pictures[:1], request)  # the first answer pays for what is prepared once
+    begun = time.perf_counter()
+    engine.answer(pictures, request)
+    return (time.perf_counter() - begun) / len(pictures)
+
+
+def read_tiles(command: Mapping[str, Any], tiles: Sequence[Tile]) -> list[Any]:
+    """Pixels of tiles of the slide that a command names."""
+    from workflows._opening import open_path
+
+    wanted = command["model"]
+    options = {
+        name: wanted.get(name) for name in ("plane", "rendering", "series") if wanted.get(name) is not None
+    }
+    with open_path(Path(command["slide"]), wanted.get("slide_mpp"), options) as slide:
+        return [
+            slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
+            for tile in tiles
+        ]
+
+
+def outlined(picture: Any, tile: Any, outline: list[list[float]]) -> Any:
+    """The picture with the user's outline drawn on it, for the model to see."""
+    import cv2
+    import numpy as np
+
+    places = np.array([tile.to_tile(x0, y0) for x0, y0 in outline])
+    width = max(2, round(max(picture.shape[:2]) / 160))
+    return cv2.polylines(
+        picture.copy(), [np.round(places * 16).astype(np.int32)], True, (255, 230, 0), width, cv2.LINE_AA, 4
+    )

@@ -1,0 +1,351 @@
+"""From the Ask panel's fields to a run: the request, its tiles, what it costs, and how to say it elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from workflows.commands.options import RunOptions
+
+if TYPE_CHECKING:
+    from qwenvl.request import Request
+    from wsi.grid import TileGrid
+    from wsi.slide import Slide
+    from wsi.tissue import TissueMask
+
+_PROMPTED = ("score", "ask")
+LABELLED = ("detect", "point", "count", "classify")
+_FEW_TILES = 48
+_SMALL_BATCH = 4
+"""Tiles handed over at once where there are few: boxes come sooner, and the whole still takes seconds."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the panel asks: task, labels, words, and the run's options as on the command line.
+
+    `options` fields that are None take what the checkpoint recommends, else the default of `Request`.
+    """
+
+    task: str
+    labels: tuple[str, ...] = ()
+    prompt: str | None = None
+    schema: Path | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+
+    def request(self, recommended: Mapping[str, Any]) -> Request:
+        """The request, as the command line would build it.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            The fields do not fit the task.
+        """
+        from workflows.commands._run import recommended_request
+
+        fields: dict[str, Any] = {"task": self.task, "prompt": self.prompt or None}
+        if self.task in LABELLED:
+            fields["labels"] = self.labels
+        if self.task == "extract" and self.schema is not None:
+            fields["output_schema"] = json.loads(self.schema.read_text())
+        return recommended_request(self.options, recommended, **fields)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes
+    ----------
+    slide : Path
+    question : Question
+        With every option that decides the answer written out, so that it is exact without the checkpoint's
+        recommendations.
+    request : Request
+    out : Path
+        Run folder: the same for the same question about the same place, so that Run goes on where it stopped.
+    """
+
+    slide: Path
+    question: Question
+    request: Request
+    out: Path
+
+    @classmethod
+    def of(
+        cls,
+        slide: Path,
+        question: Question,
+        recommended: Mapping[str, Any],
+        *,
+        runs: Path,
+        mask_hash: str = "",
+    ) -> Plan:
+        """Fill in what the checkpoint recommends and name the run folder inside `runs`."""
+        request = question.request(recommended)
+        options, generation = question.options, request.generation
+        explicit = replace(
+            options,
+            mpp=request.mpp, native=request.mpp is None, tile_size=request.tile_size, overlap=request.overlap,
+            max_objects=request.max_objects, max_new_tokens=generation.max_new_tokens,
+        )  # fmt: skip
+        parts = (
+            request.hash, options.model, options.server, options.mask, mask_hash, options.plane, options.slide_mpp,
+            options.rendering, options.series, options.dtype,
+        )  # fmt: skip
+        digest = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:8]
+        out = runs / f"{slide.stem}.{request.task}-{digest}.run"
+        return cls(slide, replace(question, options=replace(explicit, out=out)), request, out)
+
+    def command(self) -> str:
+        """The command line that makes this very run."""
+        question = self.question
+        words = ["qwenvl", question.task, str(self.slide)]
+        if question.task in _PROMPTED:
+            words.append(question.prompt or "")
+        elif question.prompt:
+            words += ["-p", question.prompt]
+        if question.task in LABELLED:
+            words += ["-l", ",".join(question.labels)]
+        if question.schema is not None:
+            words += ["--schema", str(question.schema)]
+        return shlex.join([*words, *_flags(question.options)])
+
+    def python(self) -> str:
+        """The same run as a Python script."""
+        options = self.question.options
+        if options.server is not None:
+            model = None if options.model == "embedded" else options.model
+            engine = (
+                f"RemoteEngine({options.server!r}, model={model!r}, family={options.family!r}, "
+                f"concurrency={options.concurrency})"
+            )
+        else:
+            engine = (
+                f"LocalEngine.load({options.model!r}, device={options.device!r}, dtype={options.dtype!r})"
+            )
+        chosen = {key: getattr(options, key) for key in ("plane", "rendering", "series")}
+        slide_options = {key: value for key, value in chosen.items() if value is not None}
+        lines = [
+            f"from qwenvl import {engine.split('(')[0].split('.')[0]}, Request",
+            "from workflows import run_slide",
+            "",
+            f"request = Request.model_validate_json({_literal(self.request.model_dump_json(exclude_defaults=True))})",
+            f"engine = {engine}",
+            "result = run_slide(",
+            f"    {str(self.slide)!r},",
+            "    request,",
+            "    engine,",
+            f"    {str(self.out)!r},",
+            *([f"    slide_mpp={options.slide_mpp!r},"] if options.slide_mpp is not None else []),
+            *([f"    slide_options={slide_options!r},"] if slide_options else []),
+            f"    mask={options.mask!r},",
+            ")",
+            'print(result.folder / "report.json")',
+        ]
+        return "\n".join(lines) + "\n"
+
+    def for_worker(self, tiles: int) -> dict[str, Any]:
+        """What `Worker.run` takes."""
+        return {
+            "slide": str(self.slide), "model": model_fields(self.question.options), "out": str(self.out),
+            "request": self.request.model_dump(mode="json"), "mask": self.question.options.mask,
+            "command": self.command(), "pace": _SMALL_BATCH if tiles <= _FEW_TILES else None,
+            "overview": tiles > _FEW_TILES,
+        }  # fmt: skip
+
+
+def model_fields(options: RunOptions) -> dict[str, Any]:
+    """The options that say which model, and how slide and pixels are opened, as plain values."""
+    names = (
+        "model", "server", "family", "concurrency", "device", "dtype", "slide_mpp", "plane", "rendering", "series",
+    )  # fmt: skip
+    return {name: getattr(options, name) for name in names}
+
+
+def _literal(text: str) -> str:
+    """A string literal of readable JSON."""
+    return f"'{text}'" if "'" not in text and "\\" not in text else repr(text)
+
+
+def _flags(options: RunOptions) -> list[str]:
+    """Flags of the options that are not at their default."""
+    words: list[str] = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value == each.default:
+            continue
+        flag = "-o" if each.name == "out" else "--" + each.name.replace("_", "-")
+        words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
+# ---------------------------------------------------------------------- where
+
+
+def write_regions(folder: Path, polygons: Sequence[ArrayLike], size: tuple[int, int]) -> Path:
+    """Write regions as the GeoJSON that `--mask` takes; the same regions give the same file.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it does not exist.
+    polygons : sequence of array (n, 2)
+        Corners (x0, y0) in level-0 px.
+    size : (width, height)
+        Of the slide; regions are cut to it.
+
+    Raises
+    ------
+    ValueError
+        No region lies on the slide.
+    """
+    import shapely
+
+    slide = shapely.box(0, 0, *size)
+    parts = [shapely.make_valid(shapely.Polygon(np.asarray(p, float))).intersection(slide) for p in polygons]
+    areas = shapely.union_all([part for part in parts if part.area >= 1])
+    if areas.is_empty:
+        raise ValueError("No region lies on the slide. Draw one over it, or move the slide into view.")
+    rounded = shapely.set_precision(areas, 1.0)
+    geometry = json.loads(shapely.to_geojson(rounded if not rounded.is_empty else areas))
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation"}}
+    text = json.dumps({"type": "FeatureCollection", "features": [feature]})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"regions-{hashlib.sha256(text.encode()).hexdigest()[:8]}.geojson"
+    if not path.exists():
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text)
+        partial.replace(path)
+    return path
+
+
+def runs_folder(slide: Path, chosen: str = "") -> Path:
+    """Where runs of a slide go: the folder of the preferences, else beside the slide, else in the user's home."""
+    import os
+
+    if chosen.strip():
+        return Path(chosen).expanduser()
+    if os.access(slide.parent, os.W_OK):
+        return slide.parent / f"{slide.stem}.qwenvl"
+    return Path.home() / "qwenvl-runs" / slide.stem
+
+
+# ---------------------------------------------------------------------- what it costs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will take; None where it cannot be known before.
+
+    Attributes
+    ----------
+    tiles : int
+    memory : int or None
+        Bytes, weights and a batch.
+    probes : tuple of (x0, y0, width0, height0, width, height)
+        Some tiles of the grid to measure the model's pace on.
+    """
+
+    tiles: int
+    memory: int | None
+    probes: tuple[tuple[int, ...], ...] = ()
+
+
+def cost_of(slide: Slide, request: Request, options: RunOptions, masks: dict[str, TissueMask]) -> Cost:
+    """Count the tiles of a run and estimate its memory. Reads the slide's overview the first time.
+
+    Parameters
+    ----------
+    masks : dict
+        Tissue masks found so far, by their name; kept by the caller for one slide.
+
+    Raises
+    ------
+    SlideError
+        Slide, mask or grid; the message says what to do.
+    """
+    from workflows._opening import find_mask
+    from wsi.grid import TileGrid
+
+    if options.mask not in masks:
+        masks[options.mask] = find_mask(options.mask, slide)[0]
+    grid: TileGrid = TileGrid.from_slide(
+        slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp, mask=masks[options.mask],
+        min_tissue=request.min_tissue,
+    )  # fmt: skip
+    rows = np.unique(np.linspace(0, len(grid) - 1, 5).astype(int)[1:-1]) if len(grid) > 4 else [0]
+    probes = tuple(
+        (int(grid.x0[i]), int(grid.y0[i]), *grid.side0, grid.tile_size, grid.tile_size) for i in rows
+    )
+    return Cost(len(grid), memory_of(options, request), probes)
+
+
+def memory_of(options: RunOptions, request: Request) -> int | None:
+    """Estimated bytes of weights and one batch; None for a served model or one that is not known."""
+    from qwenvl.catalogue import KNOWN_MODELS
+    from qwenvl.description import EMBEDDED, describe_checkpoint
+
+    if options.server is not None:
+        return None
+    if options.model == EMBEDDED or Path(options.model).expanduser().is_dir():
+        dtype = None if options.dtype == "auto" else options.dtype
+        return (
+            describe_checkpoint(options.model)
+            .estimate_memory(
+                request.tile_size, batch=8, new_tokens=request.generation.max_new_tokens, dtype=dtype
+            )
+            .total
+        )
+    known = {model.name: model for model in KNOWN_MODELS}.get(options.model)
+    return None if known is None else round(known.memory_gib(request.tile_size, 8) * 2**30)
+
+
+def recommended_of(model: str) -> Mapping[str, Any] | None:
+    """What a local checkpoint recommends, from its JSON alone; None where it is not here yet."""
+    from qwenvl.description import EMBEDDED, describe_checkpoint
+    from qwenvl.errors import QwenVLError
+
+    if model != EMBEDDED and not Path(model).expanduser().is_dir():
+        return None
+    try:
+        return describe_checkpoint(model).recommended
+    except QwenVLError:
+        return None
+
+
+def in_words(seconds: float | None) -> str:
+    """A time span as people say it."""
+    if seconds is None or not np.isfinite(seconds):
+        return "unknown"
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def rectangle_of(field: tuple[float, float, float, float]) -> NDArray[np.float64]:
+    """Corners (4, 2) of x_min, y_min, x_max, y_max."""
+    x_min, y_min, x_max, y_max = field
+    return np.array([[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max]], float)
+
+
+__all__ = [
+    "Cost",
+    "Plan",
+    "Question",
+    "cost_of",
+    "in_words",
+    "recommended_of",
+    "runs_folder",
+    "write_regions",
+]

@@ -1,0 +1,148 @@
+"""The model's process: answers arrive, cancel and closing are prompt, faults come back as words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from qtpy.QtCore import QTimer
+
+from napari_qwenvl.plan import Plan, Question, recommended_of
+from napari_qwenvl.worker import Worker
+from workflows.commands.options import RunOptions
+from workflows.store import RunStore
+from wsi.synthetic import Scene, write_slide
+
+LONG_MS = 240_000
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "tissue.svs"
+    write_slide(path, Scene(240, 200, seed=11), mpp=0.25, downsamples=(1, 4))
+    return path
+
+
+@pytest.fixture
+def worker(qtbot):
+    made = Worker()
+    made.failed.connect(print)
+    yield made
+    made.close()
+
+
+def plan_of(slide: Path, runs: Path, **options) -> Plan:
+    question = Question("detect", ("nucleus",), options=RunOptions(mask="all", **options))
+    return Plan.of(slide, question, recommended_of("embedded"), runs=runs)
+
+
+def test_a_run_streams_into_its_store_and_the_viewer_stays_free(qtbot, worker, slide, tmp_path):
+    plan, progress, ticks = plan_of(slide, tmp_path), [], []
+    worker.progress.connect(progress.append)
+    timer = QTimer()
+    timer.timeout.connect(lambda: ticks.append(1))
+    timer.start(20)
+    with qtbot.waitSignal(worker.finished, timeout=LONG_MS) as ended:
+        number = worker.run(plan.for_worker(6))
+    timer.stop()
+    assert ended.args[0]["id"] == number
+    assert ended.args[0]["complete"]
+    assert not worker.busy
+    assert worker.model["info"]["model"] == "embedded"
+    assert [state["done"] for state in progress] == sorted(state["done"] for state in progress)
+    assert progress[-1]["done"] == progress[-1]["total"] > 4
+    assert len(progress) > 1, "boxes came all at once"
+    assert len(ticks) > 20
+    with RunStore.open(plan.out) as store:
+        assert store.last_seq() == progress[-1]["seq"]
+        assert store.manifest.command == plan.command()
+
+
+def test_cancel_keeps_what_is_done_and_run_goes_on_with_the_warm_model(qtbot, worker, slide, tmp_path):
+    plan = plan_of(slide, tmp_path)
+    loaded = []
+    worker.loading.connect(loaded.append)
+    with qtbot.waitSignal(worker.progress, timeout=LONG_MS):
+        worker.run(plan.for_worker(6))
+    with qtbot.waitSignal(worker.stopped, timeout=LONG_MS):
+        worker.cancel()
+    assert not worker.busy
+    with RunStore.open(plan.out) as store:
+        kept = len(store.finished())
+        assert 0 < kept < len(store.tiles())
+    with qtbot.waitSignal(worker.finished, timeout=LONG_MS) as ended:
+        worker.run(plan.for_worker(6))
+    assert ended.args[0]["complete"]
+    assert loaded == ["embedded"]
+
+
+def test_cancel_while_the_model_loads(qtbot, worker, slide, tmp_path):
+    with qtbot.waitSignal(worker.loading, timeout=LONG_MS):
+        worker.run(plan_of(slide, tmp_path).for_worker(6))
+    with qtbot.waitSignal(worker.stopped, timeout=LONG_MS):
+        worker.cancel()
+    assert worker.model is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_unloading_ends_the_process(qtbot, worker):
+    with qtbot.waitSignal(worker.ready, timeout=LONG_MS):
+        worker.load({"model": "embedded"})
+    pid = worker._process.processId()
+    with qtbot.waitSignal(worker.unloaded, timeout=LONG_MS):
+        worker.unload()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert worker.model is None
+
+
+def test_closing_during_a_run_stops_it_and_it_can_be_resumed(qtbot, slide, tmp_path):
+    worker, plan = Worker(), plan_of(slide, tmp_path)
+    with qtbot.waitSignal(worker.progress, timeout=LONG_MS):
+        worker.run(plan.for_worker(6))
+    worker.close()
+    with RunStore.open(plan.out, readonly=False) as store:
+        assert 0 < len(store.finished()) < len(store.tiles())
+
+
+def test_a_process_that_dies_is_reported_and_the_next_run_starts_another(qtbot, worker, slide, tmp_path):
+    plan = plan_of(slide, tmp_path)
+    with qtbot.waitSignal(worker.progress, timeout=LONG_MS):
+        number = worker.run(plan.for_worker(6))
+    with qtbot.waitSignal(worker.failed, timeout=LONG_MS) as failed:
+        os.kill(worker._process.processId(), signal.SIGKILL)
+    assert failed.args[0]["id"] == number
+    assert "Finished tiles are kept" in failed.args[0]["message"]
+    with qtbot.waitSignal(worker.finished, timeout=LONG_MS):
+        worker.run(plan.for_worker(6))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"model": "nowhere/at/all"}, "no such folder"), ({"mask": "missing.geojson"}, "missing.geojson")],
+)
+def test_what_cannot_be_done_comes_back_in_words(qtbot, worker, slide, tmp_path, options, words):
+    question = Question("detect", ("nucleus",), options=RunOptions(**{"mask": "all", **options}))
+    plan = Plan.of(slide, question, {"tile_size": 256, "mpp": 0.25}, runs=tmp_path)
+    with qtbot.waitSignal(worker.failed, timeout=LONG_MS) as failed:
+        worker.run(plan.for_worker(6))
+    assert words in failed.args[0]["message"]
+    assert not worker.busy
+
+
+def test_the_process_ends_when_the_viewer_is_gone():
+    root = Path(__file__).resolve().parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "napari_qwenvl._child"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    child.stdin.write(json.dumps({"do": "unload"}).encode() + b"\n")
+    child.stdin.flush()
+    assert json.loads(child.stdout.readline()) == {"is": "unloaded"}
+    child.stdin.close()
+    assert child.wait(timeout=30) == 0
+    child.stdout.close()
