@@ -17,7 +17,6 @@ _LEAST_SIDE = 5
 """Objects smaller than this on screen (px) are drawn as dots."""
 _SIDE_WITH_TICK = 14
 """Objects at least this large on screen (px) show whether they were reviewed."""
-_MOST_OUTLINES = 30_000
 _MOST_INK = 0.5
 """Share of the field that outlines may cover before density says more."""
 _CELL = 4
@@ -86,6 +85,8 @@ class Job:
         Rows to light up.
     line : int
         Width of lines in px of the picture.
+    most_outlines : int
+        More objects than this in the view are shown as density.
     """
 
     view: View
@@ -95,6 +96,7 @@ class Job:
     selected: int | None = None
     lit: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
     line: int = 2
+    most_outlines: int = 30_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ def _on_screen(job: Job, rows: Rows) -> NDArray[np.int32]:
 
 def _detail(job: Job, corners: NDArray[np.int32]) -> str:
     """Whether outlines would still be told apart."""
-    if len(corners) > _MOST_OUTLINES:
+    if len(corners) > job.most_outlines:
         return "density"
     sides = np.maximum(corners[:, 2:] - corners[:, :2], _LEAST_SIDE).astype(np.int64)
     ink = np.minimum(2 * job.line * sides.sum(axis=1), sides.prod(axis=1)).sum()

@@ -14,6 +14,8 @@ from napari_qwenvl._raster import Job, Picture, View, draw, rows_in
 from napari_qwenvl._scheduling import scheduler
 from napari_qwenvl.frame import Frame, UmPerPx, canvas_size, visible_field
 from napari_qwenvl.objects import Columns, Objects
+from napari_qwenvl.preferences import preferences
+from napari_qwenvl.shortcuts import ACTIONS, bind
 from workflows.colours import PALETTE, RGBColour
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class Overlay:
             source.connect(self._on_camera)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.mouse_drag_callbacks.append(self._on_press)
+        bind(viewer, ACTIONS)
 
     # ------------------------------------------------------------------ objects
 
@@ -371,7 +374,11 @@ class Overlay:
             keep = keep.copy()
             keep[self._hidden] = False
         palette = [self.colours[label] for label in self._labels] or [PALETTE[0]]
-        job = Job(view, self.objects, keep, np.array(palette, np.uint8), self.selected, self._lit)
+        wanted = preferences()
+        job = Job(
+            view, self.objects, keep, np.array(palette, np.uint8), self.selected, self._lit,
+            wanted.line_width, wanted.keep_outlines_up_to,
+        )  # fmt: skip
         return lambda: draw(job)
 
     def _view(self) -> View | None:

@@ -1,0 +1,87 @@
+"""Every key of this plugin, in one table: what the viewer binds, what the help shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from napari_qwenvl.preferences import preferences
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A key, what it does in words, and the name of the action that a widget or this module provides."""
+
+    key: str
+    does: str
+    action: str
+
+
+SHORTCUTS: tuple[Shortcut, ...] = (
+    Shortcut("Shift-O", "show or hide the objects", "toggle_objects"),
+    Shortcut("Shift-H", "show or hide heatmaps", "toggle_heatmaps"),
+    Shortcut("Shift-W", "show the whole slide", "whole_slide"),
+)
+"""Letters with Shift, because napari uses plain digits and letters for its own tools."""
+
+
+def bind(viewer: Any, actions: dict[str, Callable[[Any], None]]) -> list[Shortcut]:
+    """Bind the keys of the actions given; none where the user switched shortcuts off.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
+    actions : dict
+        Functions of the viewer by the name of their action; keys of actions that are not given stay free.
+
+    Returns
+    -------
+    list of Shortcut
+        Those that are bound now.
+    """
+    if not preferences().shortcuts:
+        return []
+    bound = [each for each in SHORTCUTS if each.action in actions]
+    for each in bound:
+        viewer.bind_key(each.key, actions[each.action], overwrite=True)
+    return bound
+
+
+def listing() -> str:
+    """All keys and what they do, one per line."""
+    width = max(len(each.key) for each in SHORTCUTS)
+    return "\n".join(f"{each.key:<{width}}  {each.does}" for each in SHORTCUTS)
+
+
+def toggle_objects(viewer: Any) -> None:
+    """Show or hide every overlay."""
+    from napari_qwenvl.run_layers import overlays
+
+    _toggle([overlay.layer for overlay in overlays(viewer)])
+
+
+def toggle_heatmaps(viewer: Any) -> None:
+    """Show or hide every heatmap."""
+    from napari_qwenvl.heatmap import heatmap_of
+
+    _toggle([layer for layer in viewer.layers if heatmap_of(layer) is not None])
+
+
+def whole_slide(viewer: Any) -> None:
+    """Fit the view to what is open."""
+    viewer.reset_view()
+
+
+ACTIONS: dict[str, Callable[[Any], None]] = {
+    "toggle_objects": toggle_objects,
+    "toggle_heatmaps": toggle_heatmaps,
+    "whole_slide": whole_slide,
+}
+"""The actions that need no panel."""
+
+
+def _toggle(layers: list[Any]) -> None:
+    shown = any(layer.visible for layer in layers)
+    for layer in layers:
+        layer.visible = not shown
