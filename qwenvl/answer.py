@@ -24,6 +24,8 @@ class Status(StrEnum):
     """Cut off or looping: what was read before the cut is kept, the rest is unknown."""
     REFUSED = "refused"
     """The model declined to answer."""
+    EXCLUDED = "excluded"
+    """Not asked, because quality control found its pixels unfit. Unknown, never negative tissue."""
     FAILED = "failed"
     """Nothing could be read: the tile's pixels, the model, or the text failed. Never negative tissue."""
 

@@ -16,6 +16,7 @@ from qwenvl.errors import EngineError, RequestError, out_of_memory
 from qwenvl.request import Request
 from workflows._rows import tile_of
 from workflows._splitting import MEMORY_SPLITS, Split, Why, children_of, parent_of, why_split
+from workflows.quality import Inspector, excluded
 from workflows.store import RunStore
 from wsi.loader import Loaded, SlideJob, TileLoader
 from wsi.slide import Slide
@@ -84,7 +85,9 @@ class Asking:
         mask: TissueMask,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
+        inspector: Inspector | None = None,
     ) -> None:
+        self._inspector = inspector
         self.store, self.slide, self.engine, self.request = store, slide, engine, request
         self.mask, self.progress, self.cancel = mask, progress, cancel
         self.asked = self.failed = self.objects = self.splits = 0
@@ -192,18 +195,34 @@ class Asking:
         return self.cancelled
 
     def _answer(self, batch: Sequence[Loaded]) -> list[tuple[Tile, Answer]]:
-        read = [(item.tile, item.picture) for item in batch if isinstance(item.picture, np.ndarray)]
-        answers = iter(self._ask([picture for _, picture in read]))
+        notes = [self._inspect(item) for item in batch]
+        skips = self._inspector is not None and self._inspector.skips
+        read = [
+            item.picture
+            for item, flags in zip(batch, notes, strict=True)
+            if isinstance(item.picture, np.ndarray) and not (skips and flags)
+        ]
+        answers = iter(self._ask(read))
         result = []
-        for item in batch:
+        for item, flags in zip(batch, notes, strict=True):
             if item.tile is None:
                 assert isinstance(item.picture, Exception)
                 raise item.picture
-            answer = (
-                Answer.failure(str(item.picture)) if isinstance(item.picture, Exception) else next(answers)
-            )
+            if isinstance(item.picture, Exception):
+                answer = Answer.failure(str(item.picture))
+            elif skips and flags:
+                answer = excluded(flags)
+            else:
+                answer = next(answers)
+                answer = replace(answer, notes=(*answer.notes, *flags)) if flags else answer
             result.append((item.tile, answer))
         return result
+
+    def _inspect(self, item: Loaded) -> tuple[str, ...]:
+        """Why quality control flags a tile; nothing where it does not, or was not asked to."""
+        if self._inspector is None or item.tile is None or isinstance(item.picture, Exception):
+            return ()
+        return self._inspector.inspect(item.tile, item.picture)
 
     def _ask(self, pictures: list[NDArray[np.uint8]]) -> list[Answer]:
         """The batch at once; if that raises, each picture alone, so that one cannot fail its neighbours."""

@@ -151,17 +151,16 @@ def _entries(report: Report, colours: dict[str, RGBColour]) -> list[tuple[str, R
 
 def _tiles(pen: _Pen, report: Report) -> None:
     counts = report.tiles.counts
+    left_out = counts.skipped + counts.excluded
     pen.skip(10)
-    pen.text(
-        f"{report.tiles.total - counts.pending - counts.skipped:,} of {report.tiles.total:,} tiles asked", 17
-    )
+    pen.text(f"{report.tiles.total - counts.pending - left_out:,} of {report.tiles.total:,} tiles asked", 17)
     pen.text(f"{report.tiles.tissue_answered:.1%} of the tissue answered", 17)
     if counts.failed:
         pen.hatch(f"failed: {plural(counts.failed, 'tile')}", FAILED)
     if counts.pending:
         pen.hatch(f"not asked yet: {plural(counts.pending, 'tile')}", _GRAY)
-    if counts.skipped:
-        pen.hatch(f"left out: {plural(counts.skipped, 'tile')}", SKIPPED)
+    if left_out:
+        pen.hatch(f"left out: {plural(left_out, 'tile')}", SKIPPED)
     pen.skip(10)
 
 

@@ -25,6 +25,7 @@ from workflows.provenance import (
     software_versions,
     utc_now,
 )
+from workflows.quality import QualitySettings
 from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
@@ -56,6 +57,7 @@ def prepare(
     *,
     mask: str | Path | TissueMask | tuple[TissueMask, str] = "auto",
     command: str | None = None,
+    quality: QualitySettings | None = None,
 ) -> Prepared:
     """Find the tissue, lay the tiles and say what they will take.
 
@@ -97,6 +99,7 @@ def prepare(
         command=command,
         created=utc_now(),
         plan=plan,
+        quality=quality or QualitySettings(),
     )
     return Prepared(found, table, manifest, estimate)
 

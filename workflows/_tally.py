@@ -37,6 +37,8 @@ class TileTally:
     said: list[TileValue] = field(default_factory=list)
     failed: list[FailedTile] = field(default_factory=list)
     texts: int = 0
+    flags: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Notes of every answered tile that did not fail, by its row: what quality control said is among them."""
     full: int = 0
     """Tiles that list as many objects as they may."""
 
@@ -88,6 +90,8 @@ def read_tiles(store: RunStore) -> TileTally:
         answer = found.answer
         at = int(np.searchsorted(table["tile"], found.tile))
         tiles.status[at] = _STATUSES.index(answer.status)
+        if answer.status is not Status.FAILED and store.manifest.quality.mode != "off":
+            tiles.flags[at] = answer.notes
         tiles.full += found.objects >= request.max_objects
         if channels:
             tiles.values[at] = tile_values(found, request)

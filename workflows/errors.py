@@ -47,3 +47,11 @@ class ExportError(WorkflowError):
 
 class ExportExistsError(ExportError, FileExistsError):
     """The file to export to exists already."""
+
+
+class StudyError(WorkflowError, ValueError):
+    """The configuration of a cohort cannot be read or contradicts itself."""
+
+
+class CohortError(WorkflowError, ValueError):
+    """The table, folder or pattern of a cohort cannot be used."""

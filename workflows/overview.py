@@ -182,10 +182,10 @@ def _blend(picture: RGB, factor: float, painted: tuple[RGB, NDArray[np.bool_]], 
 
 
 def _hatch_tiles(picture: RGB, factor: float, store: RunStore) -> None:
-    """Hatch what failed in red, what has not been asked yet in gray, what coarse tiles left out in blue gray."""
+    """Hatch what failed in red, what has not been asked yet in gray, what coarse tiles or quality control left out in blue gray."""
     table = store.tiles()
     failed = np.isin(table["tile"], store.failed())
-    skipped = np.isin(table["tile"], list(store.skipped()))
+    skipped = np.isin(table["tile"], [*store.skipped(), *store.excluded().tolist()])
     open_tiles = ~failed & ~skipped & ~np.isin(table["tile"], store.finished())
     for rows, colour in ((table[skipped], SKIPPED), (table[open_tiles], _PENDING), (table[failed], FAILED)):
         if not len(rows):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from qwenvl.engines.base import ModelInfo
 from qwenvl.request import Request
+from workflows.quality import QualitySettings
 from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
@@ -158,6 +159,9 @@ class Manifest(Facts):
     plan: PlanFacts | None = Field(
         None, description="How tiles of several scales share a token budget; null without one."
     )
+    quality: QualitySettings = Field(
+        QualitySettings(), description="Which tiles quality control flags, and what becomes of them."
+    )
 
     @property
     def roots(self) -> int:
@@ -176,12 +180,15 @@ class Manifest(Facts):
             "model": f"{self.model.model} ({self.model.fingerprint})",
             "adapter": str(self.model.adapter),
             "grid": self.grid.hash,
+            "quality control": self.quality.identity,
         }
 
     @property
     def run_id(self) -> uuid.UUID:
         """The same UUID for every repetition of one run, on any machine."""
         parts = dict(self.identity, model=self.model.fingerprint)
+        if self.quality.mode == "off":
+            del parts["quality control"]  # as in runs from before there was any
         return uuid.uuid5(RUN_NAMESPACE, "\n".join(f"{key}={value}" for key, value in parts.items()))
 
 

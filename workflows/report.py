@@ -27,6 +27,7 @@ from workflows._results import (
 )
 from workflows.errors import RunNotFoundError, StoreVersionError
 from workflows.provenance import Facts, GateFacts, GridFacts, MaskFacts, ModelFacts, PlanFacts, SlideFacts
+from workflows.quality import QualityFacts
 
 SCHEMA_ID = "napari-qwenvl-report-1"
 
@@ -45,6 +46,7 @@ class StatusCounts(Facts):
     failed: int
     pending: int
     skipped: int = 0
+    excluded: int = Field(0, description="Not asked, because quality control found their pixels unfit.")
 
 
 class ScaleFacts(Facts):
@@ -152,6 +154,9 @@ class Report(Facts):
     cascade: CascadeFacts | None = Field(None, description="Where was looked; null where everywhere.")
     tiles: TileFacts
     results: Results
+    quality: QualityFacts | None = Field(
+        None, description="What quality control found before the model was asked; null where it was off."
+    )
     warnings: tuple[str, ...] = Field(description="What a reader must know before using the numbers.")
     provenance: Provenance
     run: RunFacts

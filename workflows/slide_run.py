@@ -19,6 +19,7 @@ from workflows.cascade import WHERE, coarse_request, decide
 from workflows.errors import StoreFullError
 from workflows.estimate import RunEstimate
 from workflows.heatmap import write_heatmap
+from workflows.quality import Inspector, QualitySettings
 from workflows.report import Report
 from workflows.store import RunStore
 from workflows.summary import summarise
@@ -62,6 +63,7 @@ def run_slide(
     workers: int = 2,
     overview: bool = True,
     announce: Callable[[RunEstimate], None] | None = None,
+    quality: QualitySettings | None = None,
 ) -> RunResult:
     """Run a request over a slide, or go on with a run that was interrupted.
 
@@ -103,6 +105,9 @@ def run_slide(
         Draw overview.png.
     announce : callable, optional
         Called once with what the run will take, before anything is asked or written.
+    quality : QualitySettings, optional
+        Look at the pixels of every tile before the model does, and mark or skip what is unfit; see
+        `workflows.quality`. Part of what the run is: other settings are another run.
 
     Raises
     ------
@@ -117,7 +122,7 @@ def run_slide(
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
     opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     try:
-        prepared = prepare(opened, request, engine, mask=mask, command=command)
+        prepared = prepare(opened, request, engine, mask=mask, command=command, quality=quality)
         if announce is not None:
             announce(prepared.estimate)
         store = RunStore.create(out, prepared.manifest, prepared.table, overwrite=overwrite)
@@ -129,7 +134,8 @@ def run_slide(
                     cancel=cancel, command=command, workers=workers, overview=overview,
                 )  # fmt: skip
             if request.where is None or store.gate() is not None:
-                asking = Asking(store, opened, engine, request, prepared.mask, progress, cancel)
+                inspector = Inspector.of(store.manifest.quality, opened, prepared.mask)
+                asking = Asking(store, opened, engine, request, prepared.mask, progress, cancel, inspector)
                 left = None if limit is None else limit - asked
                 asking.run(retry_failed=retry_failed, limit=left, workers=workers)
                 asked, cancelled = asked + asking.asked, asking.cancelled

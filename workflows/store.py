@@ -340,6 +340,10 @@ class RunStore:
         query = f"SELECT tile FROM latest WHERE status = 'failed' AND {self._counts} ORDER BY tile"
         return self._integers(query)
 
+    def excluded(self) -> NDArray[np.int64]:
+        """Indices of tiles that were not asked because of quality control, ascending."""
+        return self._integers("SELECT tile FROM answers WHERE status = 'excluded' ORDER BY tile")
+
     def last_seq(self) -> int:
         """`seq` of the newest answer, 0 when there is none."""
         return int(next(iter(self._rows("SELECT coalesce(max(seq), 0) FROM answers")))[0])

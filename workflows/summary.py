@@ -20,6 +20,7 @@ from workflows._task_results import classify_results, count_results, objects_res
 from workflows._words import plural
 from workflows.heatmap import Heatmap
 from workflows.provenance import utc_now
+from workflows.quality import QualityFacts, quality_facts
 from workflows.report import Provenance, Report, RunFacts, StatusCounts, TileFacts
 from workflows.store import RunStore
 
@@ -74,6 +75,7 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
             split=split,
         ),
         results=results,
+        quality=_quality(store, tiles),
         warnings=(
             *_warnings(store, tiles, counts, answered),
             *place_warnings(store, tiles, split, cascade),
@@ -127,10 +129,24 @@ def _warnings(store: RunStore, tiles: TileTally, counts: StatusCounts, answered:
         "refused": counts.refused,
         "not asked yet": counts.pending,
         "left out": counts.skipped,
+        "excluded by quality control": counts.excluded,
     }
     if any(missing.values()):
         listed = ", ".join(f"{plural(number, 'tile')} {what}" for what, number in missing.items() if number)
         yield f"Results cover {answered:.1%} of the tissue: {listed}."
+
+
+def _quality(store: RunStore, tiles: TileTally) -> QualityFacts | None:
+    """What quality control found; unknown for tiles that could not be read."""
+    manifest = store.manifest
+    if manifest.quality.mode == "off":
+        return None
+    return quality_facts(
+        manifest.quality,
+        tiles.flags.values(),
+        tiles.table["core_tissue"][list(tiles.flags)],
+        manifest.slide.mm2_per_px,
+    )
 
 
 def _vote_warning(tiles: TileTally) -> Iterator[str]:

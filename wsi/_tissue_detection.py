@@ -159,16 +159,32 @@ def _pen(picture: RGB) -> Mask:
     Hues of H&E and of brown immunostains (pink, purple, brown) are left alone; red counts only where it forms
     a thin line, because blood and strong eosin are red as well.
     """
-    hsv = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.0), cv2.COLOR_RGB2HSV).astype(np.int16)
-    hue, saturation, value = hsv[..., 0] * 2, hsv[..., 1], hsv[..., 2]
-    green = (hue >= 75) & (hue < 185) & (saturation > 50)
-    blue = (hue >= 185) & (hue < 240) & (saturation > np.where(hue < 225, 105, 150))
+    hue, saturation, value = _hue(picture)
+    coloured = _coloured_ink(hue, saturation)
     red = ((hue >= 346) | (hue < 14)) & (saturation > 150) & (value > 120)
-    ink = np.asarray(green | blue)
     # The edge of a stroke thins out towards the glass: as blue, but paler.
     fringe = (hue >= 75) & (hue < 240) & (saturation > 25)
-    around = cv2.dilate(ink.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
-    return np.asarray(ink | (fringe & around) | _thin(red))
+    around = cv2.dilate(coloured.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
+    return np.asarray(coloured | (fringe & around) | _thin(red))
+
+
+def ink(picture: RGB) -> Mask:
+    """Ink of green, blue and black felt pens in a small piece of a slide, where no line can be followed."""
+    hue, saturation, value = _hue(picture)
+    black = (value < 70) & (picture.max(axis=2) - picture.min(axis=2) < 25)
+    return np.asarray(_coloured_ink(hue, saturation) | black)
+
+
+def _hue(picture: RGB) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
+    """Hue in degrees, saturation and value, of the picture softened a little."""
+    hsv = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.0), cv2.COLOR_RGB2HSV).astype(np.int16)
+    return hsv[..., 0] * 2, hsv[..., 1], hsv[..., 2]
+
+
+def _coloured_ink(hue: NDArray[np.int16], saturation: NDArray[np.int16]) -> Mask:
+    green = (hue >= 75) & (hue < 185) & (saturation > 50)
+    blue = (hue >= 185) & (hue < 240) & (saturation > np.where(hue < 225, 105, 150))
+    return np.asarray(green | blue)
 
 
 def _thin(mask: Mask) -> Mask:

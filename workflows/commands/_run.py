@@ -95,7 +95,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[found]}"),
     )  # fmt: skip
-    with _stop_on_interrupt() as cancel, Progress(*columns) as bar:
+    with stop_on_interrupt() as cancel, Progress(*columns) as bar:
         line = bar.add_task(slide.name, total=None, rate="", found="")
 
         def show(state: Any) -> None:
@@ -122,7 +122,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
+def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C (or SIGTERM) sets; the second one interrupts at once."""
     cancel = threading.Event()
     if threading.current_thread() is not threading.main_thread():

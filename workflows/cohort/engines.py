@@ -1,0 +1,105 @@
+"""From the model section of a study to an engine, or, without loading it, to what a run records of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from qwenvl.engines.base import Engine
+from workflows.cohort.config import ModelSettings
+from workflows.errors import StudyError
+
+if TYPE_CHECKING:
+    from qwenvl.description import CheckpointDescription
+
+
+class Identity(BaseModel):
+    """What tells one model from another."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    fingerprint: str
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A model seen from outside: no weights are loaded."""
+
+    identity: Identity
+    recommended: Mapping[str, Any] = field(default_factory=dict)
+    description: CheckpointDescription | None = None
+    """None for a served model and an engine of one's own."""
+
+
+def look_at(settings: ModelSettings) -> Known:
+    """What is known of a study's model without loading it; a server is asked for its models.
+
+    Raises
+    ------
+    CheckpointError, EngineError, StudyError
+    """
+    if settings.server is not None or settings.engine is not None:
+        engine = make_engine(settings)
+        try:
+            info = engine.info
+            return Known(Identity(model=info.model, fingerprint=info.fingerprint, adapter=info.adapter))
+        finally:
+            engine.close()
+    from qwenvl.checkpoint import find_checkpoint
+    from qwenvl.description import describe_checkpoint, fingerprint
+
+    folder = find_checkpoint(settings.name)
+    described = describe_checkpoint(folder, name=settings.name, family=settings.family)
+    extra = fingerprint(Path(settings.adapter)) if settings.adapter is not None else ""
+    identity = Identity(
+        model=settings.name, fingerprint=fingerprint(folder, extra=extra), adapter=settings.adapter
+    )
+    return Known(identity, described.recommended, described)
+
+
+def make_engine(settings: ModelSettings, *, device: str | None = None, sharing: int = 1) -> Engine:
+    """Load the model or connect to its server.
+
+    Parameters
+    ----------
+    device : str, optional
+        In place of the study's, where a host's GPUs are shared out.
+    sharing : int
+        Processes that ask one server; each takes its share of the requests under way.
+
+    Raises
+    ------
+    CheckpointError, EngineError, StudyError
+    """
+    if settings.engine is not None:
+        return _own(settings.engine)
+    if settings.server is not None:
+        from qwenvl.engines.remote import RemoteEngine
+
+        model = None if settings.name == "embedded" else settings.name
+        each = max(1, settings.concurrency // max(1, sharing))
+        return RemoteEngine(settings.server, model=model, family=settings.family, concurrency=each)
+    from qwenvl.engines.local import LocalEngine
+
+    return LocalEngine.load(
+        settings.name, device=device or settings.device, dtype=settings.dtype, adapter=settings.adapter,
+        family=settings.family,
+    )  # fmt: skip
+
+
+def _own(path: str) -> Engine:
+    module, _, name = path.partition(":")
+    try:
+        engine = getattr(import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise StudyError(f"model.engine: {path} cannot be imported on this worker: {error}") from error
+    if not isinstance(engine, Engine):
+        raise StudyError(f"model.engine: {path} returned {type(engine).__name__}, not an Engine.")
+    return engine

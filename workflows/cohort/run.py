@@ -1,0 +1,280 @@
+"""Running a cohort: tickets go out, outcomes come back, and no slide's trouble is another's."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from workflows.cohort.check import Checked, check_rows
+from workflows.cohort.cluster import Cluster, connect
+from workflows.cohort.folder import AtWork, BatchFolder, Failure
+from workflows.cohort.plan import Plan
+from workflows.cohort.table import Finding
+from workflows.cohort.work import TOPIC, Outcome, Ticket, run_ticket
+from workflows.provenance import utc_now
+
+_LONGEST_GOODBYE = 600.0
+"""Seconds that a stopped batch waits for the batches at hand."""
+_ENGINE_FAILURES = 3
+"""Slides in a row that the model may fail before the batch stops."""
+
+
+class Watcher(Protocol):
+    """Who is told how a batch gets on. All calls come from one thread."""
+
+    def checked(self, checked: Sequence[Checked]) -> None:
+        """Every slide was looked at; the list says what is wrong, finished or to do."""
+
+    def connected(self, dashboard: str | None, workers: int) -> None:
+        """Workers are there."""
+
+    def progress(self, words: dict[str, Any]) -> None:
+        """A batch of tiles was answered: id, part, done, total, failed, objects, asked."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A slide is done with, for better or worse."""
+
+    def waiting(self, workers: int, under_way: int) -> None:
+        """Nothing happened for half a second."""
+
+
+class Quiet:
+    """Watches without a word."""
+
+    def checked(self, checked: Sequence[Checked]) -> None: ...
+    def connected(self, dashboard: str | None, workers: int) -> None: ...
+    def progress(self, words: dict[str, Any]) -> None: ...
+    def ended(self, outcome: Outcome) -> None: ...
+    def waiting(self, workers: int, under_way: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class CohortResult:
+    """What a call of `run_cohort` came to.
+
+    Attributes
+    ----------
+    plan : Plan
+        With the findings of this call.
+    outcomes : dict of str to Outcome
+        By id, for the slides that had something left to do.
+    finished : int
+        Slides that were complete before.
+    stopped : str or None
+        Why the batch ended before all slides were tried: 'cancelled', or what is wrong.
+    """
+
+    plan: Plan
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    finished: int = 0
+    stopped: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """True where every row of the cohort is complete."""
+        ended = sum(outcome.ended == "complete" for outcome in self.outcomes.values())
+        return not self.plan.findings and ended + self.finished == len(self.plan.rows)
+
+
+def run_cohort(
+    plan: Plan,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
+    cancel: threading.Event | None = None,
+    watcher: Watcher | None = None,
+) -> CohortResult:
+    """Run a request over every slide of a cohort, or go on where an earlier call ended.
+
+    Slides that are finished are left alone without loading the model. What cannot work is found before the first
+    tile is asked; the other slides are run all the same.
+
+    Parameters
+    ----------
+    plan : Plan
+    out : path
+        Every slide gets a run folder in it, named by its id.
+    overwrite : bool
+        Set runs aside (renamed, not deleted) that were made of something else than the plan asks for.
+    strict : bool
+        Run nothing where anything is wrong with any row.
+    cancel : threading.Event, optional
+        Once set, workers stop after the batch at hand.
+    watcher : Watcher, optional
+
+    Raises
+    ------
+    RunLockedError, ForeignFolderError, FolderNotWritableError
+        Nothing was done.
+    CohortError
+        The scheduler does not answer.
+    """
+    folder = BatchFolder(Path(out).absolute())
+    watcher = watcher or Quiet()
+    cancel = cancel or threading.Event()
+    with AtWork(folder) as at_work:
+        plan.write(folder)
+        checked = check_rows(plan, folder, overwrite=overwrite)
+        found = tuple(each.finding for each in checked if each.finding and not plan.problem(each.row))
+        plan = plan.with_findings(found)
+        plan.write(folder)
+        watcher.checked(checked)
+        finished = sum(each.finished for each in checked)
+        if strict and plan.findings:
+            return CohortResult(plan, {}, finished, "there are findings, and --strict was given")
+        todo = [each for each in checked if each.problem is None and not each.finished]
+        if not todo or cancel.is_set():
+            return CohortResult(plan, {}, finished, "cancelled" if todo else None)
+        with connect(plan.study) as cluster:
+            run = _Run(plan, folder, at_work, cluster, watcher, cancel, overwrite)
+            outcomes = run.run(_largest_first(todo))
+        return CohortResult(plan, outcomes, finished, run.stopped)
+
+
+def _largest_first(todo: Sequence[Checked]) -> list[Checked]:
+    """Large slides first, so that the last workers do not wait for one that was begun last."""
+    return sorted(todo, key=lambda each: -each.bytes)
+
+
+class _Run:
+    """The loop of one call: as many tickets under way as there are workers."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: BatchFolder,
+        at_work: AtWork,
+        cluster: Cluster,
+        watcher: Watcher,
+        cancel: threading.Event,
+        overwrite: bool,
+    ) -> None:
+        self.plan, self.folder, self.at_work, self.cluster = plan, folder, at_work, cluster
+        self.watcher, self.cancel, self.overwrite = watcher, cancel, overwrite
+        self.stopped: str | None = None
+        self.outcomes: dict[str, Outcome] = {}
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._under_way: dict[Any, Ticket] = {}
+        self._waiting: deque[Ticket] = deque()
+        self._parts: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
+        self._engine_failures = 0
+
+    def run(self, todo: Sequence[Checked]) -> dict[str, Outcome]:
+        """Work through the slides; their outcomes by id."""
+        addresses, _ = self.cluster.slots()
+        self.watcher.connected(self.cluster.dashboard, len(addresses))
+        self.cluster.client.subscribe_topic(TOPIC, self._heard.put)
+        sharing = max(1, len(addresses))
+        alone = sharing == 1 and self.cluster.local
+        self._waiting.extend(self._ticket(each, sharing, alone) for each in todo)
+        farewell: float | None = None
+        while self._waiting or self._under_way:
+            if (self.cancel.is_set() or self.stopped) and farewell is None:
+                self.stopped = self.stopped or "cancelled"
+                farewell = time.monotonic() + _LONGEST_GOODBYE
+                self.at_work.call_off()
+                self._waiting.clear()
+            if farewell is not None and time.monotonic() > farewell:
+                break
+            self._hand_out()
+            self._listen()
+        return self.outcomes
+
+    def _ticket(self, checked: Checked, sharing: int, alone: bool) -> Ticket:
+        plan, row = self.plan, checked.row
+        return Ticket(
+            id=row.id, slide=row.slide, mpp=row.mpp, mask=plan.mask(row), options=plan.slide_options,
+            request=plan.request.model_dump_json(), model=plan.study.model.model_dump_json(),
+            quality=plan.study.quality.model_dump_json(), exports=plan.study.exports, root=str(self.folder.root),
+            token=self.at_work.token, part_tiles=0 if alone else plan.study.cluster.part_tiles,
+            overwrite=self.overwrite, sharing=sharing, host_gpus=self.cluster.host_gpus, command=plan.command,
+        )  # fmt: skip
+
+    def _hand_out(self) -> None:
+        """Keep every worker busy with one ticket, and none with two: what a lost worker had is then known."""
+        if not self._waiting:
+            return
+        addresses, resources = self.cluster.slots()
+        while self._waiting and len(self._under_way) < len(addresses):
+            ticket = self._waiting.popleft()
+            future = self.cluster.client.submit(
+                run_ticket, ticket, pure=False, key=f"{ticket.name}-{ticket.id}-{time.monotonic_ns()}",
+                resources=resources or None,
+            )  # fmt: skip
+            self._under_way[future] = ticket
+            future.add_done_callback(self._heard.put)
+
+    def _listen(self) -> None:
+        """Wait for the next word, at most half a second."""
+        try:
+            heard = self._heard.get(timeout=0.5)
+        except queue.Empty:
+            self.watcher.waiting(len(self.cluster.slots()[0]), len(self._under_way))
+            return
+        if isinstance(heard, tuple):  # (time, words) of a worker
+            self.watcher.progress(heard[1])
+        elif (ticket := self._under_way.pop(heard, None)) is not None:
+            self._take(ticket, self._outcome(heard, ticket))
+            heard.release()
+
+    def _outcome(self, future: Any, ticket: Ticket) -> Outcome:
+        if future.status == "finished":
+            outcome: Outcome = future.result()
+            return outcome
+        if future.status == "cancelled":
+            return Outcome(ticket.id, "stopped", "the scheduler went away")
+        error = future.exception()
+        reason = f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "KilledWorker":
+            reason = (
+                f"{self.plan.study.cluster.losses + 1} workers were lost over it: killed, out of memory, or crashed "
+                "in a library that reads it"
+            )
+        Failure(utc_now(), reason).write(self.folder.failure(ticket.id))
+        return Outcome(ticket.id, "failed", reason)
+
+    def _take(self, ticket: Ticket, outcome: Outcome) -> None:
+        id = ticket.id
+        self._asked[id] = self._asked.get(id, 0) + outcome.asked
+        if outcome.ended == "parts":
+            self._parts[id] = len(outcome.parts)
+            for part in reversed(outcome.parts):
+                self._waiting.appendleft(replace(ticket, part=part))
+            if self.stopped or self.cancel.is_set():
+                self._end(replace(outcome, ended="stopped"))
+            return
+        if ticket.part is not None:
+            self._parts[id] -= 1
+            if outcome.ended == "failed" and id not in self.outcomes:
+                self.outcomes[id] = outcome
+            if self._parts[id] == 0:
+                self._waiting.appendleft(replace(ticket, part=None, merge=True))
+            self._note_engine(outcome)
+            return
+        earlier = self.outcomes.get(id)
+        if ticket.merge and earlier is not None and outcome.ended != "complete":
+            outcome = replace(outcome, ended=earlier.ended, reason=earlier.reason)
+        self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
+        outcome = replace(outcome, asked=self._asked.get(outcome.id, outcome.asked))
+        self.outcomes[outcome.id] = outcome
+        self._note_engine(outcome)
+        self.watcher.ended(outcome)
+
+    def _note_engine(self, outcome: Outcome) -> None:
+        """Stop where every further slide would end the same way."""
+        self._engine_failures = self._engine_failures + 1 if outcome.engine else 0
+        if outcome.fatal or self._engine_failures >= _ENGINE_FAILURES:
+            self.stopped = self.stopped or outcome.reason
+
+
+__all__ = ["CohortResult", "Finding", "Quiet", "Watcher", "run_cohort"]
