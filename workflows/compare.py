@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,8 @@ from scipy.spatial import cKDTree
 from workflows._merge_pairs import iou as iou_by_row
 from workflows.merged import iter_merged
 from workflows.store import RunStore
+from wsi.errors import AnnotationError
+from wsi.geojson import load_geojson
 
 Boxes = NDArray[np.float64]
 """Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
@@ -120,40 +121,72 @@ def read_truth_boxes(
         `.geojson` or `.geojson.gz`, level-0 px.
     within : x_min, y_min, x_max, y_max, optional
         Keep only boxes whose centre lies inside.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, or a feature in it has no outline.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt") as stream:
-        document = json.load(stream)
-    features = document["features"] if isinstance(document, dict) else document
+    features = truth_features(path)
     kinds = {
         kind: [f for f in features if f["properties"].get("objectType") == kind]
         for kind in ("detection", "annotation")
     }
     boxes, labels = [], []
     for feature in kinds["detection"] or kinds["annotation"]:
-        points = np.asarray(_outline(feature["geometry"]), float)
+        points = _corners(feature, path)
         box = (*points.min(axis=0), *points.max(axis=0))
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         if within is None or (within[0] <= x < within[2] and within[1] <= y < within[3]):
             boxes.append(box)
-            classification = feature["properties"].get("classification") or {}
-            labels.append(
-                classification.get("name", "") if isinstance(classification, dict) else str(classification)
-            )
+            labels.append(class_name(feature))
     return np.asarray(boxes, float).reshape(-1, 4), labels
 
 
-def _outline(geometry: dict[str, object]) -> list[list[float]]:
-    coordinates: list = geometry["coordinates"]  # type: ignore[assignment]
-    match geometry["type"]:
-        case "Polygon":
-            return coordinates[0]
-        case "MultiPolygon":
-            return [point for part in coordinates for point in part[0]]
-        case "Point":
-            return [coordinates]
-        case _:
-            return coordinates
+def truth_features(path: Path) -> list[dict[str, Any]]:
+    """The features of a GeoJSON file: those of a collection, a bare list, or a single one.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, or holds something else.
+    """
+    document = load_geojson(path)
+    if isinstance(document, dict):
+        document = document.get("features", [document])
+    if not isinstance(document, list):
+        raise AnnotationError(f"{path} holds no list of features. Export the annotations again.")
+    for number, feature in enumerate(document):
+        if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
+            raise AnnotationError(f"{path}: feature {number} has no geometry. Export the annotations again.")
+    return [{**feature, "properties": feature.get("properties") or {}} for feature in document]
+
+
+def class_name(feature: dict[str, Any]) -> str:
+    """The class of a QuPath feature, '' where it has none."""
+    classification = feature["properties"].get("classification") or {}
+    return str(classification.get("name", "") if isinstance(classification, dict) else classification)
+
+
+def _corners(feature: dict[str, Any], path: Path) -> NDArray[np.float64]:
+    """Corners of a feature's outlines, holes left out, float64 (n, 2) in level-0 px."""
+    geometry = feature["geometry"]
+    try:
+        coordinates = geometry["coordinates"]
+        match geometry["type"]:
+            case "Polygon":
+                coordinates = coordinates[0]
+            case "MultiPolygon":
+                coordinates = [point for part in coordinates for point in part[0]]
+            case "Point":
+                coordinates = [coordinates]
+        corners = np.array([point[:2] for point in coordinates], np.float64).reshape(-1, 2)
+        if not len(corners) or not np.isfinite(corners).all():
+            raise ValueError("no corners")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        name = feature.get("id") or class_name(feature) or "a feature"
+        raise AnnotationError(f"{path}: {name} has no usable outline ({error}).") from error
+    return corners
 
 
 def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from wsi.errors import MaskError
+from wsi.geojson import load_geojson
 
 _SHIFT = 6
 """Fraction bits of the corners given to the rasteriser."""
@@ -42,9 +42,14 @@ def read_regions(path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[
     MaskError
         The file cannot be read, is not GeoJSON, or holds no region on the slide.
     """
+    return union(load_geojson(path, MaskError), path, size)
+
+
+def union(document: Any, path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[str, Any]]:
+    """What `read_regions` makes of a file's content; `path` is for messages."""
     polygons: list[BaseGeometry] = []
     left_out = 0
-    for where, geometry in _geometries(_load(path), "the file"):
+    for where, geometry in _geometries(document, "the file"):
         shape = _shape(geometry, path, where)
         parts = _areas(shape)
         left_out += not parts
@@ -85,20 +90,6 @@ def rasterise(regions: BaseGeometry, size: tuple[int, int], side: int) -> NDArra
                  for ring in (polygon.exterior, *polygon.interiors)]  # fmt: skip
         cv2.fillPoly(picture, rings, 1, lineType=cv2.LINE_8, shift=_SHIFT)
     return picture.astype(bool)
-
-
-def _load(path: Path) -> Any:
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return json.loads(data.decode("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise MaskError(f"There is no mask file at {path}.") from error
-    except (OSError, EOFError) as error:
-        raise MaskError(f"{path} cannot be read: {error}.") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise MaskError(f"{path} is not GeoJSON: {error}. Export the annotations again.") from error
 
 
 def _geometries(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

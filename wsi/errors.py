@@ -33,5 +33,9 @@ class MaskError(SlideError, ValueError):
     """A tissue mask is empty or cannot be read."""
 
 
+class AnnotationError(SlideError, ValueError):
+    """A file of annotations cannot be read."""
+
+
 class PlaneError(SlideError, ValueError):
     """A stack needs a plane or a rendering to be named, or the one named does not exist."""

@@ -5,10 +5,10 @@ Modules here import only the standard library and typer at the top, so that `qwe
 
 import typer
 
-from workflows.commands import ask, batch, check, demo, look, results
+from workflows.commands import ask, batch, check, demo, look, results, thresholds
 
 app = typer.Typer()
-for module in (look, ask, batch, results, demo, check):
+for module in (look, ask, batch, results, thresholds, demo, check):
     module.register(app)
 
 __all__ = ["app"]

@@ -16,7 +16,8 @@ from workflows.commands.options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
-    from qwenvl.request import Request
+    from qwenvl.request import Request, Where
+    from workflows.estimate import RunEstimate
     from workflows.slide_run import RunResult
 
 RECOMMENDED = ("mpp", "tile_size", "overlap", "max_objects")
@@ -61,7 +62,7 @@ def _require_scale(adapter: Path) -> None:
 
 def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **question: Any) -> Request:
     """A request from flags, else the checkpoint's recommendation, else the defaults of `Request`."""
-    from qwenvl.request import Generation, Request
+    from qwenvl.request import SPLIT_TASKS, Generation, Request
 
     if options.native and options.mpp is not None:
         stop(
@@ -82,7 +83,65 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
     if longest is not None:
         generation["max_new_tokens"] = longest
     fields |= {"system_prompt": options.system_prompt, "min_tissue": options.min_tissue}
+    fields |= {"token_budget": options.token_budget, "where": _where(options)}
+    for name in ("split", "crowded"):
+        given = getattr(options, name)
+        advised = recommended.get(name) if question["task"] in SPLIT_TASKS else None
+        if given is not None or advised is not None:
+            fields[name] = advised if given is None else given
     return Request(**question, **fields, generation=Generation(**generation))
+
+
+def _where(options: RunOptions) -> Where | None:
+    """The question about coarse tiles, None where no flag asks for one."""
+    from qwenvl.request import Where
+
+    given = {
+        name.removeprefix("where_"): getattr(options, name)
+        for name in ("where_mpp", "where_tile_size", "where_overlap", "where_threshold")
+        if getattr(options, name) is not None
+    }
+    if options.where is None:
+        if given or options.where_labels is not None:
+            stop(
+                "Coarse tiles need a question: --where 'Is there tumor?', or a class of --where-labels.",
+                USAGE,
+            )
+        return None
+    if options.where_labels is None:
+        return Where(question=options.where, **given)
+    labels, wanted = (split_labels(words) for words in (options.where_labels, options.where))
+    return Where(labels=labels, wanted=wanted, **given)
+
+
+def split_labels(words: str) -> tuple[str, ...]:
+    """'a, b' as ('a', 'b')."""
+    return tuple(label.strip() for label in words.split(",") if label.strip())
+
+
+def print_estimate(slide: Path, estimate: RunEstimate) -> None:
+    """What a run is going to take, a line per fact."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, highlight=False)
+    for line in estimate.lines():
+        console.print(escape(f"{slide.name}: {line}"), soft_wrap=True)
+
+
+def dry_run(slide: Path, request: Request, engine: Engine, options: RunOptions) -> None:
+    """Print what a run would take; nothing is asked or written."""
+    from workflows.slide_run import plan_run
+
+    estimate = plan_run(
+        slide,
+        request,
+        engine,
+        slide_mpp=options.slide_mpp,
+        slide_options=options.slide_options,
+        mask=options.mask,
+    )
+    print_estimate(slide, estimate)
 
 
 def run_request(slide: Path, request: Request, engine: Engine, options: RunOptions, out: Path) -> RunResult:
@@ -96,13 +155,24 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[found]}"),
     )  # fmt: skip
     with stop_on_interrupt() as cancel, Progress(*columns) as bar:
-        line = bar.add_task(slide.name, total=None, rate="", found="")
+        lines: dict[str, Any] = {}
 
         def show(state: Any) -> None:
-            failed = f", {state.failed} failed" if state.failed else ""
+            name = f"{slide.name} {state.stage}".rstrip()
+            if state.stage not in lines:
+                lines[state.stage] = bar.add_task(name, total=None, rate="", found="")
+                if state.eta and state.done < state.total:
+                    left = _duration(state.eta)
+                    bar.console.print(
+                        f"{name}: about {left} to go, after {state.done:,} of {state.total:,} tiles",
+                        soft_wrap=True,
+                    )
+            found = [f"{state.objects} objects"] if state.objects else []
+            found += [f"{state.splits} split"] if state.splits else []
+            found += [f"{state.failed} failed"] if state.failed else []
             bar.update(
-                line, total=state.total, completed=state.done,
-                rate=f"{state.rate:.1f}/s", found=f"{state.objects} objects{failed}" if state.objects or failed else "",
+                lines[state.stage], total=state.total, completed=state.done, rate=f"{state.rate:.1f}/s",
+                found=", ".join(found),
             )  # fmt: skip
 
         return run_slide(
@@ -111,14 +181,22 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
             engine,
             out,
             slide_mpp=options.slide_mpp,
-            slide_options={"plane": options.plane, "rendering": options.rendering, "series": options.series},
+            slide_options=options.slide_options,
             mask=options.mask,
             overwrite=options.overwrite,
             limit=options.limit,
             progress=show,
             cancel=cancel,
             command=shlex.join(["qwenvl", *sys.argv[1:]]),
+            announce=lambda estimate: print_estimate(slide, estimate),
         )
+
+
+def _duration(seconds: float) -> str:
+    """'40 s', '12 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,55 @@ def show_report(report: Report, folder: Path) -> None:
         "tiles", ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "none"
     )
     table.add_row("tissue answered", f"{report.tiles.tissue_answered:.1%}")
+    for name, text in _place_rows(report):
+        table.add_row(name, escape(text))
     for name, text in _result_rows(report.results.model_dump(mode="json")):
         table.add_row(escape(name), escape(text))
     table.add_row("report", escape(str(folder / "report.json")))
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}")
+
+
+def _place_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """Where was looked and how closely, where that is not the same everywhere."""
+    scales = report.tiles.scales
+    if len(scales) > 1 and all(scale.tissue_mm2 is not None for scale in scales):
+        yield (
+            "scales",
+            ", ".join(
+                f"{scale.tissue_mm2:.3g} mm2 at {scale.mpp:.3g} um/px ({scale.tiles:,} tiles)"
+                for scale in scales
+            ),
+        )
+    if (split := report.tiles.split) is not None:
+        why = ", ".join(f"{number} {reason}" for reason, number in split.reasons.items())
+        yield "split", f"{split.tiles:,} tiles in {split.children:,} ({why})"
+    if (plan := report.plan) is not None:
+        yield (
+            "plan",
+            (
+                f"{plan.tokens:,} prompt tokens of a budget of {plan.token_budget:,}; the request's scale "
+                f"everywhere: {plan.uniform_tokens:,}"
+            ),
+        )
+    if (cascade := report.cascade) is not None:
+        yield (
+            "coarse tiles",
+            (
+                f"{cascade.passed:,} of {cascade.scored:,} reach {cascade.threshold:g} at {cascade.mpp:g} um/px; "
+                f"{cascade.skipped:,} of {cascade.tiles:,} tiles left out ({cascade.tissue_skipped:.1%} of the tissue)"
+            ),
+        )
+    if (effort := report.run.cascade) is not None:
+        yield (
+            "work saved",
+            (
+                f"about {effort.saved_seconds:.3g} s and {effort.saved_prompt_tokens + effort.saved_new_tokens:,} "
+                f"tokens, for {effort.seconds:.3g} s and {effort.prompt_tokens + effort.new_tokens:,} tokens of "
+                "coarse tiles"
+            ),
+        )
 
 
 def _result_rows(results: dict[str, Any]) -> list[tuple[str, str]]:

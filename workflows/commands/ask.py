@@ -23,28 +23,28 @@ Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask o
 @guarded
 def detect(slide: SlidePath, labels: Labels = "nucleus", prompt: Words = None, *, run: RunOptions) -> None:
     """Find objects and draw a box around each."""
-    _ask_slide(slide, run, task="detect", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="detect", labels=labels, prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def point(slide: SlidePath, labels: Labels = "nucleus", prompt: Words = None, *, run: RunOptions) -> None:
     """Find objects and mark the centre of each."""
-    _ask_slide(slide, run, task="point", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="point", labels=labels, prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def count(slide: SlidePath, labels: Labels = "nucleus", prompt: Words = None, *, run: RunOptions) -> None:
     """Count objects tile by tile, without locating them."""
-    _ask_slide(slide, run, task="count", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="count", labels=labels, prompt=prompt)
 
 
 @takes_run_options
 @guarded
 def classify(slide: SlidePath, labels: Labels, prompt: Words = None, *, run: RunOptions) -> None:
     """Choose one of several classes for every tile."""
-    _ask_slide(slide, run, task="classify", labels=_split(labels), prompt=prompt)
+    _ask_slide(slide, run, task="classify", labels=labels, prompt=prompt)
 
 
 @takes_run_options
@@ -120,19 +120,20 @@ def repeat(
     _run_and_show(slide or Path(earlier.slide.path), earlier.request, engine, flags)
 
 
-def _split(labels: str) -> tuple[str, ...]:
-    return tuple(label.strip() for label in labels.split(",") if label.strip())
-
-
 def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
-    from workflows.commands._run import load_engine, recommended_request
-    from wsi.errors import SlideNotFoundError
+    from workflows._opening import open_path
+    from workflows.commands._run import dry_run, load_engine, recommended_request, split_labels
 
-    if not slide.exists():
-        raise SlideNotFoundError(f"{slide} does not exist. Check the path.")
+    # Before the model is loaded: a wrong path or file is told at once.
+    open_path(slide, run.slide_mpp, run.slide_options).close()
+    if "labels" in question:
+        question["labels"] = split_labels(question["labels"])
     engine, recommended = load_engine(run)
     request = recommended_request(run, recommended, **question)
-    _run_and_show(slide, request, engine, run)
+    if run.dry_run:
+        dry_run(slide, request, engine, run)
+    else:
+        _run_and_show(slide, request, engine, run)
 
 
 def _run_and_show(slide: Path, request: Any, engine: Any, run: RunOptions) -> None:

@@ -13,6 +13,7 @@ import typer
 
 _SCALE = "Scale and tiles"
 _MODEL = "Model"
+_WHERE = "Where to look, and how closely"
 _INPUT = "Slide"
 _RUN = "Run"
 
@@ -39,6 +40,12 @@ class RunOptions:
         int | None,
         typer.Option(min=1, help="Ask only the first N tiles, to try a request.", rich_help_panel=_RUN),
     ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what the run would take, and ask and write nothing.", rich_help_panel=_RUN
+        ),
+    ] = False
     model: Annotated[
         str,
         typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.", rich_help_panel=_MODEL),
@@ -102,6 +109,72 @@ class RunOptions:
     max_objects: Annotated[
         int | None, typer.Option(min=1, help="Most objects kept of one tile.", rich_help_panel=_SCALE)
     ] = None
+    split: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=3,
+            help="Split a truncated, looping or crowded tile in four at twice the magnification, up to N times.",
+            show_default="0",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    crowded: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Objects from which a tile is crowded.", show_default="40", rich_help_panel=_WHERE
+        ),
+    ] = None
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUESTION",
+            help="Look only where coarse tiles say yes to this, or are of this class (--where-labels).",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    where_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Classes of coarse tiles; --where then names those to look at.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    where_mpp: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Scale of coarse tiles in um/px.", show_default="1.0", rich_help_panel=_WHERE
+        ),
+    ] = None
+    where_tile_size: Annotated[
+        int | None,
+        typer.Option(
+            min=32, help="Side of a coarse tile in px.", show_default="--tile-size", rich_help_panel=_WHERE
+        ),
+    ] = None
+    where_overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Overlap of coarse tiles in px.", show_default="0", rich_help_panel=_WHERE),
+    ] = None
+    where_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least probability of a place to look at; see 'qwenvl thresholds'.",
+            show_default="0.5",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most prompt tokens of the tiles: --mpp where there is most to see, coarser elsewhere.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
     mask: Annotated[
         str,
         typer.Option(
@@ -127,17 +200,26 @@ class RunOptions:
         int | None, typer.Option(min=0, help="Image series of the file.", rich_help_panel=_INPUT)
     ] = None
 
+    @property
+    def slide_options(self) -> dict[str, Any]:
+        """What `workflows.run_slide` takes as `slide_options`."""
+        return {"plane": self.plane, "rendering": self.rendering, "series": self.series}
+
 
 def takes_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command every flag of `RunOptions` in place of its parameter `run`."""
+    """Give a command every flag of `RunOptions` in place of its parameter `run`.
+
+    A flag that the command has itself, by the same name, stays its own.
+    """
     signature = inspect.signature(command, eval_str=True)
     own = [p for name, p in signature.parameters.items() if name != "run"]
+    shared_fields = [f for f in fields(RunOptions) if f.name not in signature.parameters]
     hints = inspect.get_annotations(RunOptions, eval_str=True)
     shared = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(RunOptions)
+        for f in shared_fields
     ]
-    names = {f.name for f in fields(RunOptions)}
+    names = {f.name for f in shared_fields}
 
     @functools.wraps(command)
     def with_options(*args: Any, **kwargs: Any) -> Any:
