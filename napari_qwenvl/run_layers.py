@@ -111,7 +111,7 @@ def add_objects(viewer: Any, folder: Path | str) -> Overlay | None:
             return None
         frame, labels = frame_of(store), store.labels
     overlay = Overlay(viewer, um_per_px=(frame.step_x, frame.step_y) if frame.known else None)
-    overlay.layer.metadata |= {RUN: str(folder)}
+    overlay.layer.metadata[RUN] = str(folder)
     overlay.labels = list(labels)
     if _qt_runs():
         from napari.qt.threading import create_worker
