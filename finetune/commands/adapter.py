@@ -1,0 +1,118 @@
+"""`qwenvl adapter`: look at an adapter, measure it, merge it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune.commands._guard import guarded, stop
+
+group = typer.Typer(help="Adapters: what they are, how good, and as plain checkpoints.", no_args_is_help=True)
+
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter.")]
+
+
+@group.command()
+@guarded
+def info(adapter: Adapter) -> None:
+    """What an adapter was trained on, and how good it is."""
+    from qwenvl.adapter import adapter_hash, read_card, require_adapter
+
+    require_adapter(adapter)
+    card = read_card(adapter)
+    if card is None:
+        typer.echo(
+            f"{adapter}: an adapter of another maker ({adapter_hash(adapter)}); it does not say what it is for"
+        )
+        return
+    typer.echo(f"{card.name}  {adapter_hash(adapter)}")
+    typer.echo(f"base     {card.base} ({card.family}, {card.base_fingerprint})")
+    typer.echo(f"labels   {', '.join(card.labels)}")
+    metrics = card.facts.get("metrics") or {}
+    for title in ("base", "adapter"):
+        if metrics.get(title):
+            low, high = metrics[title]["f1_interval"]
+            between = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+            typer.echo(
+                f"{title:8} F1 {metrics[title]['f1'] or 0:.3f}{between} on {metrics[title]['tiles']} tiles"
+            )
+    if card.forgetting:
+        verdict = "kept" if card.forgetting["passed"] else "FORGETS"
+        typer.echo(
+            f"skills   {verdict}: {card.forgetting['lost']} points lost, limit {card.forgetting['limit']:g}"
+        )
+    else:
+        typer.echo("skills   not measured")
+
+
+@group.command()
+@guarded
+def evaluate(
+    adapter: Adapter,
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    images: Annotated[Path | None, typer.Option(help="Where the pictures lie now.")] = None,
+    most: Annotated[int | None, typer.Option("--tiles", min=1, help="Most tiles.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON to write.")] = None,
+) -> None:
+    """Measure an adapter beside its base on a split of a dataset."""
+    from finetune.cutting import Cutter, TileSpec
+    from finetune.evaluate import Exam, table
+    from finetune.label_source import TileReader, validation_cuts
+    from finetune.samples import Dataset
+    from qwenvl.adapter import AdapterSwitch, read_card, require_adapter
+    from qwenvl.checkpoint import load_checkpoint
+    from qwenvl.engines.local import LocalEngine
+    from qwenvl.request import Request
+
+    require_adapter(adapter)
+    card = read_card(adapter)
+    if card is None:
+        stop(
+            f"{adapter} has no card, so it is not known what to ask; adapters made by qwenvl finetune have one"
+        )
+    labelled = Dataset.open(dataset)
+    request = Request.model_validate(card.request)
+    cutter = Cutter(labelled, TileSpec(**card.facts["tile"]), request.labels)
+    exam = Exam(tuple(validation_cuts(cutter, split, most=most)), TileReader(labelled, images), request)
+    switch = AdapterSwitch(load_checkpoint(model or card.base, device=device))
+    base = exam.score(LocalEngine(switch.use(None)))
+    score = exam.score(LocalEngine(switch.use(adapter)))
+    typer.echo(table([("base", base), ("adapter", score)]))
+    if card.warning:
+        typer.secho(card.warning, err=True, fg=typer.colors.YELLOW)
+    if out is not None:
+        if out.exists():
+            stop(f"{out} exists already; name another file")
+        text = json.dumps(
+            {"base": base.as_dict(), "adapter": score.as_dict(), "hash": labelled.hash, "split": split}
+        )
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+@group.command()
+@guarded
+def merge(
+    adapter: Adapter,
+    out: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder to write.")],
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+) -> None:
+    """Write a plain checkpoint with the adapter in its weights."""
+    from finetune.adapter import merge_adapter
+
+    typer.echo(f"{merge_adapter(adapter, out, base=model, dtype=dtype)}: loads like any checkpoint (-m)")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(group, name="adapter", rich_help_panel="Fine-tuning")

@@ -1,0 +1,89 @@
+"""`qwenvl finetune`: settings go in, an adapter with its measurements comes out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.commands._guard import INTERRUPTED, guarded
+
+
+@guarded
+def finetune(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of settings; see docs/finetune.md.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Set aside another run found in its folder.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read and check the settings, train nothing.")
+    ] = False,
+) -> None:
+    """Train a LoRA adapter on a dataset, measure it, and see what it forgets."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from finetune.config import FinetuneConfig
+    from finetune.evaluate import table
+
+    settings = FinetuneConfig.load(config)
+    if check:
+        typer.echo(f"{config}: settings are sound")
+        return
+    from finetune.train import finetune as run
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+    )  # fmt: skip
+    with _stop_on_interrupt() as cancel, Progress(*columns) as bar:
+        line = bar.add_task("training", total=settings.train.steps, facts="")
+
+        def show(step: Any) -> None:
+            best = "" if step.best is None else f"  best {step.metric} {step.best:.3f}"
+            left = f"{int(step.seconds_left) // 60}:{int(step.seconds_left) % 60:02}"
+            bar.update(line, completed=step.step, facts=f"loss {step.loss:.3f}  {left} left{best}")
+
+        result = run(settings, progress=show, say=bar.console.print, cancel=cancel, overwrite=overwrite)
+    if result.stopped:
+        raise typer.Exit(INTERRUPTED)
+    typer.echo(table([("base", result.base), ("adapter", result.score)]))
+    if result.forgetting is not None:
+        for name, before in result.forgetting.before.items():
+            after = result.forgetting.after[name]
+            typer.echo(f"{name}: {before:.1f} points before, {after:.1f} after ({after - before:+.1f})")
+        verdict = "kept" if result.forgetting.passed else "FORGETS"
+        typer.echo(
+            f"older skills {verdict}: {result.forgetting.lost:.1f} points lost, limit {result.forgetting.limit:g}"
+        )
+    typer.echo(f"adapter: {result.adapter}")
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the state is then saved, and the second one interrupts at once."""
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        cancel.set()
+        signal.signal(number, earlier[signal.Signals(number)])
+
+    for number in earlier:
+        signal.signal(number, on_signal)
+    try:
+        yield cancel
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(rich_help_panel="Fine-tuning")(finetune)

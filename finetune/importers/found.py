@@ -1,0 +1,74 @@
+"""What a reader found in an annotation file, before it is known to which slide it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from finetune.samples import Box, Ring
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One label as its file states it.
+
+    Attributes
+    ----------
+    picture : str or None
+        Name of the picture in the file; None where the file is about the one slide it lies beside.
+    name : str
+        Class; '' where the file names none.
+    where : str
+        Place in the file, for messages.
+    """
+
+    picture: str | None
+    name: str
+    box: Box
+    ring: Ring = ()
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundArea:
+    """An area that the file itself marks as reviewed; `names` empty means all classes."""
+
+    picture: str | None
+    ring: Ring
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The content of one annotation file or folder.
+
+    Attributes
+    ----------
+    format : str
+    found : tuple of Found
+    areas : tuple of FoundArea
+    sizes : mapping of picture name to (width, height)
+        As the file states them, to be held against the pictures themselves.
+    whole_pictures : bool
+        The format's convention is that all objects of a picture are labelled (VOC, COCO, label images).
+    """
+
+    format: str
+    found: tuple[Found, ...]
+    areas: tuple[FoundArea, ...] = ()
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    whole_pictures: bool = False
+    licence: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def box_of(points: Sequence[Sequence[float]]) -> Box:
+    """Bounding box of points (x, y)."""
+    xs, ys = [float(point[0]) for point in points], [float(point[1]) for point in points]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def ring_of(points: Sequence[Sequence[float]]) -> Ring:
+    """Points as a ring, without its repeated last point."""
+    ring = [(float(point[0]), float(point[1])) for point in points]
+    return tuple(ring[:-1] if len(ring) > 1 and ring[0] == ring[-1] else ring)

@@ -1,0 +1,306 @@
+"""The loop: transformers' Trainer, with a frozen tower, a loss that must stay a number, and states to go on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from finetune.collate import KEYS, PLACES, Collator
+from finetune.config import FinetuneConfig
+from finetune.errors import DivergedError, RecipeError
+from finetune.evaluate import Exam, engine_of
+from finetune.frozen_vision import FrozenVision
+from finetune.loss import NumberTokens, answer_loss
+from finetune.metrics import best_of
+from finetune.pretrain.state import Curves, plot_curves
+from finetune.schedule import ScheduledExamples
+from qwenvl.checkpoint import Checkpoint
+
+STATES, BEST, LAST, TENSORBOARD = "states", "best", "last", "tensorboard"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    seconds_left: float
+    metric: str
+    best: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the weights are that a loop ended with."""
+
+    step: int
+    stopped: bool
+    last: Path
+    best: Path | None
+
+
+class Loop:
+    """Runs the training of one adapter.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+    vision : FrozenVision or None
+        None where the merger learns, which needs the tower's gradients up to it.
+    """
+
+    def __init__(
+        self, config: FinetuneConfig, folder: Path, checkpoint: Checkpoint, model: Any, vision: FrozenVision | None,
+        collator: Collator, names: tuple[str, ...], progress: Callable[[Step], None] | None,
+        cancel: threading.Event | None,
+    ) -> None:  # fmt: skip
+        self.config, self.folder, self.checkpoint = config, folder, checkpoint
+        self.model, self.vision, self.collator = model, vision, collator
+        self.progress, self.cancel = progress, cancel
+        self.numbers: NumberTokens | None = None
+        if config.train.soft_coordinates > 0:
+            self.numbers = NumberTokens(checkpoint.tokenizer)
+            if not self.numbers:
+                raise RecipeError(
+                    "train.soft_coordinates needs whole numbers as tokens; this vocabulary writes digits: set it to 0"
+                )
+        heavy = names if config.train.label_weight != 1 else ()
+        self._label_tokens = _label_tokens(checkpoint.tokenizer, heavy) if heavy else None
+        self.compute = torch.bfloat16 if config.train.bfloat16 else None
+
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch where the model is."""
+        device = self.checkpoint.device
+        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+    def loss_of(self, model: Any, batch: dict[str, Any], count: Any = None) -> Tensor:
+        """Loss of a batch; its keys tell the frozen tower which tiles it has seen."""
+        batch = dict(batch)
+        keys, places, labels = batch.pop(KEYS, None), batch.pop(PLACES, None), batch.pop("labels")
+        if self.vision is not None:
+            self.vision.keys = keys
+        device = self.checkpoint.device.type
+        with torch.autocast(device, self.compute) if self.compute is not None else nullcontext():
+            logits = model(**batch, use_cache=False).logits
+        weights = None
+        if self._label_tokens is not None:
+            heavy = torch.isin(labels, self._label_tokens.to(labels.device)) & places[:, : labels.shape[1]]
+            weights = torch.where(heavy, self.config.train.label_weight, 1.0)
+        return answer_loss(
+            logits, labels, count, numbers=self.numbers, places=places, sigma=self.config.train.soft_coordinates,
+            weights=weights,
+        )  # fmt: skip
+
+    def run(self, examples: ScheduledExamples, exam: Exam | None) -> Outcome:
+        """Train from the last state, or from the start, to the end or until told to stop.
+
+        Raises
+        ------
+        DivergedError
+            The loss or a gradient is no longer a number; the last good state is kept.
+        """
+        train = self.config.train
+        states = self.folder / STATES
+        found = last_state(states)
+        first = int(found.name.rpartition("-")[2]) if found is not None else 0
+        watcher = _Watcher(self, exam, first)
+        trainer = _Trainer(
+            self, model=self.model, args=self._arguments(states), train_dataset=examples,  # type: ignore[arg-type]
+            data_collator=self.collator, callbacks=[watcher],
+        )  # fmt: skip
+        if first < train.steps:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        step = max(first, trainer.state.global_step)
+        last = self.folder / LAST
+        stopped = step < train.steps
+        if not stopped:
+            _save_weights(self.model, last)
+        plot_curves(self.folder)
+        best = self.folder / BEST
+        return Outcome(step, stopped, last, best if (best / "score.json").is_file() else None)
+
+    def _arguments(self, states: Path) -> TrainingArguments:
+        train = self.config.train
+        on_cpu = self.checkpoint.device.type == "cpu"
+        return TrainingArguments(
+            output_dir=str(states),
+            max_steps=train.steps,
+            per_device_train_batch_size=train.batch,
+            gradient_accumulation_steps=train.accumulate,
+            learning_rate=train.learning_rate,
+            lr_scheduler_type=train.schedule,
+            warmup_steps=round(train.warmup * train.steps),
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.clip,
+            optim="adamw_torch",
+            logging_strategy="steps",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=train.save_every,
+            save_total_limit=train.keep,
+            train_sampling_strategy="sequential",
+            gradient_checkpointing=train.checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if train.checkpointing else None,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            dataloader_num_workers=self.config.workers,
+            dataloader_pin_memory=not on_cpu,
+            ddp_find_unused_parameters=True,
+            use_cpu=on_cpu,
+            seed=self.config.seed,
+            report_to=[],
+            disable_tqdm=True,
+            average_tokens_across_devices=False,
+        )
+
+
+class _Trainer(Trainer):
+    """Trainer that computes its loss with `Loop.loss_of` and stops where that is not a number."""
+
+    def __init__(self, loop: Loop, **options: Any) -> None:
+        self._loop = loop
+        super().__init__(**options)
+        # The taught tokens of all batches of a step are counted and handed to compute_loss.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = self._loop.loss_of(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise _diverged(self._loop, self.state.global_step, f"the loss is {float(loss.detach())}")
+        return loss
+
+
+class _Watcher(TrainerCallback):
+    """Progress, curves, measurements, stopping."""
+
+    def __init__(self, loop: Loop, exam: Exam | None, first: int) -> None:
+        self.loop, self.exam, self.first = loop, exam, first
+        self.began = time.monotonic()
+        self.curves = Curves(loop.folder / "training.csv", first + 1)
+        self.scores = Curves(loop.folder / "validation.csv", first + 1)
+        self.board = _board(loop.folder / TENSORBOARD, first)
+        self.best = _best_score(loop.folder / BEST, loop.config.evaluate.metric)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        for name, parameter in self.loop.model.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                raise _diverged(self.loop, state.global_step, f"the gradient of {name} is not a number")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        step, rate = state.global_step, float(logs.get("learning_rate", 0.0))
+        loss = float(logs["loss"])
+        self.curves.add(step, {"loss": loss})
+        self._write(
+            {
+                "train/loss": loss,
+                "train/learning_rate": rate,
+                "train/grad_norm": float(logs.get("grad_norm", 0)),
+            },
+            step,
+        )
+        if self.loop.progress is not None:
+            done, left = step - self.first, state.max_steps - step
+            seconds = (time.monotonic() - self.began) / max(1, done) * left
+            metric = self.loop.config.evaluate.metric
+            self.loop.progress(Step(step, state.max_steps, loss, rate, seconds, metric, self.best))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
+        every = self.loop.config.evaluate.every
+        if self.exam is not None and every and state.global_step % every == 0:
+            self._measure(state.global_step)
+        if self.loop.cancel is not None and self.loop.cancel.is_set():
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def _measure(self, step: int) -> None:
+        assert self.exam is not None
+        loop = self.loop
+        with engine_of(loop.checkpoint, loop.model, loop.vision) as engine:
+            score = self.exam.score(engine)
+        metric = loop.config.evaluate.metric
+        values = {key: value for key, value in score.values.items() if value == value}
+        self.scores.add(step, {key: values[key] for key in ("f1", "f1@0.3", "ap") if key in values})
+        self._write({f"validation/{key}": value for key, value in values.items()}, step)
+        value = values.get(metric)
+        if value is None:
+            return
+        if self.best is None or best_of([{metric: self.best}, {metric: value}], metric) == 1:
+            self.best = value
+            _save_weights(loop.model, loop.folder / BEST)
+            text = json.dumps({"step": step, "metric": metric, "value": value, **score.as_dict()})
+            (loop.folder / BEST / "score.json").write_text(text + "\n", encoding="utf-8")
+
+    def _write(self, values: dict[str, float], step: int) -> None:
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+
+def last_state(folder: Path) -> Path | None:
+    """The newest state that was written whole."""
+    states = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(states, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _diverged(loop: Loop, step: int, what: str) -> DivergedError:
+    found = last_state(loop.folder / STATES)
+    kept = f"the last good state is {found}" if found is not None else "no state had been saved yet"
+    return DivergedError(
+        f"step {step + 1}: {what}; {kept}. Lower train.learning_rate or train.clip and start again (with quantised or "
+        "half-precision weights also look for samples that are all padding)"
+    )
+
+
+def _save_weights(model: Any, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _best_score(folder: Path, metric: str) -> float | None:
+    path = folder / "score.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return float(content["value"]) if content["metric"] == metric else None
+
+
+def _board(folder: Path, first: int) -> Any:
+    """TensorBoard's writer, where it is installed; the CSV files hold the same numbers."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first + 1)
+
+
+def _label_tokens(tokenizer: Any, names: tuple[str, ...]) -> Tensor:
+    return torch.tensor(
+        sorted({i for name in names for i in tokenizer(name, add_special_tokens=False)["input_ids"]})
+    )

@@ -1,0 +1,386 @@
+"""Replay: examples of older skills, so that learning a new one does not cost them.
+
+Much forgetting is of answer styles and of other questions about the very pictures that are learned, so the
+cheapest replay needs no foreign data: the model's own answers, from before, to other questions about the same tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.config import ReplaySource
+from finetune.conversation import Turn, Writer
+from finetune.cutting import Cutter, TileSpec
+from finetune.errors import RecipeError
+from finetune.evaluate import Exam
+from finetune.examples import Picture, Plan, Source
+from finetune.forgetting import AnsweredSkill, LabelledSkill, Skill
+from finetune.label_source import LabelSource, TileReader, validation_cuts
+from finetune.samples import Dataset
+from finetune.tokens import TurnTokens
+from qwenvl.answer import Answer, TileObject
+from qwenvl.checkpoint import Checkpoint
+from qwenvl.engines.base import Engine
+from qwenvl.pictures import check_picture
+from qwenvl.prompts import build_prompt
+from qwenvl.request import Generation, Request, Task
+from qwenvl.subject import NamedPicture, Subject
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What every source needs: the checkpoint as it was, and how its answers become tokens."""
+
+    checkpoint: Checkpoint
+    writer: Writer
+    tokens: TurnTokens
+    seed: int
+    longest: int
+
+    def plan(
+        self,
+        name: str,
+        turn: Turn,
+        load: Callable[[], Picture] | None,
+        size: tuple[int, int] | None,
+        key: str | None,
+    ) -> Plan:
+        """An example about a picture of `size` (width, height), or about none."""
+        visual: list[int] = []
+        if size is not None:
+            processor = self.checkpoint.processor
+            visual = [processor.image_tokens(processor.frame(*size))]
+        return Plan(name, self.tokens.turn(turn, visual), turn, load, key)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture (or none), a question about it and its answer."""
+
+    turn: Turn
+    load: Callable[[], Picture] | None
+    size: tuple[int, int] | None
+    key: str | None
+
+
+class AnsweredSource:
+    """Questions with fixed answers, drawn evenly."""
+
+    def __init__(self, name: str, items: Sequence[Item], kit: Kit) -> None:
+        if not items:
+            raise RecipeError(
+                f"replay source {name}: nothing to learn from; give it more pictures or other questions"
+            )
+        self.name, self._items, self._kit = name, list(items), kit
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Draw a question with its answer."""
+        item = self._items[int(rng.integers(len(self._items)))]
+        return self._kit.plan(self.name, item.turn, item.load, item.size, item.key)
+
+
+class FactorySource:
+    """Synthetic tissue with planted truth and every kind of question: the pre-training of the embedded model."""
+
+    def __init__(self, name: str, kit: Kit, size: int, fields: int = 512) -> None:
+        self.name, self._kit, self._size, self._fields = name, kit, size, fields
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Draw a field and a question."""
+        from finetune.pretrain.data import augment
+        from finetune.pretrain.tasks import ask_about
+        from finetune.pretrain.tiles import from_field
+        from wsi.synthetic import sample_field
+
+        tile = augment(from_field(sample_field(self._seed(rng), size=self._size, max_nuclei=20)), rng)
+        question = ask_about(tile, rng)
+        turn = Turn(question.prompt, question.answer, places=question.has_coordinates)
+        return self._kit.plan(self.name, turn, lambda: tile.image, (self._size, self._size), None)
+
+    def _seed(self, rng: np.random.Generator) -> int:
+        # Seeds that neither benchmarks nor pre-training's pool draw.
+        return 900_000 + int(rng.integers(self._fields))
+
+
+def build_sources(
+    settings: Sequence[ReplaySource], kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[list[Source], list[Skill]]:
+    """Sources and the hold-outs that measure what they keep.
+
+    Parameters
+    ----------
+    engine : Engine
+        The model before training; it writes the answers of sources that have none.
+    labels : LabelSource
+        The target source, whose tiles 'tiles' asks about.
+
+    Raises
+    ------
+    RecipeError, DatasetError
+    """
+    sources: list[Source] = []
+    skills: list[Skill] = []
+    for number, each in enumerate(settings):
+        maker = _MAKERS[each.kind]
+        source, skill = maker(each, replace(kit, seed=kit.seed + number), engine, labels, cutter)
+        sources.append(source)
+        if skill is not None:
+            skills.append(skill)
+    return sources, skills
+
+
+def requests_of(settings: ReplaySource, kit: Kit, size: int) -> list[Request]:
+    """The questions of a source; the checkpoint's own tasks where none are given."""
+    generation = Generation(max_new_tokens=kit.longest)
+    if settings.questions:
+        return [
+            Request(**{"generation": generation, "tile_size": size, "overlap": 0, **question})
+            for question in settings.questions
+        ]
+    known = kit.checkpoint.recommended.get("labels") or ["cell"]
+    common: dict[str, Any] = {"generation": generation, "tile_size": size, "overlap": 0}
+    return [
+        Request(task=Task.DETECT, labels=tuple(known), **common),
+        Request(task=Task.COUNT, labels=tuple(known), **common),
+        Request(task=Task.DESCRIBE, **common),
+    ]
+
+
+def ask(engine: Engine, pictures: Sequence[Picture | None], request: Request) -> list[Answer]:
+    """Answers about pictures, or about words alone where a picture is None."""
+    answers: list[Answer] = []
+    for start in range(0, len(pictures), _BATCH):
+        part = pictures[start : start + _BATCH]
+        subjects = [Subject(() if p is None else (NamedPicture("", p),)) for p in part]
+        answers += engine.answer(subjects, request)
+    return answers
+
+
+def answer_text(
+    answer: Answer, request: Request, writer: Writer, checkpoint: Checkpoint, size: tuple[int, int] | None
+) -> str | None:
+    """The words of a complete answer, to be taught again; None where it is not complete."""
+    if not answer.status.complete:
+        return None
+    if request.task is Task.SCORE:
+        return "yes" if answer.scores["yes"] >= 0.5 else "no"
+    if request.task is Task.CLASSIFY:
+        return answer.text
+    if request.task in (Task.DETECT, Task.POINT) and size is not None:
+        return writer.answer(request.task, answer.objects, checkpoint.processor.frame(*size))
+    if request.task is Task.COUNT:
+        return str(answer.value)
+    text = answer.raw
+    for mark in ("<|im_end|>", "<|endoftext|>"):
+        text = text.split(mark)[0]
+    return text.strip() or None
+
+
+def generated_items(
+    loads: Sequence[tuple[Callable[[], Picture] | None, tuple[int, int] | None, str | None]],
+    requests: Sequence[Request], kit: Kit, engine: Engine,
+) -> list[tuple[Item, Request, Answer]]:  # fmt: skip
+    """Questions asked of the base model about pictures, each picture one question, and its complete answers."""
+    rng = np.random.default_rng([kit.seed, 3])
+    chosen = rng.integers(len(requests), size=len(loads))
+    found: list[tuple[Item, Request, Answer]] = []
+    for number, request in enumerate(requests):
+        rows = [loads[i] for i in np.flatnonzero(chosen == number)]
+        pictures = [None if load is None else load() for load, _, _ in rows]
+        for (load, size, key), answer in zip(rows, ask(engine, pictures, request), strict=True):
+            text = answer_text(answer, request, kit.writer, kit.checkpoint, size)
+            if text is not None:
+                turn = Turn(build_prompt(request), text, request.system_prompt,
+                            places=request.task in (Task.DETECT, Task.POINT))  # fmt: skip
+                found.append((Item(turn, load, size, key), request, answer))
+    return found
+
+
+def _generated(
+    settings: ReplaySource, kit: Kit, engine: Engine,
+    loads: list[tuple[Callable[[], Picture] | None, tuple[int, int] | None, str | None]], size: int,
+) -> tuple[Source, Skill | None]:  # fmt: skip
+    requests = requests_of(settings, kit, size)
+    held = min(settings.held_out, len(loads) // 3)
+    order = np.random.default_rng([kit.seed, 4]).permutation(len(loads))
+    for_skill = [loads[i] for i in order[:held]]
+    for_source = [loads[i] for i in order[held : held + settings.examples]]
+    items = [item for item, _, _ in generated_items(for_source, requests, kit, engine)]
+    skill = None
+    if for_skill:
+        kept = [(load, request, answer) for (item, request, answer) in generated_items(for_skill, requests, kit, engine)
+                for load in [item.load]]  # fmt: skip
+        skill = AnsweredSkill(settings.name, tuple(kept), ask) if kept else None
+    return AnsweredSource(settings.name, items, kit), skill
+
+
+def _tiles(
+    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[Source, Skill | None]:
+    rng = np.random.default_rng([kit.seed, 5])
+    cuts = [cut for entry in labels.slides for cut in cutter.grid(entry)]
+    chosen = [cuts[i] for i in rng.permutation(len(cuts))[: s.examples + s.held_out]]
+    loads = [
+        (_loader(labels.reader, cut.slide, cut.tile), (cut.tile.width, cut.tile.height), f"{cut.key}/00")
+        for cut in chosen
+    ]
+    return _generated(s, kit, engine, loads, cutter.spec.size)  # type: ignore[arg-type]
+
+
+def _loader(reader: TileReader, slide: str, tile: Any) -> Callable[[], Picture]:
+    return lambda: reader.read(slide, tile)
+
+
+def _pictures(
+    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[Source, Skill | None]:
+    from PIL import Image
+
+    if s.path is None or not s.path.is_dir():
+        raise RecipeError(f"replay source {s.name}: path {s.path} is no folder of pictures")
+    files = sorted(file for file in s.path.iterdir() if file.suffix.lower() in _PICTURES)
+    if not files:
+        raise RecipeError(f"replay source {s.name}: no pictures in {s.path}")
+    size = (s.tile or cutter.spec).size
+
+    def loader(file: Path) -> Callable[[], Picture]:
+        def load() -> Picture:
+            with Image.open(file) as picture:
+                picture.thumbnail((size, size))
+                pixels = np.asarray(picture.convert("RGB"))
+            check_picture(pixels)
+            return pixels
+
+        return load
+
+    loads = []
+    for file in files[: s.examples + s.held_out]:
+        with Image.open(file) as picture:
+            picture.thumbnail((size, size))
+            loads.append((loader(file), picture.size, f"{s.name}/{file.name}"))
+    return _generated(s, kit, engine, loads, size)  # type: ignore[arg-type]
+
+
+def _text(
+    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[Source, Skill | None]:
+    prompts = [str(question["prompt"]) for question in s.questions if question.get("prompt")]
+    if not prompts:
+        raise RecipeError(f"replay source {s.name}: text needs questions with a prompt each")
+    items = []
+    for prompt in prompts:
+        request = Request(task=Task.ASK, prompt=prompt, generation=Generation(max_new_tokens=kit.longest))
+        for item, _, _ in generated_items([(None, None, None)], [request], kit, engine):
+            items.append(item)
+    return AnsweredSource(s.name, items, kit), None
+
+
+def _dataset(
+    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[Source, Skill | None]:
+    if s.path is None:
+        raise RecipeError(f"replay source {s.name}: a dataset needs its path")
+    dataset = Dataset.open(s.path)
+    dataset.require_no_leak()
+    spec = s.tile or TileSpec(size=cutter.spec.size)
+    older = Cutter(dataset, spec, dataset.names)
+    question: Mapping[str, Any] = (
+        s.questions[0] if s.questions else {"task": "detect", "labels": dataset.names}
+    )
+    request = Request(
+        **{
+            "tile_size": spec.size,
+            "overlap": 0,
+            "generation": Generation(max_new_tokens=kit.longest),
+            **question,
+        }
+    )
+    source = LabelSource(
+        older, "train", request, kit.writer, kit.tokens, kit.checkpoint.processor, name=s.name,
+        empty_share=0.1, around_share=0.0,
+    )  # fmt: skip
+    skill = None
+    if s.held_out and dataset.of_split("validation"):
+        cuts = validation_cuts(older, "validation", most=s.held_out, seed=kit.seed)
+        skill = LabelledSkill(s.name, Exam(tuple(cuts), TileReader(dataset), request))
+    return source, skill
+
+
+def _factory(
+    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[Source, Skill | None]:
+    from finetune.forgetting import FieldSkill
+    from finetune.pretrain.tiles import from_field
+    from wsi.synthetic import sample_field
+
+    size = (s.tile or cutter.spec).size
+    skill = None
+    if s.held_out:
+        tiles = [from_field(sample_field(890_000 + i, size=size, max_nuclei=20)) for i in range(s.held_out)]
+        truth = [
+            tuple(TileObject("nucleus", box=tuple(map(float, box))) for box in tile.boxes) for tile in tiles
+        ]  # type: ignore[arg-type]
+        request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=size, overlap=0,
+                          generation=Generation(max_new_tokens=kit.longest))  # fmt: skip
+        skill = FieldSkill(s.name, tuple(tile.image for tile in tiles), tuple(truth), request)
+    return FactorySource(s.name, kit, size, fields=max(s.examples, 64)), skill
+
+
+def _conversations(
+    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+) -> tuple[Source, Skill | None]:
+    from finetune.formats import read_conversations
+
+    if s.path is None or not s.path.is_file():
+        raise RecipeError(f"replay source {s.name}: path {s.path} is no file of conversations")
+    return ConversationSource(s.name, read_conversations(s.path), kit), None
+
+
+class ConversationSource:
+    """Conversations that were given, of any number of turns."""
+
+    def __init__(self, name: str, conversations: Sequence[Any], kit: Kit) -> None:
+        if not conversations:
+            raise RecipeError(f"replay source {name}: the file holds no conversation")
+        self.name, self._all, self._kit = name, list(conversations), kit
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Draw a conversation."""
+        chosen = self._all[int(rng.integers(len(self._all)))]
+        processor = self._kit.checkpoint.processor
+        visual = [processor.image_tokens(processor.frame(*size)) for size in chosen.sizes]
+        tokens = self._kit.tokens.conversation(chosen.messages, visual)
+        load = chosen.load if chosen.pictures else None
+        return Plan(self.name, tokens, Turn("", ""), load, None)
+
+
+_MAKERS: dict[str, Callable[..., tuple[Source, Skill | None]]] = {
+    "tiles": _tiles, "pictures": _pictures, "text": _text, "dataset": _dataset, "factory": _factory,
+    "conversations": _conversations,
+}  # fmt: skip
+
+
+def shares_of(settings: Sequence[ReplaySource], total: float) -> dict[str, float]:
+    """Share of every source: as stated, the rest of the total evenly among the others.
+
+    Raises
+    ------
+    RecipeError
+        More is stated than there is.
+    """
+    stated = {source.name: source.share for source in settings if source.share is not None}
+    open_ones = [source.name for source in settings if source.share is None]
+    rest = total - sum(stated.values())
+    if rest < -1e-9:
+        raise RecipeError(
+            f"replay sources state shares of {sum(stated.values()):.2f} of {total:.2f} together"
+        )
+    return stated | {name: max(0.0, rest) / len(open_ones) for name in open_ones}

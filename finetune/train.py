@@ -1,0 +1,310 @@
+"""A fine-tuning run, top to bottom: what is learned, the checks, the loop, the measurements, the adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.adapter import write_adapter, write_card
+from finetune.collate import Collator
+from finetune.config import FinetuneConfig
+from finetune.conversation import Writer
+from finetune.cutting import Cutter
+from finetune.errors import RecipeError
+from finetune.evaluate import Exam
+from finetune.forgetting import Forgetting, Skill, measure
+from finetune.frozen_vision import FrozenVision
+from finetune.label_source import LabelSource, TileReader, validation_cuts
+from finetune.loading import load_base
+from finetune.loop import Loop, Step
+from finetune.lora import add_lora
+from finetune.metrics import Score
+from finetune.preflight import Preflight, preflight
+from finetune.replay import Kit, build_sources, shares_of
+from finetune.samples import Dataset
+from finetune.schedule import Schedule, ScheduledExamples, make_schedule
+from finetune.tokens import TurnTokens
+from qwenvl.adapter import AdapterSwitch
+from qwenvl.checkpoint import Checkpoint
+from qwenvl.engines.local import LocalEngine
+from qwenvl.packed import unpack_linears
+from qwenvl.request import Generation, Request
+
+CONFIG, LOG, RUN = "config.yaml", "log.jsonl", "run.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with."""
+
+    folder: Path
+    adapter: Path | None
+    """None where the run was stopped before its end."""
+    base: Score | None
+    score: Score | None
+    forgetting: Forgetting | None
+    preflight: Preflight
+    steps: int
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of a run that is there before its first step."""
+
+    checkpoint: Checkpoint
+    request: Request
+    exam: Exam | None
+    skills: tuple[Skill, ...]
+    sources: tuple[Any, ...]
+    schedule: Schedule
+    collator: Collator
+    dataset: Dataset
+    base: Score | None
+    before: dict[str, float]
+
+
+def finetune(
+    config: FinetuneConfig,
+    *,
+    progress: Callable[[Step], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    cancel: threading.Event | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Train an adapter, or go on with an interrupted run of the same settings.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called after every step.
+    say : callable
+        Called with lines for the user.
+    cancel : threading.Event, optional
+        When set, the run saves its state after the step at hand and stops; the next call goes on from there.
+    overwrite : bool
+        Set another run found in the folder aside (renamed, never deleted).
+
+    Raises
+    ------
+    FinetuneError
+        Settings, data or checks are at fault; DivergedError where the loss is no longer a number.
+    CheckpointError
+        The base cannot be loaded.
+    """
+    folder = _claim(config, overwrite)
+    checkpoint = load_base(config)
+    prepared = _prepare(config, checkpoint, say)
+    _log(folder, {"event": "schedule", **prepared.schedule.facts()})
+    vision = (
+        None if config.lora.merger else FrozenVision(checkpoint.model, config.train.keep_features * 2**20)
+    )
+    model = add_lora(checkpoint.model, config.lora, checkpoint.family)
+    loop = Loop(
+        config,
+        folder,
+        checkpoint,
+        model,
+        vision,
+        prepared.collator,
+        prepared.request.labels,
+        progress,
+        cancel,
+    )
+    examples = ScheduledExamples(prepared.schedule, prepared.sources)
+    first = prepared.collator([examples[i] for i in range(min(2, len(examples)))])
+    checked = preflight(
+        model, loop.on_device(first), loop.loss_of, prepared.schedule, batch_size=config.train.batch,
+        checkpointing=config.train.checkpointing, compute=loop.compute,
+    )  # fmt: skip
+    for line in checked.lines():
+        say(line)
+    _log(folder, {"event": "preflight", **checked.as_dict()})
+    outcome = loop.run(examples, prepared.exam)
+    if outcome.stopped:
+        say(f"stopped after step {outcome.step} of {config.train.steps}; repeat the command to go on")
+        return Result(folder, None, prepared.base, None, None, checked, outcome.step, stopped=True)
+    return _finish(config, folder, prepared, checked, model, vision, outcome.best or outcome.last, say)
+
+
+def _claim(config: FinetuneConfig, overwrite: bool) -> Path:
+    """The run's folder, with the settings in it; another run in it is refused or set aside."""
+    folder = config.out
+    known = folder / CONFIG
+    if known.is_file():
+        if run_hash(FinetuneConfig.load(known)) == run_hash(config):
+            return folder
+        if not overwrite:
+            raise RecipeError(
+                f"{folder} holds a run with other settings ({known}); name another folder with 'out', or set it aside "
+                "with --overwrite"
+            )
+        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.bak-{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.bak-{number}"))
+    elif folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder} exists and is not a fine-tuning run; name another folder with 'out'")
+    folder.mkdir(parents=True, exist_ok=True)
+    absolute = config.model_copy(
+        update={
+            key: value.absolute() for key in ("dataset", "out", "images") if (value := getattr(config, key))
+        }
+    )
+    absolute.save(known)
+    return folder
+
+
+def run_hash(config: FinetuneConfig) -> str:
+    """Hash of everything that decides about the weights a run ends with."""
+    content = config.model_dump(
+        mode="json", exclude={"out", "name", "workers", "images", "dataset", "replay", "evaluate"}
+    )
+    content["replay"] = [source.model_dump(mode="json", exclude={"path"}) for source in config.replay.sources]
+    content["share"] = config.replay.share
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str], None]) -> Prepared:
+    dataset = Dataset.open(config.dataset)
+    dataset.require_no_leak()
+    names = config.labels or dataset.names
+    unknown = sorted(set(names) - set(dataset.names))
+    if unknown:
+        raise RecipeError(
+            f"labels {', '.join(unknown)} are not in dataset {dataset.name} ({', '.join(dataset.names)})"
+        )
+    for name, number in dataset.counts("train").items():
+        if name in names and number < 2:
+            raise RecipeError(
+                f"class {name!r} has {number} training example{'s' * (number != 1)}, too few to learn from; "
+                "label more of it, or leave it out with 'labels'"
+            )
+    request = request_of(config, names)
+    writer = Writer.of(checkpoint.description)
+    tokens = TurnTokens(
+        checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
+        longest_sample(config, checkpoint),
+    )  # fmt: skip
+    cutter = Cutter(dataset, config.tile, names)
+    labels = LabelSource(
+        cutter, "train", request, writer, tokens, checkpoint.processor, tasks={config.task: 1.0, **config.tasks},
+        augment=config.augment, empty_share=config.empty_share, around_share=config.around_share, images=config.images,
+    )  # fmt: skip
+    exam = None
+    if dataset.of_split("validation"):
+        cuts = validation_cuts(cutter, "validation", most=config.evaluate.tiles, seed=config.seed)
+        exam = Exam(tuple(cuts), TileReader(dataset, config.images), request, config.evaluate.radius_um)
+    else:
+        say("note: the dataset has no validation split, so nothing is measured (qwenvl dataset split)")
+    engine = LocalEngine(checkpoint)
+    kit = Kit(checkpoint, writer, tokens, config.seed, config.max_new_tokens)
+    settings = config.replay.sources if config.replay.share > 0 else ()
+    replayed, skills = build_sources(settings, kit, engine, labels, cutter)
+    if config.replay.share == 0 and config.replay.sources:
+        # Without replay the hold-outs are still measured, so that what it costs is seen.
+        _, skills = build_sources(config.replay.sources, kit, engine, labels, cutter)
+    if not config.replay.sources:
+        say("note: no replay sources; older skills are neither kept nor measured ('replay')")
+    base = exam.score(engine) if exam is not None and config.evaluate.base else None
+    before = measure(skills, engine)
+    unpack_linears(checkpoint.model)
+    train = config.train
+    train = config.train
+    schedule = make_schedule(
+        [labels, *replayed], shares_of(settings, config.replay.share),
+        count=train.steps * train.batch * train.accumulate, batch=train.batch, seed=config.seed,
+        group_by_length=train.group_by_length,
+    )  # fmt: skip
+    pad = checkpoint.tokenizer.pad_token_id
+    collator = Collator(
+        checkpoint.processor, checkpoint.eos_token_ids[0] if pad is None else pad, checkpoint.image_token_id
+    )
+    return Prepared(
+        checkpoint,
+        request,
+        exam,
+        tuple(skills),
+        (labels, *replayed),
+        schedule,
+        collator,
+        dataset,
+        base,
+        before,
+    )
+
+
+def request_of(config: FinetuneConfig, names: tuple[str, ...]) -> Request:
+    """The question that is taught, asked and stored with the adapter."""
+    size = config.tile.size
+    return Request(
+        task=config.task, labels=names, system_prompt=config.system_prompt, mpp=config.tile.mpp, tile_size=size,
+        overlap=min(size // 2, round(config.tile.overlap * size)), max_objects=config.max_objects,
+        generation=Generation(max_new_tokens=config.max_new_tokens),
+    )  # fmt: skip
+
+
+def longest_sample(config: FinetuneConfig, checkpoint: Checkpoint) -> int:
+    """Most tokens of a sample: what was set, within what the model takes."""
+    text = checkpoint.description.config.get("text_config", checkpoint.description.config)
+    most = int(text.get("max_position_embeddings", 32768))
+    return min(most, config.train.max_length or most)
+
+
+def _finish(
+    config: FinetuneConfig, folder: Path, prepared: Prepared, checked: Preflight, model: Any,
+    vision: FrozenVision | None, weights: Path, say: Callable[[str], None],
+) -> Result:  # fmt: skip
+    """Measure the adapter as users will load it, and write it with its measurements."""
+    checkpoint, request = prepared.checkpoint, prepared.request
+    if vision is not None:
+        vision.release()
+    model.unload()
+    facts: dict[str, Any] = {
+        "data": prepared.dataset.manifest(),
+        "tile": config.tile.model_dump(mode="json"),
+        "recipe": config.model_dump(mode="json", exclude={"dataset", "out", "images"}),
+        "schedule": prepared.schedule.facts(),
+        "preflight": checked.as_dict(),
+        "seed": config.seed,
+    }
+    adapter = write_adapter(
+        weights, checkpoint, folder / "adapter", name=config.title, request=request, facts=facts
+    )
+    switch = AdapterSwitch(checkpoint)
+    engine = LocalEngine(switch.use(adapter))
+    score = prepared.exam.score(engine) if prepared.exam is not None else None
+    forgetting = (
+        Forgetting(prepared.before, measure(prepared.skills, engine), config.replay.limit)
+        if prepared.skills
+        else None
+    )
+    facts["metrics"] = {
+        "adapter": None if score is None else score.as_dict(),
+        "base": None if prepared.base is None else prepared.base.as_dict(),
+    }
+    facts["forgetting"] = forgetting.as_dict() if forgetting is not None else {}
+    write_card(adapter, checkpoint, name=config.title, request=request, facts=facts)
+    switch.use(None)
+    _log(folder, {"event": "finished", "metrics": facts["metrics"], "forgetting": facts["forgetting"]})
+    if forgetting is not None and not forgetting.passed:
+        say(
+            f"WARNING: older skills lost {forgetting.lost:.1f} points (limit {forgetting.limit:g}); it is marked"
+        )
+    return Result(folder, adapter, prepared.base, score, forgetting, checked, config.train.steps)
+
+
+def _log(folder: Path, row: dict[str, Any]) -> None:
+    with (folder / LOG).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value)
