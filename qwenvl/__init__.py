@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qwenvl.answer import Answer, Status, TileObject
+    from qwenvl.calibration import Calibration, calibrate, reliability
     from qwenvl.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
     from qwenvl.description import CheckpointDescription, MemoryEstimate, describe_checkpoint, estimate_memory
     from qwenvl.engines.base import Engine, ModelInfo
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": ("Answer", "Status", "TileObject"),
+    "calibration": ("Calibration", "calibrate", "reliability"),
     "checkpoint": ("Checkpoint", "find_checkpoint", "load_checkpoint"),
     "description": ("CheckpointDescription", "MemoryEstimate", "describe_checkpoint", "estimate_memory"),
     "engines.base": ("Engine", "ModelInfo"),
@@ -58,12 +60,13 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "FAMILIES", "Answer", "Checkpoint", "CheckpointDescription", "CheckpointError", "CoordinateSpace",
-    "Engine", "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily", "ModelInfo",
-    "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings", "QwenVLError", "RemoteEngine",
-    "Request", "RequestError", "Status", "Subject", "Task", "TileObject", "UnknownFamilyError", "Where",
-    "build_prompt", "conversation", "describe_checkpoint", "estimate_memory", "family_of", "find_checkpoint",
-    "get_family", "load_checkpoint", "parse_answer", "read_processor", "render_chat", "smart_resize",
+    "FAMILIES", "Answer", "Calibration", "Checkpoint", "CheckpointDescription", "CheckpointError",
+    "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily",
+    "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings", "QwenVLError",
+    "RemoteEngine", "Request", "RequestError", "Status", "Subject", "Task", "TileObject",
+    "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
+    "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint", "parse_answer",
+    "read_processor", "reliability", "render_chat", "smart_resize",
 ]  # fmt: skip
 
 

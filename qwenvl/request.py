@@ -11,6 +11,8 @@ from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from qwenvl.calibration import Calibration
+
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
 
 
@@ -141,6 +143,11 @@ class Request(BaseModel):
         description="Most prompt tokens for the tiles of the slide: `mpp` where there is much to see, coarser "
         "elsewhere, as far as they go. Splits of crowded tiles and the coarse tiles of `where` come on top.",
     )
+    calibration: Calibration | None = Field(
+        None,
+        description="What turns the model's probabilities into calibrated ones (score, classify); of this very "
+        "question and model.",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_the_task(self) -> Self:
@@ -173,7 +180,24 @@ class Request(BaseModel):
             raise ValueError(
                 f"where: overlap {self.where.overlap} px is more than half of a tile of {coarse} px"
             )
+        if self.calibration is not None and self.task not in (Task.SCORE, Task.CLASSIFY):
+            raise ValueError(
+                f"calibration: task {self.task} has no probabilities; only score and classify do"
+            )
+        if self.calibration is not None and self.calibration.question != self.question:
+            raise ValueError(
+                "calibration: it was fitted on another question; words, labels, mpp and tile_size must be the same"
+            )
         return self
+
+    @property
+    def question(self) -> str:
+        """Hash of what decides about the probabilities of an answer, apart from the model: words and scale."""
+        named = ("task", "labels", "prompt", "system_prompt", "mpp", "tile_size")
+        text = json.dumps(
+            self.model_dump(mode="json", include=set(named)), sort_keys=True, ensure_ascii=False
+        )
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
     @property
     def hash(self) -> str:

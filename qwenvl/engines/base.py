@@ -41,6 +41,17 @@ class Engine(ABC):
 
     info: ModelInfo
 
+    def check(self, request: Request) -> None:
+        """Refuse a request that this model must not answer.
+
+        Raises
+        ------
+        RequestError
+            Its calibration was fitted on another model.
+        """
+        if request.calibration is not None:
+            request.calibration.check(self.info)
+
     @abstractmethod
     def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
         """Answer `request` about each item.

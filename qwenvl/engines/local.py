@@ -287,9 +287,11 @@ class LocalEngine(Engine):
             else:
                 chosen = max(scores, key=scores.__getitem__)
             answers.append(Answer(Status.OK, text=chosen, scores=scores, prompt_tokens=length))
-        return answers
+        calibration = plan.request.calibration
+        return answers if calibration is None else [calibration.calibrated(answer) for answer in answers]
 
     def _plan(self, request: Request) -> Plan:
+        self.check(request)
         return Plan.of(request, self.checkpoint, thinking=self._thinking)
 
     def _thinks(self) -> bool:

@@ -133,6 +133,7 @@ class RemoteEngine(Engine):
         An item that got no usable response in all attempts fails alone. EngineError is raised, so that a run
         stops, where no connection could be made for any item, or where nothing came back for 64 in a row.
         """
+        self.check(request)
         begun = time.perf_counter()
         outcomes = self._client.run(self._answer_all(pictures, request))
         faults = [outcome for outcome in outcomes if isinstance(outcome, ServerFault)]
@@ -185,7 +186,8 @@ class RemoteEngine(Engine):
             return Answer.failure(f"item {index}: {reason}")
         try:
             if request.task in (Task.SCORE, Task.CLASSIFY):
-                return await self._judge(subject, frames, request)
+                answer = await self._judge(subject, frames, request)
+                return answer if request.calibration is None else request.calibration.calibrated(answer)
             return self._read(await self._questions.send(subject, frames, request), subject, frames, request)
         except ServerFault as fault:
             return fault

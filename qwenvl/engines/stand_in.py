@@ -55,7 +55,10 @@ class StandInEngine(Engine):
 
     def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
         """One answer per item; see `Engine.answer`. Of several pictures, the target alone decides."""
-        return [self._answer(as_subject(item, index), request) for index, item in enumerate(pictures)]
+        self.check(request)
+        answers = [self._answer(as_subject(item, index), request) for index, item in enumerate(pictures)]
+        calibration = request.calibration
+        return answers if calibration is None else [calibration.calibrated(answer) for answer in answers]
 
     def _answer(self, subject: Subject, request: Request) -> Answer:
         if (reason := subject.unfit(request)) is not None:

@@ -50,14 +50,16 @@ def test_hash_is_stable_and_sees_every_field():
         "overlap": 32, "min_tissue": 0.1, "max_objects": 5, "generation": Generation(max_new_tokens=7),
         "split": 1, "crowded": 20, "where": Where(question="Is there tumor?"), "token_budget": 1000,
     }  # fmt: skip
-    assert set(changed) | {"output_schema"} == set(Request.model_fields)
+    assert set(changed) | {"output_schema", "calibration"} == set(Request.model_fields)
     hashes = {request.model_copy(update={key: value}).hash for key, value in changed.items()}
     assert len(hashes | {request.hash}) == len(changed) + 1
 
 
 def test_requests_of_the_first_release_keep_their_hash():
     request = Request(task="detect", labels=("nucleus",), mpp=0.25)
-    first = json.loads(request.model_dump_json(exclude={"split", "crowded", "where", "token_budget"}))
+    first = json.loads(
+        request.model_dump_json(exclude={"split", "crowded", "where", "token_budget", "calibration"})
+    )
     text = json.dumps(first, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert set(first) == _FIRST_FIELDS
     assert request.hash == f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
