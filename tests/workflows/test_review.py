@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import numpy as np
@@ -12,7 +13,9 @@ from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.request import Request
 from workflows._folder import JOURNAL
 from workflows._rows import ObjectColumns
+from workflows.corrections import CorrectionsError, read_corrections
 from workflows.errors import RunNotFoundError
+from workflows.export.geojson import export_geojson
 from workflows.review import Action, Change, Ledger, Reviews, Verdict, new_object_name, object_name
 from workflows.reviewed import Conflict, State, apply_reviews
 from workflows.slide_run import run_slide
@@ -254,3 +257,109 @@ def test_a_run_asked_again_by_an_unsteady_model_moves_no_decision(slide, detect,
             found = store.reviewed_objects()
             states.append([(int(found.box[i][0]), int(found.state[i])) for i in range(len(found))])
     assert sorted(states[0]) == sorted(states[1])
+
+
+# ---------------------------------------------------------------------- QuPath
+
+
+def qupath_edit(path, edit):
+    """Change a GeoJSON file as QuPath would: features come back without the file's own head."""
+    document = json.loads(path.read_text())
+    features = edit(document["features"])
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def test_a_round_trip_through_qupath_changes_nothing(run, tmp_path):
+    with RunStore.open(run) as store, Reviews.open(run, "ada") as reviews:
+        reviews.decide([change_of(store, 0)])
+        reviews.decide([change_of(store, 1, Verdict.REJECTED, Action.REJECT)])
+        reviews.decide([change_of(store, 2, Verdict.EDITED, Action.RELABEL, label="plasma cell")])
+        reviews.decide([drawn()])
+        before = store.reviewed_objects()
+        export_geojson(run, tmp_path / "out.geojson")
+        made = read_corrections(run, tmp_path / "out.geojson")
+        after = store.reviewed_objects()
+        assert len(store.reviews()) == 4
+    assert made.same == before.kept.sum()
+    assert str(made) == f"{before.kept.sum()} unchanged"
+    for column in ("key", "label", "box", "state"):
+        assert np.array_equal(getattr(before, column), getattr(after, column))
+
+
+def test_what_was_changed_in_qupath_becomes_one_step(run, tmp_path):
+    path = tmp_path / "out.geojson"
+    export_geojson(run, path)
+
+    def edit(features):
+        features[0]["properties"]["classification"]["name"] = "mitosis"
+        ring = features[1]["geometry"]["coordinates"][0]
+        features[1]["geometry"]["coordinates"][0] = [[x + 3, y - 2] for x, y in ring]
+        new = {
+            "type": "Feature", "id": "b3a7c6c0-0000-4000-8000-000000000001",
+            "geometry": {"type": "Polygon", "coordinates": [[[50, 60], [80, 60], [80, 95], [50, 95], [50, 60]]]},
+            "properties": {"objectType": "annotation", "classification": {"name": "vessel", "color": [1, 2, 3]}},
+        }  # fmt: skip
+        bare = new | {
+            "id": "b3a7c6c0-0000-4000-8000-000000000002",
+            "properties": {"objectType": "annotation"},
+        }
+        return [features[0], features[1], *features[3:], new, bare]
+
+    qupath_edit(path, edit)
+    with RunStore.open(run) as store:
+        before = store.reviewed_objects()
+        made = read_corrections(run, path, who="ada", reject_missing=True)
+        found = store.reviewed_objects()
+        assert (made.relabelled, made.reshaped, made.rejected, made.added, made.unclassified) == (
+            1,
+            1,
+            1,
+            1,
+            1,
+        )
+        assert found.labels[found.label[0]] == "mitosis"
+        assert np.allclose(found.box[1], before.box[1] + [3, -2, 3, -2], atol=0.011)
+        assert found.state[:3].tolist() == [State.EDITED, State.EDITED, State.REJECTED]
+        assert found.box[-1].tolist() == [50, 60, 80, 95]
+        again = read_corrections(run, path, who="ada", reject_missing=True)
+        assert again.relabelled + again.reshaped + again.added + again.rejected == 0
+        with Reviews.open(run, "ada") as reviews:
+            reviews.undo()
+        assert not store.reviewed_objects().state.any()
+
+
+def test_corrections_in_another_copy_of_the_run_are_taken_over(slide, detect, tmp_path):
+    for name in ("here", "there"):
+        run_slide(slide, detect, CountingEngine(), tmp_path / name, overview=False)
+    with RunStore.open(tmp_path / "there") as store, Reviews.open(tmp_path / "there", "grace") as reviews:
+        reviews.decide([change_of(store, 0), change_of(store, 1, Verdict.EDITED, Action.RELABEL, label="x")])
+        expected = store.reviewed_objects()
+    export_geojson(tmp_path / "there", tmp_path / "there.geojson.gz")
+    made = read_corrections(tmp_path / "here", tmp_path / "there.geojson.gz")
+    assert (made.accepted, made.relabelled) == (1, 1)
+    with RunStore.open(tmp_path / "here") as store:
+        found = store.reviewed_objects()
+    assert np.array_equal(found.state, expected.state)
+    assert found.labels[found.label[1]] == "x"
+
+
+BAD = [
+    ("nothing", "", "is not GeoJSON"),
+    ("empty", '{"type":"FeatureCollection","features":[]}', "holds no object"),
+    ("another slide", '{"qwenvl":{"slide":"sha256:other"},"features":[]}', "belongs to another slide"),
+    (
+        "outside",
+        '{"features":[{"geometry":{"type":"Point","coordinates":[99999,1]},"properties":{}}]}',
+        "lie outside",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), BAD, ids=[row[0] for row in BAD])
+def test_a_file_that_does_not_belong_is_refused_whole(run, tmp_path, name, text, words):
+    path = tmp_path / "bad.geojson"
+    path.write_text(text)
+    with pytest.raises(CorrectionsError, match=words):
+        read_corrections(run, path)
+    with RunStore.open(run) as store:
+        assert store.reviews() == []
