@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from qwenvl.families import FAMILIES, ModelFamily, family_of, get_family
     from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
+    from qwenvl.marks import Mark, draw_marks
     from qwenvl.parse import parse_answer
     from qwenvl.processor import ProcessorSettings, read_processor
     from qwenvl.prompts import build_prompt, conversation, render_chat
@@ -51,6 +52,7 @@ _HOMES = {
     ),
     "families": ("FAMILIES", "ModelFamily", "family_of", "get_family"),
     "geometry": ("CoordinateSpace", "PictureFrame", "smart_resize"),
+    "marks": ("Mark", "draw_marks"),
     "parse": ("parse_answer",),
     "processor": ("ProcessorSettings", "read_processor"),
     "prompts": ("build_prompt", "conversation", "render_chat"),
@@ -61,12 +63,12 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FAMILIES", "Answer", "Calibration", "Checkpoint", "CheckpointDescription", "CheckpointError",
-    "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "MemoryEstimate", "ModelFamily",
-    "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings", "QwenVLError",
-    "RemoteEngine", "Request", "RequestError", "Status", "Subject", "Task", "TileObject",
+    "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "Mark", "MemoryEstimate",
+    "ModelFamily", "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings",
+    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status", "Subject", "Task", "TileObject",
     "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
-    "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint", "parse_answer",
-    "read_processor", "reliability", "render_chat", "smart_resize",
+    "draw_marks", "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint",
+    "parse_answer", "read_processor", "reliability", "render_chat", "smart_resize",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from jsonschema.validators import validator_for
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from qwenvl.calibration import Calibration
+from qwenvl.marks import Mark
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
 
@@ -148,6 +149,11 @@ class Request(BaseModel):
         description="What turns the model's probabilities into calibrated ones (score, classify); of this very "
         "question and model.",
     )
+    marks: tuple[Mark, ...] = Field(
+        (),
+        max_length=200,
+        description="Drawn on every picture that is asked about, in px of it; for questions about one tile.",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_the_task(self) -> Self:
@@ -193,7 +199,7 @@ class Request(BaseModel):
     @property
     def question(self) -> str:
         """Hash of what decides about the probabilities of an answer, apart from the model: words and scale."""
-        named = ("task", "labels", "prompt", "system_prompt", "mpp", "tile_size")
+        named = ("task", "labels", "prompt", "system_prompt", "mpp", "tile_size", "marks")
         text = json.dumps(
             self.model_dump(mode="json", include=set(named)), sort_keys=True, ensure_ascii=False
         )

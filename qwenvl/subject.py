@@ -5,13 +5,16 @@ A bare array stands for a subject of one picture without a name; engines take bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qwenvl.answer import Answer
 from qwenvl.errors import PictureError, RequestError
+from qwenvl.marks import Mark, draw_marks
 from qwenvl.pictures import check_picture
 from qwenvl.prompts import Message, build_prompt, conversation
 from qwenvl.request import Request, Task
@@ -33,10 +36,13 @@ class NamedPicture:
         Written before the picture, as 'context: '; '' writes nothing.
     pixels : uint8 array (height, width, 3)
         RGB.
+    marks : tuple of Mark
+        Drawn on a copy of the pixels before the model sees them, in px of this picture.
     """
 
     name: str
     pixels: Picture
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +101,11 @@ class Subject:
         """Names and target: subjects of one form are asked in the same words."""
         return tuple(picture.name for picture in self.pictures), self.target
 
+    def noted(self, answer: Answer) -> Answer:
+        """An answer about this subject with a note of how many marks were drawn for it."""
+        count = sum(len(picture.marks) for picture in self.pictures)
+        return replace(answer, notes=(*answer.notes, f"marked:{count}")) if count else answer
+
     def unfit(self, request: Request) -> str | None:
         """Why a request cannot be asked about this subject; None where it can."""
         if not self.pictures and request.task not in (Task.ASK, Task.EXTRACT, Task.CLASSIFY, Task.SCORE):
@@ -106,27 +117,33 @@ Item = Picture | Subject
 """What engines take: a picture, or a subject."""
 
 
-def as_subject(item: Any, number: int) -> Subject:
-    """The subject that an item stands for, with every picture checked.
+def as_subject(item: Any, number: int, marks: Sequence[Mark] = ()) -> Subject:
+    """The subject that an item stands for, with every picture checked and its marks drawn.
 
     Parameters
     ----------
     item : Item
     number : int
         Of the item in its call, for messages.
+    marks : sequence of Mark
+        Of the request; they belong to the target.
 
     Raises
     ------
     PictureError
-        A picture has the wrong dtype or shape.
+        A picture has the wrong dtype or shape, or a mark lies outside it.
     """
     subject = item if isinstance(item, Subject) else Subject((NamedPicture("", item),))
-    for picture in subject.pictures:
+    drawn = []
+    for index, picture in enumerate(subject.pictures):
+        wanted = (*picture.marks, *marks) if index == subject.target_index else picture.marks
         try:
             check_picture(picture.pixels)
+            pixels = draw_marks(picture.pixels, wanted) if wanted else picture.pixels
         except PictureError as error:
             raise PictureError(f"{label(number, picture.name)}: {error}") from None
-    return subject
+        drawn.append(replace(picture, pixels=pixels, marks=wanted))
+    return replace(subject, pictures=tuple(drawn))
 
 
 def ask_about(request: Request, subject: Subject | None = None) -> list[Message]:

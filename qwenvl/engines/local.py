@@ -30,7 +30,7 @@ from qwenvl.parse import parse_answer
 from qwenvl.preprocess import Patches, preprocess
 from qwenvl.request import Request, Task
 from qwenvl.scoring import Spellings, word_probabilities
-from qwenvl.subject import Item, as_subject, label
+from qwenvl.subject import Item, Subject, as_subject, label
 from qwenvl.vision import fold_frames, picture_features
 
 MAX_ROWS = 64
@@ -135,12 +135,15 @@ class LocalEngine(Engine):
         Each picture goes through the vision tower once. Requests that begin alike, up to the last picture, share
         the reading of that too.
         """
+        marks = [request.marks for request in requests]
+        if any(each != marks[0] for each in marks):  # other marks are other pixels
+            return [self.answer_many(pictures, [request])[0] for request in requests]
         answers: list[list[Answer | None]] = [[None] * len(pictures) for _ in requests]
         plans = [self._plan(request) for request in requests]
         rows: list[Row] = []
         for index, item in enumerate(pictures):
             try:
-                rows.append(self._row(index, item, plans))
+                rows.append(self._row(index, as_subject(item, index, marks[0] if marks else ()), plans))
             except PictureError as error:
                 for told in answers:
                     told[index] = Answer.failure(str(error))
@@ -149,14 +152,13 @@ class LocalEngine(Engine):
             chosen = [rows[index] for index in batch]
             for told, found in zip(answers, self._run(plans, chosen), strict=True):
                 for row, answer in zip(chosen, found, strict=True):
-                    told[row.index] = answer
+                    told[row.index] = row.subject.noted(answer)
         return [
             [answer if answer is not None else Answer.failure("not asked") for answer in told]
             for told in answers
         ]
 
-    def _row(self, index: int, item: Item, plans: Sequence[Plan]) -> Row:
-        subject = as_subject(item, index)
+    def _row(self, index: int, subject: Subject, plans: Sequence[Plan]) -> Row:
         settings = self.checkpoint.processor
         frames = []
         for picture in subject.pictures:

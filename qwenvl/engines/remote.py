@@ -177,7 +177,7 @@ class RemoteEngine(Engine):
 
     async def _answer(self, index: int, item: Item, request: Request) -> Answer | ServerFault:
         try:
-            subject = as_subject(item, index)
+            subject = as_subject(item, index, request.marks)
             frames = [self._frame(index, picture) for picture in subject.pictures]
         except PictureError as error:
             return Answer.failure(str(error))
@@ -187,10 +187,14 @@ class RemoteEngine(Engine):
         try:
             if request.task in (Task.SCORE, Task.CLASSIFY):
                 answer = await self._judge(subject, frames, request)
-                return answer if request.calibration is None else request.calibration.calibrated(answer)
-            return self._read(await self._questions.send(subject, frames, request), subject, frames, request)
+                if request.calibration is not None:
+                    answer = request.calibration.calibrated(answer)
+            else:
+                reply = await self._questions.send(subject, frames, request)
+                answer = self._read(reply, subject, frames, request)
         except ServerFault as fault:
             return fault
+        return subject.noted(answer)
 
     def _frame(self, index: int, picture: NamedPicture) -> PictureFrame:
         try:

@@ -56,7 +56,8 @@ class StandInEngine(Engine):
     def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
         """One answer per item; see `Engine.answer`. Of several pictures, the target alone decides."""
         self.check(request)
-        answers = [self._answer(as_subject(item, index), request) for index, item in enumerate(pictures)]
+        subjects = [as_subject(item, index, request.marks) for index, item in enumerate(pictures)]
+        answers = [subject.noted(self._answer(subject, request)) for subject in subjects]
         calibration = request.calibration
         return answers if calibration is None else [calibration.calibrated(answer) for answer in answers]
 
