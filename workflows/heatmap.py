@@ -151,7 +151,7 @@ def _attributes(heatmap: Heatmap, manifest: Manifest) -> dict[str, Any]:
                         "label": channel,
                         "color": "FF0000",
                         "active": True,
-                        "window": _window(values, heatmap.unit),
+                        "window": heatmap_window(values, heatmap.unit),
                     }
                     for channel, values in zip(heatmap.channels, heatmap.values, strict=True)
                 ]
@@ -166,7 +166,7 @@ def _attributes(heatmap: Heatmap, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _window(values: NDArray[np.float32], unit: str) -> dict[str, float]:
+def heatmap_window(values: NDArray[np.float32], unit: str) -> dict[str, float]:
     """Range of values to show."""
     known = values[np.isfinite(values)]
     top = 1.0 if unit in ("probability", "vote") or not known.size else float(known.max()) or 1.0

@@ -13,6 +13,7 @@ from workflows.commands._guard import guarded, stop
 
 export = typer.Typer(help="Write a run's results for other programs.", no_args_is_help=True)
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+Tiles = Annotated[bool, typer.Option("--tiles", help="One row per tile instead of one per object.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 
 
@@ -63,9 +64,7 @@ def geojson(
 def csv(
     run: RunFolder,
     out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .csv.")],
-    tiles: Annotated[
-        bool, typer.Option("--tiles", help="One row per tile instead of one per object.")
-    ] = False,
+    tiles: Tiles = False,
     overwrite: Overwrite = False,
 ) -> None:
     """A table of objects, or of tiles with their answers."""
@@ -73,6 +72,104 @@ def csv(
 
     written = (export_tiles_csv if tiles else export_objects_csv)(run, out, overwrite=overwrite)
     typer.echo(f"{out}: {written} rows")
+
+
+@export.command()
+@guarded
+def parquet(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .parquet.")],
+    tiles: Tiles = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """The table of objects, or of tiles, as Parquet."""
+    from workflows.export import export_objects_parquet, export_tiles_parquet
+
+    written = (export_tiles_parquet if tiles else export_objects_parquet)(run, out, overwrite=overwrite)
+    typer.echo(f"{out}: {written} rows")
+
+
+@export.command()
+@guarded
+def anndata(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .h5ad, or folder in .zarr.")],
+    tiles: Tiles = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """AnnData for scanpy and squidpy: objects (or tiles) with class, score and place."""
+    from workflows.export import export_anndata
+
+    written = export_anndata(run, out, tiles=tiles, overwrite=overwrite)
+    typer.echo(f"{out}: {written} observations")
+
+
+@export.command()
+@guarded
+def spatialdata(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder ending in .zarr.")],
+    picture: Annotated[
+        bool, typer.Option("--picture/--no-picture", help="Put an overview of the slide in.")
+    ] = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """SpatialData: objects and tiles as shapes with tables, coordinate systems px and um."""
+    from workflows.export import export_spatialdata
+
+    written = export_spatialdata(run, out, picture=picture, overwrite=overwrite)
+    typer.echo(f"{out}: {written} shapes")
+
+
+@export.command()
+@guarded
+def labels(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder ending in .zarr.")],
+    downsample: Annotated[
+        float | None, typer.Option(min=1, help="Level-0 px per px; by default the model's scale.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """OME-Zarr 0.5 label images: one of objects, one of classes."""
+    from workflows.export import export_labels
+
+    written = export_labels(run, out, downsample=downsample, overwrite=overwrite)
+    typer.echo(f"{out}: {written} objects")
+
+
+@export.command()
+@guarded
+def heatmap(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder ending in .zarr.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """OME-Zarr 0.5 pyramid of the heatmap, NaN where nothing is known."""
+    from workflows.export import export_heatmap
+
+    written = export_heatmap(run, out, overwrite=overwrite)
+    typer.echo(f"{out}: {written} channels")
+
+
+@export.command()
+@guarded
+def coco(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .json or .json.gz.")],
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Every answered tile is an image, instead of the slide.")
+    ] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="With --tiles: write the tiles' pictures too.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """COCO JSON of objects, for the slide or tile by tile."""
+    from workflows.export import export_coco
+
+    written = export_coco(run, out, tiles=tiles, pictures=pictures, overwrite=overwrite)
+    typer.echo(f"{out}: {written} annotations")
 
 
 @guarded

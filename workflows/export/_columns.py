@@ -16,6 +16,7 @@ from workflows._rows import TILE_DTYPE, StoredAnswer
 from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.heatmap import tile_channels, tile_values
 from workflows.provenance import SlideFacts
+from workflows.reviewed import State
 from workflows.store import RunStore
 
 Batch = dict[str, Any]
@@ -23,8 +24,10 @@ EDGES = ("x_min", "y_min", "x_max", "y_max")
 _SIDES = ("x0", "y0", "width0", "height0")
 _TILES = 4096
 _KNOWN = {*(TILE_DTYPE.names or ()), "tile"}
-PENDING = "pending"
-"""Status of a tile that has not been asked."""
+PENDING, SKIPPED = "pending", "skipped"
+"""Status of a tile that has not been asked yet, and of one that coarse tiles left out."""
+KINDS = ("box", "point")
+REVIEWS = tuple(state.verdict.value for state in State)
 
 
 def scale_of(slide: SlideFacts) -> tuple[float, float] | None:
@@ -33,13 +36,13 @@ def scale_of(slide: SlideFacts) -> tuple[float, float] | None:
 
 
 def object_batch(objects: RunObjects, chunk: ObjectChunk) -> Batch:
-    """Columns of a chunk: id, instance, tile, item, label (code), kind (code: 0 box, 1 point), places, score.
+    """Columns of a chunk: id, instance, tile, item, label, kind and review (codes), places, score.
 
     Places and areas are in level-0 px, and in um where the scale is known. A point has no area (NaN).
     """
     of = chunk.columns
     batch: Batch = {
-        "id": objects.ids(chunk),
+        "id": chunk.ids,
         "instance": chunk.instances,
         "tile": of.tile,
         "item": of.item,
@@ -55,6 +58,7 @@ def object_batch(objects: RunObjects, chunk: ObjectChunk) -> Batch:
         batch |= {f"{edge}_um": of.box[:, i] * scale[i % 2] for i, edge in enumerate(EDGES)}
         batch["area_um2"] = area * scale[0] * scale[1]
     batch["score"] = of.score
+    batch["review"] = chunk.review
     batch["attributes"] = chunk.attributes_json()
     return batch
 
@@ -62,13 +66,14 @@ def object_batch(objects: RunObjects, chunk: ObjectChunk) -> Batch:
 def tile_batches(store: RunStore) -> Iterator[Batch]:
     """Every tile with its place, status, numbers and words; tiles not asked yet have the status 'pending'.
 
-    Missing numbers are NaN, missing words ''. Further columns of the tile table (such as measures of quality)
-    come along under their own names.
+    Those that coarse tiles left out are 'skipped'. Missing numbers are NaN, missing words ''. What quality control
+    found is among the notes; further columns of the tile table come along under their own names.
     """
     request, scale = store.manifest.request, scale_of(store.manifest.slide)
     channels = tile_channels(request)
     table = store.tiles()
     further = [name for name in table.dtype.names or () if name not in _KNOWN]
+    skipped = store.skipped()
     answers = store.iter_answers()
     found = next(answers, None)
     for start in range(0, len(table), _TILES):
@@ -78,7 +83,7 @@ def tile_batches(store: RunStore) -> Iterator[Batch]:
         if scale is not None:
             batch |= {f"{side}_um": rows[side] * scale[i % 2] for i, side in enumerate(_SIDES)}
         batch |= {"tissue": rows["tissue"], **{name: rows[name] for name in further}}
-        batch["status"] = [PENDING] * len(rows)
+        batch["status"] = [SKIPPED if tile in skipped else PENDING for tile in rows["tile"].tolist()]
         values = np.full((len(rows), len(channels)), np.nan)
         said: dict[str, list[Any]] = {name: [blank] * len(rows) for name, blank in _SAID.items()}
         for at, tile in enumerate(rows["tile"].tolist()):

@@ -11,8 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.answer import Status
-from workflows._rows import concatenate
-from workflows.export._columns import PENDING, Batch, channel_columns, object_batch, scale_of, tile_batches
+from workflows.export._columns import (
+    KINDS,
+    PENDING,
+    REVIEWS,
+    SKIPPED,
+    Batch,
+    channel_columns,
+    object_batch,
+    scale_of,
+    tile_batches,
+)
 from workflows.export._elements import GrowingAnnData
 from workflows.export._file import new_path, require
 from workflows.export.objects import ObjectChunk, RunObjects
@@ -21,7 +30,7 @@ from workflows.store import RunStore
 
 _SUFFIXES = (".h5ad", ".zarr")
 _PLACES = {"spatial": 2, "spatial_px": 2}
-STATUSES = (*(status.value for status in Status), PENDING)
+STATUSES = (*(status.value for status in Status), PENDING, SKIPPED)
 
 
 def export_anndata(run: Path | str, out: Path | str, *, tiles: bool = False, overwrite: bool = False) -> int:
@@ -68,14 +77,14 @@ def write_objects(
 ) -> int:
     """Write all objects into an empty group; with `region`, the columns a SpatialData table needs too."""
     store = objects.store
-    categories = {"label": objects.labels, "kind": ("box", "point")}
+    categories = {"label": objects.labels, "kind": KINDS, "review": REVIEWS}
     if region is not None:
         categories["region"] = (region,)
     table = GrowingAnnData(group, categories=categories, obsm=_PLACES)
     for chunk in objects:
         _append(table, objects, chunk, region)
     if not table.rows:
-        _append(table, objects, ObjectChunk(1, concatenate([]), {}), region)
+        _append(table, objects, ObjectChunk.empty(), region)
     table.finish({**_facts(store), "label_colors": _hexadecimal(objects), **(uns or {})})
     return table.rows
 

@@ -22,6 +22,7 @@ from qwenvl.answer import Status
 from qwenvl.request import Task
 from workflows._rows import StoredAnswer
 from workflows.colours import FAILED, RGBColour
+from workflows.export._columns import REVIEWS
 from workflows.export._file import new_text_file
 from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.heatmap import tile_channels, tile_values
@@ -95,29 +96,28 @@ def _features(store: RunStore, with_objects: bool, with_tiles: bool) -> Iterator
     if with_objects:
         classes = [_dumps(_classification(label, objects.colours[label])) for label in objects.labels]
         for chunk in objects:
-            yield _object_features(objects, chunk, plane, classes)
+            yield _object_features(chunk, plane, classes)
 
 
-def _object_features(
-    objects: RunObjects, chunk: ObjectChunk, plane: str, classes: Sequence[str]
-) -> list[str]:
+def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str]) -> list[str]:
     columns, attributes = chunk.columns, chunk.attributes
     boxes = columns.box.copy()
     # A ring without area is not valid geometry.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.01)
     middle = [f'{plane}}},"properties":{{"objectType":"detection","classification":{of},' for of in classes]
     rows = zip(
-        objects.ids(chunk),
+        chunk.ids,
         columns.tile.tolist(),
         columns.item.tolist(),
         columns.label.tolist(),
         boxes.tolist(),
         columns.point.tolist(),
         columns.score.tolist(),
+        chunk.review.tolist(),
         strict=True,
     )
     features = []
-    for name, tile, item, label, box, point, score in rows:
+    for name, tile, item, label, box, point, score, review in rows:
         left, top, right, bottom = (f"{edge:.2f}" for edge in box)
         if point:
             geometry = f'"Point","coordinates":[{left},{top}]'
@@ -126,8 +126,10 @@ def _object_features(
             geometry = f'"Polygon","coordinates":{ring}'
         measured = "" if score != score else f'"measurements":{{"score":{score!r}}},'
         metadata = f'{{"tile":"{tile}","item":"{item}"}}'
-        if attributes and (extra := attributes.get((tile, item))):
-            metadata = _dumps({"tile": str(tile), "item": str(item), **_as_strings(extra)})
+        extra = attributes.get((tile, item)) if attributes else None
+        if review or extra:
+            words = _as_strings(extra or {}) | ({"review": REVIEWS[review]} if review else {})
+            metadata = _dumps({"tile": str(tile), "item": str(item), **words})
         features.append(
             f'{{"type":"Feature","id":"{name}","geometry":{{"type":{geometry}{middle[label]}{measured}'
             f'"metadata":{metadata}}}}}'

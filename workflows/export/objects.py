@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows._rows import ObjectColumns
+from workflows._rows import ObjectColumns, concatenate
 from workflows.colours import RGBColour, label_colours
 from workflows.merged import iter_merged
+from workflows.reviewed import ITEM_BITS, ReviewedObjects
 from workflows.store import RunStore
+
+_PART = 8_192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +29,26 @@ class ObjectChunk:
     ----------
     first : int
         `instance` of the first row.
+    ids : list of str
+        UUID of every row, the same in every export of the run and in every repetition of it.
     columns : ObjectColumns
-        Boxes in level-0 px; `label` indexes `RunObjects.labels`.
+        Boxes in level-0 px; `label` indexes `RunObjects.labels`. `tile` is -1 for objects that a person drew.
     attributes : mapping of (tile, item) to mapping
         Further keys the model wrote, for the objects that have any.
+    review : int8 (n,)
+        Codes of `workflows.reviewed.State`; 0 where nobody looked.
     """
 
     first: int
+    ids: list[str]
     columns: ObjectColumns
     attributes: Mapping[tuple[int, int], Mapping[str, Any]]
+    review: NDArray[np.int8]
+
+    @classmethod
+    def empty(cls) -> ObjectChunk:
+        """No objects: for formats that name their columns all the same."""
+        return cls(1, [], concatenate([]), {}, np.zeros(0, np.int8))
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -56,8 +70,8 @@ class ObjectChunk:
 class RunObjects:
     """All objects of a run, some thousand at a time.
 
-    The one place where exports, the HTML report and training data get objects from: what is decided about
-    objects after a run is applied here, and nowhere else.
+    The one place where exports and the HTML report get objects from. Where people reviewed the run, objects have
+    their corrected class and box, rejected ones are left out, and those that people drew come last.
 
     Attributes
     ----------
@@ -69,23 +83,55 @@ class RunObjects:
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
-        self.labels = store.labels
+        self._reviewed = store.reviewed_objects() if store.reviews() else None
+        self.labels = store.labels if self._reviewed is None else self._reviewed.labels
         self.colours: dict[str, RGBColour] = label_colours(self.labels)
         self.id_of = namer(store.manifest.run_id)
 
+    @property
+    def reviewed(self) -> bool:
+        """True where people decided about objects of the run."""
+        return self._reviewed is not None
+
     def __iter__(self) -> Iterator[ObjectChunk]:
-        """Chunks in the order of the merge, which is the same every time for the same answers."""
+        """Chunks in the order of the merge, which is the same every time for the same answers and reviews."""
         first = 1
-        for columns in iter_merged(self.store, self.labels):
+        for columns, names, review in self._parts():
             if len(columns):
-                low, high = int(columns.tile.min()), int(columns.tile.max()) + 1
-                yield ObjectChunk(first, columns, self.store.attributes(low, high))
+                tiles = columns.tile[columns.tile >= 0]
+                low, high = (int(tiles.min()), int(tiles.max()) + 1) if len(tiles) else (0, 0)
+                yield ObjectChunk(first, names, columns, self.store.attributes(low, high), review)
                 first += len(columns)
 
-    def ids(self, chunk: ObjectChunk) -> list[str]:
-        """UUID of every row, the same in every export of the run and in every repetition of it."""
-        keys = zip(chunk.columns.tile.tolist(), chunk.columns.item.tolist(), strict=True)
-        return [self.id_of(f"{tile}/{item}") for tile, item in keys]
+    def _parts(self) -> Iterator[tuple[ObjectColumns, list[str], NDArray[np.int8]]]:
+        if self._reviewed is not None:
+            yield from _reviewed_parts(self._reviewed, self.store)
+            return
+        id_of = self.id_of
+        for columns in iter_merged(self.store, self.labels):
+            keys = zip(columns.tile.tolist(), columns.item.tolist(), strict=True)
+            names = [id_of(f"{tile}/{item}") for tile, item in keys]
+            yield columns, names, np.zeros(len(columns), np.int8)
+
+
+def _reviewed_parts(
+    found: ReviewedObjects, store: RunStore
+) -> Iterator[tuple[ObjectColumns, list[str], NDArray[np.int8]]]:
+    kept = np.flatnonzero(found.kept)
+    for start in range(0, len(kept), _PART):
+        rows = kept[start : start + _PART]
+        key = found.key[rows]
+        drawn = key < 0
+        columns = ObjectColumns(
+            tile=np.where(drawn, -1, key >> ITEM_BITS),
+            item=np.where(drawn, -key, key & ((1 << ITEM_BITS) - 1)),
+            label=found.label[rows],
+            box=found.box[rows],
+            point=found.point[rows],
+            score=found.score[rows],
+        )
+        names = [found.name(row, store.manifest) for row in rows.tolist()]
+        yield columns, names, found.state[rows]
 
 
 def namer(namespace: uuid.UUID) -> Callable[[str], str]:

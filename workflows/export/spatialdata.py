@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows._opening import reopen
 from workflows.export._columns import scale_of
 from workflows.export._file import new_path, require
+from workflows.export._picture import slide_picture
 from workflows.export.anndata import write_objects, write_tiles
 from workflows.export.objects import RunObjects
 from workflows.provenance import SlideFacts
 from workflows.store import RunStore
 from wsi.slide import RGB
-from wsi.tissue import overview
 
 _SUFFIXES = (".zarr",)
-_PICTURE_SIDE = 2048
 _OBJECT_TASKS = ("detect", "point")
 
 
@@ -37,8 +35,8 @@ def export_spatialdata(
     """Write a run as a SpatialData store.
 
     Elements: `shapes/tiles` with `tables/tile_table`; for detect and point also `shapes/objects` with
-    `tables/object_table`, one row per object in the same order (boxes as polygons, points as circles);
-    `images/overview`, the slide at most 2048 px wide or high, where it is still at its place.
+    `tables/object_table`, one row per object in the same order (boxes as polygons, points as circles), unless none
+    was found; `images/overview`, the slide at most 2048 px wide or high, where it is still at its place.
     Tables and shapes are joined by `instance`.
 
     Parameters
@@ -76,11 +74,11 @@ def export_spatialdata(
         number = len(table)
         if store.manifest.request.task in _OBJECT_TASKS:
             objects = RunObjects(store)
-            _write_objects(objects, partial / "shapes", shapes)
-            number += write_objects(
-                objects, _table(tables, "objects", "object_table"), "objects", _join("objects")
-            )
-        if picture and (found := _picture(slide)) is not None:
+            if any(True for _ in objects):  # SpatialData refuses an element without shapes
+                _write_objects(objects, partial / "shapes", shapes)
+                group = _table(tables, "objects", "object_table")
+                number += write_objects(objects, group, "objects", _join("objects"))
+        if picture and (found := slide_picture(slide)) is not None:
             _write_picture(root.create_group("images").create_group("overview"), *found, slide)
     return number
 
@@ -135,9 +133,9 @@ class _Shapes:
             }
         )
         self._path = folder / name / "shapes.parquet"
-        self._pa, self._points, self._writer = pa, with_radius, None
+        self._pa, self._points = pa, with_radius
+        self._writer: Any = None
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
-        self._named: tuple[str, ...] = ("label", "score") if name == "objects" else ()
 
     def append(
         self, instances: NDArray[np.int64], box: NDArray[np.float64], columns: Mapping[str, Any]
@@ -167,10 +165,6 @@ class _Shapes:
 
     def close(self) -> None:
         """End the file with what GeoParquet and pandas want to know of it."""
-        if self._writer is None:
-            empty = {"label": np.zeros(0, object), "score": np.zeros(0)}
-            self.append(np.zeros(0, np.int64), np.zeros((0, 4)), {name: empty[name] for name in self._named})
-        assert self._writer is not None
         geometry: dict[str, Any] = {
             "encoding": "WKB",
             "crs": None,
@@ -249,25 +243,11 @@ def _transformations(
         }
 
 
-def _picture(facts: SlideFacts) -> tuple[RGB, tuple[float, float]] | None:
-    """The slide at most 2048 px wide or high, and level-0 px per px of it along x and y."""
-    slide = reopen(facts)
-    if slide is None:
-        return None
-    with slide:
-        shrink = min(1.0, _PICTURE_SIDE / max(slide.width, slide.height))
-        size = max(1, round(slide.width * shrink)), max(1, round(slide.height * shrink))
-        picture, unreadable = overview(slide, size)
-        picture[unreadable] = 128
-    return picture, (facts.width / size[0], facts.height / size[1])
-
-
 def _write_picture(group: Any, picture: RGB, factor: tuple[float, float], slide: SlideFacts) -> None:
-    array = group.create_array(
+    group.create_array(
         "s0", data=np.ascontiguousarray(picture.transpose(2, 0, 1)), chunks=(3, 512, 512),
         dimension_names=("c", "y", "x"),
     )  # fmt: skip
-    del array
     axes = ("c", "y", "x")
     group.attrs.update(
         {

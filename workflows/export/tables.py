@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from workflows.export._columns import Batch, object_batch, scale_of, tile_batches
+from workflows.export._columns import KINDS, REVIEWS, Batch, object_batch, scale_of, tile_batches
 from workflows.export._file import new_path, new_text_file, require
 from workflows.export.objects import RunObjects
 from workflows.store import RunStore
@@ -21,7 +21,6 @@ _CSV = (".csv", ".csv.gz")
 _PARQUET = (".parquet",)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[-+]?[0-9.]+")
-_KINDS = ("box", "point")
 
 
 def export_objects_csv(run: Path | str, out: Path | str, *, overwrite: bool = False) -> int:
@@ -98,7 +97,7 @@ def _object_names(store: RunStore) -> list[str]:
     places = [f"{edge}_px" for edge in ("x_min", "y_min", "x_max", "y_max")] + ["area_px2"]
     if scale_of(store.manifest.slide) is not None:
         places += [name.replace("_px", "_um") for name in places]
-    return ["id", "instance", "tile", "item", "label", "kind", *places, "score", "attributes"]
+    return ["id", "instance", "tile", "item", "label", "kind", *places, "score", "review", "attributes"]
 
 
 def _object_batches(objects: RunObjects, *, inert: bool) -> Iterator[Batch]:
@@ -106,7 +105,8 @@ def _object_batches(objects: RunObjects, *, inert: bool) -> Iterator[Batch]:
     for chunk in objects:
         batch = object_batch(objects, chunk)
         batch["label"] = [labels[code] for code in batch["label"].tolist()]
-        batch["kind"] = [_KINDS[code] for code in batch["kind"].tolist()]
+        batch["kind"] = [KINDS[code] for code in batch["kind"].tolist()]
+        batch["review"] = [REVIEWS[code] for code in batch["review"].tolist()]
         yield batch
 
 
@@ -185,7 +185,7 @@ def _write_parquet(
 
 
 def _arrow(pa: Any, name: str, column: Any) -> Any:
-    if name in ("label", "kind", "status", "finish_reason"):
+    if name in ("label", "kind", "review", "status", "finish_reason"):
         return pa.array(column, pa.string()).dictionary_encode()
     if isinstance(column, np.ndarray):
         # NaN is how an unknown number is kept in memory; in a table it is a missing value.
@@ -198,7 +198,7 @@ def _arrow(pa: Any, name: str, column: Any) -> Any:
 def _empty(name: str) -> Any:
     if name in ("instance", "tile", "item"):
         return np.zeros(0, np.int64)
-    return [] if name in ("id", "label", "kind", "attributes") else np.zeros(0)
+    return [] if name in ("id", "label", "kind", "review", "attributes") else np.zeros(0)
 
 
 def _inert(text: str) -> str:
