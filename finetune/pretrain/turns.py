@@ -17,7 +17,7 @@ IGNORED = -100
 JITTER_SHARE, JITTER = 0.6, (2.0, 12.0)
 """Share of sequences whose written boxes are shaken, and the range of the standard deviation in 1/1000 of the tile:
 what the model itself will have written before is never quite the truth."""
-REPEAT_SHARE = 0.15
+REPEAT_SHARE = 0.25
 """Share of answers in which an object stands twice: the second is no target, but how to go on after it is."""
 
 _AFTER_LABEL = ('"label": "nucleus"}, {"bbox_2d": [', '"label": "nucleus"}]')

@@ -17,6 +17,10 @@ from qwenvl.request import Request, Task
 RARITY = {"mitosis": 8.0, "necrosis": 3.0, "gland": 2.0, "fold": 3.0, "pen mark": 3.0, "blur": 3.0}
 """How much more often than others a finding is asked about where it is there: few tiles show these."""
 
+HARD = {"mitosis": 3.0, "lymphocyte cells": 3.0, "fat": 2.0, "necrosis": 2.0, "tumor cells": 1.5, "stromal cells": 1.5,
+        "epithelial cells": 1.5}  # fmt: skip
+"""How much more often a finding is asked about, there or not: one cell decides, or a small part of the tile."""
+
 
 def classify(tile: LabelledTile, rng: np.random.Generator) -> Question:
     """Which of some tissues."""
@@ -54,7 +58,7 @@ def score(tile: LabelledTile, rng: np.random.Generator) -> Question:
     known = truths(tile)
     wanted = rng.random() < 0.5
     fitting = [name for name, truth in known.items() if truth == wanted] or list(known)
-    weights = np.array([RARITY.get(name, 1.0) if wanted else 1.0 for name in fitting])
+    weights = np.array([HARD.get(name, 1.0) * (RARITY.get(name, 1.0) if wanted else 1.0) for name in fitting])
     finding = str(rng.choice(fitting, p=weights / weights.sum()))
     phrasing = 0 if rng.random() < 0.4 else int(rng.integers(len(PRESENCE)))
     name = 0 if rng.random() < 0.6 else int(rng.integers(len(FINDING_NAMES[finding])))
