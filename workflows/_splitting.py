@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.request import SPLIT_TASKS, Request, Task
-from workflows._rows import TILE_DTYPE
 from wsi.tissue import TissueMask
 
 MEMORY_SPLITS = 2
@@ -109,23 +108,25 @@ def children_of(
 
     Returns
     -------
-    structured array (n,) of TILE_DTYPE, 1 to 4 rows
+    structured array (n,) of TILE_DTYPE, 1 to 4 rows, with the parent's value in any further column
         Their cores are disjoint, each lies inside its tile, and together they are the parent's core.
     """
     columns = _halves(tile, "x0", "width0", "core_x0", "core_x1", overlap / int(tile["width"]))
     rows = _halves(tile, "y0", "height0", "core_y0", "core_y1", overlap / int(tile["height"]))
-    found = []
+    children = np.zeros(len(columns) * len(rows), tile.dtype)
+    for name in tile.dtype.names or ():
+        children[name] = tile[name]
     for down, (y0, height0, core_y0, core_y1) in enumerate(rows):
         for right, (x0, width0, core_x0, core_x1) in enumerate(columns):
-            number = roots + 4 * int(tile["tile"]) + 2 * down + right
-            width, height = int(tile["width"]), int(tile["height"])
+            child = children[down * len(columns) + right]
+            child["tile"] = roots + 4 * int(tile["tile"]) + 2 * down + right
+            child["x0"], child["y0"], child["width0"], child["height0"] = x0, y0, width0, height0
+            child["core_x0"], child["core_y0"] = core_x0, core_y0
+            child["core_x1"], child["core_y1"] = core_x1, core_y1
             if same_scale:
-                width = max(1, round(width * width0 / int(tile["width0"])))
-                height = max(1, round(height * height0 / int(tile["height0"])))
-            found.append(
-                (number, x0, y0, width0, height0, width, height, core_x0, core_y0, core_x1, core_y1, 1.0, 0.0)
-            )
-    children = np.array(found, TILE_DTYPE)
+                child["width"] = max(1, round(int(tile["width"]) * width0 / int(tile["width0"])))
+                child["height"] = max(1, round(int(tile["height"]) * height0 / int(tile["height0"])))
+    children["tissue"] = 1.0
     area = (children["core_x1"] - children["core_x0"]) * (children["core_y1"] - children["core_y0"])
     children["core_tissue"] = area
     if mask is None:

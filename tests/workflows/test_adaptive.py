@@ -10,117 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dots import DotEngine, DotSlide, boxes_of, found_once, planted
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 from run_helpers import MemorySlide, request_of
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.base import Engine, ModelInfo
+from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError
-from qwenvl.request import Request, Task
+from qwenvl.request import Task
 from workflows._folder import JOURNAL
 from workflows._schema import SPLIT_VERSION, VERSION
 from workflows.export import export_geojson, export_tiles_csv
-from workflows.merged import iter_merged
 from workflows.report import Report, report_schema
 from workflows.slide_run import finish_run, run_slide
 from workflows.store import RunStore
-from wsi.slide import RGB
-
-SIDE = 12
-"""Side of a planted square in level-0 px."""
-
-
-class DotSlide(MemorySlide):
-    """Pink tissue with dark squares whose places are known."""
-
-    def __init__(self, places: NDArray[np.int64], width: int = 1000, height: int = 760) -> None:
-        super().__init__(width, height)
-        self.places = places
-        picture = np.full((height, width, 3), (215, 130, 175), np.uint8)
-        for x, y in places.tolist():
-            picture[y : y + SIDE, x : x + SIDE] = 20
-        self.picture = picture
-
-    def _read(self, x: int, y: int, width: int, height: int, level: int) -> RGB:
-        if level:
-            raise AssertionError("tiles of these tests are read from level 0")
-        return self.picture[y : y + height, x : x + width].copy()
-
-
-class DotEngine(Engine):
-    """Sees every dark square, lists at most `most` of them, and fails where told.
-
-    `trouble` gets a picture and the objects seen in it, and may return another answer or raise.
-    """
-
-    def __init__(
-        self,
-        most: int = 12,
-        trouble: Callable[[NDArray[np.uint8], int], Answer | None] | None = None,
-        batch: int = 4,
-    ) -> None:
-        self.info = ModelInfo("dots", "none", f"dots:{most}")
-        self.most, self.trouble, self.batch = most, trouble, batch
-        self.asked: list[tuple[int, int]] = []
-
-    def batch_size(self, request: Request) -> int:
-        return self.batch
-
-    def prompt_tokens(self, request: Request) -> int:
-        return 50
-
-    def answer(self, pictures: Sequence[NDArray[np.uint8]], request: Request) -> list[Answer]:
-        return [self._answer(picture, request) for picture in pictures]
-
-    def _answer(self, picture: NDArray[np.uint8], request: Request) -> Answer:
-        import cv2
-
-        dark = (picture.mean(axis=2) < 110).astype(np.uint8)
-        _, _, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
-        boxes = [(x, y, x + w, y + h) for x, y, w, h, area in stats[1:].tolist() if area > 4]
-        self.asked.append((picture.shape[1], len(boxes)))
-        if self.trouble is not None and (answer := self.trouble(picture, len(boxes))) is not None:
-            return answer
-        objects = tuple(TileObject("dot", box=box) for box in boxes[: self.most])
-        if request.task is Task.COUNT:
-            return Answer(Status.OK, value=len(boxes), prompt_tokens=50)
-        return Answer(
-            Status.OK if objects else Status.EMPTY, objects, prompt_tokens=50, new_tokens=len(objects)
-        )
-
-
-def planted(number: int, seed: int = 0, width: int = 1000, height: int = 760) -> NDArray[np.int64]:
-    """Places of squares that keep apart from each other, crowded into the left half."""
-    rng = np.random.default_rng(seed)
-    spots = np.stack(np.meshgrid(np.arange(5, width - 20, 24), np.arange(5, height - 20, 24)), -1).reshape(
-        -1, 2
-    )
-    likely = np.exp(-spots[:, 0] / 180)
-    chosen = rng.choice(len(spots), number, replace=False, p=likely / likely.sum())
-    return spots[chosen] + rng.integers(0, 6, (number, 2))
 
 
 def ask(out: Path, slide: MemorySlide, engine: Engine, **fields: object) -> Report:
     request = request_of(Task.DETECT, **{"labels": ("dot",), "tile_size": 256, "overlap": 64, **fields})
     return run_slide(slide, request, engine, out, mask="all", overview=False).report
-
-
-def boxes_of(out: Path) -> NDArray[np.float64]:
-    with RunStore.open(out) as store:
-        return np.concatenate([chunk.box for chunk in iter_merged(store)] or [np.zeros((0, 4))])
-
-
-def found_once(boxes: NDArray[np.float64], places: NDArray[np.int64]) -> tuple[int, int]:
-    """Planted squares that have a box within 2 px, and boxes that stand for none or for one already found."""
-    corners = boxes[:, :2]
-    taken: set[int] = set()
-    for place in places:
-        near = np.flatnonzero(np.abs(corners - place).max(axis=1) <= 2) if len(corners) else []
-        fresh = [int(k) for k in near if int(k) not in taken]
-        if fresh:
-            taken.add(fresh[0])
-    return len(taken), len(boxes) - len(taken)
 
 
 @pytest.mark.parametrize("seed", range(4))
