@@ -80,7 +80,8 @@ class Child:
             try:
                 getattr(self, f"do_{command['do']}")(command)
             except Stopped:
-                self.send("stopped", **about)
+                if about:
+                    self.send("stopped", **about)
             except BaseException as error:
                 self.send("failed", **about, **explain(error))
                 if isinstance(error, SystemExit):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_qwenvl.deciding import Deciding
+from napari_qwenvl.heatmap import tile_layers
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.run_layers import RUN, folder_layers, frame_of, overlays, run_folder
@@ -32,6 +33,8 @@ from workflows.store import RunStore
 _BATCH = 100
 """Answers taken in at a time, so that catching up with a long run does not hold the viewer."""
 _KEPT_TEXTS = 100_000
+_TILES = "qwenvl_tiles"
+"""Key of the metadata of layers that hatch tiles without an answer."""
 
 
 class NotPossibleError(Exception):
@@ -160,7 +163,8 @@ class Session:
             raise
         self.close_run()
         for data, options, kind in layers:
-            getattr(self.viewer, f"add_{kind}")(data, **options)
+            if _TILES not in options.get("metadata", {}):
+                getattr(self.viewer, f"add_{kind}")(data, **options)
         self._hold(folder, store, reviews, read_only)
         self.reload(done)
 
@@ -225,6 +229,7 @@ class Session:
             self.deciding.reviews.close()
         if self.overlay is not None:
             self.overlay.close()
+            self._forget_tiles()
         self.folder = self._store = self.overlay = self.deciding = self.manifest = None
         self.said, self.statuses, self._tiles = [], {}, {}
         self.opened.emit()
@@ -259,11 +264,30 @@ class Session:
         )  # fmt: skip
         if self.deciding is not None:
             self.deciding.take(reviewed)
+        self._show_tiles()
         self._seq, self.said, self.statuses = loaded.seq, list(loaded.said), loaded.statuses
         if selected is not None:
             overlay.select(overlay.row_of(selected), move_camera=False)
         self.opened.emit()
         self.settled.emit()
+
+    def _show_tiles(self) -> None:
+        """Hatch the tiles that failed or were not asked yet, as they are now."""
+        self._forget_tiles()
+        if self._store is None or self.overlay is None:
+            return
+        active = self.viewer.layers.selection.active
+        for data, options, _ in tile_layers(self._store, self.overlay.frame):
+            layer = self.viewer.add_image(data, **options)
+            self.viewer.layers.move(
+                self.viewer.layers.index(layer), self.viewer.layers.index(self.overlay.layer)
+            )
+        if active in self.viewer.layers:
+            self.viewer.layers.selection.active = active
+
+    def _forget_tiles(self) -> None:
+        for layer in [layer for layer in self.viewer.layers if _TILES in layer.metadata]:
+            self.viewer.layers.remove(layer)
 
     def poll(self) -> bool:
         """Take in answers that were stored since, whoever stored them; True where there were any.
@@ -279,6 +303,7 @@ class Session:
         if not changes.answers:
             return False
         self._seq = changes.seq
+        self._forget_tiles()  # they are hatched anew when the run rests
         self._append(changes)
         for found in changes.answers:
             self.statuses[found.answer.status] += 1
@@ -311,6 +336,27 @@ class Session:
                 objects.box, codes[found.label], key=objects.key, point=objects.point, score=objects.score
             ).take(owned)
         )
+
+    def save_geojson(self, path: Path) -> str:
+        """Write the objects as reviewed for QuPath; what was written, in words. Raises WorkflowError."""
+        from workflows.export.geojson import export_geojson
+
+        assert self.folder is not None
+        written = export_geojson(self.folder, path, overwrite=True)  # the file dialogue has asked
+        return (
+            f"{written:,} objects written to {path}. Correct them in QuPath, export, and read them back here."
+        )
+
+    def read_corrections(self, path: Path) -> str:
+        """Take over what was corrected in QuPath; what changed, in words. Raises WorkflowError."""
+        from workflows.corrections import read_corrections
+
+        assert self.folder is not None
+        made = read_corrections(self.folder, path)
+        if self.deciding is not None:
+            self.deciding.refresh()
+        self.reload()
+        return f"{path.name}: {made}. One undo takes it back."
 
     @property
     def asks_for_objects(self) -> bool:

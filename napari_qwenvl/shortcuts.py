@@ -22,6 +22,17 @@ SHORTCUTS: tuple[Shortcut, ...] = (
     Shortcut("Shift-O", "show or hide the objects", "toggle_objects"),
     Shortcut("Shift-H", "show or hide heatmaps", "toggle_heatmaps"),
     Shortcut("Shift-W", "show the whole slide", "whole_slide"),
+    Shortcut("Shift-A", "accept the chosen objects", "accept"),
+    Shortcut("Shift-X", "reject them", "reject"),
+    Shortcut("Shift-L", "give them the class in the box", "relabel"),
+    Shortcut("Shift-C", "take back decisions about them", "clear"),
+    Shortcut("Shift-M", "move or resize them", "edit"),
+    Shortcut("Shift-D", "draw an object", "draw"),
+    Shortcut("Shift-N", "next object without review", "next"),
+    Shortcut("Shift-B", "the one before", "back"),
+    Shortcut("Shift-U", "the most uncertain one", "uncertain"),
+    Shortcut("Control-Z", "undo the last decision", "undo"),
+    Shortcut("Control-Shift-Z", "redo it", "redo"),
 )
 """Letters with Shift, because napari uses plain digits and letters for its own tools."""
 

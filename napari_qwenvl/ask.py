@@ -1,0 +1,489 @@
+"""The Ask panel: what to look for, with which model, where; what it will cost; Run, Cancel, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import napari
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import (
+    QApplication,
+    QButtonGroup,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QRadioButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_qwenvl._advanced import Advanced
+from napari_qwenvl._widgets import Folded, Message, drawn_polygons, scrolled
+from napari_qwenvl.frame import Frame, visible_field
+from napari_qwenvl.plan import (
+    LABELLED,
+    Cost,
+    Plan,
+    Question,
+    cost_of,
+    in_words,
+    model_fields,
+    recommended_of,
+    rectangle_of,
+    runs_folder,
+    write_regions,
+)
+from napari_qwenvl.running import in_background, running_of
+from napari_qwenvl.session import NotPossibleError
+from napari_qwenvl.slide_layer import slide_of
+from workflows.commands.options import RunOptions
+
+TASKS = {
+    "Find objects (boxes)": "detect", "Mark objects (points)": "point", "Count objects": "count",
+    "Sort tiles into classes": "classify", "Score a yes/no question": "score", "Describe in words": "describe",
+    "Ask in words": "ask", "Fill in a form (JSON Schema)": "extract",
+}  # fmt: skip
+_EXAMPLES = {
+    "detect": "nucleus", "point": "mitosis", "count": "nucleus", "classify": "tumor, stroma, necrosis",
+}  # fmt: skip
+_QUESTIONS = {
+    "score": "Is there tumor?", "ask": "Which tissue is this?", "describe": "Your own words (optional)",
+    "extract": "Your own words (optional)",
+}  # fmt: skip
+_WAIT_MS = 350
+
+
+class AskPanel(QWidget):
+    """Asks a model about the slide that is shown. One object of this class per viewer."""
+
+    planned = Signal()
+    """Tiles, time and memory of what the fields say are known, or why not."""
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.running = running_of(napari_viewer)
+        self.plan: Plan | None = None
+        self.cost: Cost | None = None
+        self._pace: dict[str, float] = {}
+        self._masks: tuple[str, dict[str, Any]] = ("", {})
+        self._ticket = 0
+        self._build()
+        self._wait = QTimer(self)
+        self._wait.setSingleShot(True)
+        self._wait.setInterval(_WAIT_MS)
+        self._wait.timeout.connect(self.make_plan)
+        self._connect()
+        self._on_task()
+
+    # ------------------------------------------------------------------ widgets
+
+    def _build(self) -> None:
+        self.task = QComboBox()
+        self.task.addItems(list(TASKS))
+        self.labels = QLineEdit("nucleus")
+        self.labels.setToolTip("What to find, separated by commas")
+        self.prompt = QLineEdit()
+        self.schema = QLineEdit()
+        self.schema.setPlaceholderText("File with a JSON Schema")
+        self.model = QComboBox()
+        self.model.setEditable(True)
+        self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.model.setMinimumContentsLength(12)
+        self.model.addItems(_models())
+        self.model.setToolTip("'embedded', a folder, or a name on the Hugging Face hub")
+        self.load = QPushButton("Load")
+        self.state = QLabel("not loaded")
+        self.state.setWordWrap(True)
+        self.scope = QButtonGroup(self)
+        scopes = QHBoxLayout()
+        for number, (name, tip) in enumerate([
+            ("Visible field", "What the viewer shows now"),
+            ("Regions", "Areas of the active Shapes layer: the selected ones, else all"),
+            ("Slide", "All tissue of the slide"),
+        ]):  # fmt: skip
+            button = QRadioButton(name)
+            button.setToolTip(tip)
+            self.scope.addButton(button, number)
+            scopes.addWidget(button)
+        self.scope.buttons()[0].setChecked(True)
+        self.advanced = Advanced()
+        self.slide_name = QLabel()
+        self.slide_name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.estimate = QLabel()
+        self.estimate.setWordWrap(True)
+        self.run = QPushButton("Run")
+        self.cancel = QPushButton("Cancel")
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(True)
+        self.message = Message()
+        self.copy_command = QPushButton("Copy as command")
+        self.copy_python = QPushButton("Copy as Python")
+        self.open = QPushButton("Open run...")
+        inside = QWidget()
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.addRow("Slide", self.slide_name)
+        form.addRow("Task", self.task)
+        form.addRow("Labels", self.labels)
+        form.addRow("Question", self.prompt)
+        form.addRow("Schema", self.schema)
+        form.addRow("Model", _row(self.model, self.load, stretch=0))
+        form.addRow("", self.state)
+        form.addRow("Where", scopes)
+        self._form = form
+        layout = QVBoxLayout(inside)
+        layout.addLayout(form)
+        layout.addWidget(Folded("Scale, tiles, decoding", self.advanced))
+        layout.addWidget(self.estimate)
+        layout.addWidget(_row(self.run, self.cancel))
+        layout.addWidget(self.bar)
+        layout.addWidget(self.message)
+        layout.addStretch()
+        layout.addWidget(_row(self.copy_command, self.copy_python))
+        layout.addWidget(self.open)
+        scrolled(inside, self)
+
+    def _connect(self) -> None:
+        self.task.currentTextChanged.connect(self._on_task)
+        for edit in (self.labels, self.prompt, self.schema):
+            edit.textChanged.connect(self.plan_soon)
+        self.model.currentTextChanged.connect(self.plan_soon)
+        self.scope.idToggled.connect(self.plan_soon)
+        self.advanced.changed.connect(self.plan_soon)
+        self.advanced.mpp_given.connect(self.on_mpp)
+        self.run.clicked.connect(self.on_run)
+        self.cancel.clicked.connect(self.running.worker.cancel)
+        self.load.clicked.connect(self.on_load)
+        self.copy_command.clicked.connect(lambda: self._copy("command"))
+        self.copy_python.clicked.connect(lambda: self._copy("python"))
+        self.open.clicked.connect(self.on_open)
+        self.running.changed.connect(self._show_state)
+        self.running.said.connect(self.message.show_words)
+        self.running.worker.paced.connect(self._on_pace)
+        self.running.worker.ready.connect(self._on_ready)
+        camera = self.viewer.scene.camera.events
+        self._sources = [
+            camera.center, camera.zoom, self.viewer.layers.events.inserted, self.viewer.layers.events.removed,
+            self.viewer.layers.selection.events.active,
+        ]  # fmt: skip
+        for source in self._sources:
+            source.connect(self._on_viewer)
+
+    def closeEvent(self, event: Any) -> None:
+        """Stop listening to the viewer."""
+        for source in self._sources:
+            source.disconnect(self._on_viewer)
+        self._sources = []
+        super().closeEvent(event)
+
+    # ------------------------------------------------------------------ what the fields say
+
+    @property
+    def task_name(self) -> str:
+        """The task in the word of the command line."""
+        return TASKS[self.task.currentText()]
+
+    def question(self, mask: str = "auto") -> Question:
+        """The fields as a question."""
+        labels = tuple(label.strip() for label in self.labels.text().split(",") if label.strip())
+        schema = self.schema.text().strip()
+        task = self.task_name
+        options = self.advanced.options(model=self.model.currentText().strip() or "embedded", mask=mask)
+        return Question(
+            task,
+            labels if task in LABELLED else (),
+            self.prompt.text().strip() or None,
+            Path(schema).expanduser() if task == "extract" and schema else None,
+            self._with_slide(options),
+        )
+
+    def _with_slide(self, options: RunOptions) -> RunOptions:
+        """The options with how the shown slide was opened: scale, plane, rendering, series."""
+        from dataclasses import replace
+
+        slide = slide_of(self.running.session.slide_layer())
+        assert slide is not None
+        chosen = slide.options
+        plane = _shown_plane(self.running.session.slide_layer(), self.viewer) or chosen.get("plane")
+        return replace(
+            options,
+            slide_mpp=slide.mpp if slide.mpp_source == "user" else None, plane=plane,
+            rendering=chosen.get("rendering"), series=int(chosen["series"]) if "series" in chosen else None,
+        )  # fmt: skip
+
+    def _mask(self, slide: Any, runs: Path) -> str:
+        """Where to ask, as `--mask` takes it."""
+        scope = self.scope.checkedId()
+        if scope == 2:
+            return self.advanced.tissue.currentText()
+        frame = Frame.of(slide.mpp_xy)
+        if scope == 0:
+            polygons = [rectangle_of(visible_field(self.viewer, frame))]
+        else:
+            layer = self.viewer.layers.selection.active
+            if layer is None or layer._type_string != "shapes":
+                raise NotPossibleError(
+                    "Draw regions in a Shapes layer and keep it active, then choose Regions again."
+                )
+            polygons = drawn_polygons(layer, frame)
+            if not polygons:
+                raise NotPossibleError(f"'{layer.name}' holds no area. Draw a rectangle, ellipse or polygon.")
+        return str(write_regions(runs, polygons, (slide.width, slide.height)))
+
+    # ------------------------------------------------------------------ plan
+
+    def plan_soon(self, *_: Any) -> None:
+        """Plan again once the fields have come to rest."""
+        self._wait.start()
+
+    def make_plan(self) -> None:
+        """Read the fields, count tiles in the background, and say what a run would cost."""
+        from pydantic import ValidationError
+
+        from wsi.errors import SlideError
+
+        self._ticket += 1
+        self.plan = self.cost = None
+        self._wait.stop()
+        try:
+            slide = slide_of(self.running.session.slide_layer())
+            assert slide is not None
+            runs = runs_folder(slide.path)
+            question = self.question(self._mask(slide, runs))
+            plan = Plan.of(slide.path.absolute(), question, self._recommended(question), runs=runs)
+            if plan.request.mpp is not None:
+                slide.require_mpp()
+        except ValidationError as error:
+            self._not_planned("; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors()))
+            return
+        except (NotPossibleError, SlideError, ValueError, OSError) as error:
+            self._not_planned(_in_panel(str(error)))
+            return
+        self.plan = plan
+        self.slide_name.setText(
+            slide.path.name + (f", {slide.mpp:.3g} um/px" if slide.mpp else ", scale unknown")
+        )
+        self.estimate.setText("Counting tiles...")
+        if self._masks[0] != slide.fingerprint:
+            self._masks = (slide.fingerprint, {})
+        ticket, masks = self._ticket, self._masks[1]
+
+        def show(found: Cost | str) -> None:
+            if ticket != self._ticket:
+                return
+            if isinstance(found, str):
+                self._not_planned(_in_panel(found))
+            else:
+                self.cost = found
+                self._show_cost()
+                self._show_state()
+                self.planned.emit()
+
+        in_background(_cost, slide, plan, masks, then=show)
+        self._show_state()
+
+    def _recommended(self, question: Question) -> dict[str, Any]:
+        loaded = self.running.worker.model
+        if loaded is not None and loaded["asked"]["model"] == question.options.model:
+            return dict(loaded["recommended"])
+        return dict(recommended_of(question.options.model) or {}) if question.options.server is None else {}
+
+    def _not_planned(self, words: str) -> None:
+        self.plan = self.cost = None
+        self.estimate.setText(words)
+        try:
+            slide = slide_of(self.running.session.slide_layer())
+        except NotPossibleError:
+            slide = None
+        self.slide_name.setText("none" if slide is None else slide.path.name)
+        self._show_state()
+        self.planned.emit()
+
+    def _show_cost(self) -> None:
+        if self.plan is None or self.cost is None:
+            return
+        tiles = self.cost.tiles
+        seconds = self._pace.get(self._pace_key(self.plan))
+        model = self.running.worker.model
+        time = f"about {in_words(seconds * tiles)}" if seconds is not None else (
+            "time: measured once the model is loaded" if model is None else "measuring time..."
+        )  # fmt: skip
+        memory = self.cost.memory
+        amount = "" if memory is None else f" · {_amount(memory)} of memory"
+        self.estimate.setText(f"{tiles:,} {'tile' if tiles == 1 else 'tiles'} · {time}{amount}")
+        if seconds is None and model is not None and not self.running.busy and self.cost.probes:
+            self.running.worker.probe(
+                self._pace_key(self.plan),
+                {
+                    "slide": str(self.plan.slide), "model": model_fields(self.plan.question.options),
+                    "request": self.plan.request.model_dump(mode="json"), "tiles": self.cost.probes,
+                },
+            )  # fmt: skip
+
+    def _pace_key(self, plan: Plan) -> str:
+        return f"{plan.question.options.model} {plan.question.options.server} {plan.request.hash}"
+
+    # ------------------------------------------------------------------ events
+
+    def _on_task(self) -> None:
+        task = self.task_name
+        self._form.setRowVisible(self.labels, task in LABELLED)
+        self._form.setRowVisible(self.prompt, task in _QUESTIONS)
+        self._form.setRowVisible(self.schema, task == "extract")
+        self.labels.setPlaceholderText(_EXAMPLES.get(task, ""))
+        self.prompt.setPlaceholderText(_QUESTIONS.get(task, ""))
+        self.plan_soon()
+
+    def _on_viewer(self, *_: Any) -> None:
+        if not self.running.busy:
+            self.plan_soon()
+
+    def _on_pace(self, key: str, seconds: float) -> None:
+        self._pace[key] = seconds
+        self._show_cost()
+
+    def _on_ready(self, _: dict[str, Any]) -> None:
+        self.plan_soon()
+
+    def on_load(self) -> None:
+        """Load the model in the background, or unload the one that is loaded."""
+        if self.running.worker.model is not None:
+            self.running.worker.unload()
+            return
+        try:
+            options = self.question().options
+        except NotPossibleError:
+            options = self.advanced.options(model=self.model.currentText().strip() or "embedded", mask="auto")
+        self.message.show_words("", "")
+        self.running.worker.load(model_fields(options))
+
+    def on_mpp(self, mpp: float) -> None:
+        """Give the slide the scale that the user states."""
+        from napari_qwenvl.slide_layer import set_mpp
+
+        try:
+            layer = self.running.session.slide_layer()
+            set_mpp(layer, mpp)
+        except (NotPossibleError, ValueError) as error:
+            self.message.show_words("error", str(error))
+            return
+        self.viewer.reset_view()
+        self.message.show_words("done", f"{layer.name} is now shown at {mpp:g} um per px, as you say.")
+        self.plan_soon()
+
+    def on_run(self) -> None:
+        """Start, or go on."""
+        self.make_plan()
+        if self.plan is None:
+            self.message.show_words("error", self.estimate.text())
+            return
+        self.message.show_words("", "")
+        # Whether the batches are small is decided by the field, which is known; tiles are still being counted.
+        few = 48 if self.scope.checkedId() != 2 else 10_000
+        self.running.start(self.plan, few if self.cost is None else self.cost.tiles)
+        self._show_state()
+
+    def on_open(self) -> None:
+        """Open a run folder."""
+        folder = QFileDialog.getExistingDirectory(self, "Open the folder of a run")
+        if folder:
+            self.message.show_words("", "")
+            self.running.open_run(Path(folder))
+
+    def _copy(self, form: str) -> None:
+        if self._wait.isActive() or self.plan is None:
+            self.make_plan()
+        if self.plan is None:
+            self.message.show_words("error", self.estimate.text())
+            return
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(self.plan.command() if form == "command" else self.plan.python())
+        words = "command line" if form == "command" else "Python script"
+        self.message.show_words("done", f"Copied: the {words} that makes this very run.")
+
+    def _show_state(self) -> None:
+        running, worker = self.running, self.running.worker
+        busy = running.busy
+        self.run.setEnabled(not busy and self.plan is not None)
+        self.cancel.setEnabled(busy)
+        resumable = self.plan is not None and (self.plan.out / "run.sqlite").exists()
+        self.run.setText("Go on" if resumable and not busy else "Run")
+        if running.loading is not None:
+            self.state.setText(f"loading {running.loading}...")
+        elif worker.model is not None:
+            info = worker.model["info"]
+            warning = f"; {info['warning']}" if info["warning"] else ""
+            self.state.setText(f"{info['family']} on {info['device']}, {info['dtype']}{warning}")
+        else:
+            self.state.setText("not loaded; Run loads it")
+        self.load.setText("Unload" if worker.model is not None else "Load")
+        self.load.setEnabled(not busy and running.loading is None)
+        progress = running.progress
+        if busy and progress is None:
+            self.bar.setRange(0, 0)
+        elif progress is not None:
+            self.bar.setRange(0, max(1, progress["total"]))
+            self.bar.setValue(progress["done"])
+            failed = f", {progress['failed']} failed" if progress["failed"] else ""
+            left = f", {in_words(progress['eta'])} to go" if busy and progress["eta"] else ""
+            self.bar.setFormat(f"{progress['done']:,} of {progress['total']:,} tiles{failed}{left}")
+        else:
+            self.bar.setRange(0, 1)
+            self.bar.setValue(0)
+            self.bar.setFormat("")
+
+
+def _cost(slide: Any, plan: Plan, masks: dict[str, Any]) -> Cost | str:
+    """The cost, or why there is none."""
+    from qwenvl.errors import QwenVLError
+    from wsi.errors import SlideError
+
+    try:
+        return cost_of(slide, plan.request, plan.question.options, masks)
+    except (SlideError, QwenVLError, OSError) as error:
+        return str(error)
+
+
+def _in_panel(words: str) -> str:
+    """An error in the words of this panel instead of those of the command line."""
+    if "does not state its pixel size" in words or "--slide-mpp" in words:
+        return (
+            "The slide does not state its pixel size. Give it under 'Scale, tiles, decoding' (um per px of the slide), "
+            "or set the scale to the slide's own pixels."
+        )
+    return words
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
+
+
+def _shown_plane(layer: Any, viewer: Any) -> str | None:
+    from napari_qwenvl.slide_layer import plane_of
+
+    plane = plane_of(layer, viewer)
+    return None if plane is None else str(plane)
+
+
+def _models() -> list[str]:
+    from qwenvl.catalogue import KNOWN_MODELS
+
+    return ["embedded", *(model.name for model in KNOWN_MODELS)]
+
+
+def _row(*widgets: QWidget, stretch: int | None = None) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for number, widget in enumerate(widgets):
+        layout.addWidget(widget, 1 if stretch is None or number == stretch else 0)
+    return row

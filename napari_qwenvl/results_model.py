@@ -1,0 +1,214 @@
+"""Tables over columns: a million rows sort and filter without a Python object per row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
+from qtpy.QtGui import QColor
+
+from napari_qwenvl.overlay import Overlay
+from napari_qwenvl.session import Said, Session
+from workflows.reviewed import Conflict, State
+
+_COLUMNS = ("label", "score", "review", "x", "y", "size")
+STATE_COLOURS = {
+    State.ACCEPTED: QColor(80, 180, 90), State.REJECTED: QColor(215, 85, 75), State.EDITED: QColor(225, 170, 60),
+}  # fmt: skip
+_CONFLICTS = {
+    Conflict.FOLLOWED: "", Conflict.GROWN: " (part of a larger one now)",
+    Conflict.MISSING: " (not found by the model now)", Conflict.DISAGREE: "two opinions",
+}  # fmt: skip
+_ROLE = Qt.ItemDataRole
+
+
+class ObjectsModel(QAbstractTableModel):
+    """The objects that pass the overlay's filters, in the order of a column."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.rows: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._column, self._descending = -1, False
+        self._rank: NDArray[np.int64] | None = None
+
+    @property
+    def _overlay(self) -> Overlay | None:
+        return self._session.overlay
+
+    def refresh(self, *, order: bool = True) -> None:
+        """Take the overlay's rows anew; with `order`, their values changed too."""
+        self.beginResetModel()
+        if order:
+            self._rank = None
+        overlay = self._overlay
+        self.rows = np.zeros(0, np.int64) if overlay is None else overlay.visible()
+        if overlay is not None and self._column >= 0 and len(self.rows):
+            if self._rank is None or len(self._rank) != len(overlay):
+                self._rank = _rank(overlay, self._column)
+            self.rows = self.rows[np.argsort(self._rank[self.rows], kind="stable")]
+            if self._descending:
+                self.rows = self.rows[::-1]
+        self.endResetModel()
+
+    def touch(self) -> None:
+        """Values of shown rows changed; their order stays until it is asked for again."""
+        if len(self.rows):
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, len(_COLUMNS) - 1))
+
+    def place_of(self, row: int | None) -> int | None:
+        """Where a row of the overlay stands in the table, None where filters hide it."""
+        if row is None:
+            return None
+        found = np.flatnonzero(self.rows == row)
+        return int(found[0]) if len(found) else None
+
+    def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort by a column; -1 is the order of reading."""
+        self._column, self._descending = column, order == Qt.SortOrder.DescendingOrder
+        self.refresh()
+
+    def rowCount(self, parent: Any = None) -> int:
+        """Rows that pass the filters."""
+        return 0 if parent is not None and parent.isValid() else len(self.rows)
+
+    def columnCount(self, parent: Any = None) -> int:
+        """Columns."""
+        return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
+
+    def headerData(self, section: int, orientation: Any, role: int = _ROLE.DisplayRole) -> Any:
+        """Names of the columns, with units."""
+        if role != _ROLE.DisplayRole or orientation != Qt.Orientation.Horizontal:
+            return None
+        name = _COLUMNS[section]
+        overlay = self._overlay
+        unit = "um" if overlay is not None and overlay.frame.known else "px"
+        return f"{name} ({unit})" if name in ("x", "y", "size") else name
+
+    def data(self, index: QModelIndex, role: int = _ROLE.DisplayRole) -> Any:
+        """What a cell shows."""
+        overlay = self._overlay
+        if overlay is None or not index.isValid() or index.row() >= len(self.rows):
+            return None
+        row, name = int(self.rows[index.row()]), _COLUMNS[index.column()]
+        if row >= len(overlay):
+            return None
+        if role == _ROLE.DisplayRole:
+            return self._text(overlay, row, name)
+        if role == _ROLE.DecorationRole and name == "label":
+            return QColor(*overlay.colours[overlay.labels[overlay.objects.label[row]]])
+        if role == _ROLE.ForegroundRole and name == "review":
+            return STATE_COLOURS.get(State(int(overlay.objects.state[row])))
+        if role == _ROLE.TextAlignmentRole and name not in ("label", "review"):
+            return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if role == _ROLE.ToolTipRole and name == "review" and self._session.deciding is not None:
+            made = self._session.deciding.last_decision(row)
+            return (
+                None if made is None else f"{made.action.value} by {made.who}, {made.time.replace('T', ' ')}"
+            )
+        return None
+
+    def _text(self, overlay: Overlay, row: int, name: str) -> str:
+        objects, frame = overlay.objects, overlay.frame
+        box = objects.box[row]
+        match name:
+            case "label":
+                return overlay.labels[objects.label[row]]
+            case "score":
+                score = objects.score[row]
+                return "" if np.isnan(score) else f"{score:.2f}"
+            case "review":
+                state = State(int(objects.state[row]))
+                deciding = self._session.deciding
+                conflicts = {} if deciding is None else deciding.conflicts
+                conflict = conflicts.get(int(objects.key[row]), Conflict.NONE)
+                return ("" if state is State.UNREVIEWED else state.verdict.value) + _CONFLICTS.get(
+                    conflict, ""
+                )
+            case "x":
+                return f"{(box[0] + box[2]) / 2 * frame.step_x:,.0f}"
+            case "y":
+                return f"{(box[1] + box[3]) / 2 * frame.step_y:,.0f}"
+            case _:
+                if objects.point[row]:
+                    return "point"
+                return f"{(box[2] - box[0]) * frame.step_x:.1f} x {(box[3] - box[1]) * frame.step_y:.1f}"
+
+
+def _rank(overlay: Overlay, column: int) -> NDArray[np.int64]:
+    """Place of every row in the order of a column; unknown scores come first, as if lowest."""
+    objects, box = overlay.objects, overlay.objects.box
+    match _COLUMNS[column]:
+        case "label":
+            by_name = np.argsort(np.argsort(np.array(overlay.labels or [""])))
+            values: NDArray[Any] = by_name[objects.label]
+        case "score":
+            values = np.nan_to_num(objects.score, nan=-1.0)
+        case "review":
+            values = objects.state
+        case "x":
+            values = box[:, 0] + box[:, 2]
+        case "y":
+            values = box[:, 1] + box[:, 3]
+        case _:
+            values = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    rank = np.empty(len(values), np.int64)
+    rank[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return rank
+
+
+_SAID = ("tile", "status", "words")
+
+
+class SaidModel(QAbstractTableModel):
+    """What tiles and regions said in words, and the tiles that failed."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._shown = 0
+
+    def refresh(self) -> None:
+        """Show what was said since; all anew where there is less than before."""
+        now = len(self._session.said)
+        if now > self._shown > 0:
+            self.beginInsertRows(QModelIndex(), self._shown, now - 1)
+            self._shown = now
+            self.endInsertRows()
+        elif now != self._shown:
+            self.beginResetModel()
+            self._shown = now
+            self.endResetModel()
+
+    def said(self, place: int) -> Said | None:
+        """The entry at a place of the table."""
+        return self._session.said[place] if 0 <= place < min(self._shown, len(self._session.said)) else None
+
+    def rowCount(self, parent: Any = None) -> int:
+        """Entries."""
+        return 0 if parent is not None and parent.isValid() else min(self._shown, len(self._session.said))
+
+    def columnCount(self, parent: Any = None) -> int:
+        """Columns."""
+        return 0 if parent is not None and parent.isValid() else len(_SAID)
+
+    def headerData(self, section: int, orientation: Any, role: int = _ROLE.DisplayRole) -> Any:
+        """Names of the columns."""
+        shown = role == _ROLE.DisplayRole and orientation == Qt.Orientation.Horizontal
+        return _SAID[section] if shown else None
+
+    def data(self, index: QModelIndex, role: int = _ROLE.DisplayRole) -> Any:
+        """What a cell shows; failed tiles are red, never empty."""
+        said = self.said(index.row())
+        if said is None:
+            return None
+        if role == _ROLE.DisplayRole:
+            words = " ".join(said.words.split())
+            return ("here" if said.tile < 0 else str(said.tile), said.status, words)[index.column()]
+        if role == _ROLE.ForegroundRole and said.failed:
+            return STATE_COLOURS[State.REJECTED]
+        if role == _ROLE.ToolTipRole:
+            return said.question or said.words
+        return None
