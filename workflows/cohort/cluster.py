@@ -28,7 +28,11 @@ class Cluster:
 
     def slots(self) -> tuple[list[str], dict[str, float]]:
         """Addresses of the workers that may be given work, one ticket each, and the resources to ask for."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        # Not `scheduler_info`: another thread of the client may clear the workers from what it returns.
+        try:
+            workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+        except OSError:
+            return [], {}
         fit = [address for address, facts in workers.items() if facts.get("resources", {}).get(RESOURCE)]
         return (fit, {RESOURCE: 1}) if fit else (list(workers), {})
 
