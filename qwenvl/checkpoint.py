@@ -23,6 +23,7 @@ from qwenvl.engines.base import ModelInfo
 from qwenvl.errors import CheckpointError
 from qwenvl.families import ModelFamily
 from qwenvl.processor import ProcessorSettings
+from qwenvl.quantise import Quantisation, check_quantised, quantisation_config, quantisation_of
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,7 @@ def load_checkpoint(
     adapter: str | Path | None = None,
     family: str | None = None,
     trust_remote_code: bool = False,
+    quantise: str | None = None,
 ) -> Checkpoint:
     """Load a checkpoint.
 
@@ -137,6 +139,9 @@ def load_checkpoint(
         Name of the family, where the checkpoint does not tell it rightly.
     trust_remote_code : bool
         Run model code that comes with the checkpoint (Qwen-VL only).
+    quantise : str, optional
+        '4bit' or '8bit' for the language model's blocks (`qwenvl.quantise`); the rest keeps `dtype`, of which 'auto'
+        is then the checkpoint's own on a CPU too, or bfloat16 where that is float32.
 
     Raises
     ------
@@ -158,16 +163,26 @@ def load_checkpoint(
             "that server, or pass trust_remote_code=True if you have read the code"
         )
     chosen = _device(device)
-    model = _load_model(description, _dtype(dtype, description, chosen), trust_remote_code)
-    model = model.to(chosen).eval().requires_grad_(False)
+    quantisation = None if quantise is None else quantisation_of(quantise)
+    if quantisation is not None and (known.remote_code or adapter is not None):
+        raise CheckpointError(
+            f"quantise {quantise}: not with {'remote code' if known.remote_code else 'an adapter, which is merged'}; "
+            "leave one of the two out"
+        )
+    if quantisation is not None and str(dtype) == "auto":
+        dtype = description.dtype if description.dtype in ("bfloat16", "float16") else "bfloat16"
+    number = _dtype(dtype, description, chosen)
+    model = _load_model(description, number, trust_remote_code, quantisation, chosen)
+    model = (model if quantisation is not None else model.to(chosen)).eval().requires_grad_(False)
     tokenizer = _load_tokenizer(folder, description, trust_remote_code)
     info = ModelInfo(
         model=str(name_or_path),
         family=known.name,
-        fingerprint=fingerprint(folder),
+        fingerprint=fingerprint(folder, extra="" if quantisation is None else f"quantise={quantisation}"),
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(chosen),
-        processor=description.processor.as_dict(),
+        processor=description.processor.as_dict()
+        | ({} if quantisation is None else {"quantise": str(quantisation)}),
         versions=_versions(torch),
         warning=description.warning,
     )
@@ -207,7 +222,13 @@ def _dtype(dtype: str | torch.dtype, description: CheckpointDescription, device:
     return chosen
 
 
-def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def _load_model(
+    description: CheckpointDescription,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    quantisation: Quantisation | None,
+    device: torch.device,
+) -> Any:
     import transformers
 
     folder, family = description.folder, description.family
@@ -218,6 +239,11 @@ def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_re
     from transformers.utils import logging
 
     architecture = getattr(transformers, family.architecture)
+    # Quantised weights are made on their device and cannot be moved.
+    quantised: dict[str, Any] = {}
+    if quantisation is not None:
+        config = quantisation_config(quantisation, dtype)
+        quantised = {"quantization_config": config, "device_map": {"": device}}
     bar = logging.is_progress_bar_enabled()
     if description.weight_bytes < _WORTH_A_BAR:
         logging.disable_progress_bar()
@@ -230,6 +256,7 @@ def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_re
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **quantised,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded as {family.name}: {error}") from error
@@ -250,6 +277,8 @@ def _load_model(description: CheckpointDescription, dtype: torch.dtype, trust_re
                 f"{folder}: the weights {what} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)}), "
                 f"so they are not those of a {family.name} with this config.json; fetch the checkpoint again"
             )
+    if quantisation is not None:
+        check_quantised(model, quantisation, dtype)
     return model
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from qwenvl.errors import CheckpointError
 from qwenvl.families import ModelFamily, family_of
 from qwenvl.processor import PROCESSOR_FILES, ProcessorSettings, read_processor
+from qwenvl.quantise import quantisation_of
 
 EMBEDDED = "embedded"
 """Name of the checkpoint that comes with the package."""
@@ -61,6 +62,8 @@ class CheckpointDescription:
         Of most weights, such as 'bfloat16'.
     parameters : int
     weight_bytes : int
+    quantisable : int
+        Parameters that `quantise` can keep in fewer bits: matrices of the language model's blocks.
     recommended : Mapping
         Request settings of `qwenvl.json` (tile_size, mpp, overlap, max_new_tokens, labels), possibly empty.
     warning : str or None
@@ -76,6 +79,7 @@ class CheckpointDescription:
     dtype: str
     parameters: int
     weight_bytes: int
+    quantisable: int = 0
     recommended: Mapping[str, Any] = field(default_factory=dict)
     warning: str | None = None
     chat_template: str | None = None
@@ -88,7 +92,7 @@ class CheckpointDescription:
 
     def estimate_memory(
         self, tile_size: int, *, batch: int = 1, prompt_tokens: int = 200, new_tokens: int = 512,
-        dtype: str | None = None,
+        dtype: str | None = None, quantise: str | None = None,
     ) -> MemoryEstimate:  # fmt: skip
         """Estimate the memory of a batch of tiles.
 
@@ -102,6 +106,8 @@ class CheckpointDescription:
             Text tokens of the question and the longest answer.
         dtype : str, optional
             'float32', 'float16' or 'bfloat16'; None takes the checkpoint's own.
+        quantise : str, optional
+            '4bit' or '8bit', as of `load_checkpoint`.
         """
         size = _DTYPE_BYTES.get(dtype or self.dtype, 2)
         text = self.config.get("text_config", self.config)
@@ -123,9 +129,11 @@ class CheckpointDescription:
         patches = visual * self.family.merge_size**2 * self.processor.patch_dim * 4
         activations = batch * max(prompt * width * size, visual * vision_width * size + patches)
         activations += batch * text["vocab_size"] * 4
-        return MemoryEstimate(
-            self.parameters * size, keys_and_values * (prompt + new_tokens), activations, batch
-        )
+        weights = self.parameters * size
+        if quantise is not None:
+            saved = size - quantisation_of(quantise).bytes_per_weight
+            weights -= int(self.quantisable * saved)
+        return MemoryEstimate(weights, keys_and_values * (prompt + new_tokens), activations, batch)
 
 
 def describe_checkpoint(
@@ -155,10 +163,11 @@ def describe_checkpoint(
     found = family_of(config, name=name or folder.resolve().name, chat_template=chat_template, family=family)
     headers = [_header(path) for path in weight_files(folder)]
     sizes: dict[str, int] = {}
-    weight_bytes = 0
+    weight_bytes = quantisable = 0
     for header in headers:
-        for tensor in header.values():
+        for name_of_tensor, tensor in header.items():
             count = math.prod(tensor["shape"])
+            quantisable += count * _is_quantisable(name_of_tensor, tensor["shape"])
             sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + count
             weight_bytes += count * _BYTES.get(tensor["dtype"], 1)
     most = max(sizes, key=sizes.__getitem__, default="F32")
@@ -173,6 +182,7 @@ def describe_checkpoint(
         dtype={"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(most, most),
         parameters=sum(sizes.values()),
         weight_bytes=weight_bytes,
+        quantisable=quantisable,
         recommended=extra.get("recommended", {}),
         warning=extra.get("warning"),
         chat_template=chat_template,
@@ -243,6 +253,10 @@ def fingerprint(folder: Path, *, extra: str = "") -> str:
                 file.seek((size - _SAMPLE) * part // 4)
                 digest.update(file.read(_SAMPLE))
     return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def _is_quantisable(name: str, shape: list[int]) -> bool:
+    return len(shape) == 2 and ".layers." in name and "visual" not in name and name.endswith(".weight")
 
 
 def _header(path: Path) -> dict[str, Any]:

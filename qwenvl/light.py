@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from qwenvl.packed import LARGEST, PackedLinear
 
@@ -40,6 +40,9 @@ class LightLanguage:
     def unfit(model: Any) -> str | None:
         """Why a model keeps transformers' own step; None where it may take this one."""
         language = model.model.language_model
+        kinds = {type(layer).__name__ for layer in language.layers.modules() if isinstance(layer, nn.Linear)}
+        if kinds != {"Linear"}:
+            return f"weights of {', '.join(sorted(kinds))}"
         names = {type(layer).__name__ for layer in language.layers}
         if not names <= set(_KNOWN):
             return f"layers of {', '.join(sorted(names))}"

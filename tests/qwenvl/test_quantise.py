@@ -1,0 +1,106 @@
+"""Quantised language models: what is quantised, what is not, and that a model which is not as asked for is refused."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from subjects import DETECT, SCORE
+
+from qwenvl import quantise
+from qwenvl.checkpoint import describe_checkpoint, load_checkpoint
+from qwenvl.engines.local import LocalEngine
+from qwenvl.errors import CheckpointError
+from qwenvl.testing import tiny_checkpoint
+
+Tiny = Callable[[str], Path]
+Pictures = Sequence[NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bitsandbytes() -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra 'quantisation' is not installed")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3-VL whose widths are multiples of 64, as those of real models are; 4 bits on a CPU need that."""
+    import transformers
+
+    folder = tiny_checkpoint("Qwen3-VL", tmp_path_factory.mktemp("wide"))
+    config: Any = transformers.Qwen3VLConfig.from_pretrained(folder)
+    config.text_config.intermediate_size = 128
+    torch.manual_seed(0)
+    transformers.Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def kinds(model: Any) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            part = "tower" if "visual" in name else "output" if name == "lm_head" else "blocks"
+            found.setdefault(part, set()).add(f"{type(module).__name__} {module.weight.dtype}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "layer"), [("8bit", "Linear8bitLt torch.int8"), ("4bit", "Linear4bit torch.uint8")]
+)
+def test_the_blocks_are_quantised_and_nothing_else(
+    wide: Path, pictures: Pictures, mode: str, layer: str
+) -> None:
+    exact = LocalEngine.load(wide, device="cpu", dtype="bfloat16")
+    engine = LocalEngine.load(wide, device="cpu", quantise=mode)
+    model = engine.checkpoint.model
+    plain = "Linear torch.bfloat16"
+    assert kinds(model) == {"blocks": {layer}, "tower": {plain}, "output": {plain}}
+    assert all(parameter.dtype == torch.bfloat16 for parameter in model.model.visual.parameters())
+    assert engine.info.dtype == "bfloat16"
+    assert engine.info.processor["quantise"] == mode
+    assert engine.info.fingerprint != exact.info.fingerprint
+    for ours, theirs in zip(engine.answer(pictures, SCORE), exact.answer(pictures, SCORE), strict=True):
+        assert ours.scores["yes"] == pytest.approx(theirs.scores["yes"], abs=0.15)
+        assert ours.scores["yes"] != theirs.scores["yes"]
+    # Random models write boxes without an area; that they write by the grammar shows that decoding works.
+    assert all(answer.raw.startswith("[") for answer in engine.answer(pictures, DETECT))
+    description = engine.checkpoint.description
+    estimate = description.estimate_memory(224, dtype="bfloat16", quantise=mode)
+    assert estimate.weights == pytest.approx(model.get_memory_footprint(), rel=0.06)
+    assert estimate.weights < 0.85 * description.estimate_memory(224, dtype="bfloat16").weights
+
+
+def test_a_pattern_that_misses_the_tower_is_noticed(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """'visual' matches no module of Qwen3-VL in transformers 5, where the tower is 'model.visual'."""
+    monkeypatch.setattr(quantise, "_KEPT", ("visual", "lm_head"))
+    with pytest.raises(CheckpointError, match=r"model\.visual\.\S+ is quantised"):
+        load_checkpoint(wide, device="cpu", quantise="8bit")
+
+
+def test_blocks_that_stay_as_they_are_are_noticed(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantise, "_KEPT", ("model.visual", "lm_head", "model.language_model.layers.2"))
+    with pytest.raises(CheckpointError, match=r"layers\.2\.\S+ is no Linear8bitLt but Linear"):
+        load_checkpoint(wide, device="cpu", quantise="8bit")
+
+
+def test_what_is_refused(tiny: Tiny, wide: Path) -> None:
+    with pytest.raises(CheckpointError, match="experts cannot be quantised"):
+        load_checkpoint(tiny("Qwen3-VL-MoE"), device="cpu", quantise="8bit")
+    with pytest.raises(CheckpointError, match="none of 4bit, 8bit"):
+        load_checkpoint(wide, device="cpu", quantise="2bit")
+    with pytest.raises(CheckpointError, match="an adapter"):
+        load_checkpoint(wide, device="cpu", quantise="8bit", adapter="somewhere")
+    with pytest.raises(CheckpointError, match="cannot compute this model on cpu"):
+        load_checkpoint(tiny("Qwen3-VL"), device="cpu", quantise="4bit")  # widths of 96
+
+
+def test_quantisable_weights_are_counted_from_the_headers(wide: Path) -> None:
+    config = json.loads((wide / "config.json").read_text())["text_config"]
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    query, key = config["num_attention_heads"] * 16, config["num_key_value_heads"] * 16
+    per_layer = 2 * width * query + 2 * width * key + 3 * width * inner
+    assert describe_checkpoint(wide).quantisable == 4 * per_layer
