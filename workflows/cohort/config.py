@@ -26,6 +26,9 @@ class ModelSettings(_Section):
     adapter: str | None = Field(None, description="Folder of a LoRA adapter.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps. 'auto' shares a host's GPUs out.")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16.")
+    quantise: str | None = Field(
+        None, pattern="^(4bit|8bit)$", description="4bit or 8bit: the language model's weights in fewer bits."
+    )
     server: str | None = Field(
         None, description="URL of an OpenAI-compatible server; `name` is then its model."
     )
@@ -41,8 +44,9 @@ class ModelSettings(_Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.server is not None and (self.adapter is not None or self.engine is not None):
-            raise ValueError("server: a served model takes neither adapter nor engine")
+        own = (self.adapter, self.engine, self.quantise)
+        if self.server is not None and any(each is not None for each in own):
+            raise ValueError("server: a served model takes neither adapter, engine nor quantise")
         return self
 
 

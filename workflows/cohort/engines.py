@@ -90,7 +90,7 @@ def make_engine(settings: ModelSettings, *, device: str | None = None, sharing: 
 
     return LocalEngine.load(
         settings.name, device=device or settings.device, dtype=settings.dtype, adapter=settings.adapter,
-        family=settings.family,
+        family=settings.family, quantise=settings.quantise,
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
             stop(
                 "--adapter is for models in this process; a server loads its own and names it with -m.", USAGE
             )
+        if options.quantise is not None:
+            stop("--quantise is for models in this process; start the server with a quantised model.", USAGE)
         from qwenvl.engines.remote import RemoteEngine
 
         model = None if options.model == "embedded" else options.model
@@ -39,8 +41,9 @@ def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
     from qwenvl.engines.local import LocalEngine
 
     engine = LocalEngine.load(
-        options.model, device=options.device, dtype=options.dtype, adapter=options.adapter
-    )
+        options.model, device=options.device, dtype=options.dtype, adapter=options.adapter,
+        quantise=options.quantise,
+    )  # fmt: skip
     if options.adapter is not None and options.mpp is None and not options.native:
         _require_scale(options.adapter)
     return engine, engine.checkpoint.recommended

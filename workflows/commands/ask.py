@@ -110,8 +110,10 @@ def repeat(
                 f"{report}: {model} was asked through a server; say where it is now with --server URL.", USAGE
             )
         model, family = model.rpartition("@")[0], earlier.model.family
+    quantised = earlier.model.processor.get("quantise")
     flags = RunOptions(
-        out=out, overwrite=overwrite, device=device, model=model, dtype=earlier.model.dtype, server=server,
+        out=out, overwrite=overwrite, device=device, model=model, dtype=earlier.model.dtype,
+        quantise=None if quantised is None else str(quantised), server=server,
         family=family, adapter=earlier.model.adapter and Path(earlier.model.adapter), **earlier.run_options(),
     )  # fmt: skip
     engine, _ = load_engine(flags)

@@ -166,7 +166,7 @@ def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> St
 
     model = ModelSettings(
         name=run.model, adapter=None if run.adapter is None else str(run.adapter), device=run.device,
-        dtype=run.dtype, server=run.server, family=run.family, concurrency=run.concurrency,
+        dtype=run.dtype, quantise=run.quantise, server=run.server, family=run.family, concurrency=run.concurrency,
     )  # fmt: skip
     words: dict[str, Any] = {"task": task.value, "prompt": question["prompt"]}
     if question["labels"] is not None:

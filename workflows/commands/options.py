@@ -75,6 +75,14 @@ class RunOptions:
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MODEL)] = (
         "auto"
     )
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="4bit|8bit",
+            help="Keep the language model's weights in fewer bits; needs the extra 'quantisation'.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
     system_prompt: Annotated[
         str | None, typer.Option(help="Replaces the family's system prompt.", rich_help_panel=_MODEL)
     ] = None
