@@ -19,19 +19,25 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
     engine : Engine
     command : mapping
         'slide' (path), 'model' (fields of `RunOptions`), 'region' [x0, y0, width0, height0] in level-0 px, 'size'
-        [width, height] of the picture in px, 'request', and 'outline', a list of [x0, y0] or None.
+        [width, height] of the picture in px, 'request', and 'marks', a list of fields of `Mark` with places in
+        level-0 px, which the model sees drawn on the picture.
 
     Raises
     ------
     SlideError, EngineError, RequestError
     """
+    from qwenvl.marks import Mark, draw_marks
     from qwenvl.request import Request
     from wsi.tile import Tile
 
     tile = Tile(0, *command["region"], *command["size"])
     picture = read_tiles(command, [tile])[0]
-    if command.get("outline"):
-        picture = outlined(picture, tile, command["outline"])
+    if command.get("marks"):
+        marks = [
+            Mark(**mark | {"points": tuple(tile.to_tile(*place) for place in mark["points"])})
+            for mark in command["marks"]
+        ]
+        picture = draw_marks(picture, marks)
     answer = engine.answer([picture], Request.model_validate(command["request"]))[0]
     objects = []
     for found in answer.objects:
@@ -75,15 +81,3 @@ def read_tiles(command: Mapping[str, Any], tiles: Sequence[Tile]) -> list[Any]:
             slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
             for tile in tiles
         ]
-
-
-def outlined(picture: Any, tile: Any, outline: list[list[float]]) -> Any:
-    """The picture with the user's outline drawn on it, for the model to see."""
-    import cv2
-    import numpy as np
-
-    places = np.array([tile.to_tile(x0, y0) for x0, y0 in outline])
-    width = max(2, round(max(picture.shape[:2]) / 160))
-    return cv2.polylines(
-        picture.copy(), [np.round(places * 16).astype(np.int32)], True, (255, 230, 0), width, cv2.LINE_AA, 4
-    )

@@ -82,12 +82,19 @@ class Deciding:
 
     def add(self, box: ArrayLike, label: str, *, point: bool = False) -> int:
         """Draw a new object; its row."""
-        corners: Any = tuple(np.asarray(box, float).tolist())
-        name = new_object_name()
-        self.reviews.decide([Change(Action.ADD, name, Verdict.EDITED, label, corners, point)])
-        self._sync([name])
-        self.changed.emit()
+        self.add_all([(box, label, point)])
         return len(self._overlay) - 1
+
+    def add_all(self, drawn: Sequence[tuple[ArrayLike, str, bool]]) -> None:
+        """Draw objects given as box, label and whether it is a point: one step, at the end of the rows."""
+        changes = []
+        for box, label, point in drawn:
+            corners: Any = tuple(np.asarray(box, float).tolist())
+            changes.append(Change(Action.ADD, new_object_name(), Verdict.EDITED, label, corners, point))
+        if changes:
+            self.reviews.decide(changes)
+            self._sync([change.object for change in changes])
+            self.changed.emit()
 
     def undo(self) -> list[int]:
         """Take back the last step; the rows it was about."""

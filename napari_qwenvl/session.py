@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_qwenvl.deciding import Deciding
+from napari_qwenvl.frame import look_at
 from napari_qwenvl.heatmap import tile_layers
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
@@ -369,17 +370,8 @@ class Session:
 
     def look_at(self, rect: Sequence[float]) -> None:
         """Bring a rectangle of level-0 px into the middle of the canvas, whole."""
-        from napari_qwenvl.frame import canvas_size
-
-        if self.overlay is None:
-            return
-        frame, camera = self.overlay.frame, self.viewer.scene.camera
-        height, width = canvas_size(self.viewer)
-        x0, y0, x1, y1 = rect
-        camera.zoom = 0.8 * min(
-            width / max((x1 - x0) * frame.step_x, 1e-9), height / max((y1 - y0) * frame.step_y, 1e-9)
-        )
-        camera.center = (camera.center[0], *frame.to_world((x0 + x1) / 2, (y0 + y1) / 2))
+        if self.overlay is not None:
+            look_at(self.viewer, self.overlay.frame, rect)
 
     def rows_inside(self, rect: Sequence[float], labels: Iterable[str] | None = None) -> NDArray[np.int64]:
         """Rows of objects whose centre lies in a rectangle, of some labels only where they are given."""

@@ -60,7 +60,9 @@ class Planted(StandInEngine):
         return answers
 
 
-def make_run(slide: Path, folder: Path, request: Request = DETECT, *, fail: tuple[int, ...] = (), **options: Any) -> Path:
+def make_run(
+    slide: Path, folder: Path, request: Request = DETECT, *, fail: tuple[int, ...] = (), **options: Any
+) -> Path:
     """A run folder of `slide`."""
     run_slide(slide, request, Planted(fail), folder, mask="all", overview=False, **options)
     return folder

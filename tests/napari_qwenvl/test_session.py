@@ -69,7 +69,9 @@ def test_a_run_that_goes_on_elsewhere_is_followed_answer_by_answer(viewer, slide
     raw = {tuple(row) for row in session.overlay.objects.box.tolist()}
     session.reload()
     merged = {tuple(row) for row in session.overlay.objects.box.tolist()}
-    assert len(merged ^ raw) <= len(merged) // 4, "what is shown while a run goes on is nearly the merged result"
+    assert len(merged ^ raw) <= len(merged) // 4, (
+        "what is shown while a run goes on is nearly the merged result"
+    )
 
 
 def test_a_run_of_another_slide_is_refused_with_words(viewer, tmp_path):
@@ -137,7 +139,8 @@ def test_undo_goes_back_to_the_start_and_redo_to_the_end(session):
     start = state_of(session)
     steps = [
         lambda: deciding.accept([0]), lambda: deciding.reject([0, 1]), lambda: deciding.relabel([1], "x"),
-        lambda: deciding.reshape(0, [1, 2, 30, 40]), lambda: deciding.add([5, 5, 9, 9], "y"), lambda: deciding.clear([0]),
+        lambda: deciding.reshape(0, [1, 2, 30, 40]), lambda: deciding.add([5, 5, 9, 9], "y"),
+        lambda: deciding.clear([0]),
     ]  # fmt: skip
     states = [start]
     for step in steps:
@@ -161,7 +164,9 @@ def test_what_another_reviewer_decides_appears(session):
         mine.accept([0])
         change = mine.last_decision(0).change
         other.refresh()
-        other.decide([change.__class__(**{s: getattr(change, s) for s in change.__slots__} | {"label": "theirs"})])
+        other.decide(
+            [change.__class__(**{s: getattr(change, s) for s in change.__slots__} | {"label": "theirs"})]
+        )
     session.poll()
     assert session.overlay.labels[session.overlay.objects.label[0]] == "theirs"
     assert mine.last_decision(0).who == "grace"
@@ -189,9 +194,11 @@ def test_an_object_with_two_opinions_is_settled_by_the_next_decision(session):
     deciding.accept([0])
     change = deciding.last_decision(0).change
     fields = {s: getattr(change, s) for s in change.__slots__}
-    other = change.__class__(**fields | {"object": "0" * 8, "item": 999, "verdict": Verdict.REJECTED, "action": Action.REJECT})
-    with Reviews.open(session.folder, "grace") as theirs:
-        theirs.decide([other])
+    other = change.__class__(
+        **fields | {"object": "0" * 8, "item": 999, "verdict": Verdict.REJECTED, "action": Action.REJECT}
+    )
+    with Reviews.open(session.folder, "grace") as grace:
+        grace.decide([other])
     session.reload()
     row = overlay.row_of((change.tile << 20) | change.item)
     assert overlay.objects.state[row] == State.UNREVIEWED

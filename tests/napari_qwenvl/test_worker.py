@@ -138,7 +138,10 @@ def test_what_cannot_be_done_comes_back_in_words(qtbot, worker, slide, tmp_path,
 def test_the_process_ends_when_the_viewer_is_gone():
     root = Path(__file__).resolve().parents[2]
     child = subprocess.Popen(
-        [sys.executable, "-m", "napari_qwenvl._child"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "napari_qwenvl._child"],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     child.stdin.write(json.dumps({"do": "unload"}).encode() + b"\n")
     child.stdin.flush()
