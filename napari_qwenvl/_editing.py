@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_qwenvl.overlay import Overlay
 
 Rows = NDArray[np.int64]
-_LINE_PX = 2.0
+_LINE_PX = 2.5
 _POINT_PX = 10.0
 
 
@@ -71,6 +71,7 @@ class Editing:
             face_color="transparent",
             edge_color="white",
             edge_width=self._line(_LINE_PX),
+            opacity=1.0,
             **overlay.frame.corner_options(),
         )
         layer.events.data.connect(self._on_data)

@@ -17,8 +17,14 @@ _LEAST_SIDE = 5
 """Objects smaller than this on screen (px) are drawn as dots."""
 _SIDE_WITH_TICK = 14
 """Objects at least this large on screen (px) show whether they were reviewed."""
+_FEW = 500
+"""So many objects are always outlined."""
+_BLOCK = 1 << 16
+"""Objects counted at a time, to keep memory low."""
 _MOST_INK = 0.5
-"""Share of the field that outlines may cover before density says more."""
+"""Share of an object's neighbourhood that outlines may cover before density says more; twice that of large ones."""
+_NEIGHBOURHOOD = 48
+"""Side in screen px."""
 _CELL = 4
 """Side in screen px of a cell of the density."""
 _NOTHING, _HALO, _GRAY, _WHITE, _LIGHT, _FIRST = 0, 1, 2, 3, 4, 5
@@ -132,14 +138,13 @@ def rows_in(objects: Objects, keep: NDArray[np.bool_], rect0: tuple[float, float
 def draw(job: Job) -> Picture:
     """Draw what the view shows of the objects kept."""
     rows = rows_in(job.objects, job.keep, job.view.rect0)
-    corners = _on_screen(job, rows)
-    detail = _detail(job, corners)
-    if detail == "density":
-        rgba = _density(job, rows)
+    corners = _on_screen(job, rows) if len(rows) <= job.most_outlines else None
+    if corners is None or _too_dense(job, corners):
+        rgba, detail = _density(job, rows), "density"
     else:
         codes = np.zeros((job.view.height, job.view.width), np.uint8)
         _outlines(codes, job, rows, corners)
-        rgba = _coloured(codes, job.colours)
+        rgba, detail = _coloured(codes, job.colours), "outlines"
     _marks(rgba, job)
     return Picture(job.view, rgba, rows, detail)
 
@@ -153,15 +158,29 @@ def _on_screen(job: Job, rows: Rows) -> NDArray[np.int32]:
     return np.clip(np.floor(corners), -limit, limit).astype(np.int32)
 
 
-def _detail(job: Job, corners: NDArray[np.int32]) -> str:
-    """Whether outlines would still be told apart."""
-    if len(corners) > job.most_outlines:
-        return "density"
-    sides = np.maximum(corners[:, 2:] - corners[:, :2], _LEAST_SIDE).astype(np.int64)
-    ink = np.minimum(2 * job.line * sides.sum(axis=1), sides.prod(axis=1)).sum()
-    return (
-        "density" if len(corners) > 500 and ink > _MOST_INK * job.view.width * job.view.height else "outlines"
-    )
+def _too_dense(job: Job, corners: NDArray[np.int32]) -> bool:
+    """Whether most objects lie where outlines would cover too much to be told apart."""
+    if len(corners) <= _FEW:
+        return False
+    width = _line(job, corners) + 2  # with its halo
+    sides = np.maximum(corners[:, 2:] - corners[:, :2], _LEAST_SIDE).astype(np.int64) + 2
+    ink = np.minimum(2 * width * sides.sum(axis=1), sides.prod(axis=1))
+    across = -(-job.view.width // _NEIGHBOURHOOD)
+    middle = np.clip((corners[:, :2] + corners[:, 2:]) // 2, 0, (job.view.width - 1, job.view.height - 1))
+    cell = middle[:, 1] // _NEIGHBOURHOOD * across + middle[:, 0] // _NEIGHBOURHOOD
+    around = np.bincount(cell, weights=ink)[cell]
+    most = _MOST_INK if _are_small(corners) else 2 * _MOST_INK
+    return bool(np.median(around) > most * _NEIGHBOURHOOD**2)
+
+
+def _line(job: Job, corners: NDArray[np.int32]) -> int:
+    """Width of lines: thin ones where objects are small."""
+    return max(1, job.line - 1) if _are_small(corners) else job.line
+
+
+def _are_small(corners: NDArray[np.int32]) -> bool:
+    """Whether outlines leave little to see inside them."""
+    return len(corners) > 0 and bool(np.median(corners[:, 2:] - corners[:, :2]) < _SIDE_WITH_TICK)
 
 
 def _code(label: NDArray[np.int32] | int, colours: NDArray[np.uint8]) -> Any:
@@ -174,13 +193,14 @@ def _outlines(codes: NDArray[np.uint8], job: Job, rows: Rows, corners: NDArray[n
     dots = (corners[:, 2:] - corners[:, :2]).max(axis=1, initial=0) < _LEAST_SIDE
     large = (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=1 << 30) >= _SIDE_WITH_TICK
     rejected = state == State.REJECTED
-    _shapes(codes, corners[rejected], dots[rejected], _GRAY, job.line)
+    line = _line(job, corners)
+    _shapes(codes, corners[rejected], dots[rejected], _GRAY, line)
     crossed = corners[rejected & large]
     if len(crossed):
         cv2.polylines(codes, list(crossed.reshape(-1, 2, 1, 2)), False, _GRAY, 1)
     for each in np.unique(label[~rejected]).tolist():
         of = (label == each) & ~rejected
-        _shapes(codes, corners[of], dots[of], int(_code(each, job.colours)), job.line)
+        _shapes(codes, corners[of], dots[of], int(_code(each, job.colours)), line)
     reviewed = large & ((state == State.ACCEPTED) | (state == State.EDITED))
     for at in np.flatnonzero(reviewed).tolist():
         place = (int(corners[at, 0]), int(corners[at, 1]))
@@ -214,17 +234,11 @@ def _density(job: Job, rows: Rows) -> NDArray[np.uint8]:
     """Objects per area: the colour is the mean of the classes, the opacity grows with the root of the density."""
     view = job.view
     height, width = -(-view.height // _CELL), -(-view.width // _CELL)
-    box = job.objects.box.T
-    column = ((box[0, rows] + box[2, rows]) * 0.5 - view.left0) * (1 / (view.px_x * _CELL))
-    row = ((box[1, rows] + box[3, rows]) * 0.5 - view.top0) * (1 / (view.px_y * _CELL))
-    # Centres of objects that only touch the field belong to its border.
-    cell = np.clip(row, 0, height - 1).astype(np.int32) * width + np.clip(column, 0, width - 1).astype(
-        np.int32
-    )
     kinds = max(1, min(len(job.colours), _MOST_COLOURS))
-    label = job.objects.label[rows] % kinds
-    counts = np.bincount(label.astype(np.int64) * (height * width) + cell, minlength=kinds * height * width)
-    counts = counts.reshape(kinds, height, width).astype(np.float32)
+    flat = np.zeros(kinds * height * width, np.int64)
+    for start in range(0, len(rows), _BLOCK):
+        flat += _counts(job, rows[start : start + _BLOCK], kinds, height, width)
+    counts = flat.reshape(kinds, height, width).astype(np.float32)
     smooth = np.stack([cv2.GaussianBlur(each, (0, 0), 1.2) for each in counts])
     total = smooth.sum(axis=0)
     top = float(np.quantile(total[total > 0.01], 0.98)) if (total > 0.01).any() else 1.0
@@ -235,6 +249,19 @@ def _density(job: Job, rows: Rows) -> NDArray[np.uint8]:
         np.ascontiguousarray(small), (width * _CELL, height * _CELL), interpolation=cv2.INTER_LINEAR
     )
     return np.ascontiguousarray(np.clip(large[: view.height, : view.width], 0, 255).astype(np.uint8))
+
+
+def _counts(job: Job, rows: Rows, kinds: int, height: int, width: int) -> NDArray[np.int64]:
+    """Objects per class and cell, (kinds * height * width,)."""
+    x_min, y_min, x_max, y_max = job.objects.box.T
+    view = job.view
+    column = ((x_min[rows] + x_max[rows]) * 0.5 - view.left0) * (1 / (view.px_x * _CELL))
+    row = ((y_min[rows] + y_max[rows]) * 0.5 - view.top0) * (1 / (view.px_y * _CELL))
+    # Centres of objects that only touch the field belong to its border.
+    cell = np.clip(row, 0, height - 1).astype(np.int32) * width
+    cell += np.clip(column, 0, width - 1).astype(np.int32)
+    cell += (job.objects.label[rows] % kinds) * (height * width)
+    return np.bincount(cell, minlength=kinds * height * width)
 
 
 def _marks(rgba: NDArray[np.uint8], job: Job) -> None:

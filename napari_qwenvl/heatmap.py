@@ -18,7 +18,11 @@ from wsi import TissueMask
 
 HEATMAP = "qwenvl_heatmap"
 """Key of a heatmap layer's metadata under which its values lie, before any threshold."""
-_OPACITY = 0.6
+_OPACITY = 0.85
+_VEIL = (0.22, 0.9)
+"""Opacity of the lowest and the highest value."""
+_PX, _TIMES = 4_000_000, 16
+"""A heatmap is shown with at most so many px, and a cell with at most so many along a side."""
 _TOP_QUANTILE = 0.99
 _PICTURE_SIDE = 2048
 _HATCH, _STROKE = 12, 3
@@ -26,20 +30,24 @@ PENDING: RGBColour = (110, 110, 110)
 TISSUE: RGBColour = (40, 130, 220)
 
 
-def heatmap_layers(heatmap: Heatmap, frame: Frame, request: Request) -> list[LayerData]:
-    """One layer per channel; places without an answer are transparent, never low.
+def heatmap_layers(
+    heatmap: Heatmap, frame: Frame, request: Request, size0: tuple[int, int]
+) -> list[LayerData]:
+    """One layer per channel; places without an answer are transparent, while low ones are veiled.
+    `size0` is width and height of the slide in level-0 px: cells that reach beyond it are cut.
 
     Classes are shown as one picture in their colours, with the numbers behind it in hidden layers. The density of
     objects is hidden, since the objects themselves are shown.
     """
     layers: list[LayerData] = []
     if request.task is Task.CLASSIFY:
-        layers.append(_class_layer(heatmap, frame, request))
+        layers.append(_class_layer(heatmap, frame, request, size0))
     hidden = request.task in (Task.CLASSIFY, Task.DETECT, Task.POINT)
-    for channel, values in zip(heatmap.channels, heatmap.values, strict=True):
-        options = _cells(heatmap, frame) | {
+    for channel, cells in zip(heatmap.channels, heatmap.values, strict=True):
+        values, placed = _on_slide(cells, heatmap, frame, size0)
+        options = placed | {
             "name": f"{channel}: {heatmap.unit}",
-            "colormap": "viridis",
+            "colormap": colours(),
             "contrast_limits": (0.0, _top(values, heatmap.unit)),
             "opacity": _OPACITY,
             "interpolation2d": "nearest",
@@ -132,18 +140,34 @@ def hatched_tiles(
     return picture, step
 
 
-def _class_layer(heatmap: Heatmap, frame: Frame, request: Request) -> LayerData:
+def colours() -> Any:
+    """Viridis that is nearly clear where values are low and nearly opaque where they are high."""
+    from napari.utils.colormaps import Colormap, ensure_colormap
+
+    table = ensure_colormap("viridis").map(np.linspace(0, 1, 64))
+    table[:, 3] = np.linspace(*_VEIL, 64)
+    return Colormap(table, name="qwenvl", display_name="viridis, clear to opaque")
+
+
+def _class_layer(heatmap: Heatmap, frame: Frame, request: Request, size0: tuple[int, int]) -> LayerData:
     known = np.isfinite(heatmap.values).all(axis=0)
     palette = np.array(list(label_colours(request.labels).values()), np.uint8)
-    picture = np.zeros((*known.shape, 4), np.uint8)
-    picture[..., :3] = palette[np.nan_to_num(heatmap.values, nan=-1.0).argmax(axis=0)]
-    picture[..., 3] = np.where(known, 255, 0)
-    options = _cells(heatmap, frame) | {"name": "classes", "rgb": True, "opacity": _OPACITY}
-    return picture, options, "image"
+    cells = np.zeros((*known.shape, 4), np.uint8)
+    cells[..., :3] = palette[np.nan_to_num(heatmap.values, nan=-1.0).argmax(axis=0)]
+    cells[..., 3] = np.where(known, 255, 0)
+    picture, placed = _on_slide(cells, heatmap, frame, size0)
+    return picture, placed | {"name": "classes", "rgb": True, "opacity": 0.6}, "image"
 
 
-def _cells(heatmap: Heatmap, frame: Frame) -> dict[str, Any]:
-    return _placed(frame, *heatmap.cell0)
+def _on_slide(
+    cells: NDArray[Any], heatmap: Heatmap, frame: Frame, size0: tuple[int, int]
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Cells divided into smaller px, so that the picture can end where the slide does."""
+    times = int(np.clip(np.sqrt(_PX / max(1, cells.shape[0] * cells.shape[1])), 1, _TIMES))
+    step_x, step_y = heatmap.cell0[0] / times, heatmap.cell0[1] / times
+    picture = cells.repeat(times, axis=0).repeat(times, axis=1)
+    picture = picture[: int(np.ceil(size0[1] / step_y)), : int(np.ceil(size0[0] / step_x))]
+    return np.ascontiguousarray(picture), _placed(frame, step_x, step_y)
 
 
 def _placed(frame: Frame, step_x: float, step_y: float) -> dict[str, Any]:

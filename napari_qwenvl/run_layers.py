@@ -78,7 +78,7 @@ def folder_layers(folder: Path, viewer: Any = None) -> list[LayerData]:
         except RunNotFoundError:
             heatmap = None  # words have none, and a run that has not ended has none yet
         if heatmap is not None:
-            layers += heatmap_layers(heatmap, frame, store.manifest.request)
+            layers += heatmap_layers(heatmap, frame, store.manifest.request, (facts.width, facts.height))
         layers += tile_layers(store, frame)
     return layers
 

@@ -21,6 +21,7 @@ from qwenvl.answer import Answer, Status
 from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Request
 from workflows import export_geojson, read_heatmap
+from workflows.colours import label_colours
 from workflows.slide_run import run_slide
 from wsi.synthetic import Scene, write_slide
 
@@ -102,8 +103,9 @@ def test_a_failed_tile_is_unknown_in_the_heatmap_and_hatched_not_low(runs):
         options["name"]: (data, options) for data, options, _ in run_layers.folder_layers(runs / "score")
     }
     values, options = layers["yes: probability"]
-    assert np.isnan(values[0, 0])
-    assert np.isfinite(values[0, 1])
+    cell = 224 // round(options["scale"][0] / MPP)
+    assert np.isnan(values[:cell, :cell]).all()
+    assert np.isfinite(values[:cell, cell:]).all()
     assert options["contrast_limits"] == (0, 1)
     assert options["visible"]
     picture, placed = layers["failed: 1 of 6 tiles"]
@@ -111,7 +113,8 @@ def test_a_failed_tile_is_unknown_in_the_heatmap_and_hatched_not_low(runs):
         low = np.array(place["translate"]) - np.array(place["scale"]) / 2
         assert low == pytest.approx((-MPP / 2, -MPP / 2)), f"{name} begins at the corner of the slide"
         high = low + np.array(shape) * place["scale"]
-        assert (high >= np.array(SIZE[::-1]) * MPP - MPP / 2 - 1e-6).all()
+        end = np.array(SIZE[::-1]) * MPP - MPP / 2
+        assert ((end - 1e-6 <= high) & (high < end + np.array(place["scale"]))).all(), f"{name} ends with it"
     assert picture[100, 100, 3] > 0
     assert picture[100, 300, 3] == 0
 
@@ -132,14 +135,14 @@ def test_a_threshold_hides_and_gives_back(runs):
 
 def test_classes_are_one_picture_in_their_colours(runs):
     heatmap = read_heatmap(runs / "classify")
-    [(picture, options, _), *others] = heatmap_layers(heatmap, run_layers.Frame.of(MPP), CLASSES)
+    [(picture, options, _), *others] = heatmap_layers(heatmap, run_layers.Frame.of(MPP), CLASSES, SIZE)
     assert options["name"] == "classes"
     assert picture[0, 0, 3] == 0, "the failed tile has no class"
-    chosen = np.nan_to_num(heatmap.values).argmax(axis=0)
-    assert (
-        len({tuple(colour) for colour in picture[chosen == 0][:, :3].tolist()} - {tuple(picture[0, 0, :3])})
-        <= 1
-    )
+    times = round(224 * MPP / options["scale"][0])
+    chosen = heatmap.values.argmax(axis=0)
+    for row, column in np.argwhere(np.isfinite(heatmap.values[0])):
+        shown = tuple(picture[row * times, column * times].tolist())
+        assert shown == (*label_colours(CLASSES.labels)[CLASSES.labels[chosen[row, column]]], 255)
     assert [options["visible"] for _, options, _ in others] == [False, False]
 
 
