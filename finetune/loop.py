@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from finetune.collate import KEYS, PLACES, Collator
 from finetune.config import FinetuneConfig
@@ -122,6 +123,7 @@ class Loop:
             self, model=self.model, args=self._arguments(states), train_dataset=examples,  # type: ignore[arg-type]
             data_collator=self.collator, callbacks=[watcher],
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
         if first < train.steps:
             trainer.train(resume_from_checkpoint=None if found is None else str(found))
         step = max(first, trainer.state.global_step)
@@ -154,8 +156,7 @@ class Loop:
             save_steps=train.save_every,
             save_total_limit=train.keep,
             train_sampling_strategy="sequential",
-            gradient_checkpointing=train.checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False} if train.checkpointing else None,
+            **_checkpointing(train.checkpointing),
             remove_unused_columns=False,
             label_names=["labels"],
             dataloader_num_workers=self.config.workers,
@@ -264,6 +265,17 @@ def last_state(folder: Path) -> Path | None:
     """The newest state that was written whole."""
     states = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return max(states, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Arguments for recomputed activations, never the reentrant kind: it silently leaves adapters without gradients."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    prefix = (
+        "activation" if "activation_checkpointing" in names else "gradient"
+    )  # renamed in transformers 5.2x
+    if not wanted:
+        return {}
+    return {f"{prefix}_checkpointing": True, f"{prefix}_checkpointing_kwargs": {"use_reentrant": False}}
 
 
 def _diverged(loop: Loop, step: int, what: str) -> DivergedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -85,8 +86,8 @@ def matched_modules(model: Any, settings: LoraSettings, family: ModelFamily) -> 
     return names
 
 
-def add_lora(model: Any, settings: LoraSettings, family: ModelFamily) -> Any:
-    """The model with an adapter that is trained; everything else is frozen.
+def add_lora(model: Any, settings: LoraSettings, family: ModelFamily, *, seed: int = 0) -> Any:
+    """The model with an adapter that is trained, its first weights drawn by `seed`; everything else is frozen.
 
     Returns
     -------
@@ -97,6 +98,7 @@ def add_lora(model: Any, settings: LoraSettings, family: ModelFamily) -> Any:
     RecipeError
         The settings fit nothing in this model.
     """
+    import torch
     from peft import LoraConfig, get_peft_model
 
     matched_modules(model, settings, family)
@@ -114,7 +116,11 @@ def add_lora(model: Any, settings: LoraSettings, family: ModelFamily) -> Any:
         task_type="CAUSAL_LM",
     )
     model.requires_grad_(False)
-    return get_peft_model(model, config)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        # peft asks transformers for an attribute that was renamed.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, config)
 
 
 def trainable(model: Any) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +93,24 @@ class FactorySource:
 
     def __init__(self, name: str, kit: Kit, size: int, fields: int = 512) -> None:
         self.name, self._kit, self._size, self._fields = name, kit, size, fields
+        self._field = lru_cache(maxsize=1024)(self._make)
 
     def plan(self, rng: np.random.Generator) -> Plan:
         """Draw a field and a question."""
         from finetune.pretrain.data import augment
         from finetune.pretrain.tasks import ask_about
-        from finetune.pretrain.tiles import from_field
-        from wsi.synthetic import sample_field
 
-        tile = augment(from_field(sample_field(self._seed(rng), size=self._size, max_nuclei=20)), rng)
+        # Seeds that neither benchmarks nor pre-training's pool draw.
+        tile = augment(self._field(900_000 + int(rng.integers(self._fields))), rng)
         question = ask_about(tile, rng)
         turn = Turn(question.prompt, question.answer, places=question.has_coordinates)
         return self._kit.plan(self.name, turn, lambda: tile.image, (self._size, self._size), None)
 
-    def _seed(self, rng: np.random.Generator) -> int:
-        # Seeds that neither benchmarks nor pre-training's pool draw.
-        return 900_000 + int(rng.integers(self._fields))
+    def _make(self, seed: int) -> Any:
+        from finetune.pretrain.tiles import from_field
+        from wsi.synthetic import sample_field
+
+        return from_field(sample_field(seed, size=self._size, max_nuclei=20))
 
 
 def build_sources(

@@ -106,7 +106,7 @@ def finetune(
     vision = (
         None if config.lora.merger else FrozenVision(checkpoint.model, config.train.keep_features * 2**20)
     )
-    model = add_lora(checkpoint.model, config.lora, checkpoint.family)
+    model = add_lora(checkpoint.model, config.lora, checkpoint.family, seed=config.seed)
     loop = Loop(
         config,
         folder,
