@@ -162,21 +162,17 @@ class Batch:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Begin, or go on."""
-        command = [
-            sys.executable,
-            "-m",
-            "qwenvl",
-            "batch",
-            str(self.table),
-            "-c",
-            str(self.study),
-            "-o",
-            str(self.out),
-        ]
-        self.log = self.out.with_suffix(".log").open("ab")
-        return subprocess.Popen(
-            command, env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        given = [str(self.table), "-c", str(self.study), "-o", str(self.out)]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "qwenvl", "batch", *given],
+                env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return self.out.with_suffix(".log")
 
     def run(self) -> int:
         """Run to the end; the exit code."""
@@ -259,7 +255,7 @@ def disturb(batch: Batch, log: Path, below: int | None, total: int, chance: rand
     note("the main process")
     code = batch.run()
     if code != 3:
-        raise SystemExit(f"the repeated command ended with {code}, not 3; see {batch.log.name}")
+        raise SystemExit(f"the repeated command ended with {code}, not 3; see {batch.log}")
     return kills
 
 
@@ -380,7 +376,7 @@ def check(mode: str, *, small: bool, folder: Path, seed: int = 7) -> list[str]:
         calm = Batch(made.table, plan, folder / "calm", environment | {"COHORT_LOG": str(calm_log)})
         begun = time.monotonic()
         if (code := calm.run()) != 3:
-            return [f"the undisturbed run ended with {code}, not 3; see {calm.log.name}"]
+            return [f"the undisturbed run ended with {code}, not 3; see {calm.log}"]
         total = calm.done()
         print(f"{mode}: undisturbed in {time.monotonic() - begun:.0f} s, {total} tiles", flush=True)
         if mode == "scheduler":

@@ -182,7 +182,7 @@ def _blend(picture: RGB, factor: float, painted: tuple[RGB, NDArray[np.bool_]], 
 
 
 def _hatch_tiles(picture: RGB, factor: float, store: RunStore) -> None:
-    """Hatch what failed in red, what has not been asked yet in gray, what coarse tiles or quality control left out in blue gray."""
+    """Hatch what failed in red, what has not been asked yet in gray, what was left out in blue gray."""
     table = store.tiles()
     failed = np.isin(table["tile"], store.failed())
     skipped = np.isin(table["tile"], [*store.skipped(), *store.excluded().tolist()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from wsi.tissue import TissueMask
 REASONS = ("glass", "blur", "pen", "fold", "saturation")
 """Why a tile can be flagged: little tissue, out of focus, felt pen, folded tissue, clipped light."""
 _NOTE = "quality:"
+_LIMITS = {
+    "glass": "least_tissue", "blur": "least_focus", "pen": "most_pen", "fold": "most_fold",
+    "saturation": "most_saturation",
+}  # fmt: skip
 
 
 class _Closed(BaseModel):
@@ -56,6 +60,29 @@ class QualitySettings(_Closed):
             for reason, value, limit, sign in limits
             if limit is not None and not math.isnan(value) and sign * value > sign * limit
         }
+
+    @classmethod
+    def of_words(cls, mode: str, limits: Iterable[str] = ()) -> Self:
+        """Settings in the words of the command line: a mode, and limits such as 'blur=0.4' or 'pen=off'.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            The mode or a number is out of range, or a limit names no reason.
+        """
+        fields: dict[str, object] = {"mode": mode}
+        for words in limits:
+            reason, _, value = words.partition("=")
+            fields[_LIMITS.get(reason.strip(), reason)] = None if value.strip() == "off" else value
+        return cls.model_validate(fields)
+
+    @property
+    def words(self) -> tuple[str, tuple[str, ...]]:
+        """Mode and limits in the words of the command line; see `of_words`."""
+        values = {reason: getattr(self, field) for reason, field in _LIMITS.items()}
+        return self.mode, tuple(
+            f"{reason}={'off' if value is None else f'{value:g}'}" for reason, value in values.items()
+        )
 
     @property
     def identity(self) -> str:

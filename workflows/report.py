@@ -212,6 +212,9 @@ class Report(Facts):
         if "series" in options:
             options["series"] = int(options["series"])
         mpp = self.slide.mpp if self.slide.mpp_source == "user" else None
+        if self.quality is not None:
+            options["qc"], limits = self.quality.settings.words
+            options["qc_limit"] = list(limits)
         return {"slide_mpp": mpp, "mask": self.mask.source, **options}
 
 

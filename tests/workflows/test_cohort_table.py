@@ -70,7 +70,8 @@ def test_everything_wrong_is_said_at_once_with_its_row(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("S-12_3 (b)", None), ("M\u00fcller", None), ("", "needed"), ("..", "needed"), ("a/b", "'/'"),
-        ("a\\b", "holds"),         ("a:b", "':'"), ("a\nb", "holds"), (".hidden", "begins"), ("-o", "begins"), ("~root", "begins"),
+        ("a\\b", "holds"), ("a:b", "':'"), ("a\nb", "holds"), (".hidden", "begins"), ("-o", "begins"),
+        ("~root", "begins"),
         ("end.", "ends"), ("NUL", "reserved"), ("com1.svs", "reserved"), ("console", None), ("Cohort.json", "reserved"),
         ("\u00e9" * 76, "longer"), ("x" * 150, None),
     ],

@@ -192,6 +192,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
             cancel=cancel,
             command=shlex.join(["qwenvl", *sys.argv[1:]]),
             announce=lambda estimate: print_estimate(slide, estimate),
+            quality=options.quality(),
         )
 
 

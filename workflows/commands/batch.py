@@ -183,7 +183,9 @@ def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> St
         mask=run.mask, mpp=run.slide_mpp, plane=run.plane, rendering=run.rendering, series=run.series
     )
     # All fields are given from here on: what was not said has been recommended already.
-    return Study(request=Request(**dict(request)), model=model, slides=slides)
+    return Study(
+        request=Request(**dict(request)), model=model, slides=slides, quality=run.quality(unless_told="mark")
+    )
 
 
 def _require_no_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> None:

@@ -7,9 +7,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from workflows.quality import QualitySettings
 
 _SCALE = "Scale and tiles"
 _MODEL = "Model"
@@ -183,6 +186,25 @@ class RunOptions:
             rich_help_panel=_WHERE,
         ),
     ] = None
+    qc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|mark|skip",
+            help="Look at the pixels of every tile first: mark what is blurred, inked, folded, clipped or glass, or "
+            "do not ask about it.",
+            show_default="off; mark in a batch",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    qc_limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASON=N",
+            help="Another limit of --qc: glass=0.02, blur=0.37, pen=0.1, fold=0.15, saturation=0.2, or =off.",
+            show_default=False,
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
     mask: Annotated[
         str,
         typer.Option(
@@ -207,6 +229,18 @@ class RunOptions:
     series: Annotated[
         int | None, typer.Option(min=0, help="Image series of the file.", rich_help_panel=_INPUT)
     ] = None
+
+    def quality(self, unless_told: str = "off") -> QualitySettings:
+        """Quality control as the flags ask for it.
+
+        Raises
+        ------
+        pydantic.ValidationError, ValueError
+            The mode or a limit is none.
+        """
+        from workflows.quality import QualitySettings
+
+        return QualitySettings.of_words(self.qc or unless_told, self.qc_limit or ())
 
     @property
     def slide_options(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ class SchemaName(StrEnum):
 
     REPORT = "report"
     REQUEST = "request"
+    STUDY = "study"
 
 
 @guarded
@@ -205,11 +206,15 @@ def schema(
     name: Annotated[SchemaName, typer.Argument(help="Which schema.")] = SchemaName.REPORT,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File; printed where not given.")] = None,
 ) -> None:
-    """Print the JSON Schema of the report or of a request."""
+    """Print the JSON Schema of the report, of a request, or of a study (`qwenvl batch --config`)."""
     from qwenvl.request import Request
+    from workflows.cohort import Study
     from workflows.report import Report
 
-    document = (Report if name is SchemaName.REPORT else Request).model_json_schema()
+    models: dict[SchemaName, Any] = {
+        SchemaName.REPORT: Report, SchemaName.REQUEST: Request, SchemaName.STUDY: Study
+    }  # fmt: skip
+    document = models[name].model_json_schema()
     text = json.dumps(document, indent=2)
     if out is None:
         typer.echo(text)
