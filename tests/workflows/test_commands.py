@@ -220,3 +220,79 @@ def test_full_disk_keeps_what_was_finished(tiny, svs, tmp_path, monkeypatch):
     assert "full" in result.output
     with RunStore.open(out) as store:
         assert len(store.finished()) == 3
+
+
+ADAPTIVE = [
+    "-l", "nucleus", "--tile-size", "64", "--overlap", "16", "--mpp", "0.5", "--max-new-tokens", "8", "--split", "1",
+    "--crowded", "3", "--where", "tumor", "--where-labels", "tumor,other", "--where-mpp", "1", "--where-threshold",
+    "0.4", "--token-budget", "6000",
+]  # fmt: skip
+
+
+def test_every_flag_of_where_to_look_is_in_the_request_and_repeats(tiny, svs, tmp_path):
+    first = run("detect", svs, *ADAPTIVE, "-m", tiny, "-o", tmp_path / "a")
+    assert first.exit_code in (0, 3), first.output
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    asked = report["request"]
+    assert (asked["split"], asked["crowded"], asked["token_budget"]) == (1, 3, 6000)
+    assert asked["where"] | {"overlap": 0} == {
+        "question": None, "labels": ["tumor", "other"], "wanted": ["tumor"], "mpp": 1.0, "tile_size": None,
+        "overlap": 0, "threshold": 0.4,
+    }  # fmt: skip
+    assert report["cascade"]["decided"]
+    assert report["plan"]["tokens"] <= 6000
+    again = run("repeat", tmp_path / "a", "-o", tmp_path / "b")
+    assert again.exit_code == first.exit_code, again.output
+    other = json.loads((tmp_path / "b" / "report.json").read_text())
+    for each in (report, other):
+        each.pop("run")
+    assert other == report
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny, svs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in svs.parent.iterdir())
+    result = run("detect", svs, *ADAPTIVE, "-m", tiny, "-o", "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "coarse tiles: ",
+        "tiles: ",
+        "per tile for picture and question",
+        "memory: about",
+        "up to 8 written",
+    ):
+        assert words in result.output
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in svs.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["detect", "--where-threshold", "0.4"], "need a question"),
+        (["detect", "--where", "x", "--where-labels", "a,b"], "wanted"),
+        (["describe", "--split", "1"], "only detect, point, count can split"),
+    ],
+)
+def test_flags_of_where_to_look_that_contradict_each_other(flags, said, tiny, svs, tmp_path):
+    result = run(flags[0], svs, *flags[1:], "-m", tiny, "-o", tmp_path / "run")
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_thresholds_are_printed(tiny, svs, tmp_path):
+    assert run("score", svs, "Is there tumor?", "-m", tiny, "-o", tmp_path / "s", *FAST[:-2]).exit_code == 0
+    truth = svs.with_suffix(".truth.geojson")
+    result = run("thresholds", tmp_path / "s", truth, "--objects")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("threshold   recall    tiles     work")
+    rows = json.loads(run("thresholds", tmp_path / "s", truth, "--objects", "--json").output)
+    assert rows[0].keys() == {"threshold", "recall", "tiles", "work"}
+    assert run("thresholds", tmp_path / "s", tmp_path / "none.geojson").exit_code == 1
+
+
+def test_a_missing_slide_is_named_before_a_model_is_loaded(tmp_path):
+    result = run("detect", tmp_path / "none.svs", "-m", tmp_path / "no-model")
+    assert result.exit_code == 1
+    assert "none.svs does not exist" in result.output

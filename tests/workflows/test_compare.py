@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from workflows._merge_pairs import iou as iou_of_pairs
 from workflows.compare import auroc, compare_boxes, match_boxes, read_truth_boxes
+from wsi.errors import AnnotationError
 
 
 def test_iou_by_hand():
@@ -65,3 +66,34 @@ def test_truth_is_read_from_detections(tmp_path):
     assert boxes.tolist() == [[0, 0, 10, 20]]
     assert labels == ["tumor"]
     assert read_truth_boxes(path, within=(50, 50, 60, 60))[1] == []
+
+
+FEATURE = {"type": "Feature", "properties": {"objectType": "detection"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "is not GeoJSON"),
+        (b"\x1f\x8b no gzip", "cannot be read"),
+        (b"3", "no list of features"),
+        (b"[3]", "feature 0 has no geometry"),
+        (json.dumps([FEATURE | {"geometry": None}]).encode(), "feature 0 has no geometry"),
+        (json.dumps([FEATURE | {"geometry": {"type": "Polygon"}}]).encode(), "no usable outline"),
+        (
+            json.dumps([FEATURE | {"geometry": {"type": "Polygon", "coordinates": []}}]).encode(),
+            "no usable outline",
+        ),
+        (
+            json.dumps([FEATURE | {"geometry": {"type": "Point", "coordinates": ["a", 1]}}]).encode(),
+            "no usable",
+        ),
+    ],
+)
+def test_truth_that_cannot_be_read_is_named(content, said, tmp_path):
+    path = tmp_path / "truth.geojson"
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match=said):
+        read_truth_boxes(path)
+    with pytest.raises(AnnotationError, match="There is no GeoJSON file"):
+        read_truth_boxes(tmp_path / "none.geojson")

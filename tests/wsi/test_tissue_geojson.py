@@ -78,7 +78,10 @@ def test_regions_are_read(case: str, packed: bool, tmp_path: Path) -> None:
         (json.dumps([_feature(_polygon([[0, 0], ["a", 1], [2, 2]]))]).encode(), "feature 0"),
         (json.dumps([_feature({"type": "Polygon", "coordinates": 5})]).encode(), "feature 0"),
         (json.dumps([_feature({"type": "Blob", "coordinates": []})]).encode(), "feature 0"),
-        (json.dumps([_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]})]).encode(), "holds no polygon"),
+        (
+            json.dumps([_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]})]).encode(),
+            "holds no polygon",
+        ),
         (json.dumps(_polygon([[5000, 5000], [6000, 5000], [6000, 6000]])).encode(), "lies on the slide"),
         (b'{"type":"Polygon","coordinates":[[[0,0],[NaN,1],[2,2],[0,0]]]}', "the file"),
     ],
@@ -92,7 +95,7 @@ def test_bad_files_are_refused_with_a_reason(content: bytes, words: str, tmp_pat
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MaskError, match="no mask file"):
+    with pytest.raises(MaskError, match="no GeoJSON file"):
         TissueMask.from_geojson(tmp_path / "none.geojson", SLIDE)
 
 
