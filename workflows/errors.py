@@ -55,3 +55,7 @@ class StudyError(WorkflowError, ValueError):
 
 class CohortError(WorkflowError, ValueError):
     """The table, folder or pattern of a cohort cannot be used."""
+
+
+class NarrativeError(WorkflowError):
+    """A slide cannot be summarised in words."""

@@ -31,6 +31,9 @@ def report(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Merge and write report, heatmap and overview again.")
     ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html, one file with pictures, into the run folder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON.")] = False,
 ) -> None:
     """Show the report of a run; with --refresh, make it again from the stored answers."""
@@ -38,6 +41,12 @@ def report(
     from workflows.slide_run import finish_run
 
     made = finish_run(run) if refresh else Report.read(run)
+    if html:
+        from workflows.html import write_slide_report
+
+        written = write_slide_report(run)
+        if not as_json:
+            typer.echo(f"{written} (open it in a browser)")
     if as_json:
         typer.echo(made.to_json())
     else:
@@ -173,6 +182,71 @@ def coco(
     typer.echo(f"{out}: {written} annotations")
 
 
+@export.command()
+@guarded
+def html(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folder; several make a cohort. Or the folder of a batch."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .html.")],
+    title: Annotated[str, typer.Option(help="Of the report of several runs.")] = "Cohort",
+    overwrite: Overwrite = False,
+) -> None:
+    """The report as one HTML file with pictures, to read, print and send."""
+    from workflows._folder import JOURNAL
+    from workflows.html import CohortSlide, write_batch_report, write_cohort_report, write_slide_report
+
+    if len(runs) == 1 and runs[0].is_dir() and not (runs[0] / JOURNAL).exists():
+        written = write_batch_report(runs[0], out, overwrite=overwrite)
+    elif len(runs) == 1:
+        written = write_slide_report(runs[0], out, overwrite=overwrite)
+    else:
+        slides = [CohortSlide(run.name, run) for run in runs]
+        written = write_cohort_report(slides, out, title=title, overwrite=overwrite)
+    typer.echo(f"{written}: open it in a browser")
+
+
+@guarded
+def summarise(
+    run: RunFolder,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="By default the model of the run.", show_default=False)
+    ] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Where the model is served.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Family of a served model whose name does not tell.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1000, help="Longest prompt: what the model's context holds.")
+    ] = 3000,
+    new_tokens: Annotated[int, typer.Option(min=32, help="Longest answer.")] = 512,
+) -> None:
+    """Summarise a describe or ask run in words; every sentence names the tiles it rests on."""
+    from workflows.commands._run import load_engine
+    from workflows.commands.options import RunOptions
+    from workflows.narrative import summarise_in_words
+    from workflows.store import RunStore
+
+    with RunStore.open(run) as store:
+        used = store.manifest.model
+    name = used.model
+    if used.device == "server":
+        name = name.rpartition("@")[0]
+        if server is None and model is None:
+            stop(f"{run}: {used.model} was asked through a server; say where it is now with --server URL.")
+        family = family or used.family
+    engine, _ = load_engine(RunOptions(model=model or name, server=server, family=family, device=device))
+    made = summarise_in_words(run, engine, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    for sentence in made.sentences:
+        typer.echo(f"{sentence.text} [{', '.join(map(str, sentence.tiles))}]")
+    if made.method == "extractive":
+        typer.secho(f"note: put together without the model: {made.reason}.", err=True, fg=typer.colors.YELLOW)
+    for note in made.notes:
+        typer.secho(f"note: {note}", err=True, fg=typer.colors.YELLOW)
+
+
 @guarded
 def compare(
     run: RunFolder,
@@ -227,6 +301,7 @@ def schema(
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command(rich_help_panel="Results")(report)
+    app.command(rich_help_panel="Results")(summarise)
     app.command(rich_help_panel="Results")(compare)
     app.add_typer(export, name="export", rich_help_panel="Results")
     app.command(rich_help_panel="Results")(schema)
