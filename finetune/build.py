@@ -147,7 +147,8 @@ class _Builder:
         if name in options.ignore or found.name in options.ignore or name in options.area_names:
             return None
         if not name:
-            return self._refuse(found, "no class; name one for such labels with --unnamed")
+            self._refuse(found, "no class; name one for such labels with --unnamed")
+            return None
         if options.names and name not in options.names:
             raise LabelFileError(
                 f"{found.where}: class {name!r} is not among {', '.join(options.names)}; add it to --classes, map it "
@@ -155,13 +156,16 @@ class _Builder:
             )
         x0, y0, x1, y1 = found.box
         if not np.isfinite(found.box).all():
-            return self._refuse(found, "a coordinate is not a number")
+            self._refuse(found, "a coordinate is not a number")
+            return None
         point = x0 == x1 and y0 == y1 and imported.format not in ("voc", "coco", "label-image")
         if not point and (x1 <= x0 or y1 <= y0):
-            return self._refuse(found, f"box without area ({x0:g}, {y0:g}, {x1:g}, {y1:g})")
+            self._refuse(found, f"box without area ({x0:g}, {y0:g}, {x1:g}, {y1:g})")
+            return None
         cut = (max(0.0, x0), max(0.0, y0), min(float(entry.width), x1), min(float(entry.height), y1))
         if cut[2] < cut[0] or cut[3] < cut[1] or (not point and (cut[2] == cut[0] or cut[3] == cut[1])):
-            return self._refuse(found, f"outside {entry.id} ({entry.width}x{entry.height} px)")
+            self._refuse(found, f"outside {entry.id} ({entry.width}x{entry.height} px)")
+            return None
         ring = found.ring
         if cut != found.box:
             ring = ()

@@ -106,7 +106,7 @@ def add_lora(model: Any, settings: LoraSettings, family: ModelFamily, *, seed: i
         raise RecipeError(f"experts: {family.name} has none; leave the setting out")
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha or 2 * settings.rank,
+        lora_alpha=settings.alpha or 2 * settings.rank,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=target_pattern(settings, family),
         target_parameters=list(_EXPERTS) if settings.experts else None,

@@ -196,7 +196,7 @@ def generated_items(
     chosen = rng.integers(len(requests), size=len(loads))
     found: list[tuple[Item, Request, Answer]] = []
     for number, request in enumerate(requests):
-        rows = [loads[i] for i in np.flatnonzero(chosen == number)]
+        rows = [loads[i] for i in np.flatnonzero(chosen == number).tolist()]
         pictures = [None if load is None else load() for load, _, _ in rows]
         for (load, size, key), answer in zip(rows, ask(engine, pictures, request), strict=True):
             text = answer_text(answer, request, kit.writer, kit.checkpoint, size)
@@ -329,8 +329,9 @@ def _factory(
     if s.held_out:
         tiles = [from_field(sample_field(890_000 + i, size=size, max_nuclei=20)) for i in range(s.held_out)]
         truth = [
-            tuple(TileObject("nucleus", box=tuple(map(float, box))) for box in tile.boxes) for tile in tiles
-        ]  # type: ignore[arg-type]
+            tuple(TileObject("nucleus", box=(x0, y0, x1, y1)) for x0, y0, x1, y1 in tile.boxes.tolist())
+            for tile in tiles
+        ]
         request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=size, overlap=0,
                           generation=Generation(max_new_tokens=kit.longest))  # fmt: skip
         skill = FieldSkill(s.name, tuple(tile.image for tile in tiles), tuple(truth), request)

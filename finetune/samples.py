@@ -120,7 +120,9 @@ class Dataset:
         strange = sorted({label.name for label in self.labels} - set(self.names))
         if strange:
             raise DatasetError(f"dataset {self.name}: labels of unknown classes {', '.join(strange)}")
-        lost = sorted({item.slide for item in (*self.labels, *self.areas)} - set(ids))
+        lost = sorted(
+            ({label.slide for label in self.labels} | {area.slide for area in self.areas}) - set(ids)
+        )
         if lost:
             raise DatasetError(
                 f"dataset {self.name}: labels of slides it does not have: {', '.join(lost[:3])}"
@@ -134,8 +136,9 @@ class Dataset:
         digest = hashlib.sha256()
         for slide in self.slides:
             digest.update(f"{slide.id}\0{slide.fingerprint}\0{slide.patient}\0{slide.split}\n".encode())
-        for item in (*self.labels, *self.areas):
-            digest.update(json.dumps(_row(item), sort_keys=True).encode())
+        for rows in (map(_row, self.labels), map(_row, self.areas)):
+            for row in rows:
+                digest.update(json.dumps(row, sort_keys=True).encode())
         return f"sha256:{digest.hexdigest()[:32]}"
 
     def slide(self, slide_id: str) -> SlideEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -94,7 +95,7 @@ def _panel(
 
 
 def _mark(
-    view: NDArray[np.uint8], item: TileObject, scale: float, colour: tuple[int, int, int], line: int
+    view: NDArray[Any], item: TileObject, scale: float, colour: tuple[int, int, int], line: int
 ) -> None:
     if item.box is not None:
         x0, y0, x1, y1 = (round(value * scale) for value in item.box)

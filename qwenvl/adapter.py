@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,10 +208,15 @@ class AdapterSwitch:
         config = LoraConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), device="cpu")
         before = dict(model.named_parameters())
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: its target modules are not in this model: {error}") from error
+        with warnings.catch_warnings():
+            # peft asks transformers for an attribute that was renamed.
+            warnings.simplefilter("ignore", FutureWarning)
+            try:
+                adapted = get_peft_model(model, config)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{folder}: its target modules are not in this model: {error}"
+                ) from error
         result: Any = set_peft_model_state_dict(adapted, weights)
         # An adapter whose keys match nothing leaves the base model as it was, with no more than a warning.
         missing = [key for key in result.missing_keys if "lora_" in key]

@@ -12,7 +12,7 @@ from finetune.commands._guard import USAGE, guarded, listed, pairs_of, stop
 
 if TYPE_CHECKING:
     from finetune.label_source import LabelSource
-    from qwenvl.checkpoint import Checkpoint
+    from finetune.plain_tokens import PlainCheckpoint
 
 group = typer.Typer(help="Labels for fine-tuning: build, split, look at, hand over.", no_args_is_help=True)
 
@@ -242,7 +242,7 @@ def _source(
     mpp: float | None,
     downsample: float | None,
     images: Path | None,
-) -> tuple[LabelSource, Checkpoint]:
+) -> tuple[LabelSource, PlainCheckpoint]:
     from finetune.cutting import Cutter, TileSpec
     from finetune.examples import Augmentation
     from finetune.label_source import LabelSource
