@@ -46,7 +46,7 @@ class Split:
     depth : int
         1 for a tile of the grid, 2 for a child of such a tile, and so on.
     children : structured array (n,) of TILE_DTYPE
-        One to four tiles that own what the tile owned, without those that show no tissue.
+        One to four tiles that own what the tile owned, without those that own no tissue.
     """
 
     tile: int
@@ -104,7 +104,7 @@ def children_of(
     same_scale : bool
         Give the children smaller pictures at the parent's scale instead of a higher magnification.
     mask : TissueMask, optional
-        Children that show none of it are left out; without it none is.
+        Children that own none of it are left out; without it none is.
 
     Returns
     -------
@@ -136,8 +136,8 @@ def children_of(
     cores = np.stack([children[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
     children["tissue"] = mask.coverage(rects)
     children["core_tissue"] = mask.coverage(cores) * area
-    shown = children[children["tissue"] > 0]
-    return shown if len(shown) else children
+    needed = children[children["core_tissue"] > 0]
+    return needed if len(needed) else children
 
 
 def _halves(

@@ -58,9 +58,8 @@ def decide(store: RunStore, scores: RunStore) -> GateFacts:
     where = store.manifest.request.where
     assert where is not None
     table = store.tiles()
-    cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
     places, probability = coarse_scores(scores, where)
-    highest = highest_score(cores, places, probability)
+    highest = tile_scores(table, places, probability)
     below = highest < where.threshold
     known = np.isfinite(probability)
     facts = GateFacts(
@@ -76,7 +75,29 @@ def decide(store: RunStore, scores: RunStore) -> GateFacts:
     return facts
 
 
-__all__ = ["WHERE", "GateFacts", "coarse_request", "coarse_scores", "decide", "highest_score"]
+__all__ = ["WHERE", "GateFacts", "coarse_request", "coarse_scores", "decide", "highest_score", "tile_scores"]
+
+
+def tile_scores(
+    table: NDArray[np.void], places: NDArray[np.int64], scores: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The highest score of the place of each tile, float64 (n,); see `highest_score`.
+
+    The place is what the tile owns; for a tile that owns nothing but glass beyond the coarse tiles, what it sees.
+
+    Parameters
+    ----------
+    table : structured array (n,) of TILE_DTYPE
+    places, scores
+        As `coarse_scores` gives them.
+    """
+    cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
+    x0, y0 = table["x0"], table["y0"]
+    rects = np.stack([x0, y0, x0 + table["width0"], y0 + table["height0"]], axis=1)
+    owned = highest_score(cores, places, scores)
+    beyond = np.isinf(highest_score(cores, places, np.zeros(len(places))))
+    owned[beyond] = highest_score(rects[beyond], places, scores)
+    return owned
 
 
 def highest_score(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qwenvl.request import Task, Where
 from workflows._folder import JOURNAL, WHERE
-from workflows.cascade import coarse_scores, highest_score
+from workflows.cascade import coarse_scores, highest_score, tile_scores
 from workflows.compare import class_name, read_truth_boxes, truth_features
 from workflows.errors import WorkflowError
 from workflows.store import RunStore
@@ -89,18 +89,19 @@ def thresholds(
             places, scores = coarse_scores(coarse, where)
             size = store.manifest.slide.width, store.manifest.slide.height
             cores = _cores(store)
+            highest = tile_scores(store.tiles(), places, scores)
     else:
         with RunStore.open(run) as coarse:
             places, scores = coarse_scores(coarse, _as_where(coarse, wanted))
             size = coarse.manifest.slide.width, coarse.manifest.slide.height
             cores = places
+            highest = highest_score(cores, places, scores)
     weight = _truth(Path(truth), label, cores, size, objects)
     if not weight.sum():
         named = f"of class {label!r} " if label else ""
         raise AnnotationError(
             f"{truth} holds nothing {named}on the tiles of {run}. Check --label, and that it is of this slide."
         )
-    highest = highest_score(cores, places, scores)
     rows = []
     for step in steps:
         passed = highest >= step
