@@ -187,8 +187,7 @@ def ours(rounds: int) -> Row:
     overlay.flush()
     for part in range(4 * rounds):
         batch = Objects.of(plant(BATCH, seed=part), 1, score=0.5)
-        overlay.append(batch)  # the first one may make room for many
-        add.append(cpu_ms(lambda batch=batch: overlay.append(batch)))
+        add.append(cpu_ms(lambda batch=batch: overlay.append(batch)))  # the first one makes room for many
         filters.append(cpu_ms(lambda part=part: overlay.set_filter(min_score=0.1 * (part % 9))))
         overlay.flush()
     memory = rss_mb() - before
