@@ -35,7 +35,7 @@ import tifffile
 from numpy.typing import NDArray
 
 MPP = 0.25
-SIDE, SMALL = 100_352, 20_480
+SIDE, SMALL = 100_352, 16_384
 BOXES = 1_000_000
 BATCH = 500
 BARS = {"camera": 50.0, "add": 50.0, "memory": 200.0, "open": 5.0}

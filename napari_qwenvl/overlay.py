@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from napari.layers import Image, Shapes
 
+    from wsi import Plane
+
 Rows = NDArray[np.int64]
 _MARGIN = 0.2
 """Drawn beyond each border of the canvas (share of its side), so that a small move shows no edge."""
@@ -46,6 +48,8 @@ class Overlay:
         Scale of level 0, one number or (x, y); None where unknown: then world units are level-0 px.
     name : str
         Name of the layer.
+    plane : Plane, optional
+        The plane of a stack that the objects lie on; on others the overlay is empty.
 
     Attributes
     ----------
@@ -73,8 +77,11 @@ class Overlay:
     drawn = Signal()
     """A new picture is shown; `in_field` is that of the camera now."""
 
-    def __init__(self, viewer: Any, *, um_per_px: UmPerPx, name: str = "objects") -> None:
+    def __init__(
+        self, viewer: Any, *, um_per_px: UmPerPx, name: str = "objects", plane: Plane | None = None
+    ) -> None:
         self.viewer = viewer
+        self.plane = plane
         self.frame = Frame.of(um_per_px)
         self.selected: int | None = None
         self.colours: dict[str, RGBColour] = {}
@@ -101,6 +108,8 @@ class Overlay:
         self._editing = Editing(self)
         camera = viewer.scene.camera.events
         self._sources = (camera.center, camera.zoom, viewer.canvas.events.size, viewer.dims.events.ndisplay)
+        if plane is not None:
+            self._sources += (viewer.dims.events.current_step,)
         for source in self._sources:
             source.connect(self._on_camera)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -219,7 +228,17 @@ class Overlay:
 
     def in_field(self) -> Rows:
         """Rows that pass the filters and lie in the field that the camera shows, ascending."""
+        if not self._plane_shown():
+            return np.zeros(0, np.int64)
         return rows_in(self.objects, self._keep, visible_field(self.viewer, self.frame))
+
+    def _plane_shown(self) -> bool:
+        """Whether the sliders stand at the plane of the objects."""
+        if self.plane is None:
+            return True
+        dims = self.viewer.dims
+        at = dict(zip(dims.axis_labels, dims.current_step, strict=False))
+        return at.get("t", self.plane.t) == self.plane.t and at.get("z", self.plane.z) == self.plane.z
 
     def _passes(self, objects: Objects) -> NDArray[np.bool_]:
         labels, min_score, states = self._wanted
@@ -258,6 +277,8 @@ class Overlay:
 
         Boxes smaller than some px of the canvas are met within that reach; objects that filters hide are not.
         """
+        if not self._plane_shown():
+            return None
         x0, y0 = self.frame.to_level0(y_um, x_um)
         reach = _REACH_PX / self.viewer.scene.camera.zoom
         reach_x, reach_y = reach / self.frame.step_x, reach / self.frame.step_y
@@ -383,7 +404,7 @@ class Overlay:
 
     def _view(self) -> View | None:
         """The field with its margin, on the px of the screen, cut to where objects are."""
-        if self._bounds is None or self.viewer.dims.ndisplay != 2:
+        if self._bounds is None or self.viewer.dims.ndisplay != 2 or not self._plane_shown():
             return None
         x_min, y_min, x_max, y_max = visible_field(self.viewer, self.frame)
         height, width = canvas_size(self.viewer)

@@ -19,6 +19,7 @@ from workflows.errors import RunNotFoundError
 from workflows.heatmap import read_heatmap
 from workflows.merged import iter_merged
 from workflows.store import RunStore
+from wsi import Plane
 from wsi.errors import SlideError
 
 RUN = "qwenvl_run"
@@ -91,6 +92,12 @@ def frame_of(store: RunStore) -> Frame:
     return Frame.of((slide.mpp_x, slide.mpp_y))
 
 
+def plane_of_run(store: RunStore) -> Plane | None:
+    """The plane of a stack that a run is about; None for slides."""
+    words = store.manifest.slide.options.get("plane")
+    return None if words is None else Plane.parse(words)
+
+
 def iter_objects(folder: Path | str) -> Iterator[tuple[tuple[str, ...], Objects]]:
     """Labels and merged objects of a run, some thousand at a time."""
     with RunStore.open(folder) as store:
@@ -109,8 +116,8 @@ def add_objects(viewer: Any, folder: Path | str) -> Overlay | None:
     with RunStore.open(folder) as store:
         if store.manifest.request.task not in _TASKS:
             return None
-        frame, labels = frame_of(store), store.labels
-    overlay = Overlay(viewer, um_per_px=(frame.step_x, frame.step_y) if frame.known else None)
+        frame, labels, plane = frame_of(store), store.labels, plane_of_run(store)
+    overlay = Overlay(viewer, um_per_px=(frame.step_x, frame.step_y) if frame.known else None, plane=plane)
     overlay.layer.metadata[RUN] = str(folder)
     overlay.labels = list(labels)
     if _qt_runs():

@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 
 from napari_qwenvl.objects import Objects, State
 from napari_qwenvl.overlay import Overlay
+from wsi import Plane
 
 MPP = 0.25
 
@@ -272,3 +273,15 @@ def test_a_click_picks_and_a_drag_or_a_drawing_tool_does_not(overlay, button, dr
     event.type = "mouse_release"
     next(steps, None)
     assert found == picked
+
+
+def test_objects_of_one_plane_of_a_stack_show_on_that_plane_alone(viewer):
+    viewer.add_image(np.zeros((3, 5, 100, 120), np.uint8), axis_labels=("t", "z", "y", "x"))
+    overlay = Overlay(viewer, um_per_px=None, plane=Plane(t=1, z=4))
+    overlay.append(Objects.of([[10, 10, 60, 60]]))
+    viewer.scene.camera.center = (0, 50, 60)
+    for t, z, shown in ((1, 4, True), (1, 3, False), (0, 4, False), (1, 4, True)):
+        viewer.dims.current_step = (t, z, 0, 0)
+        assert (overlay.detail == "outlines") is shown
+        assert (overlay.hit(30, 30) == 0) is shown
+        assert len(overlay.in_field()) == shown
