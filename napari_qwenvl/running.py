@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_qwenvl.plan import Plan
-from napari_qwenvl.session import NotPossibleError, Session, session_of
+from napari_qwenvl.session import NotPossibleError, Session, forget_session, session_of
 from napari_qwenvl.worker import Worker
 
 POLL_MS = 400
@@ -37,7 +38,7 @@ class Running(QObject):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
-        self.viewer = viewer
+        self.viewer = getattr(viewer, "__wrapped__", viewer)
         self.session: Session = session_of(viewer, in_background)
         self.worker = Worker(self)
         self.plan: Plan | None = None
@@ -45,6 +46,7 @@ class Running(QObject):
         self.loading: str | None = None
         self._quiet = 0
         self._stale = False
+        self.session.failed.connect(self._on_unreadable)
         worker = self.worker
         worker.loading.connect(self._on_loading)
         worker.ready.connect(self._on_ready)
@@ -116,6 +118,13 @@ class Running(QObject):
         self._timer.stop()
         self.worker.close()
         self.session.close_run()
+        if self._window is not None:
+            with suppress(RuntimeError):  # Qt has deleted the window
+                self._window.removeEventFilter(self)
+            self._window = None
+        # The values of a weak dictionary keep its keys alive where they know them, as these do.
+        _RUNNING.pop(self.viewer, None)
+        forget_session(self.viewer)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Notice that the window has been closed, and not merely that it was asked to close."""
@@ -124,6 +133,8 @@ class Running(QObject):
         return False
 
     def _on_window_hidden(self) -> None:
+        if self._closed:
+            return
         try:
             hidden = self._window is None or not (self._window.isVisible() or self._window.isMinimized())
         except RuntimeError:  # Qt has deleted the window
@@ -182,6 +193,9 @@ class Running(QObject):
         self.said.emit("error", event["message"])
         self.changed.emit()
 
+    def _on_unreadable(self, words: str) -> None:
+        self.said.emit("error", f"The run cannot be read: {words}")
+
     def _settle(self) -> None:
         """Show the run as merged, with everything that was stored last."""
         if self.plan is None or not (self.plan.out / "run.sqlite").exists():
@@ -195,12 +209,19 @@ class Running(QObject):
             self.open_run(self.plan.out)
 
 
-def in_background(work: Callable[..., Any], *args: Any, then: Callable[[Any], None]) -> None:
-    """Call `work` on another thread and `then` with its result on this one."""
+def in_background(
+    work: Callable[..., Any],
+    *args: Any,
+    then: Callable[[Any], None],
+    failed: Callable[[Exception], None] | None = None,
+) -> None:
+    """Call `work` on another thread and `then` with its result on this one, or `failed` with what it raised."""
     from napari.qt.threading import create_worker
 
     worker: Any = create_worker(work, *args, _start_thread=False)
     worker.returned.connect(then)
+    if failed is not None:
+        worker.errored.connect(failed)
     worker.start()
 
 

@@ -104,6 +104,8 @@ class Session:
     """Objects were merged anew: rows have changed."""
     decided = Signal()
     """Decisions were made, undone or redone."""
+    failed = Signal(str)
+    """The run could not be read; why."""
 
     def __init__(self, viewer: Any, background: Callable[..., None] | None = None) -> None:
         self.viewer = viewer
@@ -118,6 +120,7 @@ class Session:
         self._tiles: dict[int, np.void] = {}
         self._seq = 0
         self._loading = 0
+        self._reading = False
         self._background = background or _at_once
 
     # ------------------------------------------------------------------ the slide
@@ -167,6 +170,7 @@ class Session:
             if _TILES not in options.get("metadata", {}):
                 getattr(self.viewer, f"add_{kind}")(data, **options)
         self._hold(folder, store, reviews, read_only)
+        self.opened.emit()
         self.reload(done)
 
     def follow(self, folder: Path | str) -> None:
@@ -207,10 +211,9 @@ class Session:
             if other.layer.metadata.get(RUN) == str(folder):
                 other.close()  # napari's own reader has put it there; this one can be reviewed
         name = f"{store.manifest.request.task}: {', '.join(store.manifest.request.labels)}".rstrip(": ")
-        overlay = Overlay(
-            self.viewer, um_per_px=(frame.step_x, frame.step_y) if frame.known else None, name=name
-        )
-        overlay.layer.metadata |= {RUN: str(folder)}
+        scale = (frame.step_x, frame.step_y) if frame.known else None
+        overlay = Overlay(self.viewer, um_per_px=scale, name=name, plane=plane_of_run(store))
+        overlay.layer.metadata[RUN] = str(folder)
         overlay.labels = list(store.manifest.request.labels)
         self.folder, self._store, self.overlay, self.manifest = folder, store, overlay, store.manifest
         self.read_only = read_only
@@ -224,6 +227,7 @@ class Session:
     def close_run(self) -> None:
         """Let go of the run; everything decided is stored already."""
         self._loading += 1
+        self._reading = False
         if self._store is not None:
             self._store.close()
         if self.deciding is not None:
@@ -243,14 +247,21 @@ class Session:
             return
         self._loading += 1
         ticket = self._loading
+        self._reading = True
 
         def show(loaded: Loaded) -> None:
             if ticket == self._loading and self.overlay is not None:
+                self._reading = False
                 self._show(loaded)
                 if done is not None:
                     done()
 
-        self._background(load_run, self.folder, then=show)
+        def failed(error: Exception) -> None:
+            if ticket == self._loading:
+                self._reading = False
+                self.failed.emit(str(error))
+
+        self._background(load_run, self.folder, then=show, failed=failed)
 
     def _show(self, loaded: Loaded) -> None:
         overlay, reviewed = self.overlay, loaded.reviewed
@@ -296,7 +307,7 @@ class Session:
         Until the run is merged (`reload`), an object is shown by the tile that owns its centre, so that nothing
         appears twice where tiles overlap.
         """
-        if self._store is None or self.overlay is None:
+        if self._store is None or self.overlay is None or self._reading:
             return False
         changes = self._store.changes_since(self._seq, _BATCH)
         if self.deciding is not None:
@@ -457,7 +468,9 @@ def _open_reviews(folder: Path) -> tuple[Reviews | None, str | None]:
         return None, str(error)
 
 
-def _at_once(work: Callable[..., Any], *args: Any, then: Callable[[Any], None]) -> None:
+def _at_once(
+    work: Callable[..., Any], *args: Any, then: Callable[[Any], None], failed: Callable[[Exception], None]
+) -> None:
     then(work(*args))
 
 
@@ -475,4 +488,9 @@ def session_of(viewer: Any, background: Callable[..., None] | None = None) -> Se
     return session
 
 
-__all__ = ["NotPossibleError", "Said", "Session", "session_of"]
+def forget_session(viewer: Any) -> None:
+    """Let go of a viewer that is closed."""
+    _SESSIONS.pop(getattr(viewer, "__wrapped__", viewer), None)
+
+
+__all__ = ["NotPossibleError", "Said", "Session", "forget_session", "session_of"]

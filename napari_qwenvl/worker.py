@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, Signal
 
 _PARTING_MS = 3_000
 """A process that was asked to stop and has not, is killed after this time; its journal is safe at any moment."""
-_CANCEL_MS = 4_000
+_CANCEL_MS = 15_000
 
 
 class Worker(QObject):
