@@ -107,9 +107,9 @@ class Overlay:
         self._scheduler = scheduler(self._work, self._show)
         self._editing = Editing(self)
         camera = viewer.scene.camera.events
-        self._sources = (camera.center, camera.zoom, viewer.canvas.events.size, viewer.dims.events.ndisplay)
+        self._sources: list[Any] = [camera.center, camera.zoom, viewer.canvas.events.size, viewer.dims.events.ndisplay]
         if plane is not None:
-            self._sources += (viewer.dims.events.current_step,)
+            self._sources.append(viewer.dims.events.current_step)
         for source in self._sources:
             source.connect(self._on_camera)
         viewer.layers.events.removed.connect(self._on_removed)

@@ -21,7 +21,7 @@ from napari_qwenvl.frame import look_at
 from napari_qwenvl.heatmap import tile_layers
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
-from napari_qwenvl.run_layers import RUN, folder_layers, frame_of, overlays, run_folder
+from napari_qwenvl.run_layers import RUN, folder_layers, frame_of, overlays, plane_of_run, run_folder
 from napari_qwenvl.slide_layer import slide_layers, slide_of
 from qwenvl.answer import Status
 from qwenvl.request import Task
