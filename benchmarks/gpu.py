@@ -6,8 +6,8 @@ Nothing is downloaded: the models are built from their config classes (Qwen3-VL-
 bfloat16. Tiles of 1024 px (1036 px for Qwen2.5-VL, a multiple of its 28), 200 text tokens, 64 forced new tokens. For
 each model it prints the dense bfloat16 rate of this device, the share of it that scoring reaches (floating-point
 operations counted by PyTorch, without those above the diagonal of causal attention), detection beside the plain loop,
-peak memory beside the estimate, where the time goes, and how many answers of a batch differ from those of single tiles in
-bfloat16.
+peak memory beside the estimate, where the time goes, and how many answers of a batch differ from those of single tiles
+in bfloat16.
 
 Before anything is timed, both sides must write the same tokens in float32 on a tiny model of the family. Exits with 1
 where a bar is missed, with 2 where there is no CUDA device. `--selfcheck` runs every step on tiny geometries on a CPU;

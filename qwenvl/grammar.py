@@ -14,6 +14,7 @@ from qwenvl.errors import RequestError
 from qwenvl.geometry import PictureFrame
 from qwenvl.parse._counting import MAX_COUNT
 from qwenvl.request import Request, Task
+from qwenvl.tag_grammar import TagConstraint, label_grammar, place_grammar, tag_tokens
 
 _ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
 _SEPARATORS = (", ", ": ")  # as in the answers that the families are trained on
@@ -33,7 +34,7 @@ def answer_schema(request: Request, *, dialect: str, extent: tuple[float, float]
     Returns
     -------
     dict or None
-        None where the answer is free: words, and boxes in tags, which are not text to a grammar.
+        None where the answer is no JSON: words, and boxes in tags (`qwenvl.tag_grammar`).
     """
     match request.task:
         case Task.EXTRACT:
@@ -78,13 +79,15 @@ class Grammars:
         )
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         self._vocabulary = vocabulary
+        self._eos = tuple(eos)
+        self._tags = tag_tokens(tokenizer)
         # Marks of the conversation are text to xgrammar, and would be taken inside a string.
         self._barred = {*tokenizer.added_tokens_decoder, *info.special_token_ids} - set(eos)
         self._compiled: dict[str, Any] = {}
 
     def constraint(
         self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: Any
-    ) -> JsonConstraint | None:
+    ) -> Constraint | None:
         """A fresh constraint for the answers of one batch, a picture per row; None where they are free.
 
         Raises
@@ -92,13 +95,24 @@ class Grammars:
         RequestError
             The schema of `extract` uses what cannot be enforced.
         """
+        if dialect == "tags_v2" and request.task in (Task.DETECT, Task.POINT) and self._tags is not None:
+            label = self._grammar(label_grammar(request))
+            place = self._grammar(place_grammar(request))
+            return TagConstraint(
+                label, place, self._tags, len(frames), vocabulary=self._vocabulary, barred=self._barred,
+                eos=self._eos, most=request.max_objects,
+            )  # fmt: skip
         schemas = [answer_schema(request, dialect=dialect, extent=frame.extent(space)) for frame in frames]
         grammars = [self._grammar(schema) for schema in schemas if schema is not None]
         return JsonConstraint(grammars, self._vocabulary, self._barred) if grammars else None
 
-    def _grammar(self, schema: dict[str, Any]) -> Any:
-        text = json.dumps(schema)
+    def _grammar(self, schema: dict[str, Any] | str) -> Any:
+        """A compiled JSON Schema, or a grammar in xgrammar's EBNF."""
+        text = schema if isinstance(schema, str) else json.dumps(schema)
         if text not in self._compiled:
+            if isinstance(schema, str):
+                self._compiled[text] = self._compiler.compile_grammar(text)
+                return self._compiled[text]
             try:
                 self._compiled[text] = self._compiler.compile_json_schema(
                     text, any_whitespace=False, separators=_SEPARATORS
