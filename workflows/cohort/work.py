@@ -324,6 +324,9 @@ def set_up_worker(threads: int | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Loaded while the others start, not while the first slide waits.
+    import workflows.cohort.parts
+    import workflows.slide_run  # noqa: F401
 
 
 __all__ = [
