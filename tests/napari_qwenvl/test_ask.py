@@ -11,9 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from panel_helpers import make_slide
+from qtpy.QtCore import QUrl
 
+from napari_qwenvl.ask import AskPanel
+from napari_qwenvl.ask_here import AskHerePanel
 from napari_qwenvl.asked import ASKED, Region, kept
+from napari_qwenvl.frame import Frame
 from napari_qwenvl.plan import (
     Cost,
     Plan,
@@ -24,6 +29,8 @@ from napari_qwenvl.plan import (
     recommended_of,
     write_regions,
 )
+from napari_qwenvl.running import running_of
+from napari_qwenvl.slide_layer import layer_data, open_for_viewing
 from workflows.commands.options import RunOptions
 from workflows.store import RunStore
 from wsi import open_slide
@@ -157,3 +164,212 @@ def test_a_region_is_where_it_was_drawn(slide, outline, shown, rect):
 def test_what_was_asked_before_survives_a_line_cut_off_by_a_crash(tmp_path):
     (tmp_path / ASKED).write_text('{"question": "cut o')
     assert kept(tmp_path) == []
+
+
+# ---------------------------------------------------------------------- the panels
+
+
+@pytest.fixture
+def viewer(qtbot, slide):
+    model = ViewerModel()
+    data, options, _ = layer_data(open_for_viewing(slide))
+    model.add_image(data, **options)
+    yield model
+    running_of(model).close()
+
+
+@pytest.fixture
+def panel(viewer, qtbot):
+    made = AskPanel(viewer)
+    qtbot.addWidget(made)
+    return made
+
+
+def planned(panel, qtbot):
+    with qtbot.waitSignal(panel.planned, timeout=60_000):
+        panel.make_plan()
+    return panel.plan
+
+
+def choose(panel, number):
+    panel.scope.button(number).setChecked(True)
+
+
+def draw(panel):
+    shapes = panel.viewer.add_shapes(
+        [np.array([[100, 100], [100, 300], [250, 300], [250, 100]])], **Frame.of(0.25).corner_options()
+    )
+    panel.viewer.layers.selection.active = shapes
+
+
+FAULTS = [
+    ("no slide", lambda p: p.viewer.layers.clear(), "Open a slide first"),
+    ("no labels", lambda p: p.labels.setText(" , "), "needs at least one label"),
+    ("one class", lambda p: p.task.setCurrentText("Sort tiles into classes"), "at least two labels"),
+    ("no question", lambda p: p.task.setCurrentText("Ask in words"), "needs a question"),
+    ("no schema", lambda p: p.task.setCurrentText("Fill in a form (JSON Schema)"), "needs a JSON Schema"),
+    ("scale in words", lambda p: p.advanced.scale.setCurrentText("fine"), "'fine' is not a number"),
+    ("tile too large", lambda p: p.advanced.tile_size.setValue(4096), "use a tile size of at most"),
+    ("no shapes", lambda p: choose(p, 1), "Draw regions in a Shapes layer"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "words"), FAULTS, ids=[row[0] for row in FAULTS])
+def test_what_is_missing_is_said_before_anything_runs(panel, qtbot, name, spoil, words):
+    assert planned(panel, qtbot) is not None
+    spoil(panel)
+    assert planned(panel, qtbot) is None or panel.cost is None
+    assert words in panel.estimate.text()
+    assert not panel.run.isEnabled()
+    panel.run.click()
+    assert panel.running.worker._process is None
+
+
+def test_a_picture_that_is_no_slide(panel, qtbot):
+    panel.viewer.layers.clear()
+    panel.viewer.add_image(np.zeros((9, 9)), name="gray")
+    planned(panel, qtbot)
+    assert "'gray' is not a slide" in panel.estimate.text()
+
+
+def test_a_slide_without_a_scale_asks_for_it(qtbot, tmp_path):
+    path = tmp_path / "plain.tif"
+    from PIL import Image
+
+    rng = np.random.default_rng(3)
+    Image.fromarray(rng.integers(90, 200, (512, 640, 3), np.uint8)).save(path)
+    model = ViewerModel()
+    data, options, _ = layer_data(open_for_viewing(path))
+    model.add_image(data, **options)
+    panel = AskPanel(model)
+    qtbot.addWidget(panel)
+    assert planned(panel, qtbot) is None
+    assert "does not state its pixel size" in panel.estimate.text()
+    panel.advanced.slide_mpp.setValue(0.25)
+    panel.advanced.set_mpp.click()
+    plan = planned(panel, qtbot)
+    assert plan.question.options.slide_mpp == 0.25
+    assert "--slide-mpp 0.25" in plan.command()
+    running_of(model).close()
+
+
+def test_scopes_become_masks(panel, qtbot):
+    choose(panel, 2)
+    assert planned(panel, qtbot).question.options.mask == "auto"
+    choose(panel, 0)
+    field = json.loads(Path(planned(panel, qtbot).question.options.mask).read_text())
+    draw(panel)
+    choose(panel, 1)
+    region = json.loads(Path(planned(panel, qtbot).question.options.mask).read_text())
+    corners = np.array(region["features"][0]["geometry"]["coordinates"][0])
+    assert corners.min(axis=0).tolist() == [100, 100]
+    assert corners.max(axis=0).tolist() == [300, 250]
+    assert region != field
+
+
+def test_copying_gives_the_plan(panel, qtbot):
+    from qtpy.QtWidgets import QApplication
+
+    plan = planned(panel, qtbot)
+    panel.copy_command.click()
+    assert QApplication.clipboard().text() == plan.command()
+    panel.copy_python.click()
+    assert QApplication.clipboard().text() == plan.python()
+
+
+class TestAskHere:
+    """The panel that asks about one place, with the worker's answers planted."""
+
+    @pytest.fixture
+    def here(self, viewer, qtbot, monkeypatch, tmp_path):
+        monkeypatch.setattr("napari_qwenvl.ask_here.runs_folder", lambda slide: tmp_path)
+        made = AskHerePanel(viewer)
+        qtbot.addWidget(made)
+        made.sent = []
+
+        def ask(command):
+            made.sent.append(command)
+            return len(made.sent)
+
+        monkeypatch.setattr(made.running.worker, "ask", ask)
+        return made
+
+    def outline(self, here):
+        here.draw("add_rectangle")
+        corners = np.array([[100, 200], [100, 360], [260, 360], [260, 200]], float)
+        here._layer.add(corners, shape_type="rectangle")
+
+    def answer(self, here, **fields):
+        objects = [{"label": "tumor", "box": [210, 110, 240, 140], "point": False, "score": 0.7}] * 2
+        answer = {
+            "status": "ok", "text": "Two tumors here.", "reasoning": None, "error": None, "raw": "", "notes": [],
+            "seconds": 1.0, "objects": objects, "value": None, "scores": {},
+        }  # fmt: skip
+        here.running.worker.answered.emit({"id": len(here.sent), "answer": answer | fields})
+
+    def test_the_place_stays_and_the_answer_is_shown_and_kept(self, here, viewer, tmp_path):
+        self.outline(here)
+        for question in ("What is it?", "And how many?"):
+            here.question.setText(question)
+            here.on_ask()
+            self.answer(here)
+        assert [tuple(command["region"]) for command in here.sent] == [(200, 100, 160, 160)] * 2
+        assert [asked.question for asked in kept(tmp_path)] == ["What is it?", "And how many?"]
+        assert kept(tmp_path) == here.asked
+        assert here.overlay.objects.box.tolist() == [[210, 110, 240, 140]] * 2
+        assert "label:1:tumor" in here.talk.toHtml()
+        lit = []
+        here.overlay.highlight = lambda rows: lit.append(list(rows))
+        here._on_hover(QUrl("label:1:tumor"))
+        here._on_hover(QUrl())
+        assert lit == [[0, 1], []]
+
+    def test_marks_inside_are_numbered_for_the_model(self, here):
+        self.outline(here)
+        inner = np.array([[150, 250], [150, 270], [170, 270], [170, 250]], float)
+        here._layer.add(inner, shape_type="rectangle")
+        here.show_outline.setChecked(True)
+        here.question.setText("Which?")
+        here.on_ask()
+        marks = here.sent[0]["marks"]
+        assert [(mark["kind"], mark.get("number")) for mark in marks] == [("outline", None), ("outline", 1)]
+        assert np.ptp(np.array(marks[1]["points"]), axis=0).tolist() == [20, 20]
+
+    def test_faults_are_said(self, here):
+        here.question.setText("What?")
+        here.on_ask()
+        assert "Outline a place first" in here.message.text()
+        self.outline(here)
+        here.question.clear()
+        here.on_ask()
+        assert "Write a question" in here.message.text()
+        here.question.setText("What?")
+        here.on_ask()
+        here.running.worker.failed.emit({"id": 1, "kind": "x", "message": "Memory ran out."})
+        assert here.message.text() == "Memory ran out."
+        assert here.sent
+        assert not here.asked
+
+    def test_the_model_sees_the_marks_and_places_come_back_in_level0_px(self, slide):
+        from napari_qwenvl._region import ask_region
+        from qwenvl.answer import Answer, Status, TileObject
+
+        class Eye:
+            def answer(self, pictures, request):
+                self.picture = pictures[0]
+                return [Answer(Status.OK, text="x", objects=(TileObject("a", box=(32, 32, 64, 96)),))]
+
+        eye = Eye()
+        outline = [[220, 120], [340, 120], [340, 240], [220, 240]]
+        command = {
+            "slide": str(slide), "model": {}, "region": (200, 100, 160, 160), "size": (320, 320),
+            "request": {"task": "ask", "prompt": "What?", "tile_size": 320},
+            "marks": [{"kind": "outline", "points": outline, "colour": "yellow"}],
+        }  # fmt: skip
+        found = ask_region(eye, command)
+        assert found["objects"][0]["box"] == [216, 116, 232, 148]
+        marked = eye.picture.astype(int)
+        ask_region(eye, command | {"marks": []})
+        changed = np.argwhere(np.abs(marked - eye.picture).sum(axis=-1) > 60)
+        assert np.abs(changed.min(axis=0) - 40).max() <= 6
+        assert np.abs(changed.max(axis=0) - 280).max() <= 6
