@@ -117,13 +117,16 @@ def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str]) -> 
         strict=True,
     )
     features = []
-    for name, tile, item, label, box, point, score, review in rows:
-        left, top, right, bottom = (f"{edge:.2f}" for edge in box)
+    for name, tile, item, label, (x0, y0, x1, y1), point, score, review in rows:
+        left, top = f"{x0:.2f}", f"{y0:.2f}"
         if point:
             geometry = f'"Point","coordinates":[{left},{top}]'
         else:
-            ring = f"[[[{left},{top}],[{right},{top}],[{right},{bottom}],[{left},{bottom}],[{left},{top}]]]"
-            geometry = f'"Polygon","coordinates":{ring}'
+            right, bottom = f"{x1:.2f}", f"{y1:.2f}"
+            geometry = (
+                f'"Polygon","coordinates":[[[{left},{top}],[{right},{top}],[{right},{bottom}],[{left},{bottom}],'
+                f"[{left},{top}]]]"
+            )
         measured = "" if score != score else f'"measurements":{{"score":{score!r}}},'
         metadata = f'{{"tile":"{tile}","item":"{item}"}}'
         extra = attributes.get((tile, item)) if attributes else None
