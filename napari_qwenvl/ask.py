@@ -43,6 +43,7 @@ from napari_qwenvl.plan import (
 from napari_qwenvl.running import in_background, running_of
 from napari_qwenvl.session import NotPossibleError
 from napari_qwenvl.slide_layer import slide_of
+from qwenvl.answer import Status
 from workflows.commands.options import RunOptions
 
 TASKS = {
@@ -82,6 +83,7 @@ class AskPanel(QWidget):
         self._wait.timeout.connect(self.make_plan)
         self._connect()
         self._on_task()
+        self._show_state()
 
     # ------------------------------------------------------------------ widgets
 
@@ -127,6 +129,8 @@ class AskPanel(QWidget):
         self.copy_command = QPushButton("Copy as command")
         self.copy_python = QPushButton("Copy as Python")
         self.open = QPushButton("Open run...")
+        self.go_on = QPushButton("Go on with the open run")
+        self.go_on.setToolTip("Asks about its tiles that have no answer yet or failed")
         inside = QWidget()
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
@@ -148,7 +152,7 @@ class AskPanel(QWidget):
         layout.addWidget(self.message)
         layout.addStretch()
         layout.addWidget(_row(self.copy_command, self.copy_python))
-        layout.addWidget(self.open)
+        layout.addWidget(_row(self.open, self.go_on))
         scrolled(inside, self)
 
     def _connect(self) -> None:
@@ -165,6 +169,9 @@ class AskPanel(QWidget):
         self.copy_command.clicked.connect(lambda: self._copy("command"))
         self.copy_python.clicked.connect(lambda: self._copy("python"))
         self.open.clicked.connect(self.on_open)
+        self.go_on.clicked.connect(self.on_go_on)
+        self.running.session.opened.connect(self._show_state)
+        self.running.session.grown.connect(self._show_state)
         self.running.changed.connect(self._show_state)
         self.running.said.connect(self.message.show_words)
         self.running.worker.paced.connect(self._on_pace)
@@ -398,6 +405,25 @@ class AskPanel(QWidget):
             self.message.show_words("", "")
             self.running.open_run(Path(folder))
 
+    def on_go_on(self) -> None:
+        """Go on with the run that is shown, whoever began it."""
+        session = self.running.session
+        if session.folder is None or session.manifest is None or self.running.busy:
+            return
+        server = self.advanced.server.text().strip() or None
+        try:
+            slide = slide_of(session.slide_layer())
+            if slide is None or slide.fingerprint != session.manifest.slide.fingerprint:
+                raise ValueError(
+                    f"Choose the layer of {session.manifest.slide.name} first: the run is of that slide."
+                )
+            plan = Plan.of_run(session.folder, session.manifest, slide.path.absolute(), server)
+        except (NotPossibleError, ValueError) as error:
+            self.message.show_words("error", str(error))
+            return
+        self.message.show_words("", "")
+        self.running.start(plan, session.tiles_in_all())
+
     def _copy(self, form: str) -> None:
         if self._wait.isActive() or self.plan is None:
             self.make_plan()
@@ -427,15 +453,18 @@ class AskPanel(QWidget):
             self.state.setText("not loaded; Run loads it")
         self.load.setText("Unload" if worker.model is not None else "Load")
         self.load.setEnabled(not busy and running.loading is None)
+        session = running.session
+        answered, failed = sum(session.statuses.values()), session.statuses.get(Status.FAILED, 0)
+        self.go_on.setEnabled(not busy and (answered < session.tiles_in_all() or failed > 0))
         progress = running.progress
         if busy and progress is None:
             self.bar.setRange(0, 0)
         elif progress is not None:
             self.bar.setRange(0, max(1, progress["total"]))
             self.bar.setValue(progress["done"])
-            failed = f", {progress['failed']} failed" if progress["failed"] else ""
+            missed = f", {progress['failed']} failed" if progress["failed"] else ""
             left = f", {in_words(progress['eta'])} to go" if busy and progress["eta"] else ""
-            self.bar.setFormat(f"{progress['done']:,} of {progress['total']:,} tiles{failed}{left}")
+            self.bar.setFormat(f"{progress['done']:,} of {progress['total']:,} tiles{missed}{left}")
         else:
             self.bar.setRange(0, 1)
             self.bar.setValue(0)

@@ -17,6 +17,7 @@ from workflows.commands.options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.request import Request
+    from workflows.provenance import Manifest
     from wsi.grid import TileGrid
     from wsi.slide import Slide
     from wsi.tissue import TissueMask
@@ -104,6 +105,35 @@ class Plan:
         digest = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:8]
         out = runs / f"{slide.stem}.{request.task}-{digest}.run"
         return cls(slide, replace(question, options=replace(explicit, out=out)), request, out)
+
+    @classmethod
+    def of_run(cls, folder: Path, manifest: Manifest, slide: Path, server: str | None = None) -> Plan:
+        """What goes on with a run that was interrupted, wherever it was begun.
+
+        Raises
+        ------
+        ValueError
+            Its model was asked through a server, and `server` does not say where that is now.
+        """
+        model, request, family = manifest.model.model, manifest.request, None
+        if manifest.model.device == "server":
+            if server is None:
+                raise ValueError(
+                    f"{model} was asked through a server. Give its address under 'Scale, tiles, decoding', then go on."
+                )
+            model, family = model.rpartition("@")[0], manifest.model.family
+        opened, sampling = manifest.slide.options, request.generation
+        options = RunOptions(
+            out=folder, model=model, dtype=manifest.model.dtype, server=server, family=family,
+            mask=manifest.mask.source, slide_mpp=manifest.slide.mpp if manifest.slide.mpp_source == "user" else None,
+            plane=opened.get("plane"), rendering=opened.get("rendering"),
+            series=int(opened["series"]) if "series" in opened else None,
+            mpp=request.mpp, native=request.mpp is None, tile_size=request.tile_size, overlap=request.overlap,
+            max_objects=request.max_objects, max_new_tokens=sampling.max_new_tokens, min_tissue=request.min_tissue,
+            temperature=sampling.temperature, seed=sampling.seed,
+        )  # fmt: skip
+        question = Question(request.task.value, request.labels, request.prompt, None, options)
+        return cls(slide, question, request, folder)
 
     def command(self) -> str:
         """The command line that makes this very run."""

@@ -81,7 +81,7 @@ class Running(QObject):
         if self.session.folder is not None and self.session.folder != folder:
             self.session.close_run()
         self.worker.run(plan.for_worker(tiles))
-        if (folder / "run.sqlite").exists():
+        if self.session.folder != folder and (folder / "run.sqlite").exists():
             self.open_run(folder)
         self.changed.emit()
 

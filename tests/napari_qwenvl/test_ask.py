@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from panel_helpers import make_slide
+from panel_helpers import make_run, make_slide
 from qtpy.QtCore import QUrl
 
 from napari_qwenvl.ask import AskPanel
@@ -31,6 +31,7 @@ from napari_qwenvl.plan import (
 )
 from napari_qwenvl.running import running_of
 from napari_qwenvl.slide_layer import layer_data, open_for_viewing
+from qwenvl.request import Request
 from workflows.commands.options import RunOptions
 from workflows.store import RunStore
 from wsi import open_slide
@@ -265,6 +266,26 @@ def test_scopes_become_masks(panel, qtbot):
     assert corners.min(axis=0).tolist() == [100, 100]
     assert corners.max(axis=0).tolist() == [300, 250]
     assert region != field
+
+
+def test_an_interrupted_run_of_anyone_can_be_gone_on_with(panel, qtbot, slide, tmp_path, monkeypatch):
+    assert not panel.go_on.isEnabled()
+    folder = make_run(slide, tmp_path / "run", limit=2)
+    panel.running.open_run(folder)
+    qtbot.waitUntil(panel.go_on.isEnabled, timeout=60_000)
+    sent = []
+    monkeypatch.setattr(panel.running.worker, "run", sent.append)
+    panel.go_on.click()
+    with RunStore.open(folder) as store:
+        manifest = store.manifest
+    assert Request.model_validate(sent[0]["request"]) == manifest.request
+    assert (sent[0]["mask"], sent[0]["out"], sent[0]["slide"]) == ("all", str(folder), str(slide))
+    served = manifest.model_copy(
+        update={"model": manifest.model.model_copy(update={"device": "server", "model": "m@http://x"})}
+    )
+    with pytest.raises(ValueError, match="through a server"):
+        Plan.of_run(folder, served, slide)
+    assert Plan.of_run(folder, served, slide, "http://y").question.options.model == "m"
 
 
 def test_copying_gives_the_plan(panel, qtbot):
