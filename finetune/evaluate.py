@@ -72,7 +72,7 @@ def engine_of(checkpoint: Checkpoint, model: Any, vision: FrozenVision | None) -
     weights = sum(parameter.numel() for parameter in model.parameters())
     training = model.training
     state = torch.random.get_rng_state()
-    small = checkpoint.device.type == "cpu" and weights <= LARGEST
+    small = checkpoint.device.type == "cpu" and weights <= LARGEST and checkpoint.info.dtype != "nf4"
     try:
         if small:
             if vision is not None:

@@ -195,7 +195,8 @@ class _Watcher(TrainerCallback):
         self.loop, self.exam, self.first = loop, exam, first
         self.began = time.monotonic()
         self.curves = Curves(loop.folder / "training.csv", first + 1)
-        self.scores = Curves(loop.folder / "validation.csv", first + 1)
+        measured = exam is not None and loop.config.evaluate.every
+        self.scores = Curves(loop.folder / "validation.csv", first + 1) if measured else None
         self.board = _board(loop.folder / TENSORBOARD, first)
         self.best = _best_score(loop.folder / BEST, loop.config.evaluate.metric)
 
@@ -244,6 +245,7 @@ class _Watcher(TrainerCallback):
             score = self.exam.score(engine)
         metric = loop.config.evaluate.metric
         values = {key: value for key, value in score.values.items() if value == value}
+        assert self.scores is not None
         self.scores.add(step, {key: values[key] for key in ("f1", "f1@0.3", "ap") if key in values})
         self._write({f"validation/{key}": value for key, value in values.items()}, step)
         value = values.get(metric)

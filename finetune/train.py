@@ -265,6 +265,9 @@ def _finish(
     if vision is not None:
         vision.release()
     model.unload()
+    if config.quantise != "none":
+        # Users load the adapter on 16-bit weights, so that is where it is measured.
+        checkpoint = load_base(config.model_copy(update={"quantise": "none"}))
     facts: dict[str, Any] = {
         "data": prepared.dataset.manifest(),
         "tile": config.tile.model_dump(mode="json"),

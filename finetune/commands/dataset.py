@@ -282,10 +282,8 @@ def _print_counts(dataset: Any) -> None:
     from finetune.samples import SPLITS
 
     splits = [name for name in SPLITS if dataset.of_split(name)] or [""]
-    table = Table(
-        title=f"{dataset.name}: {len(dataset.slides)} slides, {len(dataset.labels)} labels",
-        title_justify="left",
-    )
+    typer.echo(f"{dataset.name}: {len(dataset.slides)} slides, {len(dataset.labels)} labels")
+    table = Table()
     for column in ("class", *(name or "labels" for name in splits)):
         table.add_column(column, justify="left" if column == "class" else "right")
     counts = [dataset.counts(name or None) for name in splits]

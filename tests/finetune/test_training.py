@@ -254,6 +254,25 @@ def test_a_run_of_every_generation(family, tiny, cells, tmp_path):
     assert switch.use(result.adapter).info.adapter == str(result.adapter)
 
 
+def test_qlora_keeps_the_tower_in_16_bits(tiny, cells, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    config = recipe(
+        cells, tiny("Qwen3-VL"), tmp_path / "run", quantise="nf4", dtype="bfloat16",
+        train={"steps": 2, "batch": 2, "learning_rate": 0.01},
+    )  # fmt: skip
+    from finetune.loading import load_base
+
+    model = load_base(config).model
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert kinds["model.language_model.layers.0.self_attn.q_proj"] == "Linear4bit"
+    assert not any("4bit" in kind for name, kind in kinds.items() if "visual" in name)
+    assert {p.dtype for p in model.model.visual.parameters()} == {torch.bfloat16}
+    result = finetune(config)
+    assert result.preflight.dtypes["vision"] == "bfloat16"
+    # On 16-bit weights, where users load it.
+    assert load_checkpoint(tiny("Qwen3-VL"), adapter=result.adapter).info.adapter == str(result.adapter)
+
+
 def test_nan_stops_and_keeps_the_last_good_state(tiny, cells, tmp_path, monkeypatch):
     from finetune import loop
 
