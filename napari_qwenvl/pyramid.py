@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_qwenvl._slow_pieces import SlowPieces
 from wsi import OpenedSlide, Plane
 from wsi.errors import ReadError
 from wsi.readers.storage import PieceCache
@@ -24,6 +26,7 @@ _SMALLEST = 768
 """Levels are added until the longer side is no larger than this."""
 _THREADS = 4
 _HATCH = 12
+_SLOW_PX = 24_000_000
 Key = tuple[slice | int, ...]
 
 
@@ -52,10 +55,17 @@ class SlidePyramid:
         Places that could not be read, and why.
     on_unreadable : callable, optional
         Told the reason of the first of them, on the thread that reads.
+
+    Parameters
+    ----------
+    on_ready : callable, optional
+        Where given, pieces that take more than 24 million px of the file (a slide without levels, seen whole) come
+        later: a pattern stands in their place, and `on_ready` is called on another thread when they are there.
     """
 
-    def __init__(self, slide: OpenedSlide) -> None:
+    def __init__(self, slide: OpenedSlide, on_ready: Callable[[], None] | None = None) -> None:
         self.slide = slide
+        self._slow = None if on_ready is None else SlowPieces(self._load_slow, on_ready)
         self.levels = _display_levels(slide)
         self.planes = _planes(slide)
         self.pieces_read = 0
@@ -98,6 +108,10 @@ class SlidePyramid:
 
     def _piece(self, number: int, plane: Plane | None, row: int, column: int) -> RGB:
         key = (number, plane, row, column)
+        if self._slow is not None and self._is_slow(number):
+            level = self.levels[number]
+            height, width = min(PIECE, level.height - row * PIECE), min(PIECE, level.width - column * PIECE)
+            return self._slow.get(key, height, width)
         piece = self._cache.get(key)
         if piece is None:
             piece = self._load(number, plane, row * PIECE, column * PIECE)
@@ -120,6 +134,32 @@ class SlidePyramid:
         except ReadError as error:
             self._report(f"level {number}, x {left}, y {top}", str(error))
             return hatched(height, width)
+
+    def _is_slow(self, number: int) -> bool:
+        """Whether a piece of a level takes very many px of the file."""
+        level = self.levels[number]
+        if level.stored is not None:
+            return False
+        source = self.slide.levels[self.slide.best_level(level.downsample)]
+        return (PIECE * level.downsample / source.downsample) ** 2 > _SLOW_PX
+
+    def _load_slow(self, number: int, plane: Plane | None, row: int, column: int) -> RGB:
+        """A slow piece: from the four pieces of the next finer level where they are slow, too, else from the file."""
+        assert self._slow is not None
+        with self._lock:
+            self.pieces_read += 1
+        if not self._is_slow(number - 1):
+            return self._load(number, plane, row * PIECE, column * PIECE)
+        level = self.levels[number]
+        height, width = min(PIECE, level.height - row * PIECE), min(PIECE, level.width - column * PIECE)
+        finer = np.empty((2 * height, 2 * width, 3), np.uint8)
+        for down in range(-(-2 * height // PIECE)):
+            for right in range(-(-2 * width // PIECE)):
+                part = self._slow.now((number - 1, plane, 2 * row + down, 2 * column + right))
+                y, x = down * PIECE, right * PIECE
+                rows, columns = min(PIECE, 2 * height - y), min(PIECE, 2 * width - x)
+                finer[y : y + rows, x : x + columns] = part[:rows, :columns]
+        return np.asarray(cv2.resize(finer, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
     def _on(self, plane: Plane | None) -> OpenedSlide:
         if plane is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +60,7 @@ def _any_rendering(path: str | Path) -> OpenedSlide | None:
 
 def layer_data(slide: OpenedSlide, name: str | None = None) -> LayerData:
     """The slide as napari takes it from a reader: levels, options, 'image'."""
-    pyramid = SlidePyramid(slide)
-    pyramid.on_unreadable = _warn
+    pyramid = _pyramid(slide)
     frame = Frame.of(slide.mpp_xy)
     planes = len(pyramid.planes)
     options: dict[str, Any] = {
@@ -114,8 +115,7 @@ def set_rendering(layer: Any, rendering: Rendering) -> None:
     if old is None:
         raise ValueError(f"{layer.name} is not a slide that this plugin opened.")
     slide = reopened(old, rendering=rendering)
-    pyramid = SlidePyramid(slide)
-    pyramid.on_unreadable = _warn
+    pyramid = _pyramid(slide)
     layer.data = pyramid.views()
     layer.metadata[_METADATA] = facts(slide)
 
@@ -126,8 +126,7 @@ def set_mpp(layer: Any, mpp: float) -> None:
     if old is None:
         raise ValueError(f"{layer.name} is not a slide that this plugin opened.")
     slide = reopened(old, mpp=mpp)
-    pyramid = SlidePyramid(slide)
-    pyramid.on_unreadable = _warn
+    pyramid = _pyramid(slide)
     frame, planes = Frame.of(slide.mpp_xy), len(pyramid.planes)
     layer.data = pyramid.views()
     layer.scale = (1.0,) * planes + frame.scale
@@ -145,6 +144,41 @@ def reopened(
     plane = Plane.parse(options["plane"]) if "plane" in options else None
     series = int(options["series"]) if "series" in options else None
     return open_slide(slide.path, mpp=given, plane=plane, rendering=chosen, series=series)
+
+
+def _pyramid(slide: OpenedSlide) -> SlidePyramid:
+    pyramid = SlidePyramid(slide, _shown_later(slide))
+    pyramid.on_unreadable = _warn
+    return pyramid
+
+
+def _shown_later(slide: OpenedSlide) -> Callable[[], None] | None:
+    """What shows the layers of a slide anew, callable from any thread; None where no Qt runs."""
+    if "qtpy" not in sys.modules:
+        return None
+    from qtpy.QtCore import QObject, Signal
+    from qtpy.QtWidgets import QApplication
+
+    if QApplication.instance() is None:
+        return None
+
+    class Ready(QObject):
+        come = Signal()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.come.connect(self._show)
+
+        def _show(self) -> None:
+            import napari
+
+            viewer = napari.current_viewer()
+            for layer in [] if viewer is None else slide_layers(viewer):
+                if slide_of(layer) is slide:
+                    layer.data = layer.data[0].pyramid.views()
+
+    ready = Ready()
+    return lambda: ready.come.emit()
 
 
 def _stem(path: Path) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from napari_qwenvl import pyramid as pyramid_module
 from napari_qwenvl import scale
+from napari_qwenvl._slow_pieces import being_read
 from napari_qwenvl.pyramid import PIECE, SlidePyramid, hatched
 from napari_qwenvl.readers import get_slide_reader, read_slide
 from napari_qwenvl.slide_layer import open_for_viewing, slide_of
@@ -88,6 +93,25 @@ def test_levels_are_added_between_and_below_those_of_the_file(tmp_path):
         (5000, 3000), (2500, 1500), (1250, 750), (625, 375),
     ]  # fmt: skip
     assert [level.stored for level in levels] == [0, None, None, None]
+
+
+def test_a_slide_without_levels_is_read_behind_the_viewers_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(pyramid_module, "_SLOW_PX", 1_000_000)
+    path = tmp_path / "flat.tif"
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8), (5003, 3001))
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb")
+    expected = [np.asarray(view) for view in SlidePyramid(open_for_viewing(path)).views()]
+    ready = threading.Event()
+    levels = SlidePyramid(open_for_viewing(path), ready.set).views()
+    assert np.array_equal(levels[0][:600, :600], expected[0][:600, :600]), "what is quick comes at once"
+    assert np.array_equal(np.asarray(levels[-1]), being_read(*levels[-1].shape[:2]))
+    assert ready.wait(60)
+    for level, wanted in zip(levels[-2:], expected[-2:], strict=True):
+        np.asarray(level)
+        deadline = time.monotonic() + 60
+        while np.abs(np.asarray(level).astype(int) - wanted).max() > 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_stacks_have_sliders_and_every_plane_its_own_pixels(tmp_path):
