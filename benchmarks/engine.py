@@ -8,6 +8,9 @@ without torchvision), then `generate`, one tile at a time, in float32. Both side
 write the same tokens, which is checked before anything is timed; then they take the same blocks of tiles in turn. Times
 are of the CPU, so that other programs on the machine do not count.
 
+Five findings are scored by separate calls and by one call that looks at each tile once (`answer_many`); both must give
+the same probabilities.
+
 Scoring is compared with the plain loop's detection and with its own; the second ratio has a ceiling, since detection
 reads the same prompt first and both read it alike. Exits with 1 where a bar is missed.
 """
@@ -52,6 +55,10 @@ DETECT = Request(
     task=Task.DETECT, labels=("nucleus",), tile_size=SIDE, generation={"max_new_tokens": MOST_NEW}
 )
 SCORE = Request(task=Task.SCORE, prompt="Is there a mitosis in this image?", tile_size=SIDE)
+FINDINGS = [
+    Request(task=Task.SCORE, prompt=f"Is there {finding} in this image?", tile_size=SIDE)
+    for finding in ("a mitosis", "tumor", "necrosis", "inflammation", "a vessel")
+]
 
 Tiles = list[NDArray[np.uint8]]
 
@@ -125,6 +132,20 @@ def written_by(engine: LocalEngine, request: Request) -> Callable[[Tiles], list[
     return lambda tiles: [[0] * answer.new_tokens for answer in engine.answer(tiles, request)]
 
 
+def found_by(engine: LocalEngine, *, together: bool) -> Callable[[Tiles], list[list[int]]]:
+    """A side that scores every finding, with one call or one call each; nothing is written."""
+
+    def score(tiles: Tiles) -> list[list[int]]:
+        if together:
+            engine.answer_many(tiles, FINDINGS)
+        else:
+            for request in FINDINGS:
+                engine.answer(tiles, request)
+        return [[] for _ in tiles]
+
+    return score
+
+
 def same_answers(loop: PlainLoop, engine: LocalEngine, tiles: Tiles) -> str:
     """Compare what both sides write; raises SystemExit where a tile differs."""
     tokenizer = engine.checkpoint.tokenizer
@@ -139,6 +160,20 @@ def same_answers(loop: PlainLoop, engine: LocalEngine, tiles: Tiles) -> str:
     return f"{len(tiles)} of {len(tiles)} answers equal" + (
         f", {stopped} stopped as loops" if stopped else ""
     )
+
+
+def same_scores(engine: LocalEngine, tiles: Tiles) -> str:
+    """Compare findings asked together with findings asked apart; raises SystemExit where a probability differs."""
+    apart = [engine.answer(tiles, request) for request in FINDINGS]
+    together = engine.answer_many(tiles, FINDINGS)
+    most = max(
+        abs(one.scores["yes"] - other.scores["yes"])
+        for ours, theirs in zip(together, apart, strict=True)
+        for one, other in zip(ours, theirs, strict=True)
+    )
+    if most > 1e-4:
+        raise SystemExit(f"findings asked together have other probabilities, by up to {most:.2g}")
+    return f"{len(FINDINGS) * len(tiles)} probabilities of findings equal (to {most:.0e})"
 
 
 def checkpoint_folder(spare: Path) -> Path:
@@ -174,11 +209,14 @@ def main() -> int:
         free = LocalEngine(load_checkpoint(folder, device="cpu"), constrained=False)
     bound = LocalEngine(free.checkpoint)
     print(same_answers(loop, free, tiles))
+    print(same_scores(free, tiles))
     sides = [
         Side("plain loop, detection", loop),
         Side("qwenvl, detection", written_by(free, DETECT)),
         Side("qwenvl, detection, constrained", written_by(bound, DETECT)),
         Side("qwenvl, scoring", written_by(free, SCORE)),
+        Side("qwenvl, five findings apart", found_by(free, together=False)),
+        Side("qwenvl, five findings together", found_by(free, together=True)),
     ]
     written_by(bound, DETECT)(tiles[:2])  # compiles the grammar
     for start in range(0, len(tiles), BLOCK):
@@ -195,7 +233,7 @@ def main() -> int:
 
 def report(sides: list[Side], folder: Path) -> int:
     """Print the table and the bars."""
-    loop, free, bound, score = sides
+    loop, free, bound, score, apart, together = sides
     trained = "embedded checkpoint" if folder == EMBEDDED_FOLDER else "random weights"
     title = f"{loop.tiles} tiles of {SIDE} px, {trained}, {torch.get_num_threads()} thread(s), CPU time"
     table = Table("", "ms per tile", "tiles/s", "tokens per tile", "beside the plain loop", title=title)
@@ -218,6 +256,9 @@ def report(sides: list[Side], folder: Path) -> int:
     for name, value, reached in bars:
         print(f"bar: {name}: {'reached' if reached else 'MISSED'} ({value:.2f}x)")
     print(f"no bar: scoring beside this engine's own detection: {free.seconds / score.seconds:.1f}x")
+    print(
+        f"no bar: five findings together beside one after the other: {apart.seconds / together.seconds:.1f}x"
+    )
     return 0 if all(reached for _, _, reached in bars) else 1
 
 
