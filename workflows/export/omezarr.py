@@ -143,8 +143,11 @@ def _write_picture(root: Any, picture: RGB, cell0: tuple[float, float], slide: S
     """The overview of the slide as the image that the labels belong to: a pyramid (c, y, x)."""
     levels = [picture]
     while max(levels[-1].shape[:2]) > _SMALLEST:
-        height, width = (-(-side // 2) for side in levels[-1].shape[:2])
-        levels.append(np.asarray(cv2.resize(levels[-1], (width, height), interpolation=cv2.INTER_AREA)))
+        height, width = levels[-1].shape[:2]
+        # An odd border is doubled, so that every level is exactly half the one before.
+        even = np.pad(levels[-1], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        size = even.shape[1] // 2, even.shape[0] // 2
+        levels.append(np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA)))
     for level, pixels in enumerate(levels):
         root.create_array(
             str(level), data=np.ascontiguousarray(pixels.transpose(2, 0, 1)), chunks=(3, _SIDE, _SIDE),
