@@ -133,7 +133,7 @@ class AskPanel(QWidget):
         self.go_on.setToolTip("Asks about its tiles that have no answer yet or failed")
         inside = QWidget()
         form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Slide", self.slide_name)
         form.addRow("Task", self.task)
         form.addRow("Labels", self.labels)

@@ -107,7 +107,7 @@ class Worker(QObject):
             return
         if not process.waitForFinished(wait_ms):
             process.kill()
-            process.waitForFinished(1000)
+            process.waitForFinished(10_000)
 
     # ------------------------------------------------------------------ the process
 
