@@ -42,7 +42,7 @@ from workflows.store import RunStore
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS, BATCH = 3, 8
-_PATIENCE = 120.0
+_PATIENCE = 600.0
 
 
 class LoggingEngine(StandInEngine):
@@ -176,7 +176,7 @@ class Batch:
 
     def run(self) -> int:
         """Run to the end; the exit code."""
-        return self.start().wait(600)
+        return self.start().wait(3600)
 
     def done(self) -> int:
         """Tiles with an answer, as the journals have it."""
@@ -362,7 +362,7 @@ def check(mode: str, *, small: bool, folder: Path, seed: int = 7) -> list[str]:
     """Run all of it; what is not as it must be."""
     data = Path(os.environ.get("QWENVL_TEST_DATA", ROOT.parent / "shared" / "data"))
     real = None if small or not (data / "slides").is_dir() else data
-    made = make_cohort(folder / "slides", slides=4 if small else 12, side=768 if small else 2048, real=real)
+    made = make_cohort(folder / "slides", slides=4 if small else 12, side=768 if small else 1536, real=real)
     path = f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COHORT_SECONDS": "0"}
     with ExitStack() as stack:

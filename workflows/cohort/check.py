@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,15 +58,15 @@ def check_rows(
     folder: BatchFolder,
     *,
     overwrite: bool = False,
-    on_row: Callable[[Checked], None] = lambda checked: None,
+    cancel: threading.Event | None = None,
 ) -> list[Checked]:
-    """Check every row, in their order; rows with a finding already keep it."""
+    """Check every row, in their order; rows with a finding already keep it. Once `cancel` is set none is looked at."""
 
     def look(row: Row) -> Checked:
         known = plan.problem(row)
-        checked = Checked(row, known) if known else _check(plan, row, folder, overwrite)
-        on_row(checked)
-        return checked
+        if known or (cancel is not None and cancel.is_set()):
+            return Checked(row, known)
+        return _check(plan, row, folder, overwrite)
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
         return list(pool.map(look, plan.rows))

@@ -57,11 +57,24 @@ def look_at(settings: ModelSettings) -> Known:
 
     folder = find_checkpoint(settings.name)
     described = describe_checkpoint(folder, name=settings.name, family=settings.family)
-    extra = fingerprint(Path(settings.adapter)) if settings.adapter is not None else ""
+    recommended, extra = described.recommended, ""
+    if settings.adapter is not None:
+        from qwenvl.adapter import adapter_hash, read_card, require_adapter
+
+        adapter = Path(settings.adapter)
+        require_adapter(adapter)
+        extra = adapter_hash(adapter)
+        if (card := read_card(adapter)) is not None:
+            older = {key: value for key, value in recommended.items() if key != "mpp"}
+            recommended = {**older, **card.recommended}
+    elif settings.quantise is not None:
+        from qwenvl.quantise import quantisation_of
+
+        extra = f"quantise={quantisation_of(settings.quantise)}"
     identity = Identity(
         model=settings.name, fingerprint=fingerprint(folder, extra=extra), adapter=settings.adapter
     )
-    return Known(identity, described.recommended, described)
+    return Known(identity, recommended, described)
 
 
 def make_engine(settings: ModelSettings, *, device: str | None = None, sharing: int = 1) -> Engine:

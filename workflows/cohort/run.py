@@ -121,7 +121,7 @@ def run_cohort(
     cancel = cancel or threading.Event()
     with AtWork(folder) as at_work:
         plan.write(folder)
-        checked = check_rows(plan, folder, overwrite=overwrite)
+        checked = check_rows(plan, folder, overwrite=overwrite, cancel=cancel)
         found = tuple(each.finding for each in checked if each.finding and not plan.problem(each.row))
         plan = plan.with_findings(found)
         plan.write(folder)

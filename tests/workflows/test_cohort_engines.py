@@ -1,0 +1,58 @@
+"""What a study's model is known by before it is loaded is what the loaded model says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenvl.engines.local import LocalEngine
+from qwenvl.errors import CheckpointError
+from qwenvl.testing import tiny_checkpoint
+from workflows.cohort.config import ModelSettings
+from workflows.cohort.engines import look_at, make_engine
+from workflows.errors import StudyError
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny checkpoint and an adapter of it."""
+    import peft
+
+    root = tmp_path_factory.mktemp("models")
+    base = tiny_checkpoint("Qwen3-VL", root / "tiny")
+    model = LocalEngine.load(base, device="cpu").checkpoint.model
+    config = peft.LoraConfig(r=2, target_modules=r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)")
+    peft.get_peft_model(model, config).save_pretrained(root / "adapter")
+    return {"name": str(base), "adapter": str(root / "adapter")}
+
+
+@pytest.mark.parametrize("keys", [("name",), ("name", "adapter"), ()])
+def test_the_identity_is_that_of_the_loaded_model(folders: dict[str, str], keys: tuple[str, ...]) -> None:
+    settings = ModelSettings(device="cpu", **{key: folders[key] for key in keys})
+    known = look_at(settings)
+    engine = make_engine(settings)
+    try:
+        info = engine.info
+        assert (known.identity.model, known.identity.fingerprint, known.identity.adapter) == (
+            info.model, info.fingerprint, info.adapter
+        )  # fmt: skip
+        assert isinstance(engine, LocalEngine)
+        assert dict(known.recommended) == dict(engine.checkpoint.recommended)
+    finally:
+        engine.close()
+
+
+def test_a_quantised_model_is_another_one(folders: dict[str, str]) -> None:
+    plain = look_at(ModelSettings(name=folders["name"])).identity
+    four = look_at(ModelSettings(name=folders["name"], quantise="4bit")).identity
+    assert plain.fingerprint != four.fingerprint
+
+
+def test_engines_of_one_s_own() -> None:
+    known = look_at(ModelSettings(engine="cohort_engine:make"))
+    assert (known.identity.model, known.description, dict(known.recommended)) == ("stand-in", None, {})
+    for path, words in (("nowhere:make", "cannot be imported"), ("cohort_engine:none", "cannot be imported"),
+                        ("pathlib:Path", "not an Engine")):  # fmt: skip
+        with pytest.raises(StudyError, match=words):
+            make_engine(ModelSettings(engine=path))
+    with pytest.raises(CheckpointError, match="no adapter"):
+        look_at(ModelSettings(adapter="nowhere"))
