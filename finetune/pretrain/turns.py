@@ -17,8 +17,10 @@ IGNORED = -100
 JITTER_SHARE, JITTER = 0.6, (2.0, 12.0)
 """Share of sequences whose written boxes are shaken, and the range of the standard deviation in 1/1000 of the tile:
 what the model itself will have written before is never quite the truth."""
-REPEAT_SHARE = 0.25
-"""Share of answers in which an object stands twice: the second is no target, but how to go on after it is."""
+REPEAT_SHARE = 0.35
+"""Share of answers in which an object stands up to `REPEATS` times more: these are no targets, but how to go on after
+them is."""
+REPEATS = 3
 
 _AFTER_LABEL = ('"label": "nucleus"}, {"bbox_2d": [', '"label": "nucleus"}]')
 """How an answer goes on after a label, and how it ends."""
@@ -110,7 +112,7 @@ class TurnWriter:
         rows, repeats = [], []
         for question in questions:
             prompt = self.prompt(question.prompt)
-            text, repeat = question.answer, 0
+            text, repeat = question.answer, (0, 0)
             if rng is not None and question.task == "detect" and rng.random() < REPEAT_SHARE:
                 text, repeat = with_repeat(text, rng)
             rows.append((prompt, [*self.codec.encode(text), self._end], question))
@@ -153,15 +155,15 @@ class TurnWriter:
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
                 previous[row, at[3::4] + 2] = at.reshape(-1, 4) + 1
                 if len(set(targets[row, at[3::4] + 2].tolist())) > 1:
-                    weights[row, at[3::4] + 2] *= (
-                        3  # one word beside four coordinates, and it names the class
-                    )
+                    # One word beside four coordinates, and it names the class.
+                    weights[row, at[3::4] + 2] *= 3
                 previous[row, at[4::4]] = at.reshape(-1, 4)[:-1] + 1
                 if rng is not None and rng.random() < JITTER_SHARE:
                     ids[row, at + 1] = self._shaken(boxes, rng).ravel()
-                if repeats[row]:
+                first, last = repeats[row]
+                if last:
                     ends = np.flatnonzero(np.isin(targets[row], self._goes_on))
-                    twice = slice(ends[repeats[row] - 1], ends[repeats[row]])
+                    twice = slice(ends[first - 1], ends[last - 1])
                     for column in (targets, places, pointers, corners, left, naming):
                         column[row, twice] = IGNORED
                     weights[row, twice] = 0
@@ -178,10 +180,14 @@ class TurnWriter:
         return tokens
 
 
-def with_repeat(answer: str, rng: np.random.Generator) -> tuple[str, int]:
-    """An answer of boxes in which one object is written twice, and the place of the second; 0 without objects."""
+def with_repeat(answer: str, rng: np.random.Generator) -> tuple[str, tuple[int, int]]:
+    """An answer of boxes in which one object is written again, and where: from place `first` to before `last`.
+
+    (0, 0) for an answer without objects.
+    """
     objects = json.loads(answer)
     if not objects:
-        return answer, 0
-    place = int(rng.integers(len(objects))) + 1
-    return json.dumps([*objects[:place], objects[place - 1], *objects[place:]]), place
+        return answer, (0, 0)
+    first, more = int(rng.integers(len(objects))) + 1, int(rng.integers(REPEATS)) + 1
+    again = [objects[first - 1]] * more
+    return json.dumps([*objects[:first], *again, *objects[first:]]), (first, first + more)

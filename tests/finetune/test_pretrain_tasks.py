@@ -143,7 +143,7 @@ def test_shaken_and_repeated_objects_are_read_but_never_targets() -> None:
         assert places[places != IGNORED].tolist() == numbers
         assert pointers[pointers != IGNORED].tolist() == [0] * 4 + [3] * 8
         written = codec.decode(turns.ids[0, turns.ids[0] != codec.special["<|endoftext|>"]])
-        repeated |= written.count("bbox_2d") == 4
+        repeated |= written.count("bbox_2d") > 3
         shaken |= written.count("bbox_2d") == 3 and not torch.equal(turns.ids, plain.ids)
         targets = turns.targets[0][turns.targets[0] != IGNORED]
         assert codec.decode(targets) == answer
@@ -155,8 +155,8 @@ def test_a_repeat_stands_behind_its_object() -> None:
     """Where the second one is said to be, it is."""
     answer = json.dumps([{"bbox_2d": [i, i, i + 9, i + 9], "label": "nucleus"} for i in range(4)])
     for seed in range(20):
-        text, place = with_repeat(answer, np.random.default_rng(seed))
+        text, (first, last) = with_repeat(answer, np.random.default_rng(seed))
         objects = json.loads(text)
-        assert objects[place] == objects[place - 1]
-        assert [o for i, o in enumerate(objects) if i != place] == json.loads(answer)
-    assert with_repeat("[]", np.random.default_rng(0)) == ("[]", 0)
+        assert all(objects[i] == objects[first - 1] for i in range(first, last))
+        assert objects[:first] + objects[last:] == json.loads(answer)
+    assert with_repeat("[]", np.random.default_rng(0)) == ("[]", (0, 0))
