@@ -51,6 +51,81 @@ def fields(name: str) -> None:
     Image.fromarray(sheet).save(HERE / name, quality=88)
 
 
+def where_looked(run: Path, name: str, side: int = 700) -> None:
+    """Coarse scores of a cascade on the left; on the right what each tile owns, finer tiles in warmer colours."""
+    import cv2
+    import numpy as np
+    from PIL import ImageDraw
+
+    from workflows.cascade import WHERE
+    from workflows.heatmap import read_heatmap
+    from workflows.store import RunStore
+    from wsi import open_slide
+
+    with RunStore.open(run) as store:
+        tiles, skipped, facts = store.tiles(), store.skipped(), store.manifest.slide
+    with open_slide(facts.path) as opened:
+        plain = Image.fromarray(opened.thumbnail(side)).convert("RGB")
+    factor = plain.width / facts.width
+    heatmap = read_heatmap(run / WHERE)
+    cell = heatmap.cell0[0] * factor, heatmap.cell0[1] * factor
+    known = np.nan_to_num(heatmap.values[0])
+    size = round(known.shape[1] * cell[0]), round(known.shape[0] * cell[1])
+    shown = cv2.resize((known * 255).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    covered = cv2.resize(
+        np.isfinite(heatmap.values[0]).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
+    )
+    shown, covered = shown[: plain.height, : plain.width], covered[: plain.height, : plain.width]
+    colours = cv2.cvtColor(cv2.applyColorMap(shown, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    left = np.asarray(plain).copy()
+    part = left[: shown.shape[0], : shown.shape[1]]
+    part[covered > 0] = (0.45 * part + 0.55 * colours)[covered > 0].astype(np.uint8)
+    right = plain.copy()
+    draw = ImageDraw.Draw(right, "RGBA")
+    finest = min(int(row["width0"]) for row in tiles)
+    for row in tiles:
+        box = [int(row[f"core_{edge}"]) * factor for edge in ("x0", "y0", "x1", "y1")]
+        if int(row["tile"]) in skipped:
+            draw.rectangle(box, fill=(120, 130, 165, 110))
+            continue
+        level = round(np.log2(row["width0"] / finest))
+        draw.rectangle(
+            box, outline=((214, 40, 40), (240, 140, 0), (0, 114, 178), (0, 80, 60))[min(level, 3)], width=2
+        )
+    both = Image.new("RGB", (2 * plain.width + 12, plain.height), "white")
+    both.paste(Image.fromarray(left), (0, 0))
+    both.paste(right, (plain.width + 12, 0))
+    both.save(HERE / name, quality=88)
+
+
+def adaptive(slide: Path, out: Path, name: str) -> None:
+    """A run with coarse tiles, a token budget and splits on a slide of the demonstration."""
+    flags = ["--where", "Is there tumor in this image?", "--where-mpp", "0.5", "--where-tile-size", "128"]
+    flags += ["--where-threshold", "0.4", "--token-budget", "18000", "--split", "1", "-o", str(out)]
+    subprocess.run([sys.executable, "-m", "qwenvl", "detect", str(slide), *flags], check=True)
+    where_looked(out, name)
+
+
+def report(run: Path, name: str) -> None:
+    """The HTML report of a run as a browser shows it."""
+    import shutil
+
+    from workflows.html import write_slide_report
+
+    chromium = next(
+        (p for of in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(of))), None
+    )
+    if chromium is None:
+        print(f"{name}: no chromium to open the report in")
+        return
+    shot = run / "report.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,2150"]
+    page = write_slide_report(run).absolute().as_uri()
+    subprocess.run([chromium, *flags, f"--screenshot={shot}", page], check=True, capture_output=True)
+    shrink(shot, name)
+    shot.unlink()
+
+
 def main() -> None:
     """Run the demonstration in a temporary folder and keep its pictures."""
     HERE.mkdir(exist_ok=True)
@@ -61,6 +136,8 @@ def main() -> None:
         shrink(out / "nuclei" / "overview.png", "demo-overview.jpg")
         shrink(out / "tumor" / "overview.png", "demo-tumor.jpg", 900)
         detail(next(out.glob("*.svs")), out / "nuclei", "demo-detail.jpg")
+        report(out / "nuclei", "report.jpg")
+        adaptive(next(out.glob("*.svs")), Path(folder) / "adaptive", "adaptive.jpg")
 
 
 if __name__ == "__main__":

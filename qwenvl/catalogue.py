@@ -1,13 +1,15 @@
 """Known checkpoints: which one for which task and memory.
 
-Geometry (layers, key-value heads, head size) is what the checkpoints' own `config.json` states; memory is an
-estimate for bfloat16 weights, keys and values, and 15 % for activations.
+Sizes are what the checkpoints' own `config.json` states; memory is that of `qwenvl.memory`, for bfloat16.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwenvl.memory import MemoryEstimate, ModelWidths
 
 _PROMPT_TOKENS = 200
 _ANSWER_TOKENS = 512
@@ -21,10 +23,7 @@ class KnownModel:
     family: str
     parameters: float
     """Parameters in billions, vision tower included."""
-    layers: int
-    """Layers that hold keys and values."""
-    kv_heads: int
-    head_dim: int
+    widths: ModelWidths
     factor: int
     """Tile px per visual token along one side."""
     good_for: str
@@ -36,10 +35,16 @@ class KnownModel:
 
     def memory_gib(self, tile_size: int, batch: int) -> float:
         """Estimated GPU memory in GiB for a batch of tiles in bfloat16."""
-        weights = self.parameters * 1e9 * 2
-        tokens = self.tokens_per_tile(tile_size) + _PROMPT_TOKENS + _ANSWER_TOKENS
-        cache = 2 * self.layers * self.kv_heads * self.head_dim * 2 * tokens * batch
-        return (weights + cache) * 1.15 / 2**30
+        return self.estimate_memory(tile_size, batch).total / 2**30
+
+    def estimate_memory(
+        self, tile_size: int, batch: int, *, new_tokens: int = _ANSWER_TOKENS
+    ) -> MemoryEstimate:
+        """Estimated memory of a batch of tiles in bfloat16."""
+        return self.widths.estimate(
+            round(self.parameters * 1e9 * 2), self.tokens_per_tile(tile_size), batch=batch,
+            prompt_tokens=_PROMPT_TOKENS, new_tokens=new_tokens, size=2,
+        )  # fmt: skip
 
 
 _SMALL_GPU = "scoring and sorting tiles, fine-tuning on small GPUs"
@@ -49,17 +54,87 @@ _DETECTS = "detection, counting; many fine-tunes"
 _BEST = "the best default where 24 GB are at hand"
 _OLDER = "older; for adapters trained on it"
 KNOWN_MODELS = (
-    KnownModel("Qwen/Qwen3-VL-2B-Instruct", "Qwen3-VL", 2.1, 28, 8, 128, 32, _SMALL_GPU),
-    KnownModel("Qwen/Qwen3-VL-4B-Instruct", "Qwen3-VL", 4.4, 36, 8, 128, 32, _ONE_GPU),
-    KnownModel("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL", 8.8, 36, 8, 128, 32, _BEST),
-    KnownModel("Qwen/Qwen3-VL-8B-Thinking", "Qwen3-VL-Thinking", 8.8, 36, 8, 128, 32, "reasoning; slow per tile"),
-    KnownModel("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen3-VL-MoE", 31.1, 48, 4, 128, 32, _LIKE_SMALL),
-    KnownModel("Qwen/Qwen3-VL-32B-Instruct", "Qwen3-VL", 33.4, 64, 8, 128, 32, "descriptions and reports, few tiles"),
-    KnownModel("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen2.5-VL", 3.8, 36, 2, 128, 28, "long runs with little cache memory"),
-    KnownModel("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL", 8.3, 28, 4, 128, 28, _DETECTS),
-    KnownModel("Qwen/Qwen2-VL-2B-Instruct", "Qwen2-VL", 2.2, 28, 2, 128, 28, _OLDER),
-    KnownModel("Qwen/Qwen2-VL-7B-Instruct", "Qwen2-VL", 8.3, 28, 4, 128, 28, _OLDER),
-)  # fmt: skip
+    KnownModel(
+        "Qwen/Qwen3-VL-2B-Instruct",
+        "Qwen3-VL",
+        2.1,
+        ModelWidths(28, 8, 128, 2048, 6144, 151936, 1024),
+        32,
+        _SMALL_GPU,
+    ),
+    KnownModel(
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "Qwen3-VL",
+        4.4,
+        ModelWidths(36, 8, 128, 2560, 9728, 151936, 1024),
+        32,
+        _ONE_GPU,
+    ),
+    KnownModel(
+        "Qwen/Qwen3-VL-8B-Instruct",
+        "Qwen3-VL",
+        8.8,
+        ModelWidths(36, 8, 128, 4096, 12288, 151936, 1152),
+        32,
+        _BEST,
+    ),
+    KnownModel(
+        "Qwen/Qwen3-VL-8B-Thinking",
+        "Qwen3-VL-Thinking",
+        8.8,
+        ModelWidths(36, 8, 128, 4096, 12288, 151936, 1152),
+        32,
+        "reasoning; slow per tile",
+    ),
+    KnownModel(
+        "Qwen/Qwen3-VL-30B-A3B-Instruct",
+        "Qwen3-VL-MoE",
+        31.1,
+        ModelWidths(48, 4, 128, 2048, 6144, 151936, 1152),
+        32,
+        _LIKE_SMALL,
+    ),
+    KnownModel(
+        "Qwen/Qwen3-VL-32B-Instruct",
+        "Qwen3-VL",
+        33.4,
+        ModelWidths(64, 8, 128, 5120, 25600, 151936, 1152),
+        32,
+        "descriptions and reports, few tiles",
+    ),
+    KnownModel(
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        "Qwen2.5-VL",
+        3.8,
+        ModelWidths(36, 2, 128, 2048, 11008, 151936, 1280),
+        28,
+        "long runs with little cache memory",
+    ),
+    KnownModel(
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "Qwen2.5-VL",
+        8.3,
+        ModelWidths(28, 4, 128, 3584, 18944, 152064, 1280),
+        28,
+        _DETECTS,
+    ),
+    KnownModel(
+        "Qwen/Qwen2-VL-2B-Instruct",
+        "Qwen2-VL",
+        2.2,
+        ModelWidths(28, 2, 128, 1536, 8960, 151936, 1280),
+        28,
+        _OLDER,
+    ),
+    KnownModel(
+        "Qwen/Qwen2-VL-7B-Instruct",
+        "Qwen2-VL",
+        8.3,
+        ModelWidths(28, 4, 128, 3584, 18944, 152064, 1280),
+        28,
+        _OLDER,
+    ),
+)
 
 
 def print_catalogue(*, memory_gib: float | None, tile_size: int, batch: int, as_json: bool) -> None:
@@ -71,7 +146,7 @@ def print_catalogue(*, memory_gib: float | None, tile_size: int, batch: int, as_
     rows = sorted((row for row in rows if memory_gib is None or row[1] <= memory_gib), key=lambda row: row[1])
     if as_json:
         entries = [
-            asdict(model) | {"memory_gib": round(gib, 1), "tokens_per_tile": model.tokens_per_tile(tile_size)}
+            _flat(model) | {"memory_gib": round(gib, 1), "tokens_per_tile": model.tokens_per_tile(tile_size)}
             for model, gib in rows
         ]
         print(json.dumps(entries, indent=2))
@@ -91,3 +166,9 @@ def print_catalogue(*, memory_gib: float | None, tile_size: int, batch: int, as_
         Console().print(
             f"No larger checkpoint fits {memory_gib} GiB: try --batch 1 or a smaller --tile-size."
         )
+
+
+def _flat(model: KnownModel) -> dict[str, Any]:
+    facts = asdict(model)
+    widths: dict[str, Any] = facts.pop("widths")
+    return facts | widths

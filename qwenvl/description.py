@@ -13,6 +13,7 @@ from typing import Any
 
 from qwenvl.errors import CheckpointError
 from qwenvl.families import ModelFamily, family_of
+from qwenvl.memory import MemoryEstimate, ModelWidths
 from qwenvl.processor import PROCESSOR_FILES, ProcessorSettings, read_processor
 from qwenvl.quantise import quantisation_of
 
@@ -26,23 +27,6 @@ _SAMPLE = 65_536  # bytes hashed at each of five places of a weights file
 _SMALL = 64 * 2**20  # files up to this size are hashed whole
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEstimate:
-    """Estimated memory of a run in bytes."""
-
-    weights: int
-    kv_per_tile: int
-    """Keys and values of one tile with its prompt and answer."""
-    activations: int
-    """Working memory of a batch, roughly."""
-    batch: int
-
-    @property
-    def total(self) -> int:
-        """Weights, keys and values of the batch, and activations."""
-        return self.weights + self.kv_per_tile * self.batch + self.activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,23 +101,26 @@ class CheckpointDescription:
         layers = text["num_hidden_layers"]
         if self.family.linear_attention:
             layers = layer_types.count("full_attention") or layers // text.get("full_attention_interval", 4)
-        visual = self.tokens_per_tile(tile_size)
-        prompt = visual + prompt_tokens
-        keys_and_values = 2 * layers * text.get("num_key_value_heads", heads) * head_dim * size
-        # One layer at a time: residual, norm, query, key, value, attention output, and the two wide MLP halves.
-        width = 6 * hidden + 2 * text.get("intermediate_size", 4 * hidden)
         vision = self.config.get("vision_config", {})
-        vision_width = (
-            6 * vision.get("embed_dim", vision.get("hidden_size", 1280)) * self.family.merge_size**2
+        widths = ModelWidths(
+            layers=layers,
+            kv_heads=text.get("num_key_value_heads", heads),
+            head_dim=head_dim,
+            hidden=hidden,
+            intermediate=text.get("intermediate_size", 4 * hidden),
+            vocabulary=text["vocab_size"],
+            vision=vision.get("embed_dim", vision.get("hidden_size", 1280)),
+            merged=self.family.merge_size**2,
+            patch=self.processor.patch_dim,
         )
-        patches = visual * self.family.merge_size**2 * self.processor.patch_dim * 4
-        activations = batch * max(prompt * width * size, visual * vision_width * size + patches)
-        activations += batch * text["vocab_size"] * 4
         weights = self.parameters * size
         if quantise is not None:
             saved = size - quantisation_of(quantise).bytes_per_weight
             weights -= int(self.quantisable * saved)
-        return MemoryEstimate(weights, keys_and_values * (prompt + new_tokens), activations, batch)
+        return widths.estimate(
+            weights, self.tokens_per_tile(tile_size), batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens,
+            size=size,
+        )  # fmt: skip
 
 
 def describe_checkpoint(

@@ -126,8 +126,8 @@ class Request(BaseModel):
         0,
         ge=0,
         le=3,
-        description="How often a tile that is truncated, loops or is crowded is split in four at up to twice the "
-        "magnification (detect, point, count); 0 never.",
+        description="How often a tile that is truncated, loops or is crowded is asked again in four magnified parts "
+        "(detect, point, count); 0 never.",
     )
     crowded: int = Field(
         40,

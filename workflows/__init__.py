@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from workflows.heatmap import Heatmap, read_heatmap
     from workflows.merged import iter_merged
     from workflows.report import Report
-    from workflows.slide_run import Progress, RunResult, finish_run, run_slide
+    from workflows.slide_run import Progress, RunEstimate, RunResult, finish_run, plan_run, run_slide
     from workflows.store import RunStore
 
 _HOMES = {
     "Heatmap": "workflows.heatmap",
     "Progress": "workflows.slide_run",
     "Report": "workflows.report",
+    "RunEstimate": "workflows.slide_run",
     "RunResult": "workflows.slide_run",
     "RunStore": "workflows.store",
     "export_geojson": "workflows.export.geojson",
@@ -25,6 +26,7 @@ _HOMES = {
     "export_tiles_csv": "workflows.export.tables",
     "finish_run": "workflows.slide_run",
     "iter_merged": "workflows.merged",
+    "plan_run": "workflows.slide_run",
     "read_heatmap": "workflows.heatmap",
     "run_slide": "workflows.slide_run",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "Heatmap",
     "Progress",
     "Report",
+    "RunEstimate",
     "RunResult",
     "RunStore",
     "export_geojson",
@@ -40,6 +43,7 @@ __all__ = [
     "export_tiles_csv",
     "finish_run",
     "iter_merged",
+    "plan_run",
     "read_heatmap",
     "run_slide",
 ]

@@ -15,7 +15,16 @@ from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError, RequestError, out_of_memory
 from qwenvl.request import Request
 from workflows._rows import tile_of
-from workflows._splitting import MEMORY_SPLITS, Split, Why, children_of, parent_of, why_split
+from workflows._splitting import (
+    DETAIL_ZOOM,
+    MEMORY_SPLITS,
+    Split,
+    Why,
+    children_of,
+    parent_of,
+    why_split,
+    zoom_of,
+)
 from workflows.quality import Inspector, excluded
 from workflows.store import RunStore
 from wsi.loader import Loaded, SlideJob, TileLoader
@@ -174,8 +183,16 @@ class Asking:
                 return None
         elif len(earlier) - memory >= self.request.split:
             return None
+        zoom = DETAIL_ZOOM if why is Why.MEMORY else zoom_of(row)
+        if zoom is None:
+            return None
         children = children_of(
-            row, roots=roots, overlap=self.request.overlap, same_scale=why is Why.MEMORY, mask=self.mask
+            row,
+            roots=roots,
+            overlap=self.request.overlap,
+            zoom=zoom,
+            same_scale=why is Why.MEMORY,
+            mask=self.mask,
         )
         return Split(tile, why, len(earlier) + 1, children)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,12 @@ from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.request import SPLIT_TASKS, Request, Task
 from wsi.tissue import TissueMask
 
+DETAIL_ZOOM, ENLARGING_ZOOM, MOST_ENLARGED = 2.0, 1.5, 2.0
+"""Magnification of children: where the slide holds the detail, where it has to be enlarged, and how far at most.
+
+Measured with the embedded model on crowded tiles at the slide's own scale: four parts enlarged 1.45-fold give more of
+the nuclei, and fewer that are none, than four parts enlarged 2-fold, although those overlap less."""
+_LEAST_ZOOM = 1.2
 MEMORY_SPLITS = 2
 """How often a tile that does not fit into memory is split before the run stops."""
 
@@ -84,15 +91,30 @@ def why_split(answer: Answer, request: Request) -> Why | None:
     return Why.CROWDED if crowded else None
 
 
+def zoom_of(tile: np.void) -> float | None:
+    """Magnification of a tile's children, None where it is enlarged as far as makes sense already."""
+    enlarged = max(int(tile["width"]) / int(tile["width0"]), int(tile["height"]) / int(tile["height0"]))
+    if enlarged * DETAIL_ZOOM <= 1.05:
+        return DETAIL_ZOOM
+    zoom = min(ENLARGING_ZOOM, MOST_ENLARGED / enlarged)
+    return zoom if zoom >= _LEAST_ZOOM else None
+
+
 def children_of(
-    tile: np.void, *, roots: int, overlap: int, same_scale: bool = False, mask: TissueMask | None = None
+    tile: np.void,
+    *,
+    roots: int,
+    overlap: int,
+    zoom: float = DETAIL_ZOOM,
+    same_scale: bool = False,
+    mask: TissueMask | None = None,
 ) -> NDArray[np.void]:
     """The tiles that take the place of one tile.
 
     They lie inside it and overlap each other and its neighbours' part by at least half as many level-0 px as it
-    overlaps its neighbours. A child has half the side of its parent, and so twice the magnification in a picture of
-    the same size; where the parent owns so much that two halves would not overlap enough, slightly more than half.
-    Along an axis on which one child sees all that the parent owns there is only one.
+    overlaps its neighbours. The side of a child is that of its parent divided by `zoom`, and so its magnification in
+    a picture of the same size is `zoom`-fold; where the parent owns so much that two such sides would not overlap
+    enough, slightly less. Along an axis on which one child sees all that the parent owns there is only one.
 
     Parameters
     ----------
@@ -101,6 +123,8 @@ def children_of(
         Tiles of the grid.
     overlap : int
         Overlap of neighbouring tiles in px of the picture (`Request.overlap`).
+    zoom : float
+        More than 1, at most 2.
     same_scale : bool
         Give the children smaller pictures at the parent's scale instead of a higher magnification.
     mask : TissueMask, optional
@@ -111,8 +135,8 @@ def children_of(
     structured array (n,) of TILE_DTYPE, 1 to 4 rows, with the parent's value in any further column
         Their cores are disjoint, each lies inside its tile, and together they are the parent's core.
     """
-    columns = _halves(tile, "x0", "width0", "core_x0", "core_x1", overlap / int(tile["width"]))
-    rows = _halves(tile, "y0", "height0", "core_y0", "core_y1", overlap / int(tile["height"]))
+    columns = _halves(tile, "x0", "width0", "core_x0", "core_x1", overlap / int(tile["width"]), zoom)
+    rows = _halves(tile, "y0", "height0", "core_y0", "core_y1", overlap / int(tile["height"]), zoom)
     children = np.zeros(len(columns) * len(rows), tile.dtype)
     for name in tile.dtype.names or ():
         children[name] = tile[name]
@@ -141,7 +165,7 @@ def children_of(
 
 
 def _halves(
-    tile: np.void, at: str, length: str, core_low: str, core_high: str, overlap: float
+    tile: np.void, at: str, length: str, core_low: str, core_high: str, overlap: float, zoom: float
 ) -> list[tuple[int, int, int, int]]:
     """Start, side, and core (end excluded) of the children along one axis, in level-0 px."""
     low, side = int(tile[at]), int(tile[length])
@@ -149,7 +173,7 @@ def _halves(
     lap = round(overlap * side / 2)  # what two children share
     margin = lap // 2  # what they see beyond the core, where the parent does
     start, stop = max(low, first - margin), min(low + side, last + margin)
-    half = min(side, max((side + 1) // 2, (stop - start + lap + 1) // 2))
+    half = min(side, max(ceil(side / zoom - 1e-6), (stop - start + lap + 1) // 2))
     if stop - start <= half:
         begin = min(max(low, (start + stop - half) // 2), low + side - half)
         return [(begin, half, first, last)]

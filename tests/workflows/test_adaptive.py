@@ -34,10 +34,10 @@ def ask(out: Path, slide: MemorySlide, engine: Engine, **fields: object) -> Repo
 
 @pytest.mark.parametrize("seed", range(4))
 def test_crowded_tiles_are_split_until_every_object_is_listed_once(seed: int, tmp_path: Path) -> None:
-    places = planted(220, seed)
+    places = planted(480, seed)
     slide = DotSlide(places)
-    once = ask(tmp_path / "once", slide, DotEngine(), crowded=12)
-    split = ask(tmp_path / "split", slide, DotEngine(), crowded=12, split=3)
+    once = ask(tmp_path / "once", slide, DotEngine(40), crowded=36)
+    split = ask(tmp_path / "split", slide, DotEngine(40), crowded=36, split=3)
     before, _ = found_once(boxes_of(tmp_path / "once"), places)
     after, extra = found_once(boxes_of(tmp_path / "split"), places)
     assert before < 0.8 * len(places), "the plain run misses many: the test could not fail otherwise"
@@ -48,7 +48,7 @@ def test_crowded_tiles_are_split_until_every_object_is_listed_once(seed: int, tm
     assert facts is not None
     assert set(facts.reasons) == {"crowded"}
     assert facts.tiles == facts.reasons["crowded"]
-    assert 2 <= facts.depth <= 3
+    assert facts.depth == 2, "enlarged 1.5-fold, then 2-fold, and no further"
     assert split.complete
     assert split.tiles.counts.ok + split.tiles.counts.empty == split.tiles.total
     assert split.tiles.total == once.tiles.total - facts.tiles + facts.children
@@ -98,15 +98,17 @@ def test_a_run_without_splits_is_a_journal_of_the_first_version(tmp_path: Path) 
 
 @pytest.mark.parametrize(("reason", "finish"), [("truncated", "length"), ("loop", "loop")])
 def test_truncated_and_looping_tiles_are_split(reason: str, finish: str, tmp_path: Path) -> None:
-    """An engine that writes no more than ten objects: what came before the cut is not counted twice."""
+    """An engine that writes no more than 36 objects: what came before the cut is not counted twice."""
 
     def cut(picture: NDArray[np.uint8], seen: int) -> Answer | None:
-        if seen <= 10:
+        if seen <= 36:
             return None
         return Answer(Status.TRUNCATED, (TileObject("dot", box=(1, 1, 5, 5)),), finish_reason=finish)
 
-    places = planted(160, 3)
-    report = ask(tmp_path / "run", DotSlide(places), DotEngine(100, cut), split=3, max_objects=100)
+    places = planted(480, 3)
+    report = ask(
+        tmp_path / "run", DotSlide(places), DotEngine(100, cut), split=3, max_objects=100, crowded=100
+    )
     assert found_once(boxes_of(tmp_path / "run"), places) == (len(places), 0)
     assert report.tiles.split is not None
     assert set(report.tiles.split.reasons) == {reason}

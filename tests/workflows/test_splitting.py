@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status, TileObject
 from qwenvl.request import Request
 from workflows._rows import TILE_DTYPE, tile_table
-from workflows._splitting import Why, children_of, parent_of, path_of, why_split
+from workflows._splitting import Why, children_of, parent_of, path_of, why_split, zoom_of
 from wsi.grid import TileGrid
 from wsi.tissue import TissueMask
 
@@ -40,8 +40,8 @@ grids = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(grids, st.randoms(use_true_random=False), st.booleans())
-def test_splits_at_any_depth_keep_every_px_owned_once(case, chance, same_scale: bool) -> None:
+@given(grids, st.randoms(use_true_random=False), st.booleans(), st.sampled_from([2.0, 1.5, 1.25]))
+def test_splits_at_any_depth_keep_every_px_owned_once(case, chance, same_scale: bool, zoom: float) -> None:
     tile_size, overlap, size, scale = case
     grid = TileGrid(size, tile_size=tile_size, overlap=overlap, mpp=scale * 0.5, mpp_xy=(0.5, 0.5))
     rows = list(tile_table(grid))
@@ -49,7 +49,7 @@ def test_splits_at_any_depth_keep_every_px_owned_once(case, chance, same_scale: 
     assert (before == 1).all()
     for _ in range(4):
         parent = rows.pop(chance.randrange(len(rows)))
-        children = children_of(parent, roots=len(grid), overlap=overlap, same_scale=same_scale)
+        children = children_of(parent, roots=len(grid), overlap=overlap, zoom=zoom, same_scale=same_scale)
         assert 1 <= len(children) <= 4
         for child in children:
             assert parent_of(int(child["tile"]), len(grid)) == parent["tile"]
@@ -59,11 +59,11 @@ def test_splits_at_any_depth_keep_every_px_owned_once(case, chance, same_scale: 
             ):
                 assert parent[at] <= child[at] <= child[low] < child[high]
                 assert child[high] <= child[at] + child[length] <= parent[at] + parent[length]
-                zoom = (child[picture] / child[length]) / (parent[picture] / parent[length])
+                found = (child[picture] / child[length]) / (parent[picture] / parent[length])
                 if same_scale:
-                    assert zoom == pytest.approx(1, abs=0.6 / child[picture])
+                    assert found == pytest.approx(1, abs=0.6 / child[picture])
                 else:
-                    assert 1 <= zoom <= 2
+                    assert 1 <= found <= zoom * (1 + 1e-6)
         rows += list(children)
     table = np.array(rows, TILE_DTYPE)
     assert len(np.unique(table["tile"])) == len(table)
@@ -126,3 +126,14 @@ def test_paths_sort_children_at_the_place_of_their_parent() -> None:
 )
 def test_reasons_to_split(answer: Answer, fields: dict, expected: Why | None) -> None:
     assert why_split(answer, Request(**{"task": "detect", "labels": ("a",), **fields})) is expected
+
+
+@pytest.mark.parametrize(
+    ("width0", "expected"),
+    [(512, 2.0), (500, 2.0), (400, 1.5), (256, 1.5), (171, 171 / 128), (128, None), (140, None)],
+)
+def test_magnification_goes_beyond_the_slide_only_so_far(width0: int, expected: float | None) -> None:
+    tile = np.zeros(1, TILE_DTYPE)[0]
+    tile["width"] = tile["height"] = 256
+    tile["width0"] = tile["height0"] = width0
+    assert zoom_of(tile) == (None if expected is None else pytest.approx(expected))

@@ -125,7 +125,7 @@ class RunOptions:
         typer.Option(
             min=0,
             max=3,
-            help="Split a truncated, looping or crowded tile in four at twice the magnification, up to N times.",
+            help="Ask a truncated, looping or crowded tile again in four magnified parts, up to N times.",
             show_default="0",
             rich_help_panel=_WHERE,
         ),
