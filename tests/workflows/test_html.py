@@ -119,6 +119,17 @@ def test_it_is_accessible(run: Path) -> None:
     assert len(page.all("h1")) == 1
 
 
+def test_the_scale_bar_is_as_long_as_it_says(run: Path) -> None:
+    """It lies in the coordinates of the picture, so that it shrinks and prints with it."""
+    text = write_slide_report(run).read_text(encoding="utf-8")
+    width, height = map(int, re.search(r'<svg class="over" viewBox="0 0 (\d+) (\d+)"', text).groups())  # type: ignore[union-attr]
+    length = float(re.search(r'id="scale-bar"[^>]* width="([\d.]+)"', text)[1])  # type: ignore[index]
+    said = int(re.search(r'aria-label="Scale bar, (\d+) µm"', text)[1])  # type: ignore[index]
+    assert (width, height) == (384, 288)
+    assert length * 0.25 == pytest.approx(said, rel=0.001), "0.25 um/px, the picture is the slide's own size"
+    assert 5 < said < 0.25 * width / 4
+
+
 @pytest.mark.parametrize("task", list(Task))
 def test_every_task_has_a_report(task: Task, slide_file: Path, tmp_path: Path) -> None:
     request = request_of(task, tile_size=128, overlap=0, mpp=None)
