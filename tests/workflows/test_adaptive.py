@@ -18,7 +18,7 @@ from run_helpers import MemorySlide, request_of
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError
-from qwenvl.request import Task
+from qwenvl.request import _FIRST_FIELDS, Task
 from workflows._folder import JOURNAL
 from workflows._schema import SPLIT_VERSION, VERSION
 from workflows.export import export_geojson, export_tiles_csv
@@ -223,3 +223,30 @@ def test_memory_that_runs_out_at_random_loses_no_tile(tmp_path: Path) -> None:
     assert report.complete
     assert report.tiles.tissue_answered == 1
     assert found_once(boxes_of(tmp_path / "run"), places) == (len(places), 0)
+
+
+def test_runs_and_reports_of_the_first_release_open_and_go_on(tmp_path: Path) -> None:
+    """Their requests, manifests and reports know nothing of where to look."""
+    slide, request = DotSlide(planted(60)), request_of(Task.DETECT, labels=("dot",))
+    calm = run_slide(slide, request, DotEngine(100), tmp_path / "calm", mask="all", overview=False).report
+    run_slide(slide, request, DotEngine(100), tmp_path / "old", mask="all", overview=False, limit=5)
+    journal = sqlite3.connect(tmp_path / "old" / JOURNAL)
+    manifest = json.loads(journal.execute("SELECT json FROM manifest").fetchone()[0])
+    for name in set(manifest["request"]) - _FIRST_FIELDS:
+        del manifest["request"][name]
+    del manifest["plan"]
+    journal.execute("UPDATE manifest SET json = ?", (json.dumps(manifest),))
+    journal.commit()
+    journal.close()
+    result = run_slide(slide, request, DotEngine(100), tmp_path / "old", mask="all", overview=False)
+    assert result.asked == calm.run.asked - 5
+    assert result.report.result() == calm.result()
+    document = json.loads(calm.to_json())
+    document["schema_version"] = "1.0"
+    for name in ("plan", "cascade"):
+        del document[name]
+    del document["tiles"]["scales"], document["tiles"]["split"], document["run"]["cascade"]
+    del document["tiles"]["counts"]["skipped"]
+    document["request"] = manifest["request"]
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    assert Report.read(tmp_path / "report.json").request == request
