@@ -151,6 +151,25 @@ def test_without_slide_scale_or_objects(tmp_path: Path) -> None:
     assert len(page.all("img")) == 1, "the picture the run drew stands in"
 
 
+def test_numbers_are_those_of_the_report(run: Path, detect, tmp_path: Path) -> None:
+    from workflows.export import RunObjects
+    from workflows.html._numbers import object_numbers
+    from workflows.report import Report
+    from workflows.store import RunStore
+
+    run_slide(MemorySlide(), detect, StandInEngine(boxes=6), tmp_path / "other", mask="auto", overview=False)
+    for folder in (run, tmp_path / "other"):
+        with RunStore.open(folder) as store:
+            numbers = object_numbers(store, RunObjects(store))
+        results = Report.read(folder).results
+        assert [(of.label, of.count) for of in numbers.rows] == [
+            (of.label, of.count) for of in results.labels
+        ]  # type: ignore[union-attr]
+        for row, of in zip(numbers.rows, results.labels, strict=True):  # type: ignore[union-attr]
+            assert row.per_mm2 == pytest.approx(of.per_mm2)
+            assert row.mean_score == pytest.approx(of.mean_score)
+
+
 def test_the_interval_covers_the_density_it_should() -> None:
     """Of many slides with the same density, about 95 % of the intervals hold it, also where objects cluster."""
     rng = np.random.default_rng(0)
