@@ -6,7 +6,7 @@ have ended, keeps the probability of every token, and stops answers that repeat 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -172,6 +172,7 @@ def decode(
     eos: Sequence[int],
     constraint: Constraint | None = None,
     language: LightLanguage | None = None,
+    stepper: Callable[[Prefilled, int], Steps] | None = None,
 ) -> list[Decoded]:
     """Write the answers of a prefilled batch.
 
@@ -188,6 +189,8 @@ def decode(
     constraint : Constraint, optional
     language : LightLanguage, optional
         The same model's decoding step for a CPU; transformers' own step otherwise.
+    stepper : callable, optional
+        Gives the steps of a state with room for a number of tokens, in place of both.
 
     Returns
     -------
@@ -206,7 +209,9 @@ def decode(
     # The most likely token is most often one that may come, and then no mask is needed to find it.
     plain = settings.temperature == 0 and settings.repetition_penalty == 1.0
     steps: Steps = TransformersSteps(model, state)
-    if language is not None:
+    if stepper is not None:
+        steps = stepper(state, settings.max_new_tokens)
+    elif language is not None:
         steps = LightSteps(language, state.cache, state.attention_mask, state.next_position)
         state.cache = None
     logits = state.logits

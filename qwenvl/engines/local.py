@@ -15,6 +15,7 @@ from torch import Tensor
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.batching import Batch, Prompt, build_batch, plan_batches
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
+from qwenvl.compiled import CompiledStep
 from qwenvl.confidence import add_scores
 from qwenvl.decoding import Constraint, Decoded, Prefilled, croppable, decode, prefill, read_on
 from qwenvl.description import MemoryEstimate
@@ -54,6 +55,9 @@ class LocalEngine(Engine):
         Most prompt tokens of a batch; None chooses by device and free memory.
     thinking : bool
         Let families think that can be told not to (Qwen3.5). Thinking variants always do.
+    compiled : bool or str
+        Decode by a compiled step with a cache of fixed size (`qwenvl.compiled`), on CUDA as a graph; a string names
+        another backend of torch.compile. Where it does not work, `info.processor['compiled']` says why.
     constrained : bool
         Let the model write only what its task's grammar allows (`qwenvl.task_grammar`). The schema of extract is
         kept to either way.
@@ -71,9 +75,15 @@ class LocalEngine(Engine):
         token_budget: int | None = None,
         thinking: bool = False,
         constrained: bool = True,
+        compiled: bool | str = False,
     ) -> None:
         self.checkpoint = checkpoint
-        unpacked = pack_linears(checkpoint.model)
+        self._compiled: CompiledStep | None = None
+        if compiled:
+            backend = compiled if isinstance(compiled, str) else "inductor"
+            self._compiled = CompiledStep(checkpoint.model, backend)
+        works = self._compiled is not None and self._compiled.reason is None
+        unpacked = "compiled" if works else pack_linears(checkpoint.model)
         fold_frames(checkpoint.model, packed=unpacked is None)
         own_step = unpacked or LightLanguage.unfit(checkpoint.model)
         self._language = LightLanguage(checkpoint.model) if own_step is None else None
@@ -83,6 +93,11 @@ class LocalEngine(Engine):
             "products": "oneDNN" if unpacked is None else f"PyTorch ({unpacked})",
             "decoding": "light" if own_step is None else f"transformers ({own_step})",
         }
+        if self._compiled is not None:
+            reason = self._compiled.reason
+            facts["compiled"] = "yes" if reason is None else f"no ({reason})"
+            if reason is None:
+                facts["decoding"] = "compiled"
         self.info = replace(checkpoint.info, processor={**checkpoint.info.processor, **facts})
         self._processor = replace(checkpoint.processor, temporal_patch_size=1)
         self._budget = token_budget or _token_budget(checkpoint)
@@ -92,9 +107,11 @@ class LocalEngine(Engine):
         self._grammars: Grammars | None = None
 
     @classmethod
-    def load(cls, name_or_path: str | Path = "embedded", **settings: Any) -> LocalEngine:
-        """An engine for a checkpoint; `settings` are those of `load_checkpoint`."""
-        return cls(load_checkpoint(name_or_path, **settings))
+    def load(
+        cls, name_or_path: str | Path = "embedded", *, compiled: bool | str = False, **settings: Any
+    ) -> LocalEngine:
+        """An engine for a checkpoint; the other `settings` are those of `load_checkpoint`."""
+        return cls(load_checkpoint(name_or_path, **settings), compiled=compiled)
 
     def batch_size(self, request: Request) -> int:
         """Tiles of `request` that fit one batch; few on a CPU, because a run stores what it hands over at once."""
@@ -112,6 +129,7 @@ class LocalEngine(Engine):
         visual = description.tokens_per_tile(request.tile_size)
         return description.estimate_memory(
             request.tile_size, batch=self.batch_size(request), dtype=self.info.dtype,
+            quantise=self.info.processor.get("quantise"),
             prompt_tokens=self.prompt_tokens(request) - visual,
             new_tokens=0 if request.task in JUDGING else request.generation.max_new_tokens,
         )  # fmt: skip
@@ -269,11 +287,14 @@ class LocalEngine(Engine):
         written = decode(
             self.checkpoint.model, state, batch, request.generation, eos=self.checkpoint.eos_token_ids,
             constraint=constraint, language=self._language,
+            stepper=self._compiled.steps if self._compiled is not None and self._compiled.reason is None else None,
         )  # fmt: skip
         answers = [
             self._read(decoded, request, row.frame, length)
             for decoded, row, length in zip(written, rows, batch.lengths, strict=True)
         ]
+        if self._compiled is not None and self._compiled.reason and self.info.processor["compiled"] == "yes":
+            answers = [replace(answer, notes=(*answer.notes, "uncompiled")) for answer in answers]
         for row in constraint.closed if isinstance(constraint, ThinkFirst) else ():
             answers[row] = _thought_closed(answers[row])
         return answers
