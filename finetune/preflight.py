@@ -254,6 +254,13 @@ def _require_same_after_save(model: Any, batch: Mapping[str, Tensor]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         model.load_adapter(folder, adapter_name="reloaded", is_trainable=False)
+        parameters = dict(model.named_parameters())
+        other = [
+            name
+            for name, value in parameters.items()
+            if ".reloaded" in name
+            and not torch.equal(value, parameters[name.replace(".reloaded", ".default")])
+        ]
         model.set_adapter("reloaded")
         after = _logits(model, batch)
         model.set_adapter("default")
@@ -261,10 +268,16 @@ def _require_same_after_save(model: Any, batch: Mapping[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
-    if not torch.equal(before, after):
+    # Products in four bits differ from call to call on some CPUs; there the weights alone are compared.
+    quantised = any("4bit" in type(module).__name__ for module in model.modules())
+    if other or (not quantised and not torch.equal(before, after)):
+        what = (
+            f"{other[0]} has other values"
+            if other
+            else f"logits differ by {float((before - after).abs().max()):.2g}"
+        )
         raise PreflightError(
-            "the adapter gives other logits once saved and loaded "
-            f"(by up to {float((before - after).abs().max()):.2g}): part of it would be lost"
+            f"the adapter is not the same once saved and loaded: {what}; part of it would be lost"
         )
 
 

@@ -19,7 +19,7 @@ from qwenvl.families import FAMILIES, get_family
 from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Request
 
-NAMES = ("mitosis", "cell, odd \"one\"")
+NAMES = ("mitosis", 'cell, odd "one"')
 SLIDE = SlideEntry("s", "s.png", "sha256:0", 5000, 4000, 0.25, "s", "train")
 TRAINABLE = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking", "Qwen3-VL-MoE", "Qwen3.5")
 
@@ -33,7 +33,12 @@ def unit0(writer: Writer, frame, tile) -> np.ndarray:
 
 
 box_numbers = st.tuples(
-    st.floats(0, 4900), st.floats(0, 3900), st.floats(8, 90), st.floats(8, 90), st.integers(90, 1500), st.floats(0.5, 3)
+    st.floats(0, 4900),
+    st.floats(0, 3900),
+    st.floats(8, 90),
+    st.floats(8, 90),
+    st.integers(90, 1500),
+    st.floats(0.5, 3),
 )
 
 
@@ -148,4 +153,3 @@ def test_an_empty_tile_reads_as_empty(family_name):
     frame = family.frame(448, 448)
     answer = writer.read(writer.answer(request.task, [], frame), request, frame)
     assert answer.status == "empty"
-
