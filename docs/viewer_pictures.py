@@ -44,13 +44,15 @@ def shot(viewer: Any, name: str) -> None:
     pump(1.5)
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)).convert("RGB")
     target = HERE / f"viewer-{name}.png"
-    for colours in (256, 128, 96, 64, 48):
-        # Maximum coverage keeps rare colours, such as those of words in the table.
-        few = picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.FLOYDSTEINBERG)
-        few.save(target, optimize=True)
+    # Most colours go to what is frequent; some are kept for what is rare, such as words in the table.
+    rare = picture.quantize(40, method=Image.Quantize.MAXCOVERAGE).getpalette()[: 40 * 3]
+    for colours in (216, 96, 48):
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([*picture.quantize(colours).getpalette()[: colours * 3], *rare])
+        picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(target, optimize=True)
         if target.stat().st_size < _MOST_BYTES:
             break
-    print(f"{target.name}: {picture.size}, {target.stat().st_size // 1024} kB, {colours} colours")
+    print(f"{target.name}: {picture.size}, {target.stat().st_size // 1024} kB, {colours + 40} colours")
 
 
 def main(folder: Path) -> None:

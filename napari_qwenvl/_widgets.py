@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from napari_qwenvl.frame import Frame
 
 _COLOURS = {"error": "#c0504a", "note": "#c08a30", "done": "#4a9a5a"}
+
+
+P = ParamSpec("P")
+
+
+def while_alive(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """A method of a widget that does nothing once Qt has deleted it: viewers and threads may call it later."""
+
+    @wraps(method)
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+        if isalive(self):
+            method(self, *args, **kwargs)
+
+    return call
 
 
 class Message(QLabel):
@@ -72,6 +88,11 @@ def scrolled(inside: QWidget, outer: QWidget) -> None:
     layout = QVBoxLayout(outer)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.addWidget(area)
+
+
+def style_links(browser: Any) -> None:
+    """Links in a blue that can be read on dark and on light themes."""
+    browser.document().setDefaultStyleSheet("a { color: #4f9dff; }")
 
 
 def drawn_polygons(layer: Any, frame: Frame, *, selected: bool = True) -> list[NDArray[np.float64]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from qtpy.compat import isalive
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import (
     QApplication,
@@ -25,7 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_qwenvl._advanced import Advanced
-from napari_qwenvl._widgets import Folded, Message, drawn_polygons, scrolled
+from napari_qwenvl._widgets import Folded, Message, drawn_polygons, scrolled, while_alive
 from napari_qwenvl.frame import Frame, visible_field
 from napari_qwenvl.plan import (
     LABELLED,
@@ -284,7 +285,7 @@ class AskPanel(QWidget):
         ticket, masks = self._ticket, self._masks[1]
 
         def show(found: Cost | str) -> None:
-            if ticket != self._ticket:
+            if ticket != self._ticket or not isalive(self):
                 return
             if isinstance(found, str):
                 self._not_planned(_in_panel(found))
@@ -349,6 +350,7 @@ class AskPanel(QWidget):
         self.prompt.setPlaceholderText(_QUESTIONS.get(task, ""))
         self.plan_soon()
 
+    @while_alive
     def _on_viewer(self, *_: Any) -> None:
         if not self.running.busy:
             self.plan_soon()
@@ -436,6 +438,7 @@ class AskPanel(QWidget):
         words = "command line" if form == "command" else "Python script"
         self.message.show_words("done", f"Copied: the {words} that makes this very run.")
 
+    @while_alive
     def _show_state(self) -> None:
         running, worker = self.running, self.running.worker
         busy = running.busy

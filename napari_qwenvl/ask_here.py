@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_qwenvl._widgets import Message, drawn_polygons
+from napari_qwenvl._widgets import Message, drawn_polygons, style_links, while_alive
 from napari_qwenvl.asked import Asked, Region, ask_command, keep, kept
 from napari_qwenvl.frame import Frame, look_at
 from napari_qwenvl.objects import Objects
@@ -87,6 +87,7 @@ class AskHerePanel(QWidget):
         self.cancel.clicked.connect(self.running.worker.cancel)
         self.talk = QTextBrowser()
         self.talk.setOpenLinks(False)
+        style_links(self.talk)
         self.talk.highlighted.connect(self._on_hover)
         self.talk.anchorClicked.connect(self._on_click)
         self.message = Message()
@@ -136,6 +137,7 @@ class AskHerePanel(QWidget):
         self._layer.mode = mode
         self.message.show_words("", "")
 
+    @while_alive
     def _on_drawn(self, event: Any) -> None:
         layer = self._layer
         if layer is None or str(getattr(event, "action", "")) != "added" or not layer.nshapes:
@@ -183,6 +185,7 @@ class AskHerePanel(QWidget):
         marked = f", {len(inside)} marked inside" if inside else ""
         self.place.setText(f"{sides[0] * step:,.0f} x {sides[1] * step:,.0f} {unit}{marked}")
 
+    @while_alive
     def _on_removed(self, event: Any) -> None:
         if event.value is self._layer:
             self._layer = None
@@ -356,6 +359,7 @@ class AskHerePanel(QWidget):
         _, _, rest = url.toString().partition(":")
         self.show_answer(int(rest.partition(":")[0]))
 
+    @while_alive
     def _show_state(self) -> None:
         busy = self.running.busy
         ours = self._waiting is not None

@@ -30,7 +30,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_qwenvl._widgets import Message
+from napari_qwenvl._widgets import Message, style_links, while_alive
 from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.results_model import ObjectsModel, SaidModel
 from napari_qwenvl.review import ReviewBar
@@ -95,6 +95,7 @@ class ResultsPanel(QWidget):
         self.said_table.selectionModel().currentRowChanged.connect(self._on_said)
         self.words = QTextBrowser()
         self.words.setOpenLinks(False)
+        style_links(self.words)
         self.words.setMaximumHeight(150)
         self.words.highlighted.connect(self._on_hover)
         self.words.anchorClicked.connect(self._on_hover)
@@ -156,6 +157,7 @@ class ResultsPanel(QWidget):
 
     # ------------------------------------------------------------------ what changed
 
+    @while_alive
     def _on_opened(self) -> None:
         overlay = self.session.overlay
         if overlay is not self._overlay:
@@ -175,17 +177,21 @@ class ResultsPanel(QWidget):
                 "note", f"The run can be looked at, not reviewed: {self.session.read_only}"
             )
 
+    @while_alive
     def _on_grown(self) -> None:
         self._fill.start()
 
+    @while_alive
     def _on_overlay(self) -> None:
         self._fill.start()
 
+    @while_alive
     def _on_filtered(self) -> None:
         self.model.refresh(order=False)
         self._mark(self._overlay.selected if self._overlay is not None else None)
         self._summarise()
 
+    @while_alive
     def _on_decided(self) -> None:
         self.review.show_state()
         self._fill.start()
@@ -245,6 +251,7 @@ class ResultsPanel(QWidget):
         self._overlay.select(int(self.model.rows[current.row()]))
         self.review.show_state()
 
+    @while_alive
     def _on_picked(self, row: int) -> None:
         self.tabs.setCurrentIndex(0)
         self._mark(row)

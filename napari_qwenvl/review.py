@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_qwenvl._widgets import while_alive
 from napari_qwenvl.deciding import Deciding
 from napari_qwenvl.frame import box_of
 from napari_qwenvl.overlay import Overlay
@@ -245,6 +246,7 @@ class ReviewBar(QWidget):
     def _new_label(self) -> str:
         return self.label.currentText().strip() or "object"
 
+    @while_alive
     def _on_drawn(self, event: Any) -> None:
         layer = self._drawing
         if layer is None or not layer.nshapes or str(getattr(event, "action", "")) != "added":
@@ -256,6 +258,7 @@ class ReviewBar(QWidget):
         for box in boxes:
             self._on_added(box)
 
+    @while_alive
     def _on_added(self, box: Any) -> None:
         deciding, manifest = self.session.deciding, self.session.manifest
         if deciding is None or manifest is None:
@@ -280,15 +283,18 @@ class ReviewBar(QWidget):
                 self.viewer.layers.remove(layer)
             self.told.emit("", "")
 
+    @while_alive
     def _on_layer_removed(self, event: Any) -> None:
         if event.value is self._drawing:
             self._stop_drawing()
 
+    @while_alive
     def _on_edited(self, row: int, box: Any) -> None:
         deciding = self._deciding()
         if deciding is not None:
             deciding.reshape(row, box)
 
+    @while_alive
     def _on_deleted(self, rows: Any) -> None:
         deciding = self._deciding()
         if deciding is not None and len(rows):
