@@ -77,6 +77,9 @@ def connect(study: Study) -> Iterator[Cluster]:
         "distributed.worker.memory.terminate": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.target": False,
+        # Tickets take minutes; a profile taken a hundred times a second is not worth what it takes.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.system-monitor.interval": "5s",
     }
     with dask.config.set(settings):
         from distributed import LocalCluster

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -325,8 +326,14 @@ def set_up_worker(threads: int | None) -> None:
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     # Loaded while the others start, not while the first slide waits.
-    import workflows.cohort.parts
-    import workflows.slide_run  # noqa: F401
+    for name in (
+        "workflows.cohort.parts",
+        "workflows.overview",
+        "workflows.slide_run",
+        "wsi.readers.registry",
+        "zarr",
+    ):
+        import_module(name)
 
 
 __all__ = [
