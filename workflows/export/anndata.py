@@ -64,7 +64,8 @@ def _new_root(out: Path, *, overwrite: bool) -> Iterator[Any]:
             require("h5py", "A .h5ad file", "h5py (a .zarr needs nothing more)")
             import h5py
 
-            with h5py.File(partial, "w") as file:
+            # Chunks are written whole and once: a cache of several MiB per column would only hold them back.
+            with h5py.File(partial, "w", rdcc_nbytes=0) as file:
                 yield file
         else:
             import zarr
