@@ -20,6 +20,7 @@ from qwenvl.checkpoint import Checkpoint
 from qwenvl.engines.base import Engine
 from qwenvl.engines.local import LocalEngine
 from qwenvl.light import LARGEST
+from qwenvl.packed import unpack_linears
 from qwenvl.request import Request, Task
 
 
@@ -89,6 +90,8 @@ def engine_of(checkpoint: Checkpoint, model: Any, vision: FrozenVision | None) -
             plain.requires_grad_(False)
         yield LocalEngine(replace(checkpoint, model=plain))
     finally:
+        # Packed weights are for inference, and cannot be copied.
+        unpack_linears(model)
         torch.random.set_rng_state(state)
         model.train(training)
 

@@ -43,6 +43,8 @@ class LightLanguage:
         kinds = {type(layer).__name__ for layer in language.layers.modules() if isinstance(layer, nn.Linear)}
         if kinds != {"Linear"}:
             return f"weights of {', '.join(sorted(kinds))}"
+        if any(hasattr(module, "base_layer") for module in language.layers.modules()):
+            return "an adapter that is not merged"
         names = {type(layer).__name__ for layer in language.layers}
         if not names <= set(_KNOWN):
             return f"layers of {', '.join(sorted(names))}"

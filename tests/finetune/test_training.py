@@ -515,3 +515,30 @@ def test_an_adapter_that_forgets_says_so_everywhere(trained, tiny, tmp_path):
     assert "FORGETS" in warning
     assert "31.5 points" in warning
     assert "FORGETS" not in (load_checkpoint(tiny("Qwen3-VL"), adapter=trained).info.warning or "")
+
+
+def test_a_model_in_training_answers_with_its_adapter(tiny, cells, monkeypatch):
+    """Copied and merged, or as peft wraps it: an engine that looked past the adapter would answer as the base."""
+    from finetune import evaluate
+
+    checkpoint = load_checkpoint(tiny("Qwen3-VL"))
+    vision = FrozenVision(checkpoint.model)
+    model = add_lora(checkpoint.model, LoraSettings(rank=2), checkpoint.family)
+    request = Request(
+        task="describe", tile_size=96, overlap=0, generation=Generation(max_new_tokens=12)
+    )  # fmt: skip
+    picture = np.full((96, 96, 3), 200, np.uint8)
+    found = {}
+    for strength in (0.0, 1.0):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(strength)
+        for way, largest in (("merged", 2**28), ("live", 0)):
+            monkeypatch.setattr(evaluate, "LARGEST", largest)
+            with evaluate.engine_of(checkpoint, model, vision) as engine:
+                found[strength, way] = engine.answer([picture], request)[0].raw
+    assert found[0.0, "merged"] == found[0.0, "live"]
+    assert found[1.0, "merged"] == found[1.0, "live"]
+    assert found[1.0, "live"] != found[0.0, "live"]
+    assert all(p.requires_grad for name, p in model.named_parameters() if "lora_" in name)
