@@ -7,8 +7,8 @@ document. Everything reads, merges and names the objects alike; each export is a
     python benchmarks/export.py          a million objects beside a hundred thousand
     python benchmarks/export.py --fast   200,000 objects beside 20,000
 
-Exit code 1 where the export is less than 5x faster than `geojson.dump` or `json.dump`, or its peak memory with the larger
-run is more than 1.2 times that with the smaller one. `json.dumps` is shown without a bar.
+Exit code 1 where the export is less than 5x faster than `geojson.dump` or `json.dump`, or its peak memory with the
+larger run is more than 1.2 times that with the smaller one. `json.dumps` is shown without a bar.
 """
 
 from __future__ import annotations
