@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from workflows.cohort.config import Study
@@ -90,7 +91,10 @@ def connect(study: Study) -> Iterator[Cluster]:
         )  # fmt: skip
         with cluster, Client(cluster, set_as_default=False) as client:
             client.register_plugin(SetUp(threads))
-            yield Cluster(client, cluster.dashboard_link, local=True, host_gpus=gpus > 1)
+            link = (
+                cluster.dashboard_link if find_spec("bokeh") else None
+            )  # without it, a page that asks for it
+            yield Cluster(client, link, local=True, host_gpus=gpus > 1)
 
 
 def worker_count(study: Study) -> tuple[int, int]:

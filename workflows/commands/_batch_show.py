@@ -79,7 +79,8 @@ class Terminal:
         self._workers = workers
         self._begun = self._said = time.monotonic()
         self._console.print(
-            f"{plural(workers, 'worker')}, dashboard {escape(dashboard or 'not available')}", soft_wrap=True
+            f"{plural(workers, 'worker')}, dashboard {escape(dashboard or 'not available (pip install bokeh)')}",
+            soft_wrap=True,
         )
         self._whole = self._bars.add_task("cohort", total=self._slides, unit="slides", words="")
 
