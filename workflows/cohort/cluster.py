@@ -81,6 +81,9 @@ def connect(study: Study) -> Iterator[Cluster]:
         # Tickets take minutes; a profile taken a hundred times a second is not worth what it takes.
         "distributed.worker.profile.enabled": False,
         "distributed.admin.system-monitor.interval": "5s",
+        # One ticket per worker: nothing waits at a worker that another could take.
+        "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.active-memory-manager.start": False,
     }
     with dask.config.set(settings):
         from distributed import LocalCluster

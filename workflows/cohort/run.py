@@ -21,6 +21,8 @@ from workflows.provenance import utc_now
 
 _LONGEST_GOODBYE = 600.0
 """Seconds that a stopped batch waits for the batches at hand."""
+_COUNT_EVERY = 5.0
+"""Seconds between two looks at how many workers there are, while nothing else happens."""
 _ENGINE_FAILURES = 3
 """Slides in a row that the model may fail before the batch stops."""
 
@@ -41,7 +43,7 @@ class Watcher(Protocol):
         """A slide is done with, for better or worse."""
 
     def waiting(self, workers: int, under_way: int) -> None:
-        """Nothing happened for half a second."""
+        """Nothing happened for a while."""
 
 
 class Quiet:
@@ -166,6 +168,7 @@ class _Run:
         self._parts: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         self._engine_failures = 0
+        self._count_at = 0.0
 
     def run(self, todo: Sequence[Checked]) -> dict[str, Outcome]:
         """Work through the slides; their outcomes by id."""
@@ -217,7 +220,9 @@ class _Run:
         try:
             heard = self._heard.get(timeout=0.5)
         except queue.Empty:
-            self.watcher.waiting(len(self.cluster.slots()[0]), len(self._under_way))
+            if time.monotonic() >= self._count_at:
+                self._count_at = time.monotonic() + _COUNT_EVERY
+                self.watcher.waiting(len(self.cluster.slots()[0]), len(self._under_way))
             return
         if isinstance(heard, tuple):  # (time, words) of a worker
             self.watcher.progress(heard[1])
