@@ -16,6 +16,8 @@ from napari_qwenvl.session import NotPossibleError, Session, forget_session, ses
 from napari_qwenvl.worker import Worker
 
 POLL_MS = 400
+_PARTING_MS = 800
+"""A window that closes waits so long for the model's process, then ends it: its journal is whole at any moment."""
 _QUIET_POLLS = 12
 """A run that someone else makes and that was silent for so many polls is merged as it stands."""
 
@@ -82,16 +84,16 @@ class Running(QObject):
             self.session.close_run()
         self.worker.run(plan.for_worker(tiles))
         if self.session.folder != folder and (folder / "run.sqlite").exists():
-            self.open_run(folder)
+            self.open_run(folder, layers=False)
         self.changed.emit()
 
-    def open_run(self, folder: Path) -> None:
+    def open_run(self, folder: Path, *, layers: bool = True) -> None:
         """Show a run folder; whatever is wrong with it is said in words."""
         from workflows.errors import WorkflowError
         from wsi.errors import SlideError
 
         try:
-            self.session.open_run(folder)
+            self.session.open_run(folder, layers=layers)
         except (NotPossibleError, WorkflowError, SlideError, OSError) as error:
             self.said.emit("error", str(error))
 
@@ -116,7 +118,7 @@ class Running(QObject):
             return
         self._closed = True
         self._timer.stop()
-        self.worker.close()
+        self.worker.close(_PARTING_MS)
         self.session.close_run()
         if self._window is not None:
             with suppress(RuntimeError):  # Qt has deleted the window
@@ -167,11 +169,7 @@ class Running(QObject):
         if self.session.folder != self.plan.out:
             if not first:
                 return  # the user has opened another run meanwhile; this one goes on beside it
-            try:
-                self.session.follow(self.plan.out)
-            except Exception as error:
-                self.said.emit("error", str(error))
-                return
+            self.open_run(self.plan.out, layers=False)
         self.poll()
 
     def _on_finished(self, event: dict[str, Any]) -> None:
@@ -206,7 +204,7 @@ class Running(QObject):
                 pass
             self.session.reload()
         elif self.session.folder is None:
-            self.open_run(self.plan.out)
+            self.open_run(self.plan.out, layers=False)
 
 
 def in_background(

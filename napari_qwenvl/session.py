@@ -148,7 +148,9 @@ class Session:
 
     # ------------------------------------------------------------------ open and close
 
-    def open_run(self, folder: Path | str, done: Callable[[], None] | None = None) -> None:
+    def open_run(
+        self, folder: Path | str, done: Callable[[], None] | None = None, *, layers: bool = True
+    ) -> None:
         """Show a run: layers, objects, words, and the state of its review. The run may still be going on.
 
         Raises
@@ -160,13 +162,13 @@ class Session:
         folder = run_folder(Path(folder))
         store = RunStore.open(folder)
         try:
-            layers = self._layers_of(folder, store)
+            further = self._layers_of(folder, store) if layers else []
             reviews, read_only = _open_reviews(folder)
         except BaseException:
             store.close()
             raise
         self.close_run()
-        for data, options, kind in layers:
+        for data, options, kind in further:
             if _TILES not in options.get("metadata", {}):
                 getattr(self.viewer, f"add_{kind}")(data, **options)
         self._hold(folder, store, reviews, read_only)
@@ -174,21 +176,13 @@ class Session:
         self.reload(done)
 
     def follow(self, folder: Path | str) -> None:
-        """Show a run that has just begun: nothing to read yet, its answers come with `poll`.
+        """Show a run that this viewer makes itself: its objects alone, because adding layers takes time.
 
         Raises
         ------
         RunNotFoundError, StoreError
         """
-        folder = Path(folder)
-        store = RunStore.open(folder)
-        if store.last_seq():
-            store.close()
-            self.open_run(folder)
-            return
-        self.close_run()
-        self._hold(folder, store, *_open_reviews(folder))
-        self.opened.emit()
+        self.open_run(folder, layers=False)
 
     def _layers_of(self, folder: Path, store: RunStore) -> list[Any]:
         facts = store.manifest.slide
