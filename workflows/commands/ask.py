@@ -110,11 +110,11 @@ def repeat(
                 f"{report}: {model} was asked through a server; say where it is now with --server URL.", USAGE
             )
         model, family = model.rpartition("@")[0], earlier.model.family
-    quantised = earlier.model.processor.get("quantise")
+    quantised, adapter = earlier.model.processor.get("quantise"), earlier.model.adapter
     flags = RunOptions(
         out=out, overwrite=overwrite, device=device, model=model, dtype=earlier.model.dtype,
         quantise=None if quantised is None else str(quantised), server=server,
-        family=family, adapter=earlier.model.adapter and Path(earlier.model.adapter), **earlier.run_options(),
+        family=family, adapter=None if adapter is None else Path(adapter), **earlier.run_options(),
     )  # fmt: skip
     engine, _ = load_engine(flags)
     if engine.info.fingerprint != earlier.model.fingerprint:
