@@ -94,6 +94,7 @@ class Overlay:
         self._wanted: tuple[set[str] | None, float | None, set[int] | None] = (None, None, None)
         self._picture: Picture | None = None
         self._closed = False
+        self._first = not len(viewer.layers)
         self.layer: Image = viewer.add_image(
             np.zeros((1, 1, 4), np.uint8),
             rgb=True,
@@ -107,7 +108,12 @@ class Overlay:
         self._scheduler = scheduler(self._work, self._show)
         self._editing = Editing(self)
         camera = viewer.scene.camera.events
-        self._sources: list[Any] = [camera.center, camera.zoom, viewer.canvas.events.size, viewer.dims.events.ndisplay]
+        self._sources: list[Any] = [
+            camera.center,
+            camera.zoom,
+            viewer.canvas.events.size,
+            viewer.dims.events.ndisplay,
+        ]
         if plane is not None:
             self._sources.append(viewer.dims.events.current_step)
         for source in self._sources:
@@ -161,6 +167,7 @@ class Overlay:
         self._keep = np.concatenate([self._keep, self._passes(objects)])
         self._widen(objects)
         self.changed.emit()
+        self._look_first()
         self._draw()
 
     def replace(self, objects: Objects) -> None:
@@ -170,6 +177,7 @@ class Overlay:
         self._widen(objects)
         self._forget_rows()
         self._refilter()
+        self._look_first()
         self.changed.emit()
 
     def update(self, index: int | ArrayLike, **columns: Any) -> None:
@@ -439,6 +447,18 @@ class Overlay:
         if self._bounds is not None:
             low, high = np.minimum(low, self._bounds[:2]), np.maximum(high, self._bounds[2:])
         self._bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+    def _look_first(self) -> None:
+        """Look at the first objects, where no slide has told the camera where to look."""
+        if not self._first or self._bounds is None:
+            return
+        self._first = False
+        y_min, x_min = self.frame.to_world(*self._bounds[:2])
+        y_max, x_max = self.frame.to_world(*self._bounds[2:])
+        height, width = canvas_size(self.viewer)
+        camera = self.viewer.scene.camera
+        camera.zoom = 0.9 * min(height / max(y_max - y_min, 1e-6), width / max(x_max - x_min, 1e-6))
+        camera.center = (camera.center[0], (y_min + y_max) / 2, (x_min + x_max) / 2)
 
     def _forget_rows(self) -> None:
         self.selected = None

@@ -285,3 +285,13 @@ def test_objects_of_one_plane_of_a_stack_show_on_that_plane_alone(viewer):
         assert (overlay.detail == "outlines") is shown
         assert (overlay.hit(30, 30) == 0) is shown
         assert len(overlay.in_field()) == shown
+
+
+def test_objects_without_a_slide_are_brought_into_view_once(viewer):
+    overlay = Overlay(viewer, um_per_px=MPP)
+    overlay.append(Objects.of([[40_000, 30_000, 40_040, 30_030], [60_000, 35_000, 60_050, 35_020]]))
+    assert overlay.in_field().tolist() == [0, 1]
+    camera = viewer.scene.camera
+    before = camera.center, camera.zoom
+    overlay.append(Objects.of([[90_000, 90_000, 90_040, 90_030]]))
+    assert (camera.center, camera.zoom) == before
