@@ -62,10 +62,10 @@ def test_line_width_and_the_limit_of_outlines_reach_the_picture(settings):
     viewer = ViewerModel()
     viewer.canvas.size = (200, 200)
     overlay = Overlay(viewer, um_per_px=None)
-    viewer.scene.camera.center = (0, 50, 50)
-    viewer.scene.camera.zoom = 1
     corners = np.arange(0, 120, 1.0)[:, None] * [1, 0] + [0, 50]
     overlay.append(Objects.of(np.c_[corners, corners + 30]))
+    viewer.scene.camera.zoom = 1
+    viewer.scene.camera.center = (0, 50, 50)
     assert overlay.detail == "outlines"
     thin = (overlay.layer.data[..., 3] == 255).sum()
     settings.objects.line_width = 6
