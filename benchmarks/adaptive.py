@@ -42,9 +42,9 @@ from wsi.synthetic.truth import REGION_DOWNSAMPLE
 
 MPP = 0.25
 CROWDED_SEED, MIXED_SEED, TUMOR_SEED, CALIBRATION_SEED = 600_000, 7, 84, 92
-"""Slides; of the tissue of the one with `TUMOR_SEED` 19 % is tumor, of that of the last 21 %."""
+"""Slides; of the tissue of the one with `TUMOR_SEED` 19 % is tumor. The threshold is chosen on one of the same size."""
 QUESTION = "Is there tumor in this image?"
-TUMOR_SIDE, CALIBRATION_SIDE = 8192, 4096
+TUMOR_SIDE, CALIBRATION_SIDE = 8192, 8192
 CROWDED = 30
 """Objects from which a tile counts as crowded; the model lists 40 at most and often stops before."""
 ENOUGH = 0.95
