@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -49,15 +48,14 @@ class AtOnce:
         self._open = False
 
 
-def scheduler(make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:
-    """The scheduler that fits: Qt's where a QApplication exists, else `AtOnce`."""
-    qtpy = sys.modules.get("qtpy")
-    if qtpy is not None:
-        from qtpy.QtWidgets import QApplication
+def scheduler(viewer: Any, make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:
+    """The scheduler that fits: Qt's for a viewer with a window, `AtOnce` for its model alone."""
+    return _in_background(make, show) if has_window(viewer) else AtOnce(make, show)
 
-        if QApplication.instance() is not None:
-            return _in_background(make, show)
-    return AtOnce(make, show)
+
+def has_window(viewer: Any) -> bool:
+    """Whether a viewer has a window, and with it Qt's event loop; a `ViewerModel` has none."""
+    return getattr(viewer, "window", None) is not None
 
 
 def _in_background(make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:

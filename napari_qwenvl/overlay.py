@@ -105,7 +105,7 @@ class Overlay:
             axis_labels=("y", "x"),
             metadata={"qwenvl_overlay": self},
         )
-        self._scheduler = scheduler(self._work, self._show)
+        self._scheduler = scheduler(viewer, self._work, self._show)
         self._editing = Editing(self)
         camera = viewer.scene.camera.events
         self._sources: list[Any] = [

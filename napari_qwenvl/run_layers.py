@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from napari_qwenvl._scheduling import has_window
 from napari_qwenvl.frame import Frame
 from napari_qwenvl.heatmap import heatmap_layers, tile_layers, tissue_layer
 from napari_qwenvl.objects import Objects
@@ -120,7 +120,7 @@ def add_objects(viewer: Any, folder: Path | str) -> Overlay | None:
     overlay = Overlay(viewer, um_per_px=(frame.step_x, frame.step_y) if frame.known else None, plane=plane)
     overlay.layer.metadata[RUN] = str(folder)
     overlay.labels = list(labels)
-    if _qt_runs():
+    if has_window(viewer):
         from napari.qt.threading import create_worker
 
         worker = create_worker(iter_objects, folder, _start_thread=False)
@@ -170,14 +170,6 @@ def _overlay_after(viewer: Any, folder: Path, number: int) -> None:
 def _shown(viewer: Any, fingerprint: str) -> bool:
     slides = [] if viewer is None else [slide_of(layer) for layer in slide_layers(viewer)]
     return any(slide is not None and slide.fingerprint == fingerprint for slide in slides)
-
-
-def _qt_runs() -> bool:
-    if "qtpy" not in sys.modules:
-        return False
-    from qtpy.QtWidgets import QApplication
-
-    return QApplication.instance() is not None
 
 
 def _say(message: str) -> None:
