@@ -190,8 +190,8 @@ def show_status(plan: Plan, slides: Sequence[SlideStatus]) -> None:
     """Print the status table."""
     console = Console()
     table = Table(box=None, pad_edge=False)
-    for name in ("id", "stage", "tiles", "failed", "objects", "reason"):
-        table.add_column(name, justify="right" if name in ("tiles", "failed", "objects") else "left")
+    for name in ("id", "stage", "tiles", "failed", "found", "reason"):
+        table.add_column(name, justify="right" if name in ("tiles", "failed", "found") else "left")
     for each in slides:
         table.add_row(
             escape(each.row.id), f"[{_STYLE[each.stage]}]{each.stage}[/]",
