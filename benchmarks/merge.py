@@ -75,7 +75,11 @@ def plant(boxes: int, *, easy: bool = False, seed: int = 0) -> World:
 
 
 def _views(
-    truth: NDArray[np.float64], classes: NDArray[np.int64], grid: TileGrid, rng: np.random.Generator, easy: bool
+    truth: NDArray[np.float64],
+    classes: NDArray[np.int64],
+    grid: TileGrid,
+    rng: np.random.Generator,
+    easy: bool,
 ) -> Detections:
     """What every tile sees of every object."""
     spans = []
@@ -181,7 +185,9 @@ def same_answer(methods: dict[str, Method]) -> None:
     expected = np.unique(world.seen.ids)
     for name, method in methods.items():
         if not np.array_equal(np.sort(method(world)), expected):
-            raise SystemExit(f"{name} does not return every apart object once: the comparison would be unfair.")
+            raise SystemExit(
+                f"{name} does not return every apart object once: the comparison would be unfair."
+            )
     print(f"Same answer on {len(world.seen)} views of {len(expected)} apart objects: {', '.join(methods)}\n")
 
 
@@ -212,8 +218,10 @@ def main() -> int:
         rows += [(theirs, f"{ratio:.1f}x (bar {bar:g}x)")] + ([] if same is full else [(same, "")])
         if ratio < bar:
             missed.append(f"{name}: {ratio:.1f}x per box, the bar is {bar:g}x")
-        if same.misses > theirs.misses or same.duplicates > theirs.duplicates or (
-            same.misses + same.duplicates >= theirs.misses + theirs.duplicates
+        if (
+            same.misses > theirs.misses
+            or same.duplicates > theirs.duplicates
+            or (same.misses + same.duplicates >= theirs.misses + theirs.duplicates)
         ):
             missed.append(f"{name}: misses and duplicates are not fewer on the same boxes")
     heads = f"{'':26}{'boxes':>10}{'CPU s':>9}{'us/box':>8}{'misses':>9}{'dupl.':>8}"

@@ -45,7 +45,9 @@ def overlapping_pairs(boxes: Floats, group: Ints, keep: Callable[[Ints, Ints], B
     owner, nth = _expand(last - first + 1)
     strip = first[owner] + nth
     key = group[owner] * (last.max() + 1) + strip
-    i, j = _sweep(key, boxes[owner, 0], boxes[owner, 2], lambda p, q: _in_first_strip(p, q, owner, strip, first, keep))
+    i, j = _sweep(
+        key, boxes[owner, 0], boxes[owner, 2], lambda p, q: _in_first_strip(p, q, owner, strip, first, keep)
+    )
     i, j = owner[i], owner[j]
     a, b = boxes[i], boxes[j]
     meet = (a[:, :2] <= b[:, 2:]).all(axis=1) & (b[:, :2] <= a[:, 2:]).all(axis=1)

@@ -19,7 +19,9 @@ GRID = TileGrid((360, 200), tile_size=100, overlap=20)
 def _merge(*rows: tuple[int, list[float]], classes: list[int] | None = None, grid: TileGrid = GRID,
            rules: MergeRules | None = None, **columns: object) -> list[tuple[list[float], int]]:  # fmt: skip
     """Merge (tile, box) rows; the boxes that stay with the number of rows in each."""
-    found = Detections.of([box for _, box in rows], classes or [0] * len(rows), [tile for tile, _ in rows], **columns)
+    found = Detections.of(
+        [box for _, box in rows], classes or [0] * len(rows), [tile for tile, _ in rows], **columns
+    )
     merged = merge(found, grid.rects, grid.cores, rules)
     return sorted(zip(merged.boxes.tolist(), merged.sources.tolist(), strict=True))
 
@@ -125,7 +127,9 @@ def test_points_and_boxes_are_never_one() -> None:
 
 
 def test_the_row_that_stays_keeps_its_score_and_name() -> None:
-    found = Detections.of([[84, 40, 98, 56], [84, 40, 99, 56]], [0, 0], [0, 1], scores=[0.9, 0.2], ids=[17, 23])
+    found = Detections.of(
+        [[84, 40, 98, 56], [84, 40, 99, 56]], [0, 0], [0, 1], scores=[0.9, 0.2], ids=[17, 23]
+    )
     merged = merge(found, GRID.rects, GRID.cores)
     assert (merged.ids.tolist(), merged.scores.tolist(), merged.tiles.tolist()) == ([23], [0.2], [1])
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 import workflows._merge_pairs as pairs
 from workflows._merge_groups import groups, match, suppress
 
-BOX = st.tuples(*[st.floats(-50, 300, width=32)] * 2, *[st.one_of(st.just(0.0), st.floats(0, 120, width=32))] * 2)
+BOX = st.tuples(
+    *[st.floats(-50, 300, width=32)] * 2, *[st.one_of(st.just(0.0), st.floats(0, 120, width=32))] * 2
+)
 
 
 @given(st.lists(BOX, max_size=60), st.integers(1, 3), st.sampled_from([3, 4_000_000]))
@@ -64,4 +66,3 @@ def test_a_group_holds_one_object_per_tile() -> None:
 def test_suppression_keeps_the_best_of_a_chain() -> None:
     into = suppress(4, np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([1, 0, 3, 2]))
     assert into.tolist() == [1, 1, 1, 3]
-

@@ -44,7 +44,9 @@ def _tissue(mask: TissueMask, size: tuple[int, int]) -> np.ndarray:
     """Level-0 px whose centre lies in the mask."""
     rows = ((np.arange(size[1]) + 0.5) / mask.scale_xy[1]).astype(int)
     columns = ((np.arange(size[0]) + 0.5) / mask.scale_xy[0]).astype(int)
-    return mask.array[np.ix_(np.minimum(rows, mask.array.shape[0] - 1), np.minimum(columns, mask.array.shape[1] - 1))]
+    return mask.array[
+        np.ix_(np.minimum(rows, mask.array.shape[0] - 1), np.minimum(columns, mask.array.shape[1] - 1))
+    ]
 
 
 @given(grids())

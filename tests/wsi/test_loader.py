@@ -57,7 +57,9 @@ def test_pictures_come_in_the_order_of_jobs_and_tiles() -> None:
 @pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (2, 5), (4, 16)])
 def test_a_slow_consumer_does_not_pile_up_pictures(workers: int, ahead: int) -> None:
     slide = CountingSlide("a")
-    for taken, _ in enumerate(TileLoader([SlideJob("a", slide, _grid(slide))], workers=workers, ahead=ahead), 1):
+    for taken, _ in enumerate(
+        TileLoader([SlideJob("a", slide, _grid(slide))], workers=workers, ahead=ahead), 1
+    ):
         time.sleep(0.002)
         assert slide.reads <= taken + ahead - 1
 
@@ -74,7 +76,9 @@ def test_a_read_error_is_a_value_in_its_place() -> None:
 def test_any_other_failure_becomes_a_read_error_that_names_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     slide = CountingSlide("a")
     monkeypatch.setattr(slide, "_read", lambda *_: 1 / 0)
-    results = list(TileLoader([SlideJob("a", slide, _grid(slide)[:2]), SlideJob("b", CountingSlide("b"), [])]))
+    results = list(
+        TileLoader([SlideJob("a", slide, _grid(slide)[:2]), SlideJob("b", CountingSlide("b"), [])])
+    )
     assert [type(r.picture) for r in results] == [ReadError, ReadError]
     assert "Tile 1 at (16, 0) of a" in str(results[1].picture)
 
