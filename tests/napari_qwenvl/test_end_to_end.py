@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "tissue.svs"
-    write_slide(path, Scene(240, 200, seed=11), mpp=0.25, downsamples=(1, 4))
+    # Large enough that a run is still under way when its first boxes have been seen and Cancel is clicked.
+    write_slide(path, Scene(600, 500, seed=11), mpp=0.25, downsamples=(1, 4))
     return path
 
 
