@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,17 @@ def real_data() -> Path:
     if not (folder / "slides").is_dir():
         pytest.skip(f"no real data at {folder}; set QWENVL_TEST_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny checkpoint by family name, built once. Nobody may change it."""
+    from qwenvl.testing import tiny_checkpoint
+
+    root = tmp_path_factory.mktemp("tiny")
+
+    def build(family: str) -> Path:
+        folder = root / family
+        return folder if folder.is_dir() else tiny_checkpoint(family, folder)
+
+    return build

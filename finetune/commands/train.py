@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from finetune.commands._guard import INTERRUPTED, guarded
+from qwenvl.interrupt import stop_on_interrupt
 
 
 @guarded
@@ -39,7 +36,7 @@ def finetune(
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
     )  # fmt: skip
-    with _stop_on_interrupt() as cancel, Progress(*columns) as bar:
+    with stop_on_interrupt() as cancel, Progress(*columns) as bar:
         line = bar.add_task("training", total=settings.train.steps, facts="")
 
         def show(step: Any) -> None:
@@ -60,28 +57,6 @@ def finetune(
             f"older skills {verdict}: {result.forgetting.lost:.1f} points lost, limit {result.forgetting.limit:g}"
         )
     typer.echo(f"adapter: {result.adapter}")
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the state is then saved, and the second one interrupts at once."""
-    cancel = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: Any) -> None:
-        cancel.set()
-        signal.signal(number, earlier[signal.Signals(number)])
-
-    for number in earlier:
-        signal.signal(number, on_signal)
-    try:
-        yield cancel
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import write_cells
 from typer.testing import CliRunner
+from voc_cells import write_cells
 
 from finetune.build import BuildOptions, build_dataset
 from finetune.commands import app

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from server import SERVED, STUB, ServerProcess
 
 from qwenvl.engines.remote import RemoteEngine
-from qwenvl.testing import tiny_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,18 +23,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a tiny checkpoint by family name, built once. Nobody may change it."""
-    root = tmp_path_factory.mktemp("tiny")
-
-    def build(family: str) -> Path:
-        folder = root / family
-        return folder if folder.is_dir() else tiny_checkpoint(family, folder)
-
-    return build
 
 
 @pytest.fixture(scope="session")

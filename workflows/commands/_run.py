@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwenvl.interrupt import stop_on_interrupt
 from workflows.commands._guard import USAGE, stop
 from workflows.commands.options import RunOptions
 
@@ -201,25 +199,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C (or SIGTERM) sets; the second one interrupts at once."""
-    cancel = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: Any) -> None:
-        cancel.set()
-        signal.signal(number, earlier[signal.Signals(number)])
-
-    for number in earlier:
-        signal.signal(number, on_signal)
-    try:
-        yield cancel
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -236,9 +236,9 @@ def _show_plan(plan: Any, out: Path, overwrite: bool, seconds_per_tile: float | 
 
 
 def _run_and_show(plan: Any, out: Path, *, overwrite: bool, strict: bool) -> None:
+    from qwenvl.interrupt import stop_on_interrupt
     from workflows.cohort import run_cohort, write_summary
     from workflows.commands._batch_show import Terminal, show_end
-    from workflows.commands._run import stop_on_interrupt
 
     with stop_on_interrupt() as cancel, Terminal(plan) as watcher:
         result: CohortResult = run_cohort(
