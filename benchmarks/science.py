@@ -2,8 +2,8 @@
 
     python benchmarks/science.py [--fast] [--only NAME ...]
 
-Each part is a script of its own beside this one (`science_<name>.py`) and prints its own table. Exits with 1 where a bar
-of any part is missed, with 2 where the data of a part is absent and nothing was missed.
+Each part is a script of its own beside this one (`science_<name>.py`) and prints its own table. Exits with 1 where a
+bar of any part is missed, with 2 where the data of a part is absent and nothing was missed.
 """
 
 from __future__ import annotations
