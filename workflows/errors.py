@@ -59,3 +59,7 @@ class CohortError(WorkflowError, ValueError):
 
 class NarrativeError(WorkflowError):
     """A slide cannot be summarised in words."""
+
+
+class SpatialError(WorkflowError, ValueError):
+    """A section's counts, positions or genes cannot be used, or do not belong to the slide."""
