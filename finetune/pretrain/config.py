@@ -95,6 +95,10 @@ class PhaseConfig:
     """Before this step the only question is where the nuclei are; all tasks come after it."""
     dense_weight: float = 0.0
     """Weight of the dense loss beside the answers in the joint phase."""
+    other_sides: tuple[int, ...] = ()
+    """Sides in px of further tiles (joint phase), multiples of 32; in a quarter of their steps two of them meet."""
+    other_share: float = 0.0
+    """Share of the steps with tiles of `other_sides`."""
     save_every: int = 500
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.pretrain.config import PoolConfig
-from finetune.pretrain.real import RealNuclei
-from finetune.pretrain.tiles import TISSUES, LabelledTile, from_field
+from finetune.pretrain.real import RealNuclei, crop_boxes
+from finetune.pretrain.tiles import TISSUES, UNKNOWN, LabelledTile, from_field
 from wsi.synthetic import sample_field
 
 
@@ -105,6 +105,27 @@ class TilePool:
         )
 
 
+def fresh_field(config: PoolConfig, rng: np.random.Generator, side: int) -> LabelledTile:
+    """A field of any side, from seeds that neither the pool nor any evaluation holds."""
+    seed = config.first_seed + 1_000_000_000 + int(rng.integers(1_000_000_000))
+    tissue = str(rng.choice(TISSUES)) if rng.random() < 0.5 else None
+    mpp = config.mpp * (2 if rng.random() < config.coarse_share else 1)
+    most = int(rng.choice(config.max_nuclei))
+    return from_field(sample_field(seed, size=side, mpp=mpp, tissue=tissue, max_nuclei=most))
+
+
+def window(tile: LabelledTile, shape: tuple[int, int], rng: np.random.Generator) -> LabelledTile:
+    """A random window (height, width) of a tile. Its nuclei are known; what the whole showed is not known of it."""
+    height, width = shape
+    if shape == tile.image.shape[:2]:
+        return tile
+    y = int(rng.integers(tile.image.shape[0] - height + 1))
+    x = int(rng.integers(tile.image.shape[1] - width + 1))
+    boxes = crop_boxes(tile.boxes, x, y, (width, height), 1.0)
+    image = np.ascontiguousarray(tile.image[y : y + height, x : x + width])
+    return LabelledTile(image, boxes, np.full(len(boxes), UNKNOWN, np.int64), mpp=tile.mpp)
+
+
 def augment(tile: LabelledTile, rng: np.random.Generator, colour: float = 1.0) -> LabelledTile:
     """One of eight turns and mirrors, another stain and exposure, now and then noise or blur."""
     size = tile.image.shape[0]
@@ -157,25 +178,59 @@ class TileSource:
         self._real = real
         self._seed = seed
 
-    def batch(self, phase: int, step: int, count: int, most: int | None = None) -> list[LabelledTile]:
-        """`count` augmented tiles; with `most`, tiles of more objects are drawn again (up to twenty times)."""
+    def batch(
+        self,
+        phase: int,
+        step: int,
+        count: int,
+        most: int | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> list[LabelledTile]:
+        """`count` augmented tiles; with `most`, tiles of more objects are drawn again (up to twenty times).
+
+        With `shape`, (height, width) in px, as many tiles of that shape as have the same area in all.
+        """
         rng = np.random.default_rng([self._seed, phase, step])
-        return [augment(self._draw(rng, most), rng) for _ in range(count)]
+        if shape is None:
+            return [augment(self._draw(rng, most), rng) for _ in range(count)]
+        usual = self._pool.config.tile**2
+        fewer = max(3, round(count * usual / (shape[0] * shape[1])))
+        return [self._shaped(rng, shape) for _ in range(min(count, fewer))]
 
     def batches(
-        self, phase: int, first: int, last: int, count: int, most: dict[int, int]
+        self,
+        phase: int,
+        first: int,
+        last: int,
+        count: int,
+        most: dict[int, int],
+        shapes: dict[int, tuple[int, int]] | None = None,
     ) -> Iterator[list[LabelledTile]]:
-        """Batches of steps first..last-1, made ahead in a thread; `most` maps a step to its object limit."""
+        """Batches of steps first..last-1, made ahead in a thread.
+
+        `most` maps a step to its object limit, `shapes` to the shape of its tiles where it is not the usual one.
+        """
+        shapes = shapes or {}
         with ThreadPoolExecutor(1) as executor:
-            ahead = [
-                executor.submit(self.batch, phase, s, count, most.get(s))
-                for s in range(first, min(first + 3, last))
-            ]
+
+            def start(step: int) -> Future[list[LabelledTile]]:
+                return executor.submit(self.batch, phase, step, count, most.get(step), shapes.get(step))
+
+            ahead = [start(step) for step in range(first, min(first + 3, last))]
             for step in range(first, last):
                 tiles = ahead.pop(0).result()
                 if step + 3 < last:
-                    ahead.append(executor.submit(self.batch, phase, step + 3, count, most.get(step + 3)))
+                    ahead.append(start(step + 3))
                 yield tiles
+
+    def _shaped(self, rng: np.random.Generator, shape: tuple[int, int]) -> LabelledTile:
+        """A fresh tile of a shape that the pool does not hold; a rectangle is a window of a square."""
+        config, side = self._pool.config, max(shape)
+        if self._real is not None and rng.random() < config.real_share:
+            square = self._real.crop(rng, side)
+        else:
+            square = fresh_field(config, rng, side)
+        return window(augment(square, rng), shape, rng)
 
     def _draw(self, rng: np.random.Generator, most: int | None) -> LabelledTile:
         tile = None

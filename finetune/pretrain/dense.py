@@ -32,10 +32,19 @@ def reading_order(boxes: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.lexsort(keys)
 
 
-def relative(boxes: NDArray[np.float32], size: int) -> NDArray[np.int64]:
-    """Tile px to 0..1000 by way of whole pixels, so that every value is one of size + 1 numbers."""
-    whole = np.rint(boxes).clip(0, size)
-    return np.rint(whole * (LARGEST_NUMBER / size)).astype(np.int64)
+def relative(places: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Tile px to 0..1000 by way of whole pixels, so that every value is one of side + 1 numbers.
+
+    Parameters
+    ----------
+    places : (..., 2 or 4)
+        x, y or x_min, y_min, x_max, y_max.
+    shape : (height, width) of the tile
+    """
+    height, width = shape
+    largest = np.tile((width, height), places.shape[-1] // 2)
+    whole = np.rint(places).clip(0, largest)
+    return np.rint(whole * (LARGEST_NUMBER / largest)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class DenseTargets:
 
     Attributes
     ----------
+    cells : (rows, columns)
     count : int64 (batch, cells)
     label : int64 (batch, cells, SLOTS)
         Class, `UNKNOWN` where there is none or it is not known.
@@ -53,6 +63,7 @@ class DenseTargets:
     tissue : int64 (batch,)
     """
 
+    cells: tuple[int, int]
     count: Tensor
     label: Tensor
     filled: Tensor
@@ -61,32 +72,32 @@ class DenseTargets:
 
     @classmethod
     def of(cls, tiles: list[LabelledTile]) -> DenseTargets:
-        """Targets of tiles of one size."""
-        size = tiles[0].image.shape[0]
-        side = size // CELL
-        count = np.zeros((len(tiles), side * side), np.int64)
-        label = np.full((len(tiles), side * side, SLOTS), UNKNOWN, np.int64)
-        filled = np.zeros((len(tiles), side * side, SLOTS), bool)
-        box = np.zeros((len(tiles), side * side, SLOTS, 4), np.int64)
+        """Targets of tiles of one shape."""
+        rows, columns = tiles[0].cells
+        cells = rows * columns
+        count = np.zeros((len(tiles), cells), np.int64)
+        label = np.full((len(tiles), cells, SLOTS), UNKNOWN, np.int64)
+        filled = np.zeros((len(tiles), cells, SLOTS), bool)
+        box = np.zeros((len(tiles), cells, SLOTS, 4), np.int64)
         for row, tile in enumerate(tiles):
             centres = (tile.boxes[:, :2] + tile.boxes[:, 2:]) / 2 / CELL
-            numbers = relative(tile.boxes, size)
+            numbers = relative(tile.boxes, tile.image.shape[:2])
             for i in reading_order(tile.boxes):
-                x, y = np.minimum(centres[i].astype(int), side - 1)
-                cell = y * side + x
+                x, y = np.minimum(centres[i].astype(int), (columns - 1, rows - 1))
+                cell = y * columns + x
                 slot = count[row, cell]
                 if slot < SLOTS:
                     label[row, cell, slot], box[row, cell, slot] = tile.classes[i], numbers[i]
                     filled[row, cell, slot] = True
                 count[row, cell] = min(slot + 1, SLOTS + 1)
         tissue = np.array([tile.tissue for tile in tiles], np.int64)
-        return cls(*(torch.from_numpy(a) for a in (count, label, filled, box, tissue)))
+        arrays = (count, label, filled, box, tissue)
+        return cls((rows, columns), *(torch.from_numpy(a) for a in arrays))
 
     def to(self, device: torch.device) -> DenseTargets:
         """The same on another device."""
-        return DenseTargets(
-            *(t.to(device) for t in (self.count, self.label, self.filled, self.box, self.tissue))
-        )
+        tensors = (self.count, self.label, self.filled, self.box, self.tissue)
+        return DenseTargets(self.cells, *(t.to(device) for t in tensors))
 
 
 class DenseHeads(nn.Module):
@@ -134,7 +145,7 @@ class DenseHeads(nn.Module):
             extra = extra + F.cross_entropy(counts(y).float().flatten(0, 1), targets.count.flatten(), weight)
             extra = extra + _label_loss(labels(y), targets)
         shape = (*x.shape[:2], SLOTS, 4)
-        centres = cell_centres(x.shape[1], x.device)[None, :, None]
+        centres = cell_centres(targets.cells, x.device)[None, :, None]
         guess = self.offset(x).float().view(shape) * 0.1 + centres
         truth = targets.box / LARGEST_NUMBER
         offset = F.smooth_l1_loss(guess[targets.filled], truth[targets.filled], beta=0.01)
@@ -168,11 +179,11 @@ def smoothed_numbers(sigma: float = 3.0) -> Tensor:
     return weight / weight.sum(1, keepdim=True)
 
 
-def cell_centres(cells: int, device: torch.device) -> Tensor:
-    """Centre of every cell of a square tile as (x, y, x, y) in 0..1, (cells, 4)."""
-    side = round(cells**0.5)
-    order = torch.arange(cells, device=device)
-    x, y = (order % side + 0.5) / side, (order // side + 0.5) / side
+def cell_centres(cells: tuple[int, int], device: torch.device) -> Tensor:
+    """Centre of every cell of a tile of (rows, columns) cells as (x, y, x, y) in 0..1, (rows * columns, 4)."""
+    rows, columns = cells
+    order = torch.arange(rows * columns, device=device)
+    x, y = (order % columns + 0.5) / columns, (order // columns + 0.5) / rows
     return torch.stack([x, y, x, y], -1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.pretrain.geometry import CELL, PATCH
+from finetune.pretrain.geometry import PATCH
 from finetune.pretrain.metrics import BoxTally
 from finetune.pretrain.model import as_tensor, patchify, processor_pixels
 from finetune.pretrain.object_tasks import detect_question, every_nucleus
@@ -27,9 +27,9 @@ def generate(
     device: torch.device,
     longest: int = 320,
 ) -> list[str]:
-    """Greedy answers to one prompt per tile; tiles of one size, prompts of any length (padded left)."""
-    size = tiles[0].image.shape[0]
-    writer = TurnWriter(codec, (size // CELL) ** 2)
+    """Greedy answers to one prompt per tile; tiles of one shape, prompts of any length (padded left)."""
+    height, width = tiles[0].image.shape[:2]
+    writer = TurnWriter(codec, tiles[0].cells)
     rows = [writer.prompt(prompt) for prompt in prompts]
     length = max(map(len, rows))
     pad = codec.special["<|endoftext|>"]
@@ -41,7 +41,7 @@ def generate(
         attention_mask=mask,
         mm_token_type_ids=torch.eq(ids, codec.special["<|image_pad|>"]).int(),
         pixel_values=processor_pixels(patches.flatten(0, 1)),
-        image_grid_thw=torch.tensor([[1, size // PATCH, size // PATCH]] * len(tiles), device=device),
+        image_grid_thw=torch.tensor([[1, height // PATCH, width // PATCH]] * len(tiles), device=device),
         max_new_tokens=longest,
         do_sample=False,
         eos_token_id=codec.special["<|im_end|>"],

@@ -16,7 +16,6 @@ from finetune.pretrain.data import TileSource
 from finetune.pretrain.dense import DenseHeads, DenseTargets, smoothed_numbers
 from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
-from finetune.pretrain.geometry import CELL
 from finetune.pretrain.model import answer_states
 from finetune.pretrain.object_tasks import detect_question, every_nucleus
 from finetune.pretrain.pointer import evidence_loss, pointer_loss
@@ -43,6 +42,7 @@ def answer_loss(
     codec: TextCodec,
     turns: TurnBatch,
     first_cell: int,
+    cells: tuple[int, int],
     merged: Tensor,
     deepstack: list[Tensor],
     smooth: Tensor,
@@ -52,15 +52,15 @@ def answer_loss(
 
     Parameters
     ----------
+    cells : (rows, columns) of merged tokens
     merged, deepstack
         Tokens of the pictures (not yet repeated per question).
     smooth : (1001, 1001)
         Soft targets of coordinates.
     """
-    side = round(merged.shape[1] ** 0.5)
     pictures = merged[turns.owner], [tap[turns.owner] for tap in deepstack]
     looked: list[tuple[Tensor, Tensor]] | None = [] if pointer_weight else None
-    states = answer_states(model, turns.ids, (side, side), *pictures, first_cell, looked)
+    states = answer_states(model, turns.ids, cells, *pictures, first_cell, looked)
     asked = turns.targets != IGNORED
     targets, weights, places = turns.targets[asked], turns.weights[asked], turns.places[asked]
     logp = model.lm_head(states[asked]).float().log_softmax(-1)
@@ -116,6 +116,17 @@ def object_limit(phase: PhaseConfig, step: int) -> int | None:
     return limit
 
 
+def other_shapes(phase: PhaseConfig, seed: int) -> dict[int, tuple[int, int]]:
+    """Step to (height, width) of its tiles, for the steps that do not take the usual ones."""
+    shapes = {}
+    for step in range(phase.steps):
+        rng = np.random.default_rng([seed, step, 3])
+        if phase.other_sides and rng.random() < phase.other_share:
+            height, width = rng.choice(phase.other_sides, 2).tolist()
+            shapes[step] = (height, width) if rng.random() < 0.25 else (height, height)
+    return shapes
+
+
 def _encoded(
     name: str,
     config: PretrainConfig,
@@ -131,7 +142,8 @@ def _encoded(
     limits = {
         s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None
     }
-    batches = source.batches(PHASES[name], first, phase.steps + fill, count, limits)
+    shapes = other_shapes(phase, config.seed) if moving else {}
+    batches = source.batches(PHASES[name], first, phase.steps + fill, count, limits, shapes)
     if moving:
         yield from ((tiles, encode(tiles)) for tiles in batches)
         return
@@ -164,7 +176,7 @@ def run_answer_phase(
     modules = {"visual": visual, "language": language, "heads": heads, **average.modules}
     first = load_state(folder / f"{name}.pt", modules, optimizer)
     curves = Curves(folder / f"{name}.csv", first)
-    writer = TurnWriter(codec, (config.pool.tile // CELL) ** 2)
+    writers: dict[tuple[int, int], TurnWriter] = {}
     smooth = smoothed_numbers().to(device)
     began = time.monotonic()
 
@@ -177,7 +189,8 @@ def run_answer_phase(
             group["lr"] = group["base"] * learning_rate(phase, step)
         rng = np.random.default_rng([config.seed, PHASES[name], step, 1])
         total, pointers = merged.new_zeros(()).float(), merged.new_zeros(()).float()
-        weight, boxes = 0.0, 0
+        weight, boxes, cells = 0.0, 0, tiles[0].cells
+        writer = writers.setdefault(cells, TurnWriter(codec, cells))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             for turns in question_batches(tiles, phase, writer, rng, step):
                 part, amount, pointing = answer_loss(
@@ -185,6 +198,7 @@ def run_answer_phase(
                     codec,
                     turns.to(device),
                     writer.first_cell,
+                    cells,
                     merged,
                     deepstack,
                     smooth,

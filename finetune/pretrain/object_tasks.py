@@ -33,23 +33,22 @@ def every_nucleus(name: str = "nucleus") -> dict[str, frozenset[int]]:
 
 def objects_answer(tile: LabelledTile, labels: dict[str, frozenset[int]], points: bool = False) -> str:
     """Objects with a wanted class in reading order, as Qwen3-VL writes them; '[]' when there is none."""
-    size = tile.image.shape[0]
     objects = []
     for i in reading_order(tile.boxes):
         name = next((label for label, kinds in labels.items() if int(tile.classes[i]) in kinds), None)
         if name is not None:
             objects.append((tile.boxes[i], name))
-    return _written(objects, size, points)
+    return _written(objects, tile, points)
 
 
-def _written(objects: list[tuple[np.ndarray, str]], size: int, points: bool) -> str:
-    items = []
+def _written(objects: list[tuple[np.ndarray, str]], tile: LabelledTile, points: bool) -> str:
+    items, shape = [], tile.image.shape[:2]
     for box, name in objects:
         if points:
             centre = (box[:2] + box[2:]) / 2
-            items.append({"point_2d": relative(centre, size).tolist(), "label": name})
+            items.append({"point_2d": relative(centre, shape).tolist(), "label": name})
         else:
-            items.append({"bbox_2d": relative(box, size).tolist(), "label": name})
+            items.append({"bbox_2d": relative(box, shape).tolist(), "label": name})
     return json.dumps(items)
 
 
@@ -95,7 +94,7 @@ def regions(tile: LabelledTile, rng: np.random.Generator) -> Question:
     named = {key: name for name, key in wanted.items()}
     objects = [(found[i][0], named[found[i][1]]) for i in order if found[i][1] in named]
     prompt = build_prompt(Request(task=Task.DETECT, labels=tuple(wanted)))
-    return Question("regions", prompt, _written(objects, tile.image.shape[0], False))
+    return Question("regions", prompt, _written(objects, tile, False))
 
 
 def count(tile: LabelledTile, rng: np.random.Generator) -> Question:

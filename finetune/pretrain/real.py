@@ -84,11 +84,19 @@ def instance_boxes(labels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def crop_boxes(
-    boxes: NDArray[np.float32], x: float, y: float, side: float, scale: float, visible: float = 0.35
+    boxes: NDArray[np.float32],
+    x: float,
+    y: float,
+    side: float | tuple[float, float],
+    scale: float,
+    visible: float = 0.35,
 ) -> NDArray[np.float32]:
-    """Boxes in the frame of a square crop; those shown to less than `visible` or under 5 px are dropped."""
+    """Boxes in the frame of a crop of one side, or (width, height).
+
+    Those shown to less than `visible` or under 5 px are dropped.
+    """
     moved = boxes - np.array([x, y, x, y], np.float32)
-    cut = moved.clip(0, side)
+    cut = moved.clip(0, np.tile(side, 4 if np.isscalar(side) else 2).astype(np.float32))
     area = np.prod(cut[:, 2:] - cut[:, :2], 1)
     whole = np.prod(moved[:, 2:] - moved[:, :2], 1)
     cut = cut * np.float32(scale)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.pretrain.geometry import CELL
 from wsi.synthetic import Field
 
 CLASSES = ("tumor", "lymphocyte", "stromal", "epithelial", "mitosis")
@@ -21,7 +22,7 @@ class LabelledTile:
 
     Attributes
     ----------
-    image : uint8 (size, size, 3)
+    image : uint8 (height, width, 3)
     boxes : float32 (n, 4)
         Tile px.
     classes : int64 (n,)
@@ -40,6 +41,11 @@ class LabelledTile:
     findings: frozenset[str] = frozenset()
     regions: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
     mpp: float | None = None
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of merged vision tokens."""
+        return self.image.shape[0] // CELL, self.image.shape[1] // CELL
 
     @property
     def named(self) -> bool:

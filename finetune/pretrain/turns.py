@@ -80,16 +80,16 @@ class TurnWriter:
     Parameters
     ----------
     codec : TextCodec
-    cells : int
-        Number of picture tokens.
+    cells : (rows, columns)
+        Picture tokens.
     """
 
-    def __init__(self, codec: TextCodec, cells: int) -> None:
+    def __init__(self, codec: TextCodec, cells: tuple[int, int]) -> None:
         self.codec = codec
         self.head = codec.encode("<|im_start|>user\n<|vision_start|>")
         self.first_cell = len(self.head)
-        self._picture = [codec.special["<|image_pad|>"]] * cells
-        self._side = round(cells**0.5)
+        self._picture = [codec.special["<|image_pad|>"]] * (cells[0] * cells[1])
+        self._rows, self._columns = cells
         self._end = codec.special["<|im_end|>"]
         self._goes_on = [codec.encode(end)[-1] for end in _AFTER_LABEL]
         self._pad = codec.special["<|endoftext|>"]
@@ -135,17 +135,15 @@ class TurnWriter:
             if question.has_coordinates:
                 places[row, start - 1 : end - 1] = self._value[answer]
             for x, y in question.evidence:
-                column, line = (
-                    min(int(x * self._side), self._side - 1),
-                    min(int(y * self._side), self._side - 1),
-                )
-                evidence[row, line * self._side + column] = True
+                column, line = int(x * self._columns), int(y * self._rows)
+                cell = min(line, self._rows - 1) * self._columns + min(column, self._columns - 1)
+                evidence[row, cell] = True
             if question.task == "detect":
                 at = np.flatnonzero(places[row] != IGNORED)
                 boxes = places[row, at].reshape(-1, 4)
-                centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / LARGEST_NUMBER * self._side
-                column, line = np.minimum(centre.astype(np.int64), self._side - 1).T
-                pointers[row, at] = np.repeat(line * self._side + column, 4)
+                centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / LARGEST_NUMBER * (self._columns, self._rows)
+                home = np.minimum(centre.astype(np.int64), (self._columns - 1, self._rows - 1))
+                pointers[row, at] = np.repeat(home[:, 1] * self._columns + home[:, 0], 4)
                 corners[row, at] = np.tile(np.arange(4), len(boxes))
                 # The token of a target stands one place after the position that predicts it.
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
@@ -164,8 +162,8 @@ class TurnWriter:
                 if last:
                     ends = np.flatnonzero(np.isin(targets[row], self._goes_on))
                     twice = slice(ends[first - 1], ends[last - 1])
-                    for column in (targets, places, pointers, corners, left, naming):
-                        column[row, twice] = IGNORED
+                    for kept in (targets, places, pointers, corners, left, naming):
+                        kept[row, twice] = IGNORED
                     weights[row, twice] = 0
         owners = np.array(owner, np.int64)
         arrays = (ids, targets, weights, places, pointers, corners, previous, left, naming, evidence, owners)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,10 +82,8 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Mo
     whole = start(tmp_path / "whole", "vision", "language")
     batches = TileSource.batches
 
-    def broken(
-        self: TileSource, phase: int, first: int, last: int, count: int, most: dict[int, int]
-    ) -> Iterator:
-        for step, tiles in enumerate(batches(self, phase, first, last, count, most), first):
+    def broken(self: TileSource, phase: int, first: int, last: int, *rest: Any) -> Iterator:
+        for step, tiles in enumerate(batches(self, phase, first, last, *rest), first):
             if step == {1: 6, 2: 9}[phase] and first == 0:
                 raise KeyboardInterrupt
             yield tiles
@@ -110,7 +109,7 @@ def test_batched_passes_equal_those_of_transformers(tmp_path: Path) -> None:
     pictures = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8)
     cells = (96 // CELL, 128 // CELL)
     patches = patchify(pictures)
-    writer = TurnWriter(codec, cells[0] * cells[1])
+    writer = TurnWriter(codec, cells)
     ids = torch.tensor([writer.prompt("Locate every nucleus.")] * 2)
     with torch.no_grad():
         merged, deepstack = encode_pictures(model.model.visual, patches, (6, 8))
@@ -131,7 +130,7 @@ def test_only_answers_are_targets() -> None:
     from finetune.pretrain.tokenizer import build_tokenizer
 
     codec = TextCodec(build_tokenizer(corpus(1, count=200)))
-    writer = TurnWriter(codec, 4)
+    writer = TurnWriter(codec, (2, 2))
     questions = [
         Question("detect", "Find 5 nuclei.", '[{"bbox_2d": [1, 22, 333, 1000], "label": "nucleus"}]'),
         Question("count", "How many?", "17"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from finetune.pretrain.data import augment
+from finetune.pretrain.config import PhaseConfig, PoolConfig
+from finetune.pretrain.data import TilePool, TileSource, augment, window
 from finetune.pretrain.dense import DenseTargets, reading_order, relative
+from finetune.pretrain.language_phase import other_shapes
 from finetune.pretrain.object_tasks import detect_question, every_nucleus, objects_answer
 from finetune.pretrain.question import Question
 from finetune.pretrain.real import crop_boxes, instance_boxes
@@ -55,7 +59,9 @@ def test_objects_are_written_in_reading_order_with_the_label_asked_for() -> None
 
 def test_reading_order_is_by_cell_then_quarter() -> None:
     assert reading_order(BOXES).tolist() == [1, 0, 3, 2]
-    assert relative(np.array([[0, 128, 255.6, 256]], np.float32), 256).tolist() == [[0, 500, 1000, 1000]]
+    assert relative(np.array([[0, 128, 255.6, 256]], np.float32), (256, 256)).tolist() == [
+        [0, 500, 1000, 1000]
+    ]
 
 
 @pytest.mark.parametrize("task", SHARES)
@@ -130,7 +136,7 @@ def test_class_names_agree_with_the_factory() -> None:
 def test_shaken_and_repeated_objects_are_read_but_never_targets() -> None:
     """What the model may have written wrongly before changes what it reads, not what it is to write."""
     codec = TextCodec(build_tokenizer(["user\nLocate nucleus.\nassistant\n"]))
-    writer = TurnWriter(codec, 4)
+    writer = TurnWriter(codec, (2, 2))
     boxes = [[100, 200, 300, 400], [600, 610, 700, 720], [800, 820, 950, 990]]
     answer = json.dumps([{"bbox_2d": box, "label": "nucleus"} for box in boxes])
     question = Question("detect", "Locate nucleus.", answer)
@@ -160,3 +166,43 @@ def test_a_repeat_stands_behind_its_object() -> None:
         assert all(objects[i] == objects[first - 1] for i in range(first, last))
         assert objects[:first] + objects[last:] == json.loads(answer)
     assert with_repeat("[]", np.random.default_rng(0)) == ("[]", (0, 0))
+
+
+def test_a_window_is_a_tile_of_its_own_shape() -> None:
+    """Width and height count apart: in the numbers of an answer, in the cells of the tower, in the pointers."""
+    shape = (64, 192)
+    for seed in range(8):
+        cut = window(tile(), shape, np.random.default_rng(seed))
+        assert cut.image.shape == (*shape, 3)
+        assert cut.cells == (2, 6)
+        assert not cut.named, "what the whole tile shows says nothing of a part"
+        assert (cut.boxes >= 0).all()
+        assert (cut.boxes[:, 2:] <= (192, 64)).all()
+    whole = window(tile(), (256, 256), np.random.default_rng(0))
+    assert whole.named
+    flat = replace(
+        tile(np.array([[160, 32, 190, 60]], np.float32), (0,)), image=np.zeros((*shape, 3), np.uint8)
+    )
+    assert json.loads(objects_answer(flat, every_nucleus()))[0]["bbox_2d"] == [833, 500, 990, 938]
+    targets = DenseTargets.of([flat])
+    assert targets.count[0].nonzero().flatten().tolist() == [11]
+    codec = TextCodec(build_tokenizer(["user\nLocate nucleus.\nassistant\n"]))
+    turns = TurnWriter(codec, flat.cells).batch([detect_question(flat, every_nucleus())], [0])
+    assert turns.pointers[turns.pointers != IGNORED].tolist() == [11] * 4
+    assert int((turns.ids == codec.special["<|image_pad|>"]).sum()) == 12
+
+
+def test_steps_of_other_shapes_take_as_much_area_and_stay_as_they_were_drawn(tmp_path: Path) -> None:
+    phase = PhaseConfig(steps=200, other_sides=(64, 128), other_share=0.5)
+    shapes = other_shapes(phase, seed=3)
+    assert shapes == other_shapes(phase, seed=3)
+    assert 70 < len(shapes) < 130
+    assert {(64, 64), (128, 128), (64, 128), (128, 64)} == set(shapes.values())
+    pool = TilePool(PoolConfig(shard_size=4, shards=1, tile=96, mixed_from=0), tmp_path)
+    source = TileSource(pool, None, seed=3)
+    step = next(s for s, shape in shapes.items() if shape == (64, 128))
+    [first] = source.batches(3, step, step + 1, 8, {}, shapes)
+    [again] = source.batches(3, step, step + 1, 8, {}, shapes)
+    assert [t.image.shape for t in first] == [(64, 128, 3)] * 8
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+    assert len(source.batch(3, step, 8, shape=(128, 128))) == 4
