@@ -124,13 +124,16 @@ class Loop:
             data_collator=self.collator, callbacks=[watcher],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        if first < train.steps:
-            trainer.train(resume_from_checkpoint=None if found is None else str(found))
-        step = max(first, trainer.state.global_step)
         last = self.folder / LAST
-        stopped = step < train.steps
-        if not stopped:
-            _save_weights(self.model, last)
+        if found is not None and first >= train.steps:
+            # Trained to the end before, and stopped while it was measured: this model has not seen a step.
+            last, step, stopped = found, first, False
+        else:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found))
+            step = max(first, trainer.state.global_step)
+            stopped = step < train.steps
+            if not stopped:
+                _save_weights(self.model, last)
         plot_curves(self.folder)
         best = self.folder / BEST
         return Outcome(step, stopped, last, best if (best / "score.json").is_file() else None)

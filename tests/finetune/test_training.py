@@ -240,6 +240,17 @@ def test_interrupted_at_any_step_it_ends_with_the_same_weights(tiny, cells, tmp_
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+def test_a_run_that_had_been_trained_to_the_end_keeps_what_it_learned(tiny, cells, tmp_path):
+    """Stopped while it was measured, or simply repeated: the adapter holds the trained weights, not fresh ones."""
+    train = {"steps": 2, "batch": 2, "learning_rate": 1e-3}
+    config = recipe(cells, tiny("Qwen3-VL"), tmp_path / "run", train=train)
+    trained = load_file(finetune(config).adapter / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in trained.items() if "lora_B" in name)
+    again = load_file(finetune(config).adapter / "adapter_model.safetensors")
+    assert again.keys() == trained.keys()
+    assert all(torch.equal(again[name], trained[name]) for name in trained)
+
+
 @pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL-MoE", "Qwen3.5"])
 def test_a_run_of_every_generation(family, tiny, cells, tmp_path):
     config = recipe(
