@@ -254,6 +254,7 @@ class AdapterSwitch:
             fingerprint=fingerprint(base.description.folder, extra=own),
             versions={**base.info.versions, "adapter": f"{name} {own}"},
             warning="; ".join(warnings) or None,
+            trained=None,  # an adapter may have been trained at a size and scale of its own
         )
         description = base.description
         if card is not None:

@@ -69,6 +69,11 @@ class Checkpoint:
         return int(self.model.config.image_token_id)
 
     @property
+    def video_token_id(self) -> int:
+        """Id of the token that stands for one visual token of a film."""
+        return int(self.model.config.video_token_id)
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer."""
         ids = self.model.generation_config.eos_token_id
@@ -185,6 +190,7 @@ def load_checkpoint(
         | ({} if quantisation is None else {"quantise": str(quantisation)}),
         versions=_versions(torch),
         warning=description.warning,
+        trained=description.trained,
     )
     checkpoint = Checkpoint(model, tokenizer, description.processor, known, info, description)
     if adapter is None:

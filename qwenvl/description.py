@@ -16,6 +16,7 @@ from qwenvl.families import ModelFamily, family_of
 from qwenvl.memory import MemoryEstimate, ModelWidths
 from qwenvl.processor import PROCESSOR_FILES, ProcessorSettings, read_processor
 from qwenvl.quantise import quantisation_of
+from qwenvl.trained import TrainedOn
 
 EMBEDDED = "embedded"
 """Name of the checkpoint that comes with the package."""
@@ -53,6 +54,8 @@ class CheckpointDescription:
     warning : str or None
         What a reader of a report must know, from `qwenvl.json`.
     chat_template : str or None
+    trained : TrainedOn or None
+        On which sizes and scales it was trained, from `qwenvl.json`.
     """
 
     name: str
@@ -67,6 +70,7 @@ class CheckpointDescription:
     recommended: Mapping[str, Any] = field(default_factory=dict)
     warning: str | None = None
     chat_template: str | None = None
+    trained: TrainedOn | None = None
 
     def tokens_per_tile(self, tile_size: int) -> int:
         """Visual tokens of a square tile of `tile_size` px."""
@@ -173,6 +177,7 @@ def describe_checkpoint(
         recommended=extra.get("recommended", {}),
         warning=extra.get("warning"),
         chat_template=chat_template,
+        trained=TrainedOn.read(extra),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from qwenvl.engines.base import ModelInfo
 from qwenvl.request import Request
+from qwenvl.trained import TrainedOn
 from workflows.quality import QualitySettings
 from wsi.grid import TileGrid
 from wsi.slide import Slide
@@ -83,6 +84,10 @@ class ModelFacts(Facts):
     processor: dict[str, JsonValue] = Field(description="Settings that decide which pixels the model sees.")
     versions: dict[str, str] = Field(description="Versions of the libraries that ran it.")
     warning: str | None = Field(description="What a reader must know, such as 'not for diagnosis'.")
+    trained: TrainedOn | None = Field(
+        None,
+        description="Sides in px and scales in um/px of the tiles it was trained on; null where it does not say.",
+    )
 
 
 class GridFacts(Facts):
@@ -226,6 +231,7 @@ def model_facts(info: ModelInfo) -> ModelFacts:
         processor=plain_json(dict(info.processor)),
         versions=dict(info.versions),
         warning=info.warning,
+        trained=info.trained,
     )
 
 

@@ -76,6 +76,7 @@ def export_checkpoint(
 
 def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, Any]:
     """Content of `qwenvl.json`: how to ask this model, what it knows, where it comes from."""
+    sides = (config.pool.tile, *config.joint.other_sides)
     return {
         "name": "embedded",
         "family": "qwen3-vl",
@@ -88,6 +89,10 @@ def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, 
             "max_objects": 40,
             "max_new_tokens": 320,
             "labels": [NUCLEUS_NAMES[0]],
+        },
+        "trained": {
+            "sides": [min(sides), max(sides)],
+            "mpp": [config.pool.mpp, config.pool.mpp * (2 if config.pool.coarse_share else 1)],
         },
         "labels": {"any": NUCLEUS_NAMES[0], "classes": list(CELL_NAMES)},
         "synonyms": {name: sorted(set(names)) for name, names in CELL_NAMES.items()},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qwenvl.answer import Answer
 from qwenvl.request import Request
 from qwenvl.subject import Item
+from qwenvl.trained import TrainedOn
 
 if TYPE_CHECKING:
     from qwenvl.description import MemoryEstimate
@@ -34,6 +35,8 @@ class ModelInfo:
     """Versions of the libraries that ran it."""
     warning: str | None = None
     """What a reader of the report must know, such as 'not for diagnosis'."""
+    trained: TrainedOn | None = None
+    """On which tiles it was trained, where the checkpoint says so."""
 
 
 class Engine(ABC):

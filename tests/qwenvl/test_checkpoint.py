@@ -304,3 +304,20 @@ def test_adapter(tiny: Tiny, tmp_path: Path) -> None:
         load_checkpoint(tiny("Qwen3-VL"), adapter=tmp_path / "adapter")
     with pytest.raises(CheckpointError, match="no adapter in safetensors"):
         load_checkpoint(tiny("Qwen3-VL"), adapter=tmp_path)
+
+
+def test_what_a_checkpoint_was_trained_on_is_said_where_it_is_left(copy: Path) -> None:
+    (copy / "qwenvl.json").write_text(json.dumps({"trained": {"sides": [192, 448], "mpp": [0.25, 0.5]}}))
+    trained = load_checkpoint(copy).info.trained
+    assert trained is not None
+    assert not list(trained.doubts(192, 0.25))
+    assert not list(trained.doubts(448, None))
+    assert not list(trained.doubts(256, 0.22)), "scanners differ by as much"
+    [too_large] = trained.doubts(512, 0.5)
+    assert "512 px" in too_large
+    assert "--tile-size 448" in too_large
+    small, coarse = trained.doubts(64, 1.0)
+    assert "--tile-size 192" in small
+    assert "--mpp 0.5" in coarse
+    (copy / "qwenvl.json").unlink()
+    assert load_checkpoint(copy).info.trained is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Request, Task
+from qwenvl.trained import TrainedOn
 from workflows.errors import RunNotFoundError, StoreVersionError
 from workflows.report import Report, report_schema
 from workflows.slide_run import run_slide
@@ -184,6 +186,10 @@ def test_what_a_reader_must_know_is_warned_of(tmp_path: Path) -> None:
     for part in ("not for diagnosis", "given by the user: 0.5 um/px", "enlarged 2.00-fold"):
         assert part in words
     assert report.run_options() == {"slide_mpp": 0.5, "mask": "all"}
+    engine = Scripted(*[Answer(Status.EMPTY)] * 9)
+    engine.info = replace(engine.info, trained=TrainedOn((192, 256), (0.25, 0.5)))
+    report = run_slide(slide, request, engine, tmp_path / "large", mask="all", overview=False).report
+    assert any("never saw tiles of 448 px" in warning for warning in report.warnings)
     unknown = four_tiles(Task.DETECT, [Answer(Status.EMPTY)] * 4, tmp_path / "b", mpp=None)
     assert any("does not state its scale" in warning for warning in unknown.warnings)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from qwenvl.interrupt import stop_on_interrupt
 from workflows.commands._guard import USAGE, stop
 from workflows.commands.options import RunOptions
@@ -130,10 +132,18 @@ def print_estimate(slide: Path, estimate: RunEstimate) -> None:
         console.print(escape(f"{slide.name}: {line}"), soft_wrap=True)
 
 
+def _say_doubts(engine: Engine, request: Request) -> None:
+    """Warn before the work where the tiles are not such as the model was trained on; the report says it again."""
+    if engine.info.trained is not None:
+        for doubt in engine.info.trained.doubts(request.tile_size, request.mpp):
+            typer.echo(f"warning: {doubt}", err=True)
+
+
 def dry_run(slide: Path, request: Request, engine: Engine, options: RunOptions) -> None:
     """Print what a run would take; nothing is asked or written."""
     from workflows.slide_run import plan_run
 
+    _say_doubts(engine, request)
     estimate = plan_run(
         slide,
         request,
@@ -151,6 +161,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
 
     from workflows.slide_run import run_slide
 
+    _say_doubts(engine, request)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[found]}"),
