@@ -14,6 +14,7 @@ from qwenvl.parse._outcome import Outcome, none_valid, settled
 from qwenvl.parse._short import classify, count, score
 from qwenvl.parse._text import body_of, clean
 from qwenvl.parse.extracted import extract
+from qwenvl.parse.grounded import grounded
 from qwenvl.parse.objects import ParsedObjects, parse_objects
 from qwenvl.request import Request, Task
 
@@ -82,7 +83,7 @@ def parse_answer(
         if frame is None and read.objects:
             status = settled((*read.codes, "unplaced"), read.status is Status.TRUNCATED)
             read = replace(read, objects=(), codes=(*read.codes, "unplaced"), status=status)
-            if not read.text:
+            if not read.text and read.value is None:
                 read = replace(
                     read, status=Status.FAILED, error="the answer holds places, but there is no picture"
                 )
@@ -108,7 +109,10 @@ def _read(text: str, request: Request, unfinished: bool, places: dict[str, Any])
             status, value, codes, error = extract(text, request.output_schema or {}, unfinished=unfinished)
             if status is Status.FAILED and words.is_refusal(text):
                 return Outcome(Status.REFUSED, codes, error=error)
-            return Outcome(status, codes, value=value, error=error)
+            objects, placing = grounded(value, **places) if value is not None else ((), ())
+            if placing and status is Status.OK:
+                status = settled(placing, unfinished=False)
+            return Outcome(status, (*codes, *placing), objects, value=value, error=error)
         case _:
             return _words(text, request, unfinished, places)
 
