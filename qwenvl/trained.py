@@ -32,9 +32,10 @@ class TrainedOn(NamedTuple):
         """
         smallest, largest = self.sides
         if not smallest <= tile_size <= largest:
+            known = _range(smallest, largest)
             yield (
-                f"This model never saw tiles of {tile_size} px: it was trained on {_range(smallest, largest)} px and is "
-                f"not to be relied on outside. Ask with --tile-size {min(max(tile_size, smallest), largest)}."
+                f"This model never saw tiles of {tile_size} px: it was trained on {known} px and is not to be "
+                f"relied on outside. Ask with --tile-size {min(max(tile_size, smallest), largest)}."
             )
         finest, coarsest = self.mpp
         if mpp is not None and not finest / 1.2 <= mpp <= coarsest * 1.2:
