@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from finetune.cutting import TileSpec
 from finetune.errors import RecipeError
 from finetune.examples import Augmentation
 from finetune.lora import LoraSettings
 from qwenvl.request import Task
+
+PATHS = ("dataset", "conversations", "held_out", "out", "images")
+"""Fields of `FinetuneConfig` that are paths."""
+METRICS = ("f1", "precision", "recall", "f1@0.3", "ap", "point_f1", "count_error")
+TEXT_METRICS = ("exact", "token_f1", "rouge_l", "schema_rate", "field_accuracy", "auroc")
 
 
 class _Settings(BaseModel):
@@ -87,10 +92,14 @@ class Evaluation(_Settings):
     every: int | None = Field(
         None, ge=1, description="Steps between measurements; None measures at the end only."
     )
-    metric: str = Field(
-        "f1", description="What the best state is chosen by: f1, f1@0.3, ap, point_f1, count_error."
+    metric: str | None = Field(
+        None,
+        description="What the best state is chosen by: f1 (the default), f1@0.3, ap, point_f1, count_error; of "
+        "conversations exact (the default), token_f1, rouge_l, field_accuracy, auroc.",
     )
-    tiles: int | None = Field(None, ge=1, description="Most validation tiles; None takes all.")
+    tiles: int | None = Field(
+        None, ge=1, description="Most validation tiles, or held-out conversations; None takes all."
+    )
     radius_um: float = Field(6.0, gt=0, description="Points within this distance match.")
     base: bool = Field(True, description="Measure the model without the adapter too.")
 
@@ -98,7 +107,14 @@ class Evaluation(_Settings):
 class FinetuneConfig(_Settings):
     """A whole run."""
 
-    dataset: Path = Field(description="Folder made by qwenvl dataset build.")
+    dataset: Path | None = Field(None, description="Folder made by qwenvl dataset build.")
+    conversations: Path | None = Field(
+        None,
+        description="In place of a dataset: JSON or JSONL of questions with their answers (ChatML, LLaVA or ShareGPT).",
+    )
+    held_out: Path | None = Field(
+        None, description="Conversations of other pictures that measure what was learned; never trained on."
+    )
     out: Path = Field(description="Folder of the run; the adapter comes to its subfolder 'adapter'.")
     name: str = Field("", description="Name of the adapter; by default that of the run's folder.")
     base: str = Field("embedded", description="Checkpoint: 'embedded', a folder, or a hub name.")
@@ -130,6 +146,17 @@ class FinetuneConfig(_Settings):
     images: Path | None = Field(None, description="Where the pictures lie now, if they moved.")
     workers: int = Field(0, ge=0, le=64, description="Processes that read tiles.")
 
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.dataset is None) == (self.conversations is None):
+            raise ValueError("give what is to be learned: a dataset, or conversations, and not both")
+        if self.held_out is not None and self.conversations is None:
+            raise ValueError("held_out belongs to conversations; a dataset has its own validation split")
+        known = METRICS if self.dataset is not None else TEXT_METRICS
+        if self.metric not in known:
+            raise ValueError(f"evaluate.metric {self.metric!r} is none of {', '.join(known)}")
+        return self
+
     @field_validator("lora", mode="before")
     @classmethod
     def _targets(cls, value: Any) -> Any:
@@ -158,16 +185,14 @@ class FinetuneConfig(_Settings):
             return cls(**content).relative_to(path.parent)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise RecipeError(f"{path}: {first['msg'].removeprefix('Value error, ')}") from error
             where = ".".join(str(part) for part in first["loc"])
             raise RecipeError(f"{path}: {where}: {first['msg']} (got {first['input']!r})") from error
 
     def relative_to(self, folder: Path) -> FinetuneConfig:
         """The same with paths that begin in `folder`."""
-        moved = {
-            key: folder / value
-            for key in ("dataset", "out", "images")
-            if (value := getattr(self, key)) is not None
-        }
+        moved = {key: folder / value for key in PATHS if (value := getattr(self, key)) is not None}
         sources = tuple(
             source if source.path is None else source.model_copy(update={"path": folder / source.path})
             for source in self.replay.sources
@@ -180,6 +205,11 @@ class FinetuneConfig(_Settings):
         import yaml
 
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+    @property
+    def metric(self) -> str:
+        """What the best state is chosen by."""
+        return self.evaluate.metric or ("exact" if self.dataset is None else "f1")
 
     @property
     def title(self) -> str:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,6 +22,14 @@ from qwenvl.engines.local import LocalEngine
 from qwenvl.light import LARGEST
 from qwenvl.packed import unpack_linears
 from qwenvl.request import Request, Task
+
+
+class Measuring(Protocol):
+    """What an engine is measured by."""
+
+    def score(self, engine: Engine) -> Score:
+        """Ask and score the answers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,12 @@ def _centre(box: tuple[float, float, float, float]) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
+_COLUMNS = (
+    "f1", "f1@0.3", "precision", "recall", "ap", "point_f1", "count_error", "parse_rate", "duplicate_rate",
+)  # fmt: skip
+_TEXT_COLUMNS = ("exact", "token_f1", "rouge_l", "parse_rate", "schema_rate", "field_accuracy", "auroc")
+
+
 @contextmanager
 def engine_of(checkpoint: Checkpoint, model: Any, vision: FrozenVision | None) -> Any:
     """An engine for a model in training, with the adapter as it is now.
@@ -98,21 +112,15 @@ def engine_of(checkpoint: Checkpoint, model: Any, vision: FrozenVision | None) -
 
 def table(rows: Sequence[tuple[str, Score | None]]) -> str:
     """Scores side by side, as lines of text."""
-    names = (
-        "f1",
-        "f1@0.3",
-        "precision",
-        "recall",
-        "ap",
-        "point_f1",
-        "count_error",
-        "parse_rate",
-        "duplicate_rate",
-    )
+    written = any(score is not None and score.metric != "f1" for _, score in rows)
+    names = _TEXT_COLUMNS if written else _COLUMNS
     lines = [f"{'':12}" + "".join(f"{name:>15}" for name in names)]
     for title, score in rows:
         if score is not None:
             cells = "".join(f"{score.values.get(name, float('nan')):15.3f}" for name in names)
             low, high = score.interval
-            lines.append(f"{title:12}{cells}   f1 in [{low:.3f}, {high:.3f}], {score.tiles} tiles")
+            what = "conversations" if written else "tiles"
+            lines.append(
+                f"{title:12}{cells}   {score.metric} in [{low:.3f}, {high:.3f}], {score.tiles} {what}"
+            )
     return "\n".join(lines)

@@ -113,6 +113,8 @@ def _conversation(row: dict[str, Any], path: Path, number: int) -> Conversation:
             for i, piece in enumerate(pieces):
                 parts += [{"type": "image"}] if i else []
                 parts += [{"type": "text", "text": piece}] if piece else []
+        # Pictures first, as the families were trained and as the engine asks.
+        parts.sort(key=lambda part: part["type"] != "image")
         if role == "assistant":
             messages.append({"role": role, "content": "".join(part.get("text", "") for part in parts)})
         else:

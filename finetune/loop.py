@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from finetune.collate import KEYS, PLACES, Collator
 from finetune.config import FinetuneConfig
 from finetune.errors import DivergedError, RecipeError
-from finetune.evaluate import Exam, engine_of
+from finetune.evaluate import Measuring, engine_of
 from finetune.frozen_vision import FrozenVision
 from finetune.loss import NumberTokens, answer_loss
 from finetune.metrics import best_of
@@ -29,6 +29,8 @@ from finetune.schedule import ScheduledExamples
 from qwenvl.checkpoint import Checkpoint
 
 STATES, BEST, LAST, TENSORBOARD = "states", "best", "last", "tensorboard"
+CURVES = ("f1", "f1@0.3", "ap", "exact", "token_f1", "field_accuracy", "auroc")
+"""Measurements that are drawn over the steps."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Loop:
     ----------
     model : peft.PeftModel
     vision : FrozenVision or None
-        None where the merger learns, which needs the tower's gradients up to it.
+        None where merger or tower learn, which needs the tower's gradients.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class Loop:
             weights=weights,
         )  # fmt: skip
 
-    def run(self, examples: ScheduledExamples, exam: Exam | None) -> Outcome:
+    def run(self, examples: ScheduledExamples, exam: Measuring | None) -> Outcome:
         """Train from the last state, or from the start, to the end or until told to stop.
 
         Raises
@@ -194,14 +196,14 @@ class _Trainer(Trainer):
 class _Watcher(TrainerCallback):
     """Progress, curves, measurements, stopping."""
 
-    def __init__(self, loop: Loop, exam: Exam | None, first: int) -> None:
+    def __init__(self, loop: Loop, exam: Measuring | None, first: int) -> None:
         self.loop, self.exam, self.first = loop, exam, first
         self.began = time.monotonic()
         self.curves = Curves(loop.folder / "training.csv", first + 1)
         measured = exam is not None and loop.config.evaluate.every
         self.scores = Curves(loop.folder / "validation.csv", first + 1) if measured else None
         self.board = _board(loop.folder / TENSORBOARD, first)
-        self.best = _best_score(loop.folder / BEST, loop.config.evaluate.metric)
+        self.best = _best_score(loop.folder / BEST, loop.config.metric)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         for name, parameter in self.loop.model.named_parameters():
@@ -225,7 +227,7 @@ class _Watcher(TrainerCallback):
         if self.loop.progress is not None:
             done, left = step - self.first, state.max_steps - step
             seconds = (time.monotonic() - self.began) / max(1, done) * left
-            metric = self.loop.config.evaluate.metric
+            metric = self.loop.config.metric
             self.loop.progress(Step(step, state.max_steps, loss, rate, seconds, metric, self.best))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
@@ -246,10 +248,10 @@ class _Watcher(TrainerCallback):
         loop = self.loop
         with engine_of(loop.checkpoint, loop.model, loop.vision) as engine:
             score = self.exam.score(engine)
-        metric = loop.config.evaluate.metric
+        metric = loop.config.metric
         values = {key: value for key, value in score.values.items() if value == value}
         assert self.scores is not None
-        self.scores.add(step, {key: values[key] for key in ("f1", "f1@0.3", "ap") if key in values})
+        self.scores.add(step, {key: values[key] for key in CURVES if key in values})
         self._write({f"validation/{key}": value for key, value in values.items()}, step)
         value = values.get(metric)
         if value is None:

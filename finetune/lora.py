@@ -29,6 +29,7 @@ MERGER = {
     "qwen3": r".*visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]",
 }
 """The layers that turn patches into visual tokens; of Qwen3-VL those of the DeepStack too."""
+_TOWER = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(linear_fc[12]|fc[12]|gate_proj|up_proj|down_proj))"
 _EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -41,24 +42,43 @@ class LoraSettings(BaseModel):
     rank: int = Field(16, ge=1, le=1024)
     alpha: float | None = Field(None, gt=0, description="Scale of the update; None takes twice the rank.")
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["qv", "attention", "language"] | tuple[str, ...] = Field(
-        "qv", description="A preset, or ends of module names such as 'self_attn.q_proj'."
+    targets: Literal["qv", "attention", "language", "everything"] | tuple[str, ...] = Field(
+        "qv",
+        description="A preset, or ends of module names such as 'self_attn.q_proj'. 'everything' is the language "
+        "layers, the merger and the vision tower.",
     )
     merger: bool = Field(
         False, description="Let the layers between vision tower and language model learn too."
     )
+    vision: bool = Field(
+        False,
+        description="Let the vision tower's blocks learn too: for small checkpoints that have to see something new. "
+        "Slower, because no tile's visual tokens can be kept.",
+    )
     experts: bool = Field(False, description="Mixture models: let the experts' fused weights learn too.")
+
+    @property
+    def in_vision(self) -> bool:
+        """Whether the vision tower's blocks learn."""
+        return self.vision or self.targets == "everything"
+
+    @property
+    def in_merger(self) -> bool:
+        """Whether the layers behind the vision tower learn."""
+        return self.merger or self.targets == "everything"
 
 
 def target_pattern(settings: LoraSettings, family: ModelFamily) -> str:
     """The regular expression that peft matches against whole module names."""
     if isinstance(settings.targets, str):
-        parts = list(PARTS[settings.targets])
+        parts = list(PARTS["language" if settings.targets == "everything" else settings.targets])
         if family.linear_attention:
             parts.append(_LINEAR_ATTENTION)
     else:
         parts = [rf".*{re.escape(name)}" for name in settings.targets]
-    if settings.merger:
+    if settings.in_vision:
+        parts.append(_TOWER)
+    if settings.in_merger:
         parts.append(MERGER["qwen3" if family.video_time == "text" else "qwen2_5"])
     return "|".join(f"({part})" for part in parts)
 
@@ -69,16 +89,18 @@ def matched_modules(model: Any, settings: LoraSettings, family: ModelFamily) -> 
     Raises
     ------
     RecipeError
-        None match, or the vision tower's blocks would be hit, which this project keeps frozen.
+        None match, or names would also hit the vision tower's blocks, which learn only where that is asked for.
     """
     pattern = re.compile(target_pattern(settings, family))
     names = tuple(name for name, _ in model.named_modules() if pattern.fullmatch(name))
     inside = [name for name in names if re.search(r"visual\.blocks\.", name)]
-    if inside:
+    if inside and not settings.in_vision:
         raise RecipeError(
             f"targets {settings.targets} also hit the vision tower ({inside[0]}, {len(inside)} in all), which stays "
-            "frozen; write the names with their beginning, such as 'self_attn.q_proj'"
+            "frozen; write the names with their beginning, such as 'self_attn.q_proj', or say lora.vision"
         )
+    if settings.in_vision and not inside:
+        raise RecipeError(f"lora.vision: the vision tower of {family.name} has no layer of a known name")
     if not names and not settings.experts:
         raise RecipeError(
             f"targets {settings.targets} match no module of {family.name}; use qv, attention or language"

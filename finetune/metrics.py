@@ -48,7 +48,7 @@ class Score:
         'f1', 'precision', 'recall' at IoU 0.5 over all classes; 'f1@0.3'; 'ap'; 'point_f1' where the scale is known;
         'count_error' (mean absolute), 'count_bias'; 'false_on_empty'; 'parse_rate', 'duplicate_rate', 'cut_rate'.
     interval : (low, high)
-        95 % bootstrap interval of 'f1' over slides.
+        95 % bootstrap interval of 'f1' over slides; of written answers of 'exact', over pictures.
     classes : mapping of class to {'f1', 'precision', 'recall', 'ap', 'labels'}
     confusion : mapping of class to {class found there: number}
         Of boxes at the same place, whatever their class; '' is a missed or an invented object.
@@ -59,12 +59,14 @@ class Score:
     classes: dict[str, dict[str, float]]
     confusion: dict[str, dict[str, int]]
     tiles: int
+    metric: str = "f1"
+    """What `interval` is of."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "tiles": self.tiles, **{key: _rounded(value) for key, value in self.values.items()},
-            "f1_interval": [_rounded(value) for value in self.interval],
+            f"{self.metric}_interval": [_rounded(value) for value in self.interval],
             "classes": {name: {k: _rounded(v) for k, v in row.items()} for name, row in self.classes.items()},
             "confusion": self.confusion,
         }  # fmt: skip

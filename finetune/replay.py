@@ -16,11 +16,13 @@ import numpy as np
 
 from finetune.config import ReplaySource
 from finetune.conversation import Turn, Writer
+from finetune.conversations import ConversationSource
 from finetune.cutting import Cutter, TileSpec
 from finetune.errors import RecipeError
 from finetune.evaluate import Exam
 from finetune.examples import Picture, Plan, Source
 from finetune.forgetting import AnsweredSkill, LabelledSkill, Skill
+from finetune.formats import Conversation, read_conversations
 from finetune.label_source import LabelSource, TileReader, validation_cuts
 from finetune.samples import Dataset
 from finetune.tokens import TurnTokens
@@ -72,6 +74,26 @@ class Item:
     key: str | None
 
 
+Load = tuple[Callable[[], Picture] | None, tuple[int, int] | None, str | None]
+"""How a picture is read, its size and its key; all None for words alone."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is learned, as far as replay needs to know it.
+
+    Attributes
+    ----------
+    size : int
+        Side of its tiles in px.
+    pictures : callable
+        Draws at most so many of its pictures.
+    """
+
+    size: int
+    pictures: Callable[[np.random.Generator, int], list[Load]]
+
+
 class AnsweredSource:
     """Questions with fixed answers, drawn evenly."""
 
@@ -114,7 +136,7 @@ class FactorySource:
 
 
 def build_sources(
-    settings: Sequence[ReplaySource], kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
+    settings: Sequence[ReplaySource], kit: Kit, engine: Engine, target: Target
 ) -> tuple[list[Source], list[Skill]]:
     """Sources and the hold-outs that measure what they keep.
 
@@ -122,8 +144,8 @@ def build_sources(
     ----------
     engine : Engine
         The model before training; it writes the answers of sources that have none.
-    labels : LabelSource
-        The target source, whose tiles 'tiles' asks about.
+    target : Target
+        What is learned; 'tiles' asks about its pictures.
 
     Raises
     ------
@@ -133,7 +155,7 @@ def build_sources(
     skills: list[Skill] = []
     for number, each in enumerate(settings):
         maker = _MAKERS[each.kind]
-        source, skill = maker(each, replace(kit, seed=kit.seed + number), engine, labels, cutter)
+        source, skill = maker(each, replace(kit, seed=kit.seed + number), engine, target)
         sources.append(source)
         if skill is not None:
             skills.append(skill)
@@ -188,7 +210,7 @@ def answer_text(
 
 
 def generated_items(
-    loads: Sequence[tuple[Callable[[], Picture] | None, tuple[int, int] | None, str | None]],
+    loads: Sequence[Load],
     requests: Sequence[Request], kit: Kit, engine: Engine,
 ) -> list[tuple[Item, Request, Answer]]:  # fmt: skip
     """Questions asked of the base model about pictures, each picture one question, and its complete answers."""
@@ -209,7 +231,7 @@ def generated_items(
 
 def _generated(
     settings: ReplaySource, kit: Kit, engine: Engine,
-    loads: list[tuple[Callable[[], Picture] | None, tuple[int, int] | None, str | None]], size: int,
+    loads: Sequence[Load], size: int,
 ) -> tuple[Source, Skill | None]:  # fmt: skip
     requests = requests_of(settings, kit, size)
     held = min(settings.held_out, len(loads) // 3)
@@ -225,26 +247,44 @@ def _generated(
     return AnsweredSource(settings.name, items, kit), skill
 
 
-def _tiles(
-    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
-) -> tuple[Source, Skill | None]:
-    rng = np.random.default_rng([kit.seed, 5])
-    cuts = [cut for entry in labels.slides for cut in cutter.grid(entry)]
-    chosen = [cuts[i] for i in rng.permutation(len(cuts))[: s.examples + s.held_out]]
-    loads = [
-        (_loader(labels.reader, cut.slide, cut.tile), (cut.tile.width, cut.tile.height), f"{cut.key}/00")
-        for cut in chosen
-    ]
-    return _generated(s, kit, engine, loads, cutter.spec.size)  # type: ignore[arg-type]
+def _tiles(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
+    loads = target.pictures(np.random.default_rng([kit.seed, 5]), s.examples + s.held_out)
+    return _generated(s, kit, engine, loads, target.size)
+
+
+def label_pictures(labels: LabelSource, cutter: Cutter) -> Callable[[np.random.Generator, int], list[Load]]:
+    """Draws tiles of a labelled dataset for `Target`."""
+
+    def draw(rng: np.random.Generator, most: int) -> list[Load]:
+        cuts = [cut for entry in labels.slides for cut in cutter.grid(entry)]
+        chosen = [cuts[i] for i in rng.permutation(len(cuts))[:most]]
+        return [
+            (_loader(labels.reader, cut.slide, cut.tile), (cut.tile.width, cut.tile.height), f"{cut.key}/00")
+            for cut in chosen
+        ]
+
+    return draw
+
+
+def conversation_pictures(
+    conversations: Sequence[Conversation],
+) -> Callable[[np.random.Generator, int], list[Load]]:
+    """Draws pictures of given conversations for `Target`, each once."""
+
+    def draw(rng: np.random.Generator, most: int) -> list[Load]:
+        first = {item.pictures[0]: item for item in reversed(conversations) if item.pictures}
+        names = sorted(first)
+        chosen = [names[i] for i in rng.permutation(len(names))[:most]]
+        return [(first[name].load, first[name].sizes[0], f"{name}/asked") for name in chosen]
+
+    return draw
 
 
 def _loader(reader: TileReader, slide: str, tile: Any) -> Callable[[], Picture]:
     return lambda: reader.read(slide, tile)
 
 
-def _pictures(
-    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
-) -> tuple[Source, Skill | None]:
+def _pictures(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
     from PIL import Image
 
     if s.path is None or not s.path.is_dir():
@@ -252,7 +292,7 @@ def _pictures(
     files = sorted(file for file in s.path.iterdir() if file.suffix.lower() in _PICTURES)
     if not files:
         raise RecipeError(f"replay source {s.name}: no pictures in {s.path}")
-    size = (s.tile or cutter.spec).size
+    size = s.tile.size if s.tile is not None else target.size
 
     def loader(file: Path) -> Callable[[], Picture]:
         def load() -> Picture:
@@ -264,17 +304,15 @@ def _pictures(
 
         return load
 
-    loads = []
+    loads: list[Load] = []
     for file in files[: s.examples + s.held_out]:
         with Image.open(file) as picture:
             picture.thumbnail((size, size))
             loads.append((loader(file), picture.size, f"{s.name}/{file.name}"))
-    return _generated(s, kit, engine, loads, size)  # type: ignore[arg-type]
+    return _generated(s, kit, engine, loads, size)
 
 
-def _text(
-    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
-) -> tuple[Source, Skill | None]:
+def _text(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
     prompts = [str(question["prompt"]) for question in s.questions if question.get("prompt")]
     if not prompts:
         raise RecipeError(f"replay source {s.name}: text needs questions with a prompt each")
@@ -286,14 +324,12 @@ def _text(
     return AnsweredSource(s.name, items, kit), None
 
 
-def _dataset(
-    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
-) -> tuple[Source, Skill | None]:
+def _dataset(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
     if s.path is None:
         raise RecipeError(f"replay source {s.name}: a dataset needs its path")
     dataset = Dataset.open(s.path)
     dataset.require_no_leak()
-    spec = s.tile or TileSpec(size=cutter.spec.size)
+    spec = s.tile or TileSpec(size=target.size)
     older = Cutter(dataset, spec, dataset.names)
     question: Mapping[str, Any] = (
         s.questions[0] if s.questions else {"task": "detect", "labels": dataset.names}
@@ -317,14 +353,12 @@ def _dataset(
     return source, skill
 
 
-def _factory(
-    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
-) -> tuple[Source, Skill | None]:
+def _factory(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
     from finetune.forgetting import FieldSkill
     from finetune.pretrain.tiles import from_field
     from wsi.synthetic import sample_field
 
-    size = (s.tile or cutter.spec).size
+    size = s.tile.size if s.tile is not None else target.size
     skill = None
     if s.held_out:
         tiles = [from_field(sample_field(890_000 + i, size=size, max_nuclei=20)) for i in range(s.held_out)]
@@ -338,32 +372,10 @@ def _factory(
     return FactorySource(s.name, kit, size, fields=max(s.examples, 64)), skill
 
 
-def _conversations(
-    s: ReplaySource, kit: Kit, engine: Engine, labels: LabelSource, cutter: Cutter
-) -> tuple[Source, Skill | None]:
-    from finetune.formats import read_conversations
-
+def _conversations(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
     if s.path is None or not s.path.is_file():
         raise RecipeError(f"replay source {s.name}: path {s.path} is no file of conversations")
-    return ConversationSource(s.name, read_conversations(s.path), kit), None
-
-
-class ConversationSource:
-    """Conversations that were given, of any number of turns."""
-
-    def __init__(self, name: str, conversations: Sequence[Any], kit: Kit) -> None:
-        if not conversations:
-            raise RecipeError(f"replay source {name}: the file holds no conversation")
-        self.name, self._all, self._kit = name, list(conversations), kit
-
-    def plan(self, rng: np.random.Generator) -> Plan:
-        """Draw a conversation."""
-        chosen = self._all[int(rng.integers(len(self._all)))]
-        processor = self._kit.checkpoint.processor
-        visual = [processor.image_tokens(processor.frame(*size)) for size in chosen.sizes]
-        tokens = self._kit.tokens.conversation(chosen.messages, visual)
-        load = chosen.load if chosen.pictures else None
-        return Plan(self.name, tokens, Turn("", ""), load, None)
+    return ConversationSource(s.name, read_conversations(s.path), kit.checkpoint, kit.tokens), None
 
 
 _MAKERS: dict[str, Callable[..., tuple[Source, Skill | None]]] = {

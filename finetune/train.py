@@ -14,11 +14,13 @@ import numpy as np
 
 from finetune.adapter import write_adapter, write_card
 from finetune.collate import Collator
-from finetune.config import FinetuneConfig
+from finetune.config import PATHS, FinetuneConfig
 from finetune.conversation import Writer
+from finetune.conversations import ConversationExam, ConversationSource, manifest, read_split, request_for
 from finetune.cutting import Cutter
 from finetune.errors import RecipeError
-from finetune.evaluate import Exam
+from finetune.evaluate import Exam, Measuring
+from finetune.examples import Plan, Source
 from finetune.forgetting import Forgetting, Skill, measure
 from finetune.frozen_vision import FrozenVision
 from finetune.label_source import LabelSource, TileReader, validation_cuts
@@ -27,7 +29,14 @@ from finetune.loop import Loop, Step
 from finetune.lora import add_lora
 from finetune.metrics import Score
 from finetune.preflight import Preflight, preflight
-from finetune.replay import Kit, build_sources, shares_of
+from finetune.replay import (
+    Kit,
+    Target,
+    build_sources,
+    conversation_pictures,
+    label_pictures,
+    shares_of,
+)
 from finetune.samples import Dataset
 from finetune.schedule import Schedule, ScheduledExamples, make_schedule
 from finetune.tokens import TurnTokens
@@ -61,14 +70,26 @@ class Prepared:
 
     checkpoint: Checkpoint
     request: Request
-    exam: Exam | None
+    exam: Measuring | None
     skills: tuple[Skill, ...]
     sources: tuple[Any, ...]
     schedule: Schedule
     collator: Collator
-    dataset: Dataset
+    manifest: dict[str, Any]
     base: Score | None
     before: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What a run learns, and how that is measured."""
+
+    source: Source
+    request: Request
+    exam: Measuring | None
+    target: Target
+    manifest: dict[str, Any]
+    unmeasured: str
 
 
 def finetune(
@@ -103,9 +124,8 @@ def finetune(
     checkpoint = load_base(config)
     prepared = _prepare(config, checkpoint, say)
     _log(folder, {"event": "schedule", **prepared.schedule.facts()})
-    vision = (
-        None if config.lora.merger else FrozenVision(checkpoint.model, config.train.keep_features * 2**20)
-    )
+    moving = config.lora.in_merger or config.lora.in_vision
+    vision = None if moving else FrozenVision(checkpoint.model, config.train.keep_features * 2**20)
     model = add_lora(checkpoint.model, config.lora, checkpoint.family, seed=config.seed)
     loop = Loop(
         config,
@@ -119,7 +139,7 @@ def finetune(
         cancel,
     )
     examples = ScheduledExamples(prepared.schedule, prepared.sources)
-    first = prepared.collator([examples[i] for i in range(min(2, len(examples)))])
+    first = prepared.collator(_first_batch(examples))
     checked = preflight(
         model, loop.on_device(first), loop.loss_of, prepared.schedule, batch_size=config.train.batch,
         checkpointing=config.train.checkpointing, compute=loop.compute,
@@ -152,9 +172,7 @@ def _claim(config: FinetuneConfig, overwrite: bool) -> Path:
         raise RecipeError(f"{folder} exists and is not a fine-tuning run; name another folder with 'out'")
     folder.mkdir(parents=True, exist_ok=True)
     absolute = config.model_copy(
-        update={
-            key: value.absolute() for key in ("dataset", "out", "images") if (value := getattr(config, key))
-        }
+        update={key: value.absolute() for key in PATHS if (value := getattr(config, key))}
     )
     absolute.save(known)
     return folder
@@ -162,15 +180,57 @@ def _claim(config: FinetuneConfig, overwrite: bool) -> Path:
 
 def run_hash(config: FinetuneConfig) -> str:
     """Hash of everything that decides about the weights a run ends with."""
-    content = config.model_dump(
-        mode="json", exclude={"out", "name", "workers", "images", "dataset", "replay", "evaluate"}
-    )
+    content = config.model_dump(mode="json", exclude={*PATHS, "name", "workers", "replay", "evaluate"})
+    if config.conversations is not None:
+        content["conversations"] = config.conversations.name
     content["replay"] = [source.model_dump(mode="json", exclude={"path"}) for source in config.replay.sources]
     content["share"] = config.replay.share
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str], None]) -> Prepared:
+    writer = Writer.of(checkpoint.description)
+    tokens = TurnTokens(
+        checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
+        longest_sample(config, checkpoint),
+    )  # fmt: skip
+    learned = (
+        _labels(config, checkpoint, writer, tokens) if config.dataset else _talk(config, checkpoint, tokens)
+    )
+    exam = learned.exam
+    if exam is None:
+        say(f"note: {learned.unmeasured}, so nothing is measured")
+    engine = LocalEngine(checkpoint)
+    kit = Kit(checkpoint, writer, tokens, config.seed, config.max_new_tokens)
+    settings = config.replay.sources if config.replay.share > 0 else ()
+    replayed, skills = build_sources(settings, kit, engine, learned.target)
+    if config.replay.share == 0 and config.replay.sources:
+        # Without replay the hold-outs are still measured, so that what it costs is seen.
+        _, skills = build_sources(config.replay.sources, kit, engine, learned.target)
+    if not config.replay.sources:
+        say("note: no replay sources; older skills are neither kept nor measured ('replay')")
+    base = exam.score(engine) if exam is not None and config.evaluate.base else None
+    before = measure(skills, engine)
+    unpack_linears(checkpoint.model)
+    train = config.train
+    schedule = make_schedule(
+        [learned.source, *replayed], shares_of(settings, config.replay.share),
+        count=train.steps * train.batch * train.accumulate, batch=train.batch, seed=config.seed,
+        group_by_length=train.group_by_length,
+    )  # fmt: skip
+    pad = checkpoint.tokenizer.pad_token_id
+    collator = Collator(
+        checkpoint.processor, checkpoint.eos_token_ids[0] if pad is None else pad, checkpoint.image_token_id
+    )
+    sources = (learned.source, *replayed)
+    return Prepared(
+        checkpoint, learned.request, exam, tuple(skills), sources, schedule, collator, learned.manifest, base, before
+    )  # fmt: skip
+
+
+def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens) -> _Learned:
+    """The tiles of a labelled dataset."""
+    assert config.dataset is not None
     dataset = Dataset.open(config.dataset)
     dataset.require_no_leak()
     names = config.labels or dataset.names
@@ -186,11 +246,6 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
                 "label more of it, or leave it out with 'labels'"
             )
     request = request_of(config, names)
-    writer = Writer.of(checkpoint.description)
-    tokens = TurnTokens(
-        checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
-        longest_sample(config, checkpoint),
-    )  # fmt: skip
     cutter = Cutter(dataset, config.tile, names)
     labels = LabelSource(
         cutter, "train", request, writer, tokens, checkpoint.processor, tasks={config.task: 1.0, **config.tasks},
@@ -200,43 +255,37 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
     if dataset.of_split("validation"):
         cuts = validation_cuts(cutter, "validation", most=config.evaluate.tiles, seed=config.seed)
         exam = Exam(tuple(cuts), TileReader(dataset, config.images), request, config.evaluate.radius_um)
-    else:
-        say("note: the dataset has no validation split, so nothing is measured (qwenvl dataset split)")
-    engine = LocalEngine(checkpoint)
-    kit = Kit(checkpoint, writer, tokens, config.seed, config.max_new_tokens)
-    settings = config.replay.sources if config.replay.share > 0 else ()
-    replayed, skills = build_sources(settings, kit, engine, labels, cutter)
-    if config.replay.share == 0 and config.replay.sources:
-        # Without replay the hold-outs are still measured, so that what it costs is seen.
-        _, skills = build_sources(config.replay.sources, kit, engine, labels, cutter)
-    if not config.replay.sources:
-        say("note: no replay sources; older skills are neither kept nor measured ('replay')")
-    base = exam.score(engine) if exam is not None and config.evaluate.base else None
-    before = measure(skills, engine)
-    unpack_linears(checkpoint.model)
-    train = config.train
-    train = config.train
-    schedule = make_schedule(
-        [labels, *replayed], shares_of(settings, config.replay.share),
-        count=train.steps * train.batch * train.accumulate, batch=train.batch, seed=config.seed,
-        group_by_length=train.group_by_length,
+    return _Learned(
+        labels, request, exam, Target(config.tile.size, label_pictures(labels, cutter)), dataset.manifest(),
+        "the dataset has no validation split (qwenvl dataset split)",
     )  # fmt: skip
-    pad = checkpoint.tokenizer.pad_token_id
-    collator = Collator(
-        checkpoint.processor, checkpoint.eos_token_ids[0] if pad is None else pad, checkpoint.image_token_id
-    )
-    return Prepared(
-        checkpoint,
-        request,
-        exam,
-        tuple(skills),
-        (labels, *replayed),
-        schedule,
-        collator,
-        dataset,
-        base,
-        before,
-    )
+
+
+def _talk(config: FinetuneConfig, checkpoint: Checkpoint, tokens: TurnTokens) -> _Learned:
+    """Given conversations."""
+    assert config.conversations is not None
+    training, kept = read_split(config.conversations, config.held_out)
+    generation = Generation(max_new_tokens=config.max_new_tokens)
+    request = request_for(
+        training, generation, size=config.tile.size if "tile" in config.model_fields_set else None,
+        overlap=int(checkpoint.recommended.get("overlap", 64)),
+    )  # fmt: skip
+    exam = None
+    if kept:
+        exam = ConversationExam.of(kept, generation, most=config.evaluate.tiles, seed=config.seed)
+    return _Learned(
+        ConversationSource("conversations", training, checkpoint, tokens), request, exam,
+        Target(request.tile_size, conversation_pictures(training)),
+        manifest(config.conversations, training, config.held_out, len(kept)),
+        "no conversations are held out (held_out)",
+    )  # fmt: skip
+
+
+def _first_batch(examples: ScheduledExamples) -> list[Plan]:
+    """Two examples for the checks, one with a picture where there is any: else nothing before the words would learn."""
+    shown = next((i for i in range(len(examples)) if examples[i].load is not None), 0)
+    other = 0 if shown else min(1, len(examples) - 1)
+    return [examples[i] for i in sorted({shown, other})]
 
 
 def request_of(config: FinetuneConfig, names: tuple[str, ...]) -> Request:
@@ -269,9 +318,9 @@ def _finish(
         # Users load the adapter on 16-bit weights, so that is where it is measured.
         checkpoint = load_base(config.model_copy(update={"quantise": "none"}))
     facts: dict[str, Any] = {
-        "data": prepared.dataset.manifest(),
+        "data": prepared.manifest,
         "tile": config.tile.model_dump(mode="json"),
-        "recipe": config.model_dump(mode="json", exclude={"dataset", "out", "images"}),
+        "recipe": config.model_dump(mode="json", exclude=set(PATHS)),
         "schedule": prepared.schedule.facts(),
         "preflight": checked.as_dict(),
         "seed": config.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,11 +34,11 @@ def info(adapter: Adapter) -> None:
     metrics = card.facts.get("metrics") or {}
     for title in ("base", "adapter"):
         if metrics.get(title):
-            low, high = metrics[title]["f1_interval"]
+            key, unit = ("exact", "conversations") if "exact" in metrics[title] else ("f1", "tiles")
+            low, high = metrics[title][f"{key}_interval"]
             between = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-            typer.echo(
-                f"{title:8} F1 {metrics[title]['f1'] or 0:.3f}{between} on {metrics[title]['tiles']} tiles"
-            )
+            number = metrics[title]["tiles"]
+            typer.echo(f"{title:8} {key} {metrics[title][key] or 0:.3f}{between} on {number} {unit}")
     if card.forgetting:
         verdict = "kept" if card.forgetting["passed"] else "FORGETS"
         typer.echo(
@@ -52,7 +52,9 @@ def info(adapter: Adapter) -> None:
 @guarded
 def evaluate(
     adapter: Adapter,
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder of a dataset, or a file of conversations.")
+    ],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")
@@ -63,14 +65,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON to write.")] = None,
 ) -> None:
     """Measure an adapter beside its base on a split of a dataset."""
-    from finetune.cutting import Cutter, TileSpec
-    from finetune.evaluate import Exam, table
-    from finetune.label_source import TileReader, validation_cuts
-    from finetune.samples import Dataset
+    from finetune.evaluate import table
     from qwenvl.adapter import AdapterSwitch, read_card, require_adapter
     from qwenvl.checkpoint import load_checkpoint
     from qwenvl.engines.local import LocalEngine
-    from qwenvl.request import Request
 
     require_adapter(adapter)
     card = read_card(adapter)
@@ -78,10 +76,7 @@ def evaluate(
         stop(
             f"{adapter} has no card, so it is not known what to ask; adapters made by qwenvl finetune have one"
         )
-    labelled = Dataset.open(dataset)
-    request = Request.model_validate(card.request)
-    cutter = Cutter(labelled, TileSpec(**card.facts["tile"]), request.labels)
-    exam = Exam(tuple(validation_cuts(cutter, split, most=most)), TileReader(labelled, images), request)
+    exam, data_hash = _exam(card, dataset, split, images, most)
     switch = AdapterSwitch(load_checkpoint(model or card.base, device=device))
     base = exam.score(LocalEngine(switch.use(None)))
     score = exam.score(LocalEngine(switch.use(adapter)))
@@ -92,9 +87,34 @@ def evaluate(
         if out.exists():
             stop(f"{out} exists already; name another file")
         text = json.dumps(
-            {"base": base.as_dict(), "adapter": score.as_dict(), "hash": labelled.hash, "split": split}
+            {"base": base.as_dict(), "adapter": score.as_dict(), "hash": data_hash, "split": split}
         )
         out.write_text(text + "\n", encoding="utf-8")
+
+
+def _exam(card: Any, path: Path, split: str, images: Path | None, most: int | None) -> tuple[Any, str]:
+    """What an adapter is measured by, and the hash of its data."""
+    import hashlib
+
+    from finetune.cutting import Cutter, TileSpec
+    from finetune.evaluate import Exam
+    from finetune.label_source import TileReader, validation_cuts
+    from finetune.samples import Dataset
+    from qwenvl.request import Request
+
+    request = Request.model_validate(card.request)
+    if path.is_file():
+        from finetune.conversations import ConversationExam
+        from finetune.formats import read_conversations
+
+        exam = ConversationExam.of(read_conversations(path), request.generation, most=most)
+        return exam, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"
+    if not request.labels:
+        stop(f"{card.name} was trained on conversations; name a file of them in place of {path}")
+    labelled = Dataset.open(path)
+    cutter = Cutter(labelled, TileSpec(**card.facts["tile"]), request.labels)
+    cuts = validation_cuts(cutter, split, most=most)
+    return Exam(tuple(cuts), TileReader(labelled, images), request), labelled.hash
 
 
 @group.command()

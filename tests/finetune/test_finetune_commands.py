@@ -106,7 +106,8 @@ def test_from_files_to_an_adapter(voc, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("steps: 3", "dataset"), ("dataset: d\nout: o\ntrain: {steps: 0}", "train.steps"), ("- 1", "'name: value' lines"),
+    [("steps: 3", "out: Field required"), ("out: o", "give what is to be learned: a dataset, or conversations"),
+     ("dataset: d\nout: o\ntrain: {steps: 0}", "train.steps"), ("- 1", "'name: value' lines"),
      ("dataset: [", "as YAML"), ("dataset: d\nout: o\nlora: {targets: vision}", "lora.targets")],
 )  # fmt: skip
 def test_settings_that_are_wrong(text, message, tmp_path):
