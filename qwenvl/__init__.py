@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnknownFamilyError,
     )
     from qwenvl.families import FAMILIES, ModelFamily, family_of, get_family
+    from qwenvl.film import Stamps
     from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
     from qwenvl.marks import Mark, draw_marks
     from qwenvl.parse import parse_answer
@@ -51,6 +52,7 @@ _HOMES = {
         "CheckpointError", "EngineError", "PictureError", "QwenVLError", "RequestError", "UnknownFamilyError",
     ),
     "families": ("FAMILIES", "ModelFamily", "family_of", "get_family"),
+    "film": ("Stamps",),
     "geometry": ("CoordinateSpace", "PictureFrame", "smart_resize"),
     "marks": ("Mark", "draw_marks"),
     "parse": ("parse_answer",),
@@ -65,7 +67,7 @@ __all__ = [
     "FAMILIES", "Answer", "Calibration", "Checkpoint", "CheckpointDescription", "CheckpointError",
     "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "Mark", "MemoryEstimate",
     "ModelFamily", "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings",
-    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Status", "Subject", "Task", "TileObject",
+    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Stamps", "Status", "Subject", "Task", "TileObject",
     "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
     "draw_marks", "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint",
     "parse_answer", "read_processor", "reliability", "render_chat", "smart_resize",

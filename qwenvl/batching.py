@@ -12,7 +12,8 @@ from torch import Tensor
 
 from qwenvl.checkpoint import Checkpoint
 from qwenvl.errors import RequestError
-from qwenvl.families import Thinking
+from qwenvl.families import Thinking, VideoTime
+from qwenvl.film import Stamps
 from qwenvl.preprocess import Patches
 from qwenvl.prompts import render_chat
 from qwenvl.request import Request
@@ -27,16 +28,19 @@ class Prompt:
     ----------
     parts : tuple of tuple of int
         Ids before, between and after the visual tokens: one part more than there are pictures.
+    stamps : Stamps, optional
+        The pictures are a film.
     """
 
     parts: tuple[tuple[int, ...], ...]
+    stamps: Stamps | None = None
 
     def length(self, *visual_tokens: int) -> int:
         """Tokens of the whole prompt, given the visual tokens of each picture."""
         return sum(map(len, self.parts)) + sum(visual_tokens)
 
     def ids(self, visual_tokens: Sequence[int], image: int) -> list[int]:
-        """All token ids, with `image` for each visual token."""
+        """All token ids, with `image` (or the token of films) for each visual token."""
         found = list(self.parts[0])
         for count, part in zip(visual_tokens, self.parts[1:], strict=True):
             found += [*[image] * count, *part]
@@ -50,7 +54,7 @@ class Batch:
     Attributes
     ----------
     input_ids, mm_token_type_ids : int64 Tensor (rows, length)
-        The second is 1 at visual tokens and 0 elsewhere; positions cannot be right without it.
+        The second is 1 at visual tokens (2 at those of films) and 0 elsewhere; positions cannot be right without it.
     attention_mask : int64 Tensor (rows, length)
         0 at the padding on the left.
     position_ids : int64 Tensor (3, rows, length)
@@ -59,6 +63,8 @@ class Batch:
         Position of the first new token, the same on all three axes.
     lengths : tuple of int
         Prompt tokens of each row without padding.
+    film : bool
+        Every row is about a film; films and pictures never share a batch.
     """
 
     input_ids: Tensor
@@ -68,6 +74,7 @@ class Batch:
     next_position: Tensor
     patches: Patches
     lengths: tuple[int, ...]
+    film: bool = False
 
     @property
     def padded(self) -> bool:
@@ -95,7 +102,7 @@ def render_request(
         Close the thought that a Thinking variant's prompt opens, so that the next token belongs to the answer.
     """
     family = checkpoint.family
-    messages = ask_about(request, subject)
+    messages = ask_about(request, subject, one_block=family.video_time is not VideoTime.TEXT)
     if checkpoint.tokenizer.chat_template is None:
         text = render_chat(messages, family, thinking=thinking)
     else:
@@ -110,14 +117,18 @@ def render_request(
     return text
 
 
-def encode_prompt(checkpoint: Checkpoint, text: str, *, pictures: int = 1) -> Prompt:
-    """Token ids of a rendered request about a number of pictures.
+def encode_prompt(
+    checkpoint: Checkpoint, text: str, *, pictures: int = 1, stamps: Stamps | None = None
+) -> Prompt:
+    """Token ids of a rendered request about a number of pictures, or about a film.
 
     Raises
     ------
     RequestError
         The words hold the names of special tokens, so that it is not clear where the pictures are.
     """
+    if stamps is not None:
+        pictures = len(stamps.values) if checkpoint.family.video_time is VideoTime.TEXT else 1
     ids: list[int] = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
     image = checkpoint.image_token_id
     places = [at for at, token in enumerate(ids) if token == image]
@@ -127,7 +138,10 @@ def encode_prompt(checkpoint: Checkpoint, text: str, *, pictures: int = 1) -> Pr
             f"the prompt holds {token!r} {len(places)} times instead of {pictures}; leave it out"
         )
     starts, stops = [0, *(at + 1 for at in places)], [*places, len(ids)]
-    return Prompt(tuple(tuple(ids[start:stop]) for start, stop in zip(starts, stops, strict=True)))
+    parts = tuple(tuple(ids[start:stop]) for start, stop in zip(starts, stops, strict=True))
+    if stamps is not None and len(parts) == 2:  # one block: its frames follow each other without a word
+        parts = (parts[0], *[()] * (len(stamps.values) - 1), parts[1])
+    return Prompt(parts, stamps)
 
 
 def build_batch(checkpoint: Checkpoint, prompts: Sequence[Prompt], patches: Patches) -> Batch:
@@ -136,11 +150,12 @@ def build_batch(checkpoint: Checkpoint, prompts: Sequence[Prompt], patches: Patc
     Parameters
     ----------
     prompts : sequence of Prompt
-        One per row.
+        One per row; about films all of them, or none.
     patches : Patches
         Of the pictures of all rows, in their order.
     """
-    image = checkpoint.image_token_id
+    film = any(prompt.stamps is not None for prompt in prompts)
+    image = checkpoint.video_token_id if film else checkpoint.image_token_id
     visual = iter([checkpoint.processor.image_tokens(frame) for frame in patches.frames])
     rows = [prompt.ids(list(islice(visual, len(prompt.parts) - 1)), image) for prompt in prompts]
     lengths = tuple(map(len, rows))
@@ -152,20 +167,64 @@ def build_batch(checkpoint: Checkpoint, prompts: Sequence[Prompt], patches: Patc
     for row, ids in enumerate(rows):
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
         attention_mask[row, longest - len(ids) :] = 1
-    mm_token_type_ids = (input_ids == image).long()
-    # Computed here and passed on: the model would keep the offset of the last batch on itself (`rope_deltas`).
-    position_ids, deltas = checkpoint.model.model.get_rope_index(
-        input_ids,
-        mm_token_type_ids=mm_token_type_ids,
-        image_grid_thw=patches.image_grid_thw if patches.frames else None,
-        attention_mask=attention_mask,
-    )
+    mm_token_type_ids = (input_ids == image).long() * (2 if film else 1)
+    if film:
+        position_ids, deltas = _film_positions(
+            checkpoint, prompts, patches, input_ids, mm_token_type_ids, attention_mask
+        )
+    else:
+        # Computed here and passed on: the model would keep the offset of the last batch on itself (`rope_deltas`).
+        position_ids, deltas = checkpoint.model.model.get_rope_index(
+            input_ids,
+            mm_token_type_ids=mm_token_type_ids,
+            image_grid_thw=patches.image_grid_thw if patches.frames else None,
+            attention_mask=attention_mask,
+        )
     next_position = torch.tensor(lengths, dtype=torch.int64) + deltas.view(-1).cpu()
     device = checkpoint.device
     return Batch(
         input_ids.to(device), mm_token_type_ids.to(device), attention_mask.to(device), position_ids.to(device),
-        next_position.to(device), patches, lengths,
+        next_position.to(device), patches, lengths, film,
     )  # fmt: skip
+
+
+def _film_positions(
+    checkpoint: Checkpoint, prompts: Sequence[Prompt], patches: Patches, input_ids: Tensor, kinds: Tensor,
+    attention_mask: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Positions of films: the model's own, with the frames' times where the family is told them by positions.
+
+    Raises
+    ------
+    RequestError
+        The times reach beyond what the model has positions for.
+    """
+    frames = [len(prompt.parts) - 1 for prompt in prompts]
+    first = patches.image_grid_thw[torch.tensor([0, *frames[:-1]]).cumsum(0)]
+    grid = torch.cat([torch.tensor(frames)[:, None], first[:, 1:]], dim=1)
+    timed = checkpoint.family.video_time is VideoTime.POSITIONS
+    options = {"second_per_grid_ts": [0.0] * len(frames)} if timed else {}
+    position_ids, deltas = checkpoint.model.model.get_rope_index(
+        input_ids, mm_token_type_ids=kinds, video_grid_thw=grid, attention_mask=attention_mask, **options
+    )
+    if not timed:
+        return position_ids, deltas
+    config = checkpoint.model.config
+    most = config.get_text_config().max_position_embeddings
+    for row, prompt in enumerate(prompts):
+        assert prompt.stamps is not None
+        steps = prompt.stamps.positions(config.vision_config.tokens_per_second)
+        tokens = torch.nonzero(kinds[row]).flatten()
+        position_ids[0, row, tokens] += torch.tensor(steps).repeat_interleave(len(tokens) // len(steps))
+        end = int(position_ids[:, row].max()) + 1
+        if end > most:
+            length = f"{prompt.stamps.values[-1] - prompt.stamps.values[0]:g} {prompt.stamps.unit}"
+            raise RequestError(
+                f"a film of {length} reaches position {end:,}, and the model has {most:,}; give the stamps in a "
+                "larger unit (minutes, hours)"
+            )
+        deltas[row] = end - int(attention_mask[row].sum())
+    return position_ids, deltas
 
 
 def plan_batches(lengths: Sequence[int], *, budget: int, max_rows: int) -> list[list[int]]:

@@ -102,7 +102,8 @@ def prefill(model: Any, batch: Batch, features: Any = None) -> Prefilled:
         grid = batch.patches.image_grid_thw.to(batch.input_ids.device)
         if features is None:
             features = picture_features(model, batch.patches.pixel_values, grid)
-        pictures = {"mm_encoder_outputs": {"image": features}, "image_grid_thw": grid}
+        kind = "video" if batch.film else "image"
+        pictures = {"mm_encoder_outputs": {kind: features}, f"{kind}_grid_thw": grid}
     output = model(
         input_ids=batch.input_ids,
         attention_mask=mask,

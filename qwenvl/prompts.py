@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,21 @@ def _words(request: Request) -> str:
     return request.prompt or standard
 
 
+_MARKER = re.compile(
+    r"<(?=\|(?!image_pad\||object_ref_|box_|quad_)[a-z][a-z0-9_]{0,30}\|>|/?(?:think|tool_call|tool_response)>)"
+)
+
+
+def as_text(words: str) -> str:
+    """Words of a user with the names of a conversation's markers written so that no tokenizer takes them for markers.
+
+    A label or question that holds `<|im_end|>` would end its own turn and could write the assistant's; it becomes
+    `< |im_end|>`. The marks of places (`<|box_start|>`, `<|object_ref_start|>`) are part of a question and stay, and
+    `<|image_pad|>`, which stands for a picture, is refused where prompts are encoded.
+    """
+    return _MARKER.sub("< ", words)
+
+
 def conversation(
     prompt: str, *, system_prompt: str | None = None, pictures: int = 1, anchors: Sequence[str] = ()
 ) -> list[Message]:
@@ -72,7 +88,7 @@ def conversation(
     Parameters
     ----------
     prompt : str
-        The user's words, for example of `build_prompt`.
+        The user's words, for example of `build_prompt`; they are made safe by `as_text`.
     system_prompt : str, optional
         None leaves the system turn to the family's chat template.
     pictures : int
@@ -86,10 +102,10 @@ def conversation(
         if number < len(anchors) and anchors[number]:
             content.append({"type": "text", "text": anchors[number]})
         content.append({"type": "image"})
-    user = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+    user = {"role": "user", "content": [*content, {"type": "text", "text": as_text(prompt)}]}
     if system_prompt is None:
         return [user]
-    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, user]
+    return [{"role": "system", "content": [{"type": "text", "text": as_text(system_prompt)}]}, user]
 
 
 def render_chat(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import Answer
 from qwenvl.errors import PictureError, RequestError
+from qwenvl.film import Stamps
 from qwenvl.marks import Mark, draw_marks
 from qwenvl.pictures import check_picture
 from qwenvl.prompts import Message, build_prompt, conversation
@@ -56,11 +57,15 @@ class Subject:
     target : str or None
         Name of the picture that the question is about: boxes and points come back in px of it. Needed where there
         are several, never guessed.
+    stamps : Stamps, optional
+        When or how deep each picture was taken: the pictures are a film, which is asked about as a whole. They have
+        one size, no names and no target.
 
     Raises
     ------
     RequestError
-        A name is missing or given twice among several pictures, or `target` names none of them.
+        A name is missing or given twice among several pictures, or `target` names none of them; or pictures and
+        stamps do not fit each other.
 
     Examples
     --------
@@ -72,8 +77,12 @@ class Subject:
 
     pictures: tuple[NamedPicture, ...] = ()
     target: str | None = None
+    stamps: Stamps | None = None
 
     def __post_init__(self) -> None:
+        if self.stamps is not None:
+            self._check_film(self.stamps)
+            return
         names = [picture.name for picture in self.pictures]
         for name in names:
             if name != name.strip() or "<|" in name or "\n" in name or len(name) > 80:
@@ -89,17 +98,35 @@ class Subject:
         if self.target is not None and self.target not in names:
             raise RequestError(f"target {self.target!r} names none of the pictures {names}")
 
+    def _check_film(self, stamps: Stamps) -> None:
+        if len(stamps.values) != len(self.pictures):
+            raise RequestError(
+                f"{len(self.pictures)} pictures and {len(stamps.values)} stamps: give one each"
+            )
+        if self.target is not None or any(picture.name for picture in self.pictures):
+            raise RequestError("the pictures of a film have stamps in place of names, and none is the target")
+        shapes = {np.shape(picture.pixels) for picture in self.pictures}
+        if len(shapes) > 1:
+            raise RequestError(f"the pictures of a film have one size, not {sorted(shapes)[:3]}")
+
+    @classmethod
+    def film(cls, pictures: Sequence[Picture], stamps: Stamps) -> Subject:
+        """A film of pictures of one size."""
+        return cls(tuple(NamedPicture("", picture) for picture in pictures), stamps=stamps)
+
     @property
     def target_index(self) -> int | None:
-        """Number of the picture that the question is about; None where there is no picture."""
+        """Number of the picture that the question is about; None where there is no picture, or a film of them."""
+        if self.stamps is not None:
+            return None
         if self.target is not None:
             return [picture.name for picture in self.pictures].index(self.target)
         return 0 if self.pictures else None
 
     @property
-    def form(self) -> tuple[tuple[str, ...], str | None]:
-        """Names and target: subjects of one form are asked in the same words."""
-        return tuple(picture.name for picture in self.pictures), self.target
+    def form(self) -> tuple[tuple[str, ...], str | None, Stamps | None]:
+        """Names, target and stamps: subjects of one form are asked in the same words."""
+        return tuple(picture.name for picture in self.pictures), self.target, self.stamps
 
     def noted(self, answer: Answer) -> Answer:
         """An answer about this subject with a note of how many marks were drawn for it."""
@@ -110,6 +137,10 @@ class Subject:
         """Why a request cannot be asked about this subject; None where it can."""
         if not self.pictures and request.task not in (Task.ASK, Task.EXTRACT, Task.CLASSIFY, Task.SCORE):
             return f"task {request.task} needs a picture"
+        if self.stamps is not None and request.task in PLACING:
+            return f"task {request.task} gives places in one picture; ask it about every picture of the film"
+        if self.stamps is not None and request.marks:
+            return "marks belong to one picture, and a film has no target; mark its pictures instead"
         return None
 
 
@@ -146,8 +177,16 @@ def as_subject(item: Any, number: int, marks: Sequence[Mark] = ()) -> Subject:
     return replace(subject, pictures=tuple(drawn))
 
 
-def ask_about(request: Request, subject: Subject | None = None) -> list[Message]:
-    """The conversation that asks a request about a subject; None is one picture without a name."""
+def ask_about(request: Request, subject: Subject | None = None, *, one_block: bool = False) -> list[Message]:
+    """The conversation that asks a request about a subject; None is one picture without a name.
+
+    The pictures of a film have their stamps before them, or are announced as one block where the family is told
+    the time in another way.
+    """
+    if subject is not None and subject.stamps is not None:
+        stamps = ("",) if one_block else subject.stamps.texts
+        words, system = build_prompt(request), request.system_prompt
+        return conversation(words, system_prompt=system, pictures=len(stamps), anchors=stamps)
     names = ("",) if subject is None else subject.form[0]
     target = subject.target if subject is not None and len(names) > 1 else None
     return conversation(

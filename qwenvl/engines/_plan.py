@@ -8,6 +8,7 @@ from typing import Any
 
 from qwenvl.batching import Prompt, encode_prompt, render_request
 from qwenvl.checkpoint import Checkpoint
+from qwenvl.families import VideoTime
 from qwenvl.geometry import PictureFrame
 from qwenvl.request import Request, Task
 from qwenvl.scoring import Spellings, label_spellings, yes_and_no
@@ -81,19 +82,27 @@ class Plan:
 
     def prompt(self, subject: Subject | None = None) -> Prompt:
         """The prompt about a subject; None is one picture without a name. Each form is encoded once."""
-        form = (("",), None) if subject is None else subject.form
+        form = (("",), None, None) if subject is None else subject.form
         if form not in self._prompts:
             at_once = self.request.task in JUDGING
             text = render_request(
                 self.checkpoint, self.request, subject, thinking=self.thinking and not at_once,
                 answer_at_once=at_once,
             )  # fmt: skip
-            self._prompts[form] = encode_prompt(self.checkpoint, text, pictures=len(form[0]))
+            self._prompts[form] = encode_prompt(self.checkpoint, text, pictures=len(form[0]), stamps=form[2])
         return self._prompts[form]
 
     def fitting(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that the request can be asked about."""
         return [row for row in rows if row.subject.unfit(self.request) is None]
+
+    def reads_on(self, rows: Sequence[Row]) -> bool:
+        """True where the words after the last picture follow it in position too, so that they can be read later.
+
+        Where frames have temporal positions, the words after a film count on from its places, not from its times.
+        """
+        text = self.checkpoint.family.video_time is VideoTime.TEXT
+        return text or all(row.subject.stamps is None for row in rows)
 
 
 def shared_beginnings(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]:
@@ -110,6 +119,7 @@ def shared_beginnings(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[i
     for number, plan in enumerate(plans):
         prompts = [plan.prompt(row.subject) for row in rows]
         even = len({prompt.parts[-1] for prompt in prompts}) == 1 and all(row.frames for row in rows)
+        even = even and len(plan.fitting(rows)) == len(rows) and plan.reads_on(rows)
         key: Any = tuple(prompt.parts[:-1] for prompt in prompts) if even else number
         groups.setdefault(key, []).append(number)
     return list(groups.values())

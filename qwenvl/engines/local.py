@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
-from qwenvl.batching import Batch, Prompt, build_batch, plan_batches
+from qwenvl.batching import Batch, build_batch, plan_batches
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
 from qwenvl.compiled import CompiledStep
 from qwenvl.confidence import add_scores
@@ -165,9 +165,7 @@ class LocalEngine(Engine):
             except PictureError as error:
                 for told in answers:
                     told[index] = Answer.failure(str(error))
-        lengths = [row.length for row in rows]
-        for batch in plan_batches(lengths, budget=self._budget, max_rows=self._max_rows):
-            chosen = [rows[index] for index in batch]
+        for chosen in self._batches(rows):
             for told, found in zip(answers, self._run(plans, chosen), strict=True):
                 for row, answer in zip(chosen, found, strict=True):
                     told[row.index] = row.subject.noted(answer)
@@ -175,6 +173,14 @@ class LocalEngine(Engine):
             [answer if answer is not None else Answer.failure("not asked") for answer in told]
             for told in answers
         ]
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Rows that are asked together; films, whose visual tokens are other ones, apart from pictures."""
+        for kind in (False, True):
+            chosen = [row for row in rows if (row.subject.stamps is not None) is kind]
+            lengths = [row.length for row in chosen]
+            for batch in plan_batches(lengths, budget=self._budget, max_rows=self._max_rows):
+                yield [chosen[index] for index in batch]
 
     def _row(self, index: int, subject: Subject, plans: Sequence[Plan]) -> Row:
         settings = self.checkpoint.processor
@@ -262,7 +268,8 @@ class LocalEngine(Engine):
             batch = build_batch(checkpoint, prompts, patches)
             yield batch, prefill(model, batch, features)
             return
-        start = build_batch(checkpoint, [Prompt((*prompt.parts[:-1], ())) for prompt in prompts], patches)
+        beginnings = [replace(prompt, parts=(*prompt.parts[:-1], ())) for prompt in prompts]
+        start = build_batch(checkpoint, beginnings, patches)
         shared = prefill(model, start, features)
         for number, plan in enumerate(plans):
             rest = plan.prompt(rows[0].subject).parts[-1]

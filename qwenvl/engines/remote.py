@@ -17,7 +17,7 @@ from qwenvl.engines._question import Questions
 from qwenvl.engines._served import ServedModel, choose_model, served_family, served_fingerprint
 from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.errors import EngineError, PictureError
-from qwenvl.families import ModelFamily, Thinking
+from qwenvl.families import ModelFamily, Thinking, VideoTime
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.processor import ProcessorSettings
@@ -194,6 +194,9 @@ class RemoteEngine(Engine):
                 answer = self._read(reply, subject, frames, request)
         except ServerFault as fault:
             return fault
+        if subject.stamps is not None and self.family.video_time is not VideoTime.TEXT:
+            # Servers take no times with pictures, so the stamps go before them as text.
+            answer = replace(answer, notes=(*answer.notes, "stamps-as-text"))
         return subject.noted(answer)
 
     def _frame(self, index: int, picture: NamedPicture) -> PictureFrame:
