@@ -65,5 +65,33 @@ def extract(
     return Status.FAILED, None, codes, error or "no JSON value could be read"
 
 
+def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
+    """The entries of the lists in a damaged or unfinished answer that are valid each by itself.
+
+    Parameters
+    ----------
+    text : str
+    schema : dict
+        JSON Schema of one entry.
+
+    Returns
+    -------
+    list
+        Valid entries in order. One that was cut off is none, whatever it holds.
+    int
+        Number of entries that are not valid, the one cut off not counted.
+    """
+    validator = validator_for(schema)(schema, registry=Registry())
+    kept, others = [], 0
+    for found in find_values(text).values:
+        for entry in found.value if isinstance(found.value, list) else [found.value]:
+            if isinstance(entry, (CutList, CutDict)):
+                continue
+            valid = not isinstance(entry, SplitList) and shallow(entry) and validator.is_valid(entry)
+            kept += [entry] if valid else []
+            others += not valid
+    return kept, others
+
+
 def _message(problem: ValidationError) -> str:
     return f"not valid by the schema at {problem.json_path}: {problem.message[:300]}"

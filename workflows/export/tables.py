@@ -38,7 +38,7 @@ def export_objects_csv(run: Path | str, out: Path | str, *, overwrite: bool = Fa
     with RunStore.open(run) as store:
         objects = RunObjects(store)
         head = _object_names(store)
-        return _write_csv(Path(out), head, _object_batches(objects, inert=True), overwrite=overwrite)
+        return _write_csv(Path(out), head, _object_batches(objects, harmless=True), overwrite=overwrite)
 
 
 def export_tiles_csv(run: Path | str, out: Path | str, *, overwrite: bool = False) -> int:
@@ -71,7 +71,7 @@ def export_objects_parquet(run: Path | str, out: Path | str, *, overwrite: bool 
         ExportError also where pyarrow is not installed.
     """
     with RunStore.open(run) as store:
-        batches = _object_batches(RunObjects(store), inert=False)
+        batches = _object_batches(RunObjects(store), harmless=False)
         return _write_parquet(Path(out), batches, store, _object_names(store), overwrite=overwrite)
 
 
@@ -100,8 +100,8 @@ def _object_names(store: RunStore) -> list[str]:
     return ["id", "instance", "tile", "item", "label", "kind", *places, "score", "review", "attributes"]
 
 
-def _object_batches(objects: RunObjects, *, inert: bool) -> Iterator[Batch]:
-    labels = [_inert(label) for label in objects.labels] if inert else list(objects.labels)
+def _object_batches(objects: RunObjects, *, harmless: bool) -> Iterator[Batch]:
+    labels = [inert(label) for label in objects.labels] if harmless else list(objects.labels)
     for chunk in objects:
         batch = object_batch(objects, chunk)
         batch["label"] = [labels[code] for code in batch["label"].tolist()]
@@ -119,7 +119,7 @@ def _write_csv(path: Path, head: list[str] | None, batches: Iterator[Batch], *, 
         for batch in batches:
             if head is None:
                 head = list(batch)
-                table.writerow([_inert(name) for name in head])
+                table.writerow([inert(name) for name in head])
             columns = [_cells(name, batch[name]) for name in head]
             table.writerows(zip(*columns, strict=True))
             number += len(columns[0])
@@ -137,7 +137,7 @@ def _cells(name: str, column: Any) -> list[Any]:
         if isinstance(value, float):
             cells.append("" if math.isnan(value) else value if digits is None else f"{value:.{digits}f}")
         else:
-            cells.append(_inert(value) if isinstance(value, str) and name not in _OWN_JSON else value)
+            cells.append(inert(value) if isinstance(value, str) and name not in _OWN_JSON else value)
     return cells
 
 
@@ -201,6 +201,6 @@ def _empty(name: str) -> Any:
     return [] if name in ("id", "label", "kind", "review", "attributes") else np.zeros(0)
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Text of a model for a spreadsheet: a leading quote keeps it from being run as a formula (OWASP)."""
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
