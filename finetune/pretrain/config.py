@@ -49,6 +49,8 @@ class PoolConfig:
     """Scale of most tiles in um/px."""
     coarse_share: float = 0.12
     """Share of the fields made at twice `mpp`."""
+    scales: tuple[float, float] = (0.25, 0.5)
+    """Finest and coarsest scale in um/px of fresh fields (joint phase)."""
     mixed_from: int = 40 * 256
     """Fields before this number show one named tissue each; from here on tissues are drawn and mixed freely."""
     max_nuclei: tuple[int, ...] = (4, 8, 12, 16, 20, 20, 28, 40)
@@ -96,9 +98,9 @@ class PhaseConfig:
     dense_weight: float = 0.0
     """Weight of the dense loss beside the answers in the joint phase."""
     other_sides: tuple[int, ...] = ()
-    """Sides in px of further tiles (joint phase), multiples of 32; in a quarter of their steps two of them meet."""
+    """Sides in px of further tiles (joint phase), multiples of 32: any two of about the usual area make a tile."""
     other_share: float = 0.0
-    """Share of the steps with tiles of `other_sides`."""
+    """Share of the steps with fresh tiles: half of them rectangles of `other_sides`, half squares of the usual side."""
     save_every: int = 500
 
 

@@ -106,10 +106,10 @@ class TilePool:
 
 
 def fresh_field(config: PoolConfig, rng: np.random.Generator, side: int) -> LabelledTile:
-    """A field of any side, from seeds that neither the pool nor any evaluation holds."""
+    """A field of any side and scale, from seeds that neither the pool nor any evaluation holds."""
     seed = config.first_seed + 1_000_000_000 + int(rng.integers(1_000_000_000))
     tissue = str(rng.choice(TISSUES)) if rng.random() < 0.5 else None
-    mpp = config.mpp * (2 if rng.random() < config.coarse_share else 1)
+    mpp = float(np.exp(rng.uniform(*np.log(config.scales))))
     most = int(rng.choice(config.max_nuclei))
     return from_field(sample_field(seed, size=side, mpp=mpp, tissue=tissue, max_nuclei=most))
 
@@ -188,14 +188,12 @@ class TileSource:
     ) -> list[LabelledTile]:
         """`count` augmented tiles; with `most`, tiles of more objects are drawn again (up to twenty times).
 
-        With `shape`, (height, width) in px, as many tiles of that shape as have the same area in all.
+        With `shape`, (height, width) in px, fresh tiles of that shape.
         """
         rng = np.random.default_rng([self._seed, phase, step])
         if shape is None:
             return [augment(self._draw(rng, most), rng) for _ in range(count)]
-        usual = self._pool.config.tile**2
-        fewer = max(3, round(count * usual / (shape[0] * shape[1])))
-        return [self._shaped(rng, shape) for _ in range(min(count, fewer))]
+        return [self._shaped(rng, shape) for _ in range(count)]
 
     def batches(
         self,
@@ -224,7 +222,7 @@ class TileSource:
                 yield tiles
 
     def _shaped(self, rng: np.random.Generator, shape: tuple[int, int]) -> LabelledTile:
-        """A fresh tile of a shape that the pool does not hold; a rectangle is a window of a square."""
+        """A tile of a shape or scale that the pool does not hold; a rectangle is a window of a square."""
         config, side = self._pool.config, max(shape)
         if self._real is not None and rng.random() < config.real_share:
             square = self._real.crop(rng, side)

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from finetune.pretrain.config import PretrainConfig
-from finetune.pretrain.geometry import CELL, MERGE, PATCH
+from finetune.pretrain.geometry import MERGE, PATCH
 from finetune.pretrain.model import parameter_count
 from finetune.pretrain.phrasings import CELL_NAMES, NUCLEUS_NAMES, TISSUE_NAMES
 from finetune.pretrain.tokenizer import TextCodec, save_tokenizer
 
 LARGEST_FILE = 16 * 1024 * 1024
 """No file of the checkpoint may be larger: it is part of the repository and of the wheel."""
+LARGEST_TILE = 448
+"""Side in px up to which tiles may be brought to the trained size."""
 
 
 def export_checkpoint(
@@ -51,7 +53,8 @@ def export_checkpoint(
         {
             "image_processor_type": "Qwen2VLImageProcessorFast",
             "processor_class": "Qwen3VLProcessor",
-            "size": {"shortest_edge": (2 * CELL) ** 2, "longest_edge": 448 * 448},
+            # Every picture is brought to about the area that was trained: larger tiles are seen at a coarser scale.
+            "size": {"shortest_edge": side**2, "longest_edge": side**2},
             "patch_size": PATCH,
             "temporal_patch_size": 2,
             "merge_size": MERGE,
@@ -76,7 +79,6 @@ def export_checkpoint(
 
 def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, Any]:
     """Content of `qwenvl.json`: how to ask this model, what it knows, where it comes from."""
-    sides = (config.pool.tile, *config.joint.other_sides)
     return {
         "name": "embedded",
         "family": "qwen3-vl",
@@ -91,7 +93,7 @@ def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, 
             "labels": [NUCLEUS_NAMES[0]],
         },
         "trained": {
-            "sides": [min(sides), max(sides)],
+            "sides": [tile, LARGEST_TILE],
             "mpp": [config.pool.mpp, config.pool.mpp * (2 if config.pool.coarse_share else 1)],
         },
         "labels": {"any": NUCLEUS_NAMES[0], "classes": list(CELL_NAMES)},

@@ -116,14 +116,24 @@ def object_limit(phase: PhaseConfig, step: int) -> int | None:
     return limit
 
 
-def other_shapes(phase: PhaseConfig, seed: int) -> dict[int, tuple[int, int]]:
-    """Step to (height, width) of its tiles, for the steps that do not take the usual ones."""
+def other_shapes(phase: PhaseConfig, side: int, seed: int) -> dict[int, tuple[int, int]]:
+    """Step to (height, width) of its fresh tiles, for the steps that do not take tiles of the pool.
+
+    A processor brings every picture to about the area of a tile of `side` px: rectangles differ from it by at most a
+    fifth.
+    """
+    rectangles = [
+        (height, width)
+        for height in phase.other_sides
+        for width in phase.other_sides
+        if height != width and abs(height * width / side**2 - 1) <= 0.2
+    ]
     shapes = {}
     for step in range(phase.steps):
         rng = np.random.default_rng([seed, step, 3])
-        if phase.other_sides and rng.random() < phase.other_share:
-            height, width = rng.choice(phase.other_sides, 2).tolist()
-            shapes[step] = (height, width) if rng.random() < 0.25 else (height, height)
+        if rng.random() < phase.other_share:
+            square = not rectangles or rng.random() < 0.5
+            shapes[step] = (side, side) if square else rectangles[int(rng.integers(len(rectangles)))]
     return shapes
 
 
@@ -142,7 +152,7 @@ def _encoded(
     limits = {
         s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None
     }
-    shapes = other_shapes(phase, config.seed) if moving else {}
+    shapes = other_shapes(phase, config.pool.tile, config.seed) if moving else {}
     batches = source.batches(PHASES[name], first, phase.steps + fill, count, limits, shapes)
     if moving:
         yield from ((tiles, encode(tiles)) for tiles in batches)

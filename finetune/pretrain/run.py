@@ -55,14 +55,13 @@ def setup(
     held_out = {"synthetic": [_evaluation_field(config, seed) for seed in range(config.held_out)]}
     if real:
         held_out["real"] = real.held_out(config.pool.tile)
-    if config.joint.other_sides:
-        side = max(config.joint.other_sides)
-        held_out[f"{side} px"] = [_evaluation_field(config, seed, side) for seed in range(16)]
+    if config.joint.other_share:
+        held_out["coarse"] = [_evaluation_field(config, seed, config.pool.scales[1]) for seed in range(16)]
     return model, heads, codec, TileSource(pool, real, config.seed), held_out
 
 
-def _evaluation_field(config: PretrainConfig, seed: int, side: int = 0) -> LabelledTile:
-    field = sample_field(seed, size=side or config.pool.tile, mpp=config.pool.mpp, max_nuclei=20)
+def _evaluation_field(config: PretrainConfig, seed: int, mpp: float | None = None) -> LabelledTile:
+    field = sample_field(seed, size=config.pool.tile, mpp=mpp or config.pool.mpp, max_nuclei=20)
     return from_field(field)
 
 
