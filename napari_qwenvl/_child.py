@@ -252,7 +252,8 @@ def explain(error: BaseException) -> dict[str, str]:
 def _options(wanted: Mapping[str, Any]) -> RunOptions:
     from workflows.commands.options import RunOptions
 
-    return RunOptions(**wanted)
+    adapter = wanted.get("adapter")
+    return RunOptions(**(dict(wanted) | {"adapter": None if adapter is None else Path(adapter)}))
 
 
 def main() -> None:

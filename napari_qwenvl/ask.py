@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from napari_qwenvl._advanced import Advanced
 from napari_qwenvl._widgets import Folded, Message, drawn_polygons, scrolled, while_alive
+from napari_qwenvl.adapter_row import AdapterRow
 from napari_qwenvl.frame import Frame, visible_field
 from napari_qwenvl.plan import (
     LABELLED,
@@ -105,6 +106,7 @@ class AskPanel(QWidget):
         self.load = QPushButton("Load")
         self.state = QLabel("not loaded")
         self.state.setWordWrap(True)
+        self.adapter = AdapterRow(self.viewer)
         self.scope = QButtonGroup(self)
         scopes = QHBoxLayout()
         for number, (name, tip) in enumerate([
@@ -142,6 +144,7 @@ class AskPanel(QWidget):
         form.addRow("Schema", self.schema)
         form.addRow("Model", _row(self.model, self.load, stretch=0))
         form.addRow("", self.state)
+        form.addRow("Adapter", self.adapter)
         form.addRow("Where", scopes)
         self._form = form
         layout = QVBoxLayout(inside)
@@ -167,6 +170,8 @@ class AskPanel(QWidget):
         self.run.clicked.connect(self.on_run)
         self.cancel.clicked.connect(self.running.worker.cancel)
         self.load.clicked.connect(self.on_load)
+        self.adapter.adapting.changed.connect(self.on_adapter)
+        self.adapter.failed.connect(lambda words: self.message.show_words("error", words))
         self.copy_command.clicked.connect(lambda: self._copy("command"))
         self.copy_python.clicked.connect(lambda: self._copy("python"))
         self.open.clicked.connect(self.on_open)
@@ -204,7 +209,7 @@ class AskPanel(QWidget):
         labels = tuple(label.strip() for label in self.labels.text().split(",") if label.strip())
         schema = self.schema.text().strip()
         task = self.task_name
-        options = self.advanced.options(model=self.model.currentText().strip() or "embedded", mask=mask)
+        options = self._options(mask)
         return Question(
             task,
             labels if task in LABELLED else (),
@@ -212,6 +217,15 @@ class AskPanel(QWidget):
             Path(schema).expanduser() if task == "extract" and schema else None,
             self._with_slide(options),
         )
+
+    def _options(self, mask: str) -> RunOptions:
+        model = self.model.currentText().strip() or "embedded"
+        options = self.advanced.options(model=model, mask=mask, adapter=self.adapter.folder)
+        if options.server is not None and options.adapter is not None:
+            raise ValueError(
+                "A server loads its own adapters. Take the adapter off, or leave the server out."
+            )
+        return options
 
     def _with_slide(self, options: RunOptions) -> RunOptions:
         """The options with how the shown slide was opened: scale, plane, rendering, series."""
@@ -299,10 +313,15 @@ class AskPanel(QWidget):
         self._show_state()
 
     def _recommended(self, question: Question) -> dict[str, Any]:
-        loaded = self.running.worker.model
-        if loaded is not None and loaded["asked"]["model"] == question.options.model:
+        loaded, wanted = self.running.worker.model, model_fields(question.options)
+        same = loaded is not None and all(
+            loaded["asked"].get(key) == wanted[key] for key in ("model", "adapter")
+        )
+        if loaded is not None and same:
             return dict(loaded["recommended"])
-        return dict(recommended_of(question.options.model) or {}) if question.options.server is None else {}
+        if question.options.server is not None:
+            return {}
+        return dict(recommended_of(question.options.model, question.options.adapter) or {})
 
     def _not_planned(self, words: str) -> None:
         self.plan = self.cost = None
@@ -337,7 +356,8 @@ class AskPanel(QWidget):
             )  # fmt: skip
 
     def _pace_key(self, plan: Plan) -> str:
-        return f"{plan.question.options.model} {plan.question.options.server} {plan.request.hash}"
+        options = plan.question.options
+        return f"{options.model} {options.adapter} {options.server} {plan.request.hash}"
 
     # ------------------------------------------------------------------ events
 
@@ -369,10 +389,24 @@ class AskPanel(QWidget):
             return
         try:
             options = self.question().options
-        except NotPossibleError:
-            options = self.advanced.options(model=self.model.currentText().strip() or "embedded", mask="auto")
+        except (NotPossibleError, ValueError) as error:
+            if not isinstance(error, NotPossibleError):
+                self.message.show_words("error", str(error))
+                return
+            options = self._options("auto")
         self.message.show_words("", "")
         self.running.worker.load(model_fields(options))
+
+    @while_alive
+    def on_adapter(self) -> None:
+        """Ask what the chosen adapter was taught, of the model it belongs to; without one, everything stays."""
+        card = self.adapter.adapting.card
+        if card is not None:
+            self.model.setCurrentText(card.base)
+            task = str(card.request.get("task", "detect"))
+            self.task.setCurrentText(next(name for name, each in TASKS.items() if each == task))
+            self.labels.setText(", ".join(card.labels))
+        self.plan_soon()
 
     def on_mpp(self, mpp: float) -> None:
         """Give the slide the scale that the user states."""

@@ -98,10 +98,12 @@ class Plan:
             mpp=request.mpp, native=request.mpp is None, tile_size=request.tile_size, overlap=request.overlap,
             max_objects=request.max_objects, max_new_tokens=generation.max_new_tokens,
         )  # fmt: skip
-        parts = (
+        parts: tuple[Any, ...] = (
             request.hash, options.model, options.server, options.mask, mask_hash, options.plane, options.slide_mpp,
             options.rendering, options.series, options.dtype,
         )  # fmt: skip
+        if options.adapter is not None:
+            parts += (str(options.adapter), adapter_stamp(options.adapter))
         digest = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:8]
         out = runs / f"{slide.stem}.{request.task}-{digest}.run"
         return cls(slide, replace(question, options=replace(explicit, out=out)), request, out)
@@ -125,6 +127,7 @@ class Plan:
         opened, sampling = manifest.slide.options, request.generation
         options = RunOptions(
             out=folder, model=model, dtype=manifest.model.dtype, server=server, family=family,
+            adapter=None if manifest.model.adapter is None else Path(manifest.model.adapter),
             mask=manifest.mask.source, slide_mpp=manifest.slide.mpp if manifest.slide.mpp_source == "user" else None,
             plane=opened.get("plane"), rendering=opened.get("rendering"),
             series=int(opened["series"]) if "series" in opened else None,
@@ -159,9 +162,8 @@ class Plan:
                 f"concurrency={options.concurrency})"
             )
         else:
-            engine = (
-                f"LocalEngine.load({options.model!r}, device={options.device!r}, dtype={options.dtype!r})"
-            )
+            adapter = "" if options.adapter is None else f", adapter={str(options.adapter)!r}"
+            engine = f"LocalEngine.load({options.model!r}, device={options.device!r}, dtype={options.dtype!r}{adapter})"
         chosen = {key: getattr(options, key) for key in ("plane", "rendering", "series")}
         slide_options = {key: value for key, value in chosen.items() if value is not None}
         lines = [
@@ -198,7 +200,14 @@ def model_fields(options: RunOptions) -> dict[str, Any]:
     names = (
         "model", "server", "family", "concurrency", "device", "dtype", "slide_mpp", "plane", "rendering", "series",
     )  # fmt: skip
-    return {name: getattr(options, name) for name in names}
+    adapter = None if options.adapter is None else str(options.adapter)
+    return {name: getattr(options, name) for name in names} | {"adapter": adapter}
+
+
+def adapter_stamp(folder: Path) -> str:
+    """What tells one training of an adapter from another in the same folder; '' where there is none."""
+    weights = folder / "adapter_model.safetensors"
+    return f"{weights.stat().st_size}:{weights.stat().st_mtime_ns}" if weights.is_file() else ""
 
 
 def _literal(text: str) -> str:
@@ -339,17 +348,24 @@ def memory_of(options: RunOptions, request: Request) -> int | None:
     return None if known is None else round(known.memory_gib(request.tile_size, 8) * 2**30)
 
 
-def recommended_of(model: str) -> Mapping[str, Any] | None:
-    """What a local checkpoint recommends, from its JSON alone; None where it is not here yet."""
+def recommended_of(model: str, adapter: Path | None = None) -> Mapping[str, Any] | None:
+    """What a local checkpoint recommends, from its JSON alone; None where it is not here yet.
+
+    An adapter's own scale, tiles and limits come before those of its base, as where it is loaded.
+    """
+    from qwenvl.adapter_card import read_card
     from qwenvl.description import EMBEDDED, describe_checkpoint
     from qwenvl.errors import QwenVLError
 
-    if model != EMBEDDED and not Path(model).expanduser().is_dir():
-        return None
     try:
-        return describe_checkpoint(model).recommended
+        card = None if adapter is None else read_card(adapter)
+        known = model == EMBEDDED or Path(model).expanduser().is_dir()
+        base = describe_checkpoint(model).recommended if known else None
     except QwenVLError:
         return None
+    if card is None:
+        return base
+    return {key: value for key, value in (base or {}).items() if key != "mpp"} | card.recommended
 
 
 def in_words(seconds: float | None) -> str:
