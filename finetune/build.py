@@ -19,7 +19,7 @@ from finetune.samples import SPLITS, Area, Dataset, Label, SlideEntry, whole
 from wsi import open_slide
 from wsi.errors import SlideError
 
-EXHAUSTIVE = ("auto", "whole", "areas", "reviewed", "none")
+EXHAUSTIVE = ("auto", "whole", "areas", "reviewed", "searched", "none")
 """What may be said of where all objects are labelled."""
 _MOST_LISTED = 200
 
@@ -41,7 +41,7 @@ class BuildOptions:
     exhaustive : str
         'auto' goes by the format's convention, 'whole' says that every object of every slide is labelled, 'areas'
         only those inside annotations of class `area_names`, 'reviewed' those of a run's tiles in which every object has
-        a verdict, 'none' nothing.
+        a verdict, 'searched' these and the tiles in which there is none, 'none' nothing.
     area_names : tuple of str
         Classes of annotations that delimit exhaustively labelled areas.
     mpp : float, optional
@@ -185,8 +185,9 @@ class _Builder:
             return [] if have else [whole(entry)]
         if options.exhaustive == "none":
             return []
-        if options.exhaustive == "reviewed":
-            return [Area(entry.id, area.ring, area.names) for area in marked]
+        if options.exhaustive in ("reviewed", "searched"):
+            bare_too = options.exhaustive == "searched"
+            return [Area(entry.id, area.ring, area.names) for area in marked if bare_too or not area.bare]
         return [
             Area(entry.id, found.ring)
             for found in items

@@ -48,7 +48,10 @@ def build(
     unnamed: Annotated[str, typer.Option(help="Class of labels without one.")] = "",
     exhaustive: Annotated[
         str,
-        typer.Option(help="Where all objects are labelled: auto (by format), whole, areas, reviewed, none."),
+        typer.Option(
+            help="Where all objects are labelled: auto (by format), whole, areas; of a run reviewed (tiles with a "
+            "verdict on every object) or searched (these, and tiles without any); none."
+        ),
     ] = "auto",
     area_class: Annotated[
         str | None, typer.Option(help="Classes of annotations that outline exhaustively labelled areas.")

@@ -20,8 +20,19 @@ def finetune(
     check: Annotated[
         bool, typer.Option("--check", help="Read and check the settings, train nothing.")
     ] = False,
+    events: Annotated[
+        bool,
+        typer.Option(
+            "--events",
+            help="For programs: progress as JSON lines; a line 'cancel' on the input, or its end, stops the run.",
+        ),
+    ] = False,
 ) -> None:
     """Train a LoRA adapter on a dataset, measure it, and see what it forgets."""
+    if events:
+        from finetune.progress import run_with_events
+
+        raise typer.Exit(run_with_events(config, overwrite=overwrite))
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from finetune.config import FinetuneConfig

@@ -31,11 +31,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class FoundArea:
-    """An area that the file itself marks as reviewed; `names` empty means all classes."""
+    """An area that the file itself marks as reviewed; `names` empty means all classes.
+
+    `bare` marks a tile of a run in which nothing was found and nothing drawn: whether somebody looked at it, the
+    file does not say.
+    """
 
     picture: str | None
     ring: Ring
     names: tuple[str, ...] = ()
+    bare: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def read(path: Path) -> Imported:
     """Read the objects that reviewers vouch for.
 
     Tiles in which every object has a verdict are offered as exhaustively labelled areas; they count where the
-    user says so (`--exhaustive reviewed`), because only a person knows whether missed objects were looked for.
+    user says so (`--exhaustive reviewed`), because only a person knows whether missed objects were looked for. Tiles
+    without any object are offered too, marked as bare (`--exhaustive searched`).
 
     Raises
     ------
@@ -48,7 +49,12 @@ def read(path: Path) -> Imported:
         x0, y0, x1, y1 = (float(tile[name]) for name in ("core_x0", "core_y0", "core_x1", "core_y1"))
         inside = (centre[:, 0] >= x0) & (centre[:, 0] < x1) & (centre[:, 1] >= y0) & (centre[:, 1] < y1)
         decided = reviewed.state[inside] != 0
-        if int(tile["tile"]) in complete and decided.size and bool(decided.all()):
-            areas.append(FoundArea(slide, ((x0, y0), (x1, y0), (x1, y1), (x0, y1))))
-    note = f"{path.name}: reviewers vouch for {len(found)} objects; {len(areas)} tiles have a verdict on each"
+        if int(tile["tile"]) in complete and bool(decided.all()):
+            ring = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+            areas.append(FoundArea(slide, ring, bare=not decided.size))
+    bare = sum(area.bare for area in areas)
+    note = (
+        f"{path.name}: reviewers vouch for {len(found)} objects; {len(areas) - bare} tiles have a verdict on each, "
+        f"{bare} have no object"
+    )
     return Imported("run", found, tuple(areas), sizes={slide: (0, 0)}, notes=(note,))
