@@ -71,9 +71,10 @@ def look(viewer: Any, x0: float, y0: float, zoom: float) -> None:
 
 def objects(folder: Path) -> None:
     """One overlay at every level of detail."""
-    from napari_qwenvl.objects import Objects, State
+    from napari_qwenvl.objects import Objects
     from napari_qwenvl.overlay import Overlay
     from workflows.compare import read_truth_boxes
+    from workflows.reviewed import State
 
     path = slide_in(folder)
     boxes, labels = read_truth_boxes(path.with_suffix(".truth.geojson"))

@@ -3,29 +3,56 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from psygnal import SignalInstance
 
+from napari_qwenvl._layers import remove_layer
 from napari_qwenvl.frame import box_of, rectangle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from napari.layers import Shapes
+    from napari.layers import Image, Shapes
 
-    from napari_qwenvl.overlay import Overlay
+    from napari_qwenvl.frame import Frame
+    from napari_qwenvl.objects import Objects
+    from workflows.colours import RGBColour
 
 Rows = NDArray[np.int64]
 _LINE_PX = 2.5
 _POINT_PX = 10.0
 
 
+class Drawn(Protocol):
+    """What editing needs of an overlay."""
+
+    viewer: Any
+    frame: Frame
+    layer: Image
+    colours: dict[str, RGBColour]
+    edited: SignalInstance
+    added: SignalInstance
+    deleted: SignalInstance
+
+    @property
+    def objects(self) -> Objects:
+        """All objects."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels by code."""
+
+    def hide(self, rows: Rows) -> None:
+        """Leave rows out of the picture."""
+
+
 class Editing:
     """The shapes layer of an overlay. Shape i is row `rows[i]`; what it shows is compared with what it showed."""
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Drawn) -> None:
         self._overlay = overlay
         self._layer: Shapes | None = None
         self._rows: Rows = np.zeros(0, np.int64)
@@ -42,7 +69,7 @@ class Editing:
             if len(rows):
                 self._fill(layer, rows)
         self._remember(layer)
-        self._overlay._hide(rows)
+        self._overlay.hide(rows)
         if not len(rows):
             self.close()
         return layer
@@ -58,9 +85,8 @@ class Editing:
         self._rows = np.zeros(0, np.int64)
         if layer is not None:
             layer.events.data.disconnect(self._on_data)
-            if layer in self._overlay.viewer.layers:
-                self._overlay.viewer.layers.remove(layer)
-            self._overlay._hide(self._rows)
+            remove_layer(self._overlay.viewer, layer)
+            self._overlay.hide(self._rows)
 
     def _make(self) -> Shapes:
         overlay = self._overlay

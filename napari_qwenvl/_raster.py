@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_qwenvl.objects import Objects, State
+from napari_qwenvl.objects import Objects
+from workflows.reviewed import State
 
 Rows = NDArray[np.int64]
 _LEAST_SIDE = 5

@@ -10,7 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFrame,
+    QHeaderView,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QTableView,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_qwenvl.frame import Frame
 
@@ -118,3 +129,20 @@ def drawn_polygons(layer: Any, frame: Frame, *, selected: bool = True) -> list[N
         if len(world) >= 3:
             polygons.append(np.stack([x0, y0], axis=1))
     return polygons
+
+
+def plain_table(model: Any) -> Any:
+    """A table of whole rows that are only looked at, a million of them if need be."""
+    table: Any = QTableView()
+    table.setModel(model)
+    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    table.setShowGrid(False)
+    table.setWordWrap(False)
+    vertical, header = table.verticalHeader(), table.horizontalHeader()
+    vertical.hide()
+    vertical.setDefaultSectionSize(20)
+    vertical.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)  # a million rows must not be measured
+    header.setDefaultSectionSize(60)
+    header.setMinimumSectionSize(36)
+    return table

@@ -42,8 +42,8 @@ from napari_qwenvl.plan import (
     runs_folder,
     write_regions,
 )
+from napari_qwenvl.run_reading import NotPossibleError
 from napari_qwenvl.running import in_background, running_of
-from napari_qwenvl.session import NotPossibleError
 from napari_qwenvl.slide_layer import slide_of
 from qwenvl.answer import Status
 from workflows.commands.options import RunOptions

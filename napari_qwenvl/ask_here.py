@@ -29,8 +29,8 @@ from napari_qwenvl.frame import Frame, look_at
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.plan import recommended_of, runs_folder
+from napari_qwenvl.run_reading import NotPossibleError
 from napari_qwenvl.running import running_of
-from napari_qwenvl.session import NotPossibleError
 from napari_qwenvl.slide_layer import slide_of
 from workflows.commands.options import RunOptions
 from workflows.provenance import utc_now

@@ -35,14 +35,16 @@ class Deciding:
         self._key_of: dict[str, int] = {}
         self._original: dict[int, tuple[str, Box]] = {}
 
-    def take(self, reviewed: ReviewedObjects) -> None:
-        """The overlay shows these objects now, row by row."""
+    def take(self, reviewed: ReviewedObjects, seq: int) -> None:
+        """The overlay shows these objects now, row by row; decisions after `seq` are not in them yet."""
         keys = reviewed.key
         self._names = {int(keys[row]): names for row, names in reviewed.about.items()}
         self._key_of = {name: key for key, names in self._names.items() for name in names}
         self._original = {int(keys[row]): seen for row, seen in reviewed.original.items()}
         rows = np.flatnonzero(reviewed.conflict)
         self.conflicts = {int(keys[row]): Conflict(int(reviewed.conflict[row])) for row in rows}
+        if meanwhile := self.reviews.touched_since(seq):
+            self._sync(meanwhile)
         self.changed.emit()
 
     # ------------------------------------------------------------------ what a reviewer does

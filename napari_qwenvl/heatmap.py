@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_qwenvl._keys import HEATMAP, TILES
 from napari_qwenvl.frame import Frame
 from napari_qwenvl.slide_layer import LayerData
 from qwenvl.request import Request, Task
@@ -16,8 +17,6 @@ from workflows.heatmap import Heatmap
 from workflows.store import RunStore
 from wsi import TissueMask
 
-HEATMAP = "qwenvl_heatmap"
-"""Key of a heatmap layer's metadata under which its values lie, before any threshold."""
 _OPACITY = 0.85
 _VEIL = (0.22, 0.9)
 """Opacity of the lowest and the highest value."""
@@ -99,7 +98,7 @@ def tile_layers(store: RunStore, frame: Frame) -> list[LayerData]:
             options = _placed(frame, step, step) | {
                 "name": f"{name}: {int(rows.sum()):,} of {len(table):,} tiles",
                 "rgb": True,
-                "metadata": {"qwenvl_tiles": name.split(":")[0]},
+                "metadata": {TILES: name},
             }
             layers.append((picture, options, "image"))
     return layers
@@ -126,17 +125,17 @@ def hatched_tiles(
     """
     step = max(1.0, max(size0) / _PICTURE_SIDE)
     height, width = int(np.ceil(size0[1] / step)), int(np.ceil(size0[0] / step))
-    region, edges = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    codes, edges = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     low = np.floor(rects0[:, :2] / step).astype(int)
     high = np.ceil((rects0[:, :2] + rects0[:, 2:]) / step).astype(int) - 1
     for corner, other in zip(low.tolist(), high.tolist(), strict=True):
-        cv2.rectangle(region, corner, other, 1, -1)
-        cv2.rectangle(edges, corner, other, 1, 1)
-    stripes = (np.arange(height)[:, None] + np.arange(width)) % _HATCH < _STROKE
-    picture = np.zeros((height, width, 4), np.uint8)
-    picture[region > 0] = (*colour, 45)
-    picture[(region > 0) & stripes] = (*colour, 200)
-    picture[edges > 0] = (*colour, 235)
+        cv2.rectangle(codes, corner, other, 1, -1)
+        cv2.rectangle(edges, corner, other, 3, 1)
+    stripes = (np.arange(height + width) % _HATCH < _STROKE).astype(np.uint8)
+    codes *= 1 + np.lib.stride_tricks.sliding_window_view(stripes, width)[:height]
+    np.maximum(codes, edges, out=codes)
+    table = np.array([(0, 0, 0, 0), (*colour, 45), (*colour, 200), (*colour, 235)], np.uint8)
+    picture = table.view(np.uint32).ravel()[codes].view(np.uint8).reshape(height, width, 4)
     return picture, step
 
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from workflows.reviewed import ITEM_BITS, State
+
 if TYPE_CHECKING:
     from workflows._rows import ObjectColumns
 
-_ITEM_BITS = 20
 _HEADROOM = 1.25
-
-
-class State(IntEnum):
-    """What a reviewer said about an object."""
-
-    UNREVIEWED = 0
-    ACCEPTED = 1
-    REJECTED = 2
-    EDITED = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +100,12 @@ class Objects:
 
 def key_of(tile: Any, item: Any) -> Any:
     """One number for the stored object `item` of `tile`."""
-    return tile << _ITEM_BITS | item
+    return tile << ITEM_BITS | item
 
 
 def tile_item(key: Any) -> tuple[Any, Any]:
     """Tile and item of a key made by `key_of`."""
-    return key >> _ITEM_BITS, key & ((1 << _ITEM_BITS) - 1)
+    return key >> ITEM_BITS, key & ((1 << ITEM_BITS) - 1)
 
 
 def _column(name: str, values: ArrayLike, n: int, kind: Any) -> NDArray[Any]:

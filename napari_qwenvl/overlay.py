@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from psygnal import Signal
 
 from napari_qwenvl._editing import Editing
+from napari_qwenvl._keys import OVERLAY
+from napari_qwenvl._layers import remove_layer
 from napari_qwenvl._raster import Job, Picture, View, draw, rows_in
 from napari_qwenvl._scheduling import scheduler
 from napari_qwenvl.frame import Frame, UmPerPx, canvas_size, visible_field
@@ -103,7 +105,7 @@ class Overlay:
             interpolation2d="linear",
             units=self.frame.units,
             axis_labels=("y", "x"),
-            metadata={"qwenvl_overlay": self},
+            metadata={OVERLAY: self},
         )
         self._scheduler = scheduler(viewer, self._work, self._show)
         self._editing = Editing(self)
@@ -346,7 +348,7 @@ class Overlay:
         """
         return self._editing.show(self._rows(indices))
 
-    def _hide(self, rows: Rows) -> None:
+    def hide(self, rows: Rows) -> None:
         """Leave rows out of the picture, because they are shown as shapes."""
         self._hidden = rows
         self._draw()
@@ -379,8 +381,7 @@ class Overlay:
         if self._on_press in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.remove(self._on_press)
         self._editing.close()
-        if self.layer in self.viewer.layers:
-            self.viewer.layers.remove(self.layer)
+        remove_layer(self.viewer, self.layer)
 
     def _draw(self) -> None:
         if not self._closed:

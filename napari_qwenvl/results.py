@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import napari
 import numpy as np
-from qtpy.QtCore import QItemSelectionModel, Qt, QTimer, QUrl
+from qtpy.QtCore import QItemSelectionModel, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QComboBox,
     QFileDialog,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QListWidget,
     QListWidgetItem,
     QPushButton,
     QSlider,
-    QTableView,
     QTabWidget,
-    QTextBrowser,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_qwenvl._widgets import Message, style_links, while_alive
+from napari_qwenvl._widgets import Message, plain_table, while_alive
 from napari_qwenvl.overlay import Overlay
-from napari_qwenvl.results_model import ObjectsModel, SaidModel
+from napari_qwenvl.results_model import ObjectsModel
 from napari_qwenvl.review import ReviewBar
-from napari_qwenvl.running import running_of
-from napari_qwenvl.session import Said
+from napari_qwenvl.running import in_background, running_of
+from napari_qwenvl.words import WordsView
 from qwenvl.answer import Status
 from workflows.reviewed import State
 
@@ -84,26 +79,16 @@ class ResultsPanel(QWidget):
         self.states = QComboBox()
         self.states.addItems(list(_STATES))
         self.states.currentTextChanged.connect(lambda _: self._filter.start())
-        self.model = ObjectsModel(self.session)
-        self.table: Any = _table(self.model)
-        self.table.setSortingEnabled(True)
-        self.table.horizontalHeader().setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self.model = ObjectsModel(self.session, in_background)
+        self.table: Any = _objects_table(self.model)
+        self.model.arranged.connect(self._on_arranged)
         self.table.selectionModel().currentRowChanged.connect(self._on_row)
-        self.said_model = SaidModel(self.session)
-        self.said_table: Any = _table(self.said_model)
-        self.said_table.horizontalHeader().setStretchLastSection(True)
-        self.said_table.selectionModel().currentRowChanged.connect(self._on_said)
-        self.words = QTextBrowser()
-        self.words.setOpenLinks(False)
-        style_links(self.words)
-        self.words.setMaximumHeight(150)
-        self.words.highlighted.connect(self._on_hover)
-        self.words.anchorClicked.connect(self._on_hover)
+        self.words = WordsView(self.session)
         self.tabs = QTabWidget()
         self.tabs.addTab(self.table, "Objects")
-        self.tabs.addTab(_column(self.said_table, self.words), "Words")
+        self.tabs.addTab(self.words, "Words")
         self.message = Message()
-        self.review = ReviewBar(self.viewer, self.chosen_rows, self._go_to)
+        self.review = ReviewBar(self, self.viewer, self.chosen_rows, self._go_to, lambda: self.model.rows)
         self.review.told.connect(self.message.show_words)
         self.to_qupath = QPushButton("Save for QuPath...")
         self.from_qupath = QPushButton("Read corrections...")
@@ -192,6 +177,10 @@ class ResultsPanel(QWidget):
         self._summarise()
 
     @while_alive
+    def _on_arranged(self) -> None:
+        self._mark(None if self._overlay is None else self._overlay.selected)
+
+    @while_alive
     def _on_decided(self) -> None:
         self.review.show_state()
         self._fill.start()
@@ -206,7 +195,7 @@ class ResultsPanel(QWidget):
             self._mark(None if overlay is None else overlay.selected)
         else:
             self.model.touch()
-        self.said_model.refresh()
+        self.words.refresh()
         self._list_labels()
         self._summarise()
         self.review.show_state()
@@ -278,50 +267,6 @@ class ResultsPanel(QWidget):
         finally:
             self._quiet = False
 
-    # ------------------------------------------------------------------ words
-
-    def _on_said(self, current: Any, _: Any = None) -> None:
-        said = self.said_model.said(current.row()) if current.isValid() else None
-        if said is None:
-            return
-        self.session.look_at(said.rect)
-        self.words.setHtml(self.marked_up(said))
-        if self._overlay is not None:
-            self._overlay.highlight([])
-
-    def marked_up(self, said: Said) -> str:
-        """The words as HTML in which every class that lies there is a link."""
-        labels = [] if self._overlay is None else self._overlay.labels
-        present = [label for label in labels if len(self.session.rows_inside(said.rect, [label]))]
-
-        def linked(text: str) -> str:
-            escaped = html.escape(text)
-            if not present:
-                return escaped
-            names = "|".join(
-                re.escape(html.escape(label)) for label in sorted(present, key=len, reverse=True)
-            )
-            return re.sub(
-                rf"(?i)\b({names})(s?)\b", lambda m: f'<a href="label:{m[1].lower()}">{m[0]}</a>', escaped
-            )
-
-        question = f"<p><i>{html.escape(said.question)}</i></p>" if said.question else ""
-        thought = f"<p style='color:gray'>{linked(said.reasoning)}</p>" if said.reasoning else ""
-        return f"{question}{thought}<p>{linked(said.words)}</p>"
-
-    def _on_hover(self, url: QUrl) -> None:
-        """Light up the boxes of a class that the words under the mouse name; put the lights out beside them."""
-        if self._overlay is None:
-            return
-        place = self.said_table.currentIndex().row()
-        said = self.said_model.said(place)
-        if said is None or url.isEmpty():
-            self._overlay.highlight([])
-            return
-        wanted = url.toString().removeprefix("label:").lower()
-        named = [label for label in self._overlay.labels if label.lower() == wanted]
-        self._overlay.highlight(self.session.rows_inside(said.rect, named))
-
     # ------------------------------------------------------------------ QuPath
 
     def on_save(self) -> None:
@@ -357,23 +302,14 @@ class ResultsPanel(QWidget):
 _USER = Qt.ItemDataRole.UserRole
 
 
-def _table(model: Any) -> Any:
-    table: Any = QTableView()
-    table.setModel(model)
-    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    table.setShowGrid(False)
-    table.setWordWrap(False)
-    vertical, header = table.verticalHeader(), table.horizontalHeader()
-    vertical.hide()
-    vertical.setDefaultSectionSize(20)
-    vertical.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)  # a million rows must not be measured
-    header.setDefaultSectionSize(60)
-    header.setMinimumSectionSize(36)
-    if isinstance(model, ObjectsModel):
-        for section, width in enumerate((92, 46, 74, 50, 50, 78)):
-            header.resizeSection(section, width)
-        header.setStretchLastSection(True)
+def _objects_table(model: ObjectsModel) -> Any:
+    table: Any = plain_table(model)
+    header = table.horizontalHeader()
+    for section, width in enumerate((92, 46, 74, 50, 50, 78)):
+        header.resizeSection(section, width)
+    header.setStretchLastSection(True)
+    table.setSortingEnabled(True)
+    header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
     return table
 
 
@@ -398,12 +334,3 @@ def _line(*widgets: QWidget) -> QWidget:
     for widget in widgets:
         layout.addWidget(widget)
     return row
-
-
-def _column(*widgets: QWidget) -> QWidget:
-    column = QWidget()
-    layout = QVBoxLayout(column)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return column

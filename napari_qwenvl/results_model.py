@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
+from qtpy.compat import isalive
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor
 
+from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
-from napari_qwenvl.session import Said, Session
+from napari_qwenvl.run_reading import Said
+from napari_qwenvl.session import Session
 from workflows.reviewed import Conflict, State
 
+_AT_ONCE = 100_000
+"""So many rows are put in order within 20 ms."""
 _COLUMNS = ("label", "score", "review", "x", "y", "size")
 STATE_COLOURS = {
     State.ACCEPTED: QColor(80, 180, 90), State.REJECTED: QColor(215, 85, 75), State.EDITED: QColor(225, 170, 60),
@@ -25,14 +31,22 @@ _ROLE = Qt.ItemDataRole
 
 
 class ObjectsModel(QAbstractTableModel):
-    """The objects that pass the overlay's filters, in the order of a column."""
+    """The objects that pass the overlay's filters, in the order of a column.
 
-    def __init__(self, session: Session) -> None:
+    Where many are put in order, that is done on another thread: the table stays as it is until then, and rows that
+    came meanwhile stand at its end.
+    """
+
+    arranged = Signal()
+    """The rows stand in the order that was asked for."""
+
+    def __init__(self, session: Session, background: Callable[..., None]) -> None:
         super().__init__()
-        self._session = session
+        self._session, self._background = session, background
         self.rows: NDArray[np.int64] = np.zeros(0, np.int64)
         self._column, self._descending = -1, False
         self._order: NDArray[np.int64] | None = None
+        self._ticket = 0
 
     @property
     def _overlay(self) -> Overlay | None:
@@ -40,19 +54,47 @@ class ObjectsModel(QAbstractTableModel):
 
     def refresh(self, *, order: bool = True) -> None:
         """Take the overlay's rows anew; with `order`, their values changed too."""
-        self.beginResetModel()
         if order:
-            self._order = None
+            self._arrange()
+        self._show()
+
+    def _arrange(self) -> bool:
+        """Put the rows in order, at once where that is quick; True where it is done."""
         overlay = self._overlay
-        self.rows = np.zeros(0, np.int64) if overlay is None else overlay.visible()
-        if overlay is not None and self._column >= 0 and len(self.rows):
-            if self._order is None or len(self._order) != len(overlay):
-                self._order = _order(overlay, self._column)
-            shown = np.zeros(len(overlay), bool)
-            shown[self.rows] = True
-            self.rows = self._order[shown[self._order]]
+        self._ticket += 1
+        if overlay is None or self._column < 0:
+            self._order = None
+            return True
+        objects, labels, column = overlay.objects, list(overlay.labels), self._column
+        if len(overlay) <= _AT_ONCE:
+            self._order = _ascending(objects, labels, column)
+            return True
+        ticket = self._ticket
+
+        def show(order: NDArray[np.int64]) -> None:
+            if ticket == self._ticket and isalive(self):
+                self._order = order
+                self._show()
+                self.arranged.emit()
+
+        self._background(_ascending, objects, labels, column, then=show)
+        return False
+
+    def _show(self) -> None:
+        overlay = self._overlay
+        self.beginResetModel()
+        rows = np.zeros(0, np.int64) if overlay is None else overlay.visible()
+        if overlay is not None and self._order is not None and len(rows):
+            order = self._order
+            if len(order) > len(overlay):
+                order = order[order < len(overlay)]
+            passes = np.zeros(len(overlay), bool)
+            passes[rows] = True
+            shown = order[passes[order]]
             if self._descending:
-                self.rows = self.rows[::-1]
+                shown = shown[::-1]
+            rows = np.concatenate([shown, rows[rows >= len(order)]])
+        self.rows = rows
         self.endResetModel()
 
     def touch(self) -> None:
@@ -68,9 +110,13 @@ class ObjectsModel(QAbstractTableModel):
         return int(found[0]) if len(found) else None
 
     def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:
-        """Sort by a column; -1 is the order of reading."""
+        """Sort by a column; -1 is the order of reading. `arranged` tells when it is done."""
+        turned = column == self._column and self._order is not None
         self._column, self._descending = column, order == Qt.SortOrder.DescendingOrder
-        self.refresh()
+        done = turned or self._arrange()
+        self._show()
+        if done:
+            self.arranged.emit()
 
     def rowCount(self, parent: Any = None) -> int:
         """Rows that pass the filters."""
@@ -139,12 +185,12 @@ class ObjectsModel(QAbstractTableModel):
                 return f"{(box[2] - box[0]) * frame.step_x:.1f} x {(box[3] - box[1]) * frame.step_y:.1f}"
 
 
-def _order(overlay: Overlay, column: int) -> NDArray[np.int64]:
+def _ascending(objects: Objects, labels: Sequence[str], column: int) -> NDArray[np.int64]:
     """All rows in the order of a column; unknown scores come first, as if lowest."""
-    objects, box = overlay.objects, overlay.objects.box
+    box = objects.box
     match _COLUMNS[column]:
         case "label":
-            by_name = np.argsort(np.argsort(np.array(overlay.labels or [""])))
+            by_name = np.argsort(np.argsort(np.array(labels or [""])))
             values: NDArray[Any] = by_name[objects.label].astype(np.int16)
         case "score":
             values = np.nan_to_num(objects.score, nan=-1.0)

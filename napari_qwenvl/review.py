@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_qwenvl._widgets import while_alive
+from napari_qwenvl.choosing import Rows, next_row
 from napari_qwenvl.deciding import Deciding
 from napari_qwenvl.frame import box_of
 from napari_qwenvl.overlay import Overlay
@@ -35,14 +36,20 @@ _PLACES = (("accept", "reject", "clear"), ("back", "next", "uncertain"), ("edit"
 
 
 class ReviewBar(QWidget):
-    """Buttons of the review, and its keys. What it decides about is `chosen()`; `go_to` shows a row."""
+    """Buttons of the review, and its keys, which hold on the canvas and all over `panel`.
+
+    What it decides about is `chosen()`; `go_to` shows a row; `order()` are the rows as the reviewer sees them.
+    """
 
     told = Signal(str, str)
     """Something to tell: 'error' or 'note', and the words."""
 
-    def __init__(self, viewer: Any, chosen: Callable[[], list[int]], go_to: Callable[[int], None]) -> None:
+    def __init__(
+        self, panel: QWidget, viewer: Any, chosen: Callable[[], list[int]], go_to: Callable[[int], None],
+        order: Callable[[], Rows],
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.viewer, self._chosen, self._go_to = viewer, chosen, go_to
+        self.viewer, self._chosen, self._go_to, self._order = viewer, chosen, go_to, order
         self.session = running_of(viewer).session
         self._overlay: Overlay | None = None
         self._drawing: Any = None
@@ -82,7 +89,7 @@ class ReviewBar(QWidget):
             layout.addLayout(part)
         actions = (*self.buttons,)
         for shortcut in bind(viewer, {name: self._key(name) for name in actions}):
-            own = QShortcut(QKeySequence(_qt_keys(shortcut.key)), self)
+            own = QShortcut(QKeySequence(_qt_keys(shortcut.key)), panel)
             own.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             own.activated.connect(getattr(self, shortcut.action))
 
@@ -170,20 +177,23 @@ class ReviewBar(QWidget):
 
     def next(self) -> None:
         """Show the next object without review."""
-        self._show(self.session.next_row())
+        self._look()
 
     def back(self) -> None:
         """Show the one before."""
-        self._show(self.session.next_row(back=True))
+        self._look(back=True)
 
     def uncertain(self) -> None:
         """Show the object whose score is nearest to undecided."""
-        self._show(self.session.next_row(uncertain=True))
+        self._look(uncertain=True)
 
-    def _show(self, row: int | None) -> None:
+    def _look(self, **which: bool) -> None:
+        if self._overlay is None:
+            return
+        row = next_row(self._overlay, self._order(), **which)
         if row is not None:
             self._go_to(row)
-        elif self._overlay is not None and len(self._overlay.visible()):
+        elif len(self._overlay):
             self.told.emit("done", "Every object that the filters show is reviewed.")
 
     def undo(self) -> None:

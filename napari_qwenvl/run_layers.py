@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from napari_qwenvl._keys import OVERLAY, RUN
 from napari_qwenvl._scheduling import has_window
 from napari_qwenvl.frame import Frame
 from napari_qwenvl.heatmap import heatmap_layers, tile_layers, tissue_layer
@@ -21,11 +22,8 @@ from workflows.merged import iter_merged
 from workflows.store import RunStore
 from wsi import Plane
 from wsi.errors import SlideError
+from wsi.slide import Slide
 
-RUN = "qwenvl_run"
-"""Key of layer metadata under which the run folder of an overlay stands."""
-OVERLAY = "qwenvl_overlay"
-"""Key of layer metadata under which the `Overlay` of a layer stands."""
 _TASKS = (Task.DETECT, Task.POINT)
 
 
@@ -59,29 +57,32 @@ def folder_layers(folder: Path, viewer: Any = None) -> list[LayerData]:
     """Slide (unless `viewer` shows it), tissue, heatmap, and tiles without an answer."""
     with RunStore.open(folder) as store:
         facts = store.manifest.slide
-        frame = frame_of(store)
-        layers: list[LayerData] = []
         slide = reopen(facts)
+        layers = further_layers(store, slide, _say) + tile_layers(store, frame_of(store))
         if slide is None:
             _say(
                 f"{facts.name} is not at {facts.path}, or another slide is: the results are shown without it. "
                 "Open the slide itself to see them on it."
             )
-        else:
-            if not _shown(viewer, facts.fingerprint):
-                layers.append(layer_data(slide))  # type: ignore[arg-type]
-            try:
-                layers.append(tissue_layer(find_mask(store.manifest.mask.source, slide)[0], frame))
-            except (SlideError, OSError) as error:
-                _say(f"The tissue mask of the run cannot be shown: {error}")
-        try:
-            heatmap = read_heatmap(folder)
-        except RunNotFoundError:
-            heatmap = None  # words have none, and a run that has not ended has none yet
-        if heatmap is not None:
-            layers += heatmap_layers(heatmap, frame, store.manifest.request, (facts.width, facts.height))
-        layers += tile_layers(store, frame)
+        elif not _shown(viewer, facts.fingerprint):
+            layers.insert(0, layer_data(slide))  # type: ignore[arg-type]
     return layers
+
+
+def further_layers(store: RunStore, slide: Slide | None, say: Callable[[str], None]) -> list[LayerData]:
+    """Tissue (where the slide is there) and heatmaps of a run; `say` gets what cannot be shown, and why."""
+    frame, facts = frame_of(store), store.manifest.slide
+    layers: list[LayerData] = []
+    if slide is not None:
+        try:
+            layers.append(tissue_layer(find_mask(store.manifest.mask.source, slide)[0], frame))
+        except (SlideError, OSError) as error:
+            say(f"The tissue mask of the run cannot be shown: {error}")
+    try:
+        heatmap = read_heatmap(store.folder)
+    except RunNotFoundError:
+        return layers  # words have none, and a run that has not ended has none yet
+    return layers + heatmap_layers(heatmap, frame, store.manifest.request, (facts.width, facts.height))
 
 
 def frame_of(store: RunStore) -> Frame:

@@ -12,7 +12,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_qwenvl.plan import Plan
-from napari_qwenvl.session import NotPossibleError, Session, forget_session, session_of
+from napari_qwenvl.session import Session, forget_session, session_of
 from napari_qwenvl.worker import Worker
 
 POLL_MS = 400
@@ -41,7 +41,7 @@ class Running(QObject):
     def __init__(self, viewer: Any) -> None:
         super().__init__()
         self.viewer = getattr(viewer, "__wrapped__", viewer)
-        self.session: Session = session_of(viewer, in_background)
+        self.session: Session = session_of(viewer, in_background, in_turn)
         self.worker = Worker(self)
         self.plan: Plan | None = None
         self.progress: dict[str, Any] | None = None
@@ -78,31 +78,32 @@ class Running(QObject):
     def start(self, plan: Plan, tiles: int) -> None:
         """Start a run, or go on with it where it stopped."""
         self.plan, self.progress = plan, None
-        folder = plan.out
-        plan.out.parent.mkdir(parents=True, exist_ok=True)
-        if self.session.folder is not None and self.session.folder != folder:
-            self.session.close_run()
+        folder, session = plan.out, self.session
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        session.going_on = True
         self.worker.run(plan.for_worker(tiles))
-        if self.session.folder != folder and (folder / "run.sqlite").exists():
-            self.open_run(folder, layers=False)
+        if session.folder != folder:
+            if session.folder is not None:
+                session.close_run()
+            if (folder / "run.sqlite").exists():
+                session.open_run(folder, layers=False)
         self.changed.emit()
 
-    def open_run(self, folder: Path, *, layers: bool = True) -> None:
+    def open_run(self, folder: Path) -> None:
         """Show a run folder; whatever is wrong with it is said in words."""
-        from workflows.errors import WorkflowError
-        from wsi.errors import SlideError
-
-        try:
-            self.session.open_run(folder, layers=layers)
-        except (NotPossibleError, WorkflowError, SlideError, OSError) as error:
-            self.said.emit("error", str(error))
+        if not self.busy:
+            self.session.going_on = False
+        self.session.open_run(folder)
 
     def poll(self) -> None:
-        """Take in what was stored since; merge anew when a run of someone else has come to rest."""
+        """Take in what was stored since."""
+        if self.session.folder is not None:
+            self.session.poll(self._polled)
+
+    def _polled(self, any_came: bool) -> None:
+        """Merge anew when a run of someone else has come to rest."""
         session = self.session
-        if session.folder is None:
-            return
-        if session.poll():
+        if any_came:
             self._quiet, self._stale = 0, True
             return
         self._quiet += 1
@@ -169,7 +170,7 @@ class Running(QObject):
         if self.session.folder != self.plan.out:
             if not first:
                 return  # the user has opened another run meanwhile; this one goes on beside it
-            self.open_run(self.plan.out, layers=False)
+            self.session.open_run(self.plan.out, layers=False)
         self.poll()
 
     def _on_finished(self, event: dict[str, Any]) -> None:
@@ -192,19 +193,18 @@ class Running(QObject):
         self.changed.emit()
 
     def _on_unreadable(self, words: str) -> None:
-        self.said.emit("error", f"The run cannot be read: {words}")
+        self.said.emit("error", words)
 
     def _settle(self) -> None:
         """Show the run as merged, with everything that was stored last."""
+        session = self.session
+        session.going_on = self._stale = False
         if self.plan is None or not (self.plan.out / "run.sqlite").exists():
             return
-        self._stale = False
-        if self.session.folder == self.plan.out:
-            while self.session.poll():
-                pass
-            self.session.reload()
-        elif self.session.folder is None:
-            self.open_run(self.plan.out, layers=False)
+        if session.folder == self.plan.out:
+            session.reload()
+        elif session.folder is None:
+            session.open_run(self.plan.out, layers=False)
 
 
 def in_background(
@@ -216,11 +216,16 @@ def in_background(
     """Call `work` on another thread and `then` with its result on this one, or `failed` with what it raised."""
     from napari.qt.threading import create_worker
 
-    worker: Any = create_worker(work, *args, _start_thread=False)
+    worker: Any = create_worker(work, *args, _start_thread=False, _ignore_errors=failed is not None)
     worker.returned.connect(then)
     if failed is not None:
         worker.errored.connect(failed)
     worker.start()
+
+
+def in_turn(step: Callable[[], None]) -> None:
+    """Call something once Qt has done what is waiting."""
+    QTimer.singleShot(0, step)
 
 
 _RUNNING: WeakKeyDictionary[Any, Running] = WeakKeyDictionary()

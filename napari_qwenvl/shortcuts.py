@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from napari_qwenvl._keys import HEATMAP, OVERLAY
 from napari_qwenvl.preferences import preferences
 
 
@@ -67,16 +68,12 @@ def listing() -> str:
 
 def toggle_objects(viewer: Any) -> None:
     """Show or hide every overlay."""
-    from napari_qwenvl.run_layers import overlays
-
-    _toggle([overlay.layer for overlay in overlays(viewer)])
+    _toggle([layer for layer in viewer.layers if OVERLAY in layer.metadata])
 
 
 def toggle_heatmaps(viewer: Any) -> None:
     """Show or hide every heatmap."""
-    from napari_qwenvl.heatmap import heatmap_of
-
-    _toggle([layer for layer in viewer.layers if heatmap_of(layer) is not None])
+    _toggle([layer for layer in viewer.layers if HEATMAP in layer.metadata])
 
 
 def whole_slide(viewer: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_qwenvl._keys import SLIDE
 from napari_qwenvl.frame import Frame
 from napari_qwenvl.pyramid import LevelView, SlidePyramid
 from wsi import OpenedSlide, Plane, Rendering, open_slide
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 LayerData = tuple[Any, dict[str, Any], str]
 _MOST_COLOURS = 6
-_METADATA = "qwenvl_slide"
 
 
 def open_for_viewing(path: str | Path, *, mpp: float | None = None) -> OpenedSlide:
@@ -70,7 +70,7 @@ def layer_data(slide: OpenedSlide, name: str | None = None) -> LayerData:
         "axis_labels": pyramid.axes,
         "scale": (1.0,) * planes + frame.scale,
         "units": ("pixel",) * planes + frame.units,
-        "metadata": {_METADATA: facts(slide)},
+        "metadata": {SLIDE: facts(slide)},
     }
     return pyramid.views(), options, "image"
 
@@ -117,7 +117,7 @@ def set_rendering(layer: Any, rendering: Rendering) -> None:
     slide = reopened(old, rendering=rendering)
     pyramid = _pyramid(slide)
     layer.data = pyramid.views()
-    layer.metadata[_METADATA] = facts(slide)
+    layer.metadata[SLIDE] = facts(slide)
 
 
 def set_mpp(layer: Any, mpp: float) -> None:
@@ -131,7 +131,7 @@ def set_mpp(layer: Any, mpp: float) -> None:
     layer.data = pyramid.views()
     layer.scale = (1.0,) * planes + frame.scale
     layer.units = ("pixel",) * planes + frame.units
-    layer.metadata[_METADATA] = facts(slide)
+    layer.metadata[SLIDE] = facts(slide)
 
 
 def reopened(

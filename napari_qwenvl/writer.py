@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_qwenvl.frame import Frame
-from napari_qwenvl.objects import Objects, State
+from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
 from workflows.errors import ExportError
 from workflows.export._file import new_text_file
+from workflows.reviewed import State
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 _SUFFIXES = (".geojson", ".geojson.gz")

@@ -250,6 +250,16 @@ class Reviews:
             rows = read_decisions(self._connection, self.ledger.seq)
         return [name for row in rows for name in self.ledger.add(row)]
 
+    def touched_since(self, seq: int) -> list[str]:
+        """Names of the objects that rows after `seq` are about."""
+        if seq >= self.ledger.seq:
+            return []
+        with named_errors(self._path):
+            rows = read_decisions(self._connection, seq)
+        steps = [row.target for row in rows if row.target is not None]
+        names = [row.change.object for row in rows if row.change is not None]
+        return list(dict.fromkeys([*names, *(name for step in steps for name in self.ledger._members[step])]))
+
     def _turn(self, action: Action, step: int | None) -> list[str]:
         if step is None:
             return []

@@ -9,8 +9,9 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 
 from napari.components import ViewerModel
 
-from napari_qwenvl.objects import Objects, State
+from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
+from workflows.reviewed import State
 from wsi import Plane
 
 MPP = 0.25

@@ -15,7 +15,7 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 import napari.settings
 from napari.components import ViewerModel
 
-from napari_qwenvl.heatmap import HEATMAP
+from napari_qwenvl._keys import HEATMAP
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.preferences import Preferences, preferences

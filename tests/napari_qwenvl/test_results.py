@@ -8,6 +8,7 @@ from napari.components import ViewerModel
 from panel_helpers import DETECT, make_run, make_slide
 from qtpy.QtCore import Qt, QUrl
 
+from napari_qwenvl.choosing import rows_inside
 from napari_qwenvl.results import ResultsPanel
 from qwenvl.request import Request
 from workflows.reviewed import State
@@ -33,7 +34,7 @@ def panel_of(qtbot):
         qtbot.addWidget(panel)
         made.append((viewer, panel))
         panel.running.open_run(folder)
-        qtbot.waitUntil(lambda: panel.model.rowCount() + panel.said_model.rowCount() > 0, timeout=LONG_MS)
+        qtbot.waitUntil(lambda: panel.model.rowCount() + panel.words.model.rowCount() > 0, timeout=LONG_MS)
         panel.refresh()
         return panel
 
@@ -164,24 +165,24 @@ def test_objects_are_moved_drawn_and_deleted_with_the_mouse_tools(panel, qtbot):
 def test_words_lead_to_their_place_and_light_up_what_they_name(panel_of, slide, tmp_path):
     panel = panel_of(make_run(slide, tmp_path / "run"))
     overlay, session = panel.session.overlay, panel.session
-    from napari_qwenvl.session import Said
+    from napari_qwenvl.run_reading import Said
 
     box = overlay.objects.box[0]
     rect = (box[0] - 200, box[1] - 200, box[2] + 200, box[3] + 200)
     session.said = [Said(rect, "ok", "Many tumors & a <b>lymphocyte</b>; no vessel.", 0)]
     panel.refresh()
-    panel.said_table.selectRow(0)
-    text = panel.words.toHtml()
+    panel.words.table.selectRow(0)
+    text = panel.words.text.toHtml()
     assert "label:tumor" in text
     assert "label:lymphocyte" in text
     assert "label:vessel" not in text
-    assert "<b>lymphocyte" not in panel.marked_up(session.said[0])
+    assert "<b>lymphocyte" not in panel.words.marked_up(session.said[0])
     lit = []
     overlay.highlight = lit.append
-    panel._on_hover(QUrl("label:tumor"))
-    assert np.array_equal(lit[-1], session.rows_inside(rect, ["tumor"]))
+    panel.words.light_up(QUrl("label:tumor"))
+    assert np.array_equal(lit[-1], rows_inside(overlay, rect, ["tumor"]))
     assert len(lit[-1]) > 0
-    panel._on_hover(QUrl())
+    panel.words.light_up(QUrl())
     assert len(lit[-1]) == 0
 
 
@@ -189,7 +190,7 @@ def test_failed_tiles_are_listed_as_failed(panel_of, slide, tmp_path):
     request = Request(**DETECT.model_dump() | {"task": "ask", "labels": (), "prompt": "What is it?"})
     panel = panel_of(make_run(slide, tmp_path / "run", request, fail=(2,)))
     rows = [
-        [panel.said_model.index(i, c).data() for c in range(3)] for i in range(panel.said_model.rowCount())
+        [panel.words.model.index(i, c).data() for c in range(3)] for i in range(panel.words.model.rowCount())
     ]
     assert ["2", "failed", "planted fault"] in rows
     assert "1 failed" in panel.summary.text()
@@ -199,7 +200,7 @@ def test_failed_tiles_are_listed_as_failed(panel_of, slide, tmp_path):
 def test_faults_are_said_in_the_panel_and_change_nothing(panel, qtbot, tmp_path):
     before = panel.session.overlay
     panel.running.open_run(tmp_path)
-    assert "holds no run" in panel.message.text()
+    qtbot.waitUntil(lambda: "holds no run" in panel.message.text(), timeout=LONG_MS)
     assert panel.session.overlay is before
     bad = tmp_path / "bad.geojson"
     bad.write_text("[]")

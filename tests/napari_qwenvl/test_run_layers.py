@@ -13,6 +13,7 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 from napari.components import ViewerModel
 
 from napari_qwenvl import run_layers
+from napari_qwenvl._keys import RUN
 from napari_qwenvl.heatmap import hatched_tiles, heatmap_layers, heatmap_of, set_threshold
 from napari_qwenvl.objects import tile_item
 from napari_qwenvl.readers import get_run_reader
@@ -95,7 +96,7 @@ def test_a_run_of_objects_shows_slide_tissue_failed_tiles_and_its_merged_objects
         ring = rings[tuple(str(part) for part in tile_item(key))]
         assert ring[0] + ring[2] == pytest.approx(box, abs=0.006)
     assert run_layers.overlays(viewer) == [overlay]
-    assert overlay.layer.metadata[run_layers.RUN] == str(folder)
+    assert overlay.layer.metadata[RUN] == str(folder)
 
 
 def test_a_failed_tile_is_unknown_in_the_heatmap_and_hatched_not_low(runs):

@@ -7,7 +7,10 @@ import pytest
 from napari.components import ViewerModel
 from panel_helpers import DETECT, make_run, make_slide
 
-from napari_qwenvl.session import NotPossibleError, Session, session_of
+from napari_qwenvl.choosing import next_row
+from napari_qwenvl.frame import look_at
+from napari_qwenvl.run_reading import NotPossibleError
+from napari_qwenvl.session import Session, session_of
 from napari_qwenvl.slide_layer import layer_data, open_for_viewing
 from qwenvl.answer import Status
 from qwenvl.request import Request
@@ -60,9 +63,9 @@ def test_a_run_that_goes_on_elsewhere_is_followed_answer_by_answer(viewer, slide
     session.open_run(folder)
     session.grown.connect(lambda: seen.append(len(session.overlay)))
     before = len(session.overlay)
-    assert not session.poll()
+    assert not took(session)
     make_run(slide, folder)
-    while session.poll():
+    while took(session):
         pass
     assert seen[-1] > before
     assert sum(session.statuses.values()) == session.tiles_in_all()
@@ -126,6 +129,13 @@ def test_decisions_show_at_once_and_are_there_after_reopening(session, tmp_path)
     assert session.deciding.last_decision(0).who
 
 
+def took(session):
+    """Whether anything came since the last look."""
+    found = []
+    session.poll(found.append)
+    return found == [True]
+
+
 def state_of(session):
     o = session.overlay.objects
     return {
@@ -179,7 +189,7 @@ def test_reviewing_while_the_run_goes_on_keeps_every_decision(viewer, slide, tmp
     session.deciding.reject(range(len(session.overlay)))
     rejected = session.overlay.objects.box.copy()
     make_run(slide, folder)
-    while session.poll():
+    while took(session):
         pass
     session.reload()
     objects = session.overlay.objects
@@ -219,22 +229,22 @@ def test_words_and_failed_tiles_are_listed_with_their_place(viewer, slide, tmp_p
     assert [said.words for said in failed] == ["planted fault"]
     assert session.statuses[Status.FAILED] == 1
     x0, y0, x1, y1 = failed[0].rect
-    session.look_at(failed[0].rect)
+    look_at(session.viewer, session.overlay.frame, failed[0].rect)
     y, x = session.viewer.scene.camera.center[-2:]
     assert (y, x) == pytest.approx(session.overlay.frame.to_world((x0 + x1) / 2, (y0 + y1) / 2))
 
 
 def test_what_to_look_at_next(session):
     overlay = session.overlay
-    assert session.next_row() == 0
+    assert next_row(session.overlay) == 0
     overlay.select(0)
-    assert session.next_row() == 1
-    assert session.next_row(back=True) == len(overlay) - 1
+    assert next_row(session.overlay) == 1
+    assert next_row(session.overlay, back=True) == len(overlay) - 1
     session.deciding.accept([1])
-    assert session.next_row() == 2
-    row = session.next_row(uncertain=True)
+    assert next_row(session.overlay) == 2
+    row = next_row(session.overlay, uncertain=True)
     assert abs(overlay.objects.score[row] - 0.5) == np.abs(overlay.objects.score - 0.5).min()
     overlay.set_filter(labels={"lymphocyte"})
-    assert overlay.labels[overlay.objects.label[session.next_row()]] == "lymphocyte"
+    assert overlay.labels[overlay.objects.label[next_row(session.overlay)]] == "lymphocyte"
     session.deciding.reject(np.arange(len(overlay)))
-    assert session.next_row() is None
+    assert next_row(session.overlay) is None

@@ -14,10 +14,11 @@ from napari.components import ViewerModel
 
 from napari_qwenvl import writer
 from napari_qwenvl.frame import Frame
-from napari_qwenvl.objects import Objects, State
+from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.slide_layer import layer_data, open_for_viewing
 from workflows.errors import ExportError
+from workflows.reviewed import State
 from wsi.synthetic import Scene, write_slide
 
 MPP = 0.5

@@ -1,0 +1,12 @@
+"""Keys of layer metadata by which this package knows its layers again, also in a viewer that was saved."""
+
+SLIDE = "qwenvl_slide"
+"""Where a slide comes from and how it was opened."""
+RUN = "qwenvl_run"
+"""The run folder of an overlay's layer."""
+OVERLAY = "qwenvl_overlay"
+"""The `Overlay` that a layer belongs to."""
+HEATMAP = "qwenvl_heatmap"
+"""Values of a heatmap layer before any threshold."""
+TILES = "qwenvl_tiles"
+"""Which tiles a layer hatches: 'not looked at' or 'failed'."""
