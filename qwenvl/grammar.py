@@ -17,6 +17,7 @@ from qwenvl.request import Request, Task
 from qwenvl.tag_grammar import TagConstraint, label_grammar, place_grammar, tag_tokens
 
 _ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
+_KEPT = 64  # compiled grammars; questions and picture sizes of a long session have no end
 _SEPARATORS = (", ", ": ")  # as in the answers that the families are trained on
 
 
@@ -60,7 +61,7 @@ def answer_schema(request: Request, *, dialect: str, extent: tuple[float, float]
 
 
 class Grammars:
-    """Compiles the grammars of a checkpoint's answers, each once.
+    """Compiles the grammars of a checkpoint's answers, each once, and keeps those used last.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ class Grammars:
         info = xgrammar.TokenizerInfo.from_huggingface(
             tokenizer, vocab_size=vocabulary, stop_token_ids=list(eos)
         )
-        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
         self._vocabulary = vocabulary
         self._eos = tuple(eos)
         self._tags = tag_tokens(tokenizer)
@@ -109,20 +110,22 @@ class Grammars:
     def _grammar(self, schema: dict[str, Any] | str) -> Any:
         """A compiled JSON Schema, or a grammar in xgrammar's EBNF."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
-        if text not in self._compiled:
-            if isinstance(schema, str):
-                self._compiled[text] = self._compiler.compile_grammar(text)
-                return self._compiled[text]
-            try:
-                self._compiled[text] = self._compiler.compile_json_schema(
-                    text, any_whitespace=False, separators=_SEPARATORS
-                )
-            except (RuntimeError, ValueError, TypeError) as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise RequestError(
-                    f"output_schema cannot be enforced: {reason}; use types, enums, properties, required and items"
-                ) from error
+        known = self._compiled.pop(text, None)
+        self._compiled[text] = self._compile(schema, text) if known is None else known
+        if len(self._compiled) > _KEPT:
+            del self._compiled[next(iter(self._compiled))]  # the one whose last use lies furthest back
         return self._compiled[text]
+
+    def _compile(self, schema: dict[str, Any] | str, text: str) -> Any:
+        if isinstance(schema, str):
+            return self._compiler.compile_grammar(text)
+        try:
+            return self._compiler.compile_json_schema(text, any_whitespace=False, separators=_SEPARATORS)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RequestError(
+                f"output_schema cannot be enforced: {reason}; use types, enums, properties, required and items"
+            ) from error
 
 
 class JsonConstraint:

@@ -13,7 +13,7 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from wsi.errors import PlaneError, ReadError, SlideNotFoundError, UnsupportedSlideError
-from wsi.readers.scale import pair, to_micrometres
+from wsi.readers.scale import pair, to_micrometres, to_seconds
 from wsi.readers.source import Layout, Raw, Source, level_sizes_to_levels
 from wsi.slide import RGB
 
@@ -55,6 +55,9 @@ class NgffSource(Source):
         self._depths = [size.get("z", 1) for size in sizes]
         self.levels = level_sizes_to_levels([(size["x"], size["y"]) for size in sizes])
         self.mpp_xy = _scale(image, datasets[0], self._axes)
+        self.depth_um = to_micrometres(*_step(image, datasets[0], self._axes, "z"))
+        between = to_seconds(*_step(image, datasets[0], self._axes, "t"))
+        self.seconds = tuple(t * between for t in range(sizes[0].get("t", 1))) if between else None
         self.layout = _layout(self._arrays[0].dtype, sizes[0], omero)
         version = image.get("version") or _metadata(root).get("version", "")
         self.properties = {"ngff.version": str(version), "ngff.name": str(image.get("name", ""))}
@@ -180,18 +183,24 @@ def _axes(image: Mapping[str, Any]) -> str:
 
 def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], axes: str) -> tuple[float, float] | None:
     """um per px of level 0: the scales of dataset and image multiply (NGFF 0.4, "multiscales")."""
-    sides = []
-    for axis in ("x", "y"):
-        place = axes.index(axis)
-        described = image.get("axes", [])
-        unit = described[place].get("unit") if described and isinstance(described[place], Mapping) else None
-        factor, stated = 1.0, False
-        for holder in (dataset, image):
-            for transform in holder.get("coordinateTransformations", []):
-                if transform.get("type") == "scale":
-                    factor, stated = factor * float(transform["scale"][place]), True
-        sides.append(to_micrometres(factor, unit) if stated else None)
-    return pair(sides[0], sides[1])
+    return pair(*(to_micrometres(*_step(image, dataset, axes, axis)) for axis in ("x", "y")))
+
+
+def _step(
+    image: Mapping[str, Any], dataset: Mapping[str, Any], axes: str, axis: str
+) -> tuple[float | None, str | None]:
+    """Distance of neighbours along an axis and its unit, None where they are not stated."""
+    if axis not in axes:
+        return None, None
+    place = axes.index(axis)
+    described = image.get("axes", [])
+    unit = described[place].get("unit") if described and isinstance(described[place], Mapping) else None
+    factor, stated = 1.0, False
+    for holder in (dataset, image):
+        for transform in holder.get("coordinateTransformations", []):
+            if transform.get("type") == "scale":
+                factor, stated = factor * float(transform["scale"][place]), True
+    return (factor, unit) if stated else (None, unit)
 
 
 def _layout(dtype: Any, sizes: Mapping[str, int], omero: Mapping[str, Any]) -> Layout:

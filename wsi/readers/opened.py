@@ -113,6 +113,21 @@ class OpenedSlide(Slide):
         """Planes and channels of the file; one plane of it is this slide."""
         return self._source.layout
 
+    @property
+    def seconds(self) -> tuple[float, ...] | None:
+        """When each time point was taken, in s; None where the file does not say. Never guessed."""
+        return self._source.seconds
+
+    @property
+    def depth_um(self) -> float | None:
+        """Distance of neighbouring z planes in um; None where the file does not say."""
+        return self._source.depth_um
+
+    @property
+    def unnamed(self) -> str:
+        """'z' where the depths of `layout` are an axis that the file gives no name; '' otherwise."""
+        return self._source.unnamed
+
     def on_plane(self, plane: Plane) -> OpenedSlide:
         """Another plane of the same file, through the same handles, with the channel ranges of this one."""
         return OpenedSlide(self._source, replace(self._options, plane=plane))

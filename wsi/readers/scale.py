@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 # Length units of the OME schema (UnitsLength) and of NGFF (UDUNITS-2 names), in micrometres.
 _MICROMETRES = {
@@ -16,6 +17,17 @@ _MICROMETRES = {
     "pm": 1e-6, "picometer": 1e-6,
     "\u00e5": 1e-4, "angstrom": 1e-4,
     "inch": 25400.0, "in": 25400.0,
+}  # fmt: skip
+
+# Time units of the OME schema (UnitsTime), of NGFF (UDUNITS-2 names) and of ImageJ, in seconds.
+_SECONDS = {
+    "d": 86400.0, "day": 86400.0, "days": 86400.0,
+    "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "hours": 3600.0,
+    "min": 60.0, "minute": 60.0, "minutes": 60.0,
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
+    "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3,
+    "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "microsecond": 1e-6,
+    "ns": 1e-9, "nanosecond": 1e-9,
 }  # fmt: skip
 
 PLAUSIBLE_TIFF_MPP = (0.01, 10.0)
@@ -35,6 +47,25 @@ def to_micrometres(value: float | str | None, unit: str | None) -> float | None:
     if factor is None or not math.isfinite(number) or number <= 0:
         return None
     return number * factor
+
+
+def to_seconds(value: float | str | None, unit: str | None) -> float | None:
+    """A time in s, or None when the value is no finite number of at least 0 or the unit is not one of time."""
+    try:
+        number = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    factor = _SECONDS.get((unit or "").strip().lower())
+    if factor is None or not math.isfinite(number) or number < 0:
+        return None
+    return number * factor
+
+
+def rising(values: list[float | None]) -> tuple[float, ...] | None:
+    """All values, where all are stated and each lies above the one before; else None."""
+    known = [value for value in values if value is not None]
+    rises = all(later > earlier for earlier, later in pairwise(known))
+    return tuple(known) if len(known) == len(values) and rises else None
 
 
 def pair(x: float | None, y: float | None) -> tuple[float, float] | None:

@@ -74,6 +74,12 @@ class Source(ABC):
         Metadata as the file states it.
     associated : tuple of str
         Names of label, macro and thumbnail images.
+    seconds : tuple of float or None
+        When each time point was taken, in s; None where the file does not say for all of them.
+    depth_um : float or None
+        Distance of neighbouring z planes in um.
+    unnamed : str
+        Which of 't' and 'z' is an axis that the file gives no name; '' where all have one.
     identity : str
         What else identifies a slide whose content is not in `path` alone; mixed into its fingerprint.
     """
@@ -86,6 +92,9 @@ class Source(ABC):
     orientation: int = 1
     properties: Mapping[str, str]
     associated: tuple[str, ...] = ()
+    seconds: tuple[float, ...] | None = None
+    depth_um: float | None = None
+    unnamed: str = ""
     identity: str = ""
 
     @abstractmethod

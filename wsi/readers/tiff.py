@@ -69,6 +69,7 @@ class TiffSource(Source):
         self.levels = level_sizes_to_levels([(image.width, image.height) for image in images])
         self.layout = self._layout(images[0])
         self.mpp_xy = found.mpp_xy
+        self.seconds, self.depth_um, self.unnamed = found.seconds, found.depth_um, found.unnamed
         orientation = self._key.tags.valueof(274, 1)
         self.orientation = int(orientation) if orientation in range(1, 9) else 1
         self.properties = dict(found.properties)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from wsi.errors import PlaneError, UnsupportedSlideError
-from wsi.readers.scale import from_tiff_resolution, pair, to_micrometres
+from wsi.readers.scale import from_tiff_resolution, pair, rising, to_micrometres, to_seconds
 
 _ASSOCIATED = ("label", "macro", "thumbnail", "overview")
 _LEAST_STEP = 1.5  # between levels; images closer in size are different images
@@ -42,6 +42,12 @@ class TiffLayout:
         Metadata as stated.
     channels : list of str
         Channel names.
+    seconds : tuple of float or None
+        When each time point was taken, in s.
+    depth_um : float or None
+        Distance of neighbouring z planes in um.
+    unnamed : str
+        'z' where that is what an axis without a name was taken for.
     """
 
     levels: list[list[TiffPage | TiffFrame]]
@@ -52,6 +58,9 @@ class TiffLayout:
     mpp_xy: tuple[float, float] | None = None
     properties: dict[str, str] = field(default_factory=dict)
     channels: list[str] = field(default_factory=list)
+    seconds: tuple[float, ...] | None = None
+    depth_um: float | None = None
+    unnamed: str = ""
 
 
 def layout_of(tif: TiffFile, path: Path, series: int | None) -> TiffLayout:
@@ -127,6 +136,7 @@ def _series(tif: TiffFile, path: Path, wanted: int | None) -> TiffLayout:
     layout = TiffLayout(
         [_pages(s, 1 if stored else planes, path) for s in levels], running, sizes, stored, associated
     )
+    layout.unnamed = "z" if set(base.axes) & set("IQ") and sizes.get("z", 1) > 1 else ""
     _describe(tif, all_series.index(base), layout)
     return layout
 
@@ -183,6 +193,10 @@ def _describe(tif: TiffFile, index: int, layout: TiffLayout) -> None:
             sides.append(to_micrometres(per_px, unit))
         layout.mpp_xy = pair(*sides)
         layout.properties["imagej.unit"] = unit
+        layout.depth_um = to_micrometres(tif.imagej_metadata.get("spacing"), unit)
+        # ImageJ's own unit of time is the second. Its `fps` is the pace of playing, not of taking pictures.
+        interval = to_seconds(tif.imagej_metadata.get("finterval"), tif.imagej_metadata.get("tunit", "sec"))
+        layout.seconds = _at_even_times(interval, layout)
 
 
 def _describe_ome(xml: str, index: int, layout: TiffLayout) -> None:
@@ -204,6 +218,27 @@ def _describe_ome(xml: str, index: int, layout: TiffLayout) -> None:
     ]
     layout.mpp_xy = pair(*sides)
     layout.channels = [e.get("Name", "") for e in pixels if e.tag.rpartition("}")[2] == "Channel"]
+    layout.depth_um = to_micrometres(pixels.get("PhysicalSizeZ"), pixels.get("PhysicalSizeZUnit", "um"))
+    layout.seconds = _ome_times(pixels, layout)
+
+
+def _ome_times(pixels: ElementTree.Element, layout: TiffLayout) -> tuple[float, ...] | None:
+    """Times of the first plane of every time point (`DeltaT`), else of an even `TimeIncrement`; in s by default."""
+    times: dict[int, float | None] = {}
+    for plane in pixels:
+        if plane.tag.rpartition("}")[2] == "Plane" and plane.get("TheZ") == "0" and plane.get("TheC") == "0":
+            times[int(plane.get("TheT", -1))] = to_seconds(plane.get("DeltaT"), plane.get("DeltaTUnit", "s"))
+    measured = rising([times.get(t) for t in range(layout.sizes.get("t", 1))])
+    if measured is not None:
+        return measured
+    step = to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    return _at_even_times(step, layout)
+
+
+def _at_even_times(step: float | None, layout: TiffLayout) -> tuple[float, ...] | None:
+    if not step:
+        return None
+    return tuple(t * step for t in range(layout.sizes.get("t", 1)))
 
 
 def directories(stream: BinaryIO) -> Iterator[int]:
