@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -253,10 +253,24 @@ def takes_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     A flag that the command has itself, by the same name, stays its own.
     """
+    return _with_flags(command, inspect.get_annotations(RunOptions, eval_str=True))
+
+
+def takes_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the flags of `RunOptions` about model, output and trial runs, and none about slides and tiles."""
+    hints = inspect.get_annotations(RunOptions, eval_str=True)
+    kept = {
+        name: hint
+        for name, hint in hints.items()
+        if name in ("out", "overwrite", "dry_run") or hint.__metadata__[0].rich_help_panel == _MODEL
+    }
+    return _with_flags(command, kept)
+
+
+def _with_flags(command: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:
     signature = inspect.signature(command, eval_str=True)
     own = [p for name, p in signature.parameters.items() if name != "run"]
-    shared_fields = [f for f in fields(RunOptions) if f.name not in signature.parameters]
-    hints = inspect.get_annotations(RunOptions, eval_str=True)
+    shared_fields = [f for f in fields(RunOptions) if f.name in hints and f.name not in signature.parameters]
     shared = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in shared_fields
