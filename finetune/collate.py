@@ -46,7 +46,7 @@ class Collator:
         mask = torch.zeros(shape, dtype=torch.int64)
         for row, plan in enumerate(plans):
             length = len(plan.tokens.ids)
-            ids[row, :length] = torch.tensor(plan.tokens.ids)
+            ids[row, :length] = torch.tensor(plan.tokens.seen or plan.tokens.ids)
             labels[row, :length] = torch.tensor(plan.tokens.labels)
             mask[row, :length] = 1
         batch: dict[str, Any] = {

@@ -78,6 +78,13 @@ class Training(_Settings):
         description="Width of soft targets for coordinates in model units; only where the vocabulary "
         "holds whole numbers as tokens, as the embedded model's does.",
     )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        le=50,
+        description="Largest standard deviation, in model units, by which coordinates that later words look back at "
+        "are shaken; what is taught stays true. For the same vocabularies.",
+    )
     label_weight: float = Field(1.0, gt=0, le=20, description="Weight of the tokens that name a class.")
     bfloat16: bool = Field(False, description="Products in bfloat16 while weights stay float32 (autocast).")
     checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")

@@ -63,6 +63,12 @@ class Augmentation(BaseModel):
     scale: float = Field(
         1.0, ge=1, le=2, description="Tiles are cut up to this factor larger or smaller, and brought to size."
     )
+    pool: int = Field(
+        0,
+        ge=0,
+        description="Different training tiles, changes and all; they come again, and a frozen vision tower looks at "
+        "each once. 0 draws anew every time.",
+    )
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,9 @@ class Change:
         return cls(mirror, quarters, seed if settings.colour and coloured else None, settings.colour)
 
     @property
-    def key(self) -> str | None:
-        """Part of a picture's key; None where colours are drawn."""
-        return None if self.seed is not None else f"{int(self.mirror)}{self.quarters}"
+    def key(self) -> str:
+        """Part of a picture's key."""
+        return f"{int(self.mirror)}{self.quarters}" + ("" if self.seed is None else f"/{self.seed}")
 
     def objects(self, items: Sequence[TileObject], width: int, height: int) -> tuple[TileObject, ...]:
         """Objects of a picture of `width` x `height` px after the change."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
+"""Of one picture: what goes to the language model, and what goes to its first layers (DeepStack)."""
 
 
 class FrozenVision:
@@ -19,24 +21,35 @@ class FrozenVision:
     A tower under gradients would keep its graph although nothing in it learns; transformers runs it so. Tokens of
     pictures whose key is known are kept, up to a limit, in the model's own number type.
 
+    Where the layers behind the tower (merger) learn, what they are given is kept in place of what they make of it.
+
     Parameters
     ----------
     model : transformers model
         Of any family in transformers, before it is wrapped by peft.
     keep : int
         Bytes of tokens that are kept; 0 keeps none.
+    merger : bool
+        Whether the merger learns; needs a model that `keeps_order` says true of.
     """
 
-    def __init__(self, model: Any, keep: int = 2**29) -> None:
+    def __init__(self, model: Any, keep: int = 2**29, *, merger: bool = False) -> None:
         self._core = model.model
         self._own = self._core.get_image_features
         self._kept: OrderedDict[str, Features] = OrderedDict()
         self._bytes, self._most = 0, keep
         self._form: Any = None
+        self._merger = merger
         self.keys: Sequence[str | None] | None = None
         """Keys of the pictures of the coming call; None or unknown ones are computed."""
         self.computed, self.recalled = 0, 0
         self._core.get_image_features = self._features
+
+    @staticmethod
+    def keeps_order(model: Any) -> bool:
+        """Whether a tower hands patches to its merger in the order they came in, as all but windowed ones do."""
+        visual = model.model.visual
+        return hasattr(visual, "merger") and not hasattr(visual, "permute_input_for_window_attn")
 
     def release(self) -> None:
         """Give the model its own method back, and forget the tokens."""
@@ -51,33 +64,68 @@ class FrozenVision:
         """Stand before the model again."""
         self._core.get_image_features = self._features
 
-    @torch.no_grad()
     def _features(self, pixel_values: Tensor, image_grid_thw: Tensor, **options: Any) -> Any:
-        keys = list(self.keys) if self.keys is not None else [None] * len(image_grid_thw)
+        keys: list[str | None] = [None] * len(image_grid_thw) if self.keys is None else list(self.keys)
         self.keys = None
         if len(keys) != len(image_grid_thw):
             keys = [None] * len(image_grid_thw)
+        rows = self._rows(pixel_values, image_grid_thw, keys, options)
+        if self._merger:
+            rows = self._merged(rows)
+        result = copy.copy(self._form)
+        result.pooler_output = tuple(row[0] for row in rows)
+        if getattr(result, "deepstack_features", None) is not None:
+            result.deepstack_features = [tuple(row[1][k] for row in rows) for k in range(len(rows[0][1]))]
+        return result
+
+    @torch.no_grad()
+    def _rows(
+        self, pixel_values: Tensor, grid: Tensor, keys: list[str | None], options: dict[str, Any]
+    ) -> list[Features]:
+        """What is kept of every picture, computed where it is not there."""
         missing = [i for i, key in enumerate(keys) if key is None or key not in self._kept]
         self.computed += len(missing)
         self.recalled += len(keys) - len(missing)
         fresh: dict[int, Features] = {}
         if missing or self._form is None:
             missing = missing or list(range(len(keys)))
-            parts = pixel_values.split(image_grid_thw.prod(dim=1).tolist())
+            sizes = grid.prod(dim=1).tolist()
+            parts = pixel_values.split(sizes)
             chosen = torch.cat([parts[i] for i in missing]) if len(missing) < len(keys) else pixel_values
-            output = self._own(chosen, image_grid_thw[missing], **options)
-            self._form = output
-            taps = getattr(output, "deepstack_features", None) or []
-            for row, i in enumerate(missing):
-                fresh[i] = output.pooler_output[row], tuple(tap[row] for tap in taps)
+            found = self._computed(chosen, grid[missing], [sizes[i] for i in missing], options)
+            for i, features in zip(missing, found, strict=True):
+                fresh[i] = features
                 if keys[i] is not None:
-                    self._keep(str(keys[i]), fresh[i])
-        rows = [fresh[i] if i in fresh else self._kept[str(key)] for i, key in enumerate(keys)]
-        result = copy.copy(self._form)
-        result.pooler_output = tuple(row[0] for row in rows)
-        if getattr(result, "deepstack_features", None) is not None:
-            result.deepstack_features = [tuple(row[1][k] for row in rows) for k in range(len(rows[0][1]))]
-        return result
+                    self._keep(str(keys[i]), features)
+        return [fresh[i] if i in fresh else self._kept[str(key)] for i, key in enumerate(keys)]
+
+    def _computed(
+        self, pixel_values: Tensor, grid: Tensor, sizes: list[int], options: dict[str, Any]
+    ) -> list[Features]:
+        with _inputs_of(self._mergers() if self._merger else []) as inputs:
+            output = self._own(pixel_values, grid, **options)
+        self._form = output
+        if self._merger:
+            whole, *taps = (given.split(sizes) for given in inputs())
+        else:
+            whole = output.pooler_output
+            taps = getattr(output, "deepstack_features", None) or []
+        return [(whole[row], tuple(tap[row] for tap in taps)) for row in range(len(sizes))]
+
+    def _mergers(self) -> list[Any]:
+        visual = self._core.visual
+        return [visual.merger, *getattr(visual, "deepstack_merger_list", [])]
+
+    def _merged(self, rows: list[Features]) -> list[Features]:
+        """Through the merger as it is now, with gradients."""
+        columns = [
+            module(torch.cat([(row[0], *row[1])[k] for row in rows]))
+            for k, module in enumerate(self._mergers())
+        ]
+        unit = sum(len(row[0]) for row in rows) // len(columns[0])
+        sizes = [len(row[0]) // unit for row in rows]
+        parts = [column.split(sizes) for column in columns]
+        return [(parts[0][i], tuple(part[i] for part in parts[1:])) for i in range(len(rows))]
 
     def _keep(self, key: str, features: Features) -> None:
         size = sum(t.numel() * t.element_size() for t in (features[0], *features[1]))
@@ -89,3 +137,22 @@ class FrozenVision:
         while self._bytes > self._most:
             _, old = self._kept.popitem(last=False)
             self._bytes -= sum(t.numel() * t.element_size() for t in (old[0], *old[1]))
+
+
+@contextmanager
+def _inputs_of(modules: Sequence[Any]) -> Iterator[Callable[[], list[Tensor]]]:
+    """What modules are given meanwhile, in their order."""
+    given: dict[int, Tensor] = {}
+
+    def note(number: int) -> Callable[..., None]:
+        def hook(module: Any, arguments: tuple[Any, ...]) -> None:
+            given[number] = arguments[0]
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(note(number)) for number, module in enumerate(modules)]
+    try:
+        yield lambda: [given[number] for number in range(len(modules))]
+    finally:
+        for hook in hooks:
+            hook.remove()

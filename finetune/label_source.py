@@ -19,6 +19,7 @@ from wsi.slide import Slide
 from wsi.tile import Tile
 
 _OPEN = 64  # slides held open at a time
+_POOL = 5  # seed of the tiles of a pool
 
 
 class TileReader:
@@ -89,6 +90,8 @@ class LabelSource:
     def plan(self, rng: np.random.Generator) -> Plan:
         """Draw a tile, a change and a question."""
         task = self._tasks[int(rng.choice(len(self._tasks), p=self._shares))]
+        if self._augment.pool:
+            rng = np.random.default_rng([_POOL, int(rng.integers(self._augment.pool))])
         cut = self._draw(rng)
         change = Change.draw(self._augment, rng, square=cut.tile.width == cut.tile.height)
         return self.plan_of(cut, change, task)
@@ -108,7 +111,9 @@ class LabelSource:
         def load() -> Picture:
             return change.picture(self.reader.read(cut.slide, cut.tile))
 
-        key = None if change.key is None else f"{cut.key}/{change.key}"
+        # Colours that are drawn anew each time do not come again.
+        again = change.seed is None or self._augment.pool > 0
+        key = f"{cut.key}/{change.key}" if again else None
         return Plan(self.name, tokens, turn, load, key)
 
     def _make_scaled(self, tenth: int) -> Cutter:

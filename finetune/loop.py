@@ -75,11 +75,12 @@ class Loop:
         self.model, self.vision, self.collator = model, vision, collator
         self.progress, self.cancel = progress, cancel
         self.numbers: NumberTokens | None = None
-        if config.train.soft_coordinates > 0:
+        if config.train.soft_coordinates > 0 or config.train.jitter > 0:
             self.numbers = NumberTokens(checkpoint.tokenizer)
             if not self.numbers:
                 raise RecipeError(
-                    "train.soft_coordinates needs whole numbers as tokens; this vocabulary writes digits: set it to 0"
+                    "train.soft_coordinates and jitter need whole numbers as tokens; this vocabulary writes digits: "
+                    "set them to 0"
                 )
         heavy = names if config.train.label_weight != 1 else ()
         self._label_tokens = _label_tokens(checkpoint.tokenizer, heavy) if heavy else None

@@ -20,7 +20,7 @@ from finetune.conversations import ConversationSource
 from finetune.cutting import Cutter, TileSpec
 from finetune.errors import RecipeError
 from finetune.evaluate import Exam
-from finetune.examples import Picture, Plan, Source
+from finetune.examples import Augmentation, Picture, Plan, Source
 from finetune.forgetting import AnsweredSkill, LabelledSkill, Skill
 from finetune.formats import Conversation, read_conversations
 from finetune.label_source import LabelSource, TileReader, validation_cuts
@@ -88,10 +88,13 @@ class Target:
         Side of its tiles in px.
     pictures : callable
         Draws at most so many of its pictures.
+    pool : int
+        Of its `Augmentation`; tiles of datasets that are replayed come again likewise.
     """
 
     size: int
     pictures: Callable[[np.random.Generator, int], list[Load]]
+    pool: int = 0
 
 
 class AnsweredSource:
@@ -344,7 +347,7 @@ def _dataset(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple
     )
     source = LabelSource(
         older, "train", request, kit.writer, kit.tokens, kit.checkpoint.processor, name=s.name,
-        empty_share=0.1, around_share=0.0,
+        empty_share=0.1, around_share=0.0, augment=Augmentation(pool=target.pool),
     )  # fmt: skip
     skill = None
     if s.held_out and dataset.of_split("validation"):

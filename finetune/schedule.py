@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +126,26 @@ def _grouped(entries: list[Entry], batch: int, rng: np.random.Generator) -> list
 
 
 class ScheduledExamples:
-    """A schedule as the map-style dataset of torch: item n is the same whenever it is asked for."""
+    """A schedule as the map-style dataset of torch: item n is the same whenever it is asked for.
 
-    def __init__(self, schedule: Schedule, sources: Sequence[Source]) -> None:
-        self.schedule, self._sources = schedule, sources
+    Parameters
+    ----------
+    change : callable, optional
+        Changes every example, given its seed.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        sources: Sequence[Source],
+        change: Callable[[Plan, int], Plan] | None = None,
+    ) -> None:
+        self.schedule, self._sources, self._change = schedule, sources, change
 
     def __len__(self) -> int:
         return len(self.schedule.entries)
 
     def __getitem__(self, number: int) -> Plan:
         entry = self.schedule.entries[number]
-        return self._sources[entry.source].plan(np.random.default_rng(entry.seed))
+        plan = self._sources[entry.source].plan(np.random.default_rng(entry.seed))
+        return plan if self._change is None else self._change(plan, entry.seed)

@@ -30,6 +30,8 @@ class Tokens:
 
     ids: tuple[int, ...]
     taught: tuple[bool, ...]
+    seen: tuple[int, ...] | None = None
+    """What the model is shown, where that differs from what it is taught (`finetune.shaken`)."""
 
     @property
     def supervised(self) -> int:

@@ -39,6 +39,7 @@ from finetune.replay import (
 )
 from finetune.samples import Dataset
 from finetune.schedule import Schedule, ScheduledExamples, make_schedule
+from finetune.shaken import Shaken
 from finetune.tokens import TurnTokens
 from qwenvl.adapter import AdapterSwitch
 from qwenvl.checkpoint import Checkpoint
@@ -124,8 +125,13 @@ def finetune(
     checkpoint = load_base(config)
     prepared = _prepare(config, checkpoint, say)
     _log(folder, {"event": "schedule", **prepared.schedule.facts()})
-    moving = config.lora.in_merger or config.lora.in_vision
-    vision = None if moving else FrozenVision(checkpoint.model, config.train.keep_features * 2**20)
+    vision = None
+    if not config.lora.in_vision and (
+        not config.lora.in_merger or FrozenVision.keeps_order(checkpoint.model)
+    ):
+        vision = FrozenVision(
+            checkpoint.model, config.train.keep_features * 2**20, merger=config.lora.in_merger
+        )
     model = add_lora(checkpoint.model, config.lora, checkpoint.family, seed=config.seed)
     loop = Loop(
         config,
@@ -138,7 +144,8 @@ def finetune(
         progress,
         cancel,
     )
-    examples = ScheduledExamples(prepared.schedule, prepared.sources)
+    shaken = Shaken(loop.numbers, config.train.jitter) if loop.numbers and config.train.jitter else None
+    examples = ScheduledExamples(prepared.schedule, prepared.sources, shaken)
     first = prepared.collator(_first_batch(examples))
     checked = preflight(
         model, loop.on_device(first), loop.loss_of, prepared.schedule, batch_size=config.train.batch,
@@ -256,8 +263,8 @@ def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, toke
         cuts = validation_cuts(cutter, "validation", most=config.evaluate.tiles, seed=config.seed)
         exam = Exam(tuple(cuts), TileReader(dataset, config.images), request, config.evaluate.radius_um)
     return _Learned(
-        labels, request, exam, Target(config.tile.size, label_pictures(labels, cutter)), dataset.manifest(),
-        "the dataset has no validation split (qwenvl dataset split)",
+        labels, request, exam, Target(config.tile.size, label_pictures(labels, cutter), config.augment.pool),
+        dataset.manifest(), "the dataset has no validation split (qwenvl dataset split)",
     )  # fmt: skip
 
 

@@ -553,3 +553,80 @@ def test_a_model_in_training_answers_with_its_adapter(tiny, cells, monkeypatch):
     assert found[1.0, "merged"] == found[1.0, "live"]
     assert found[1.0, "live"] != found[0.0, "live"]
     assert all(p.requires_grad for name, p in model.named_parameters() if "lora_" in name)
+
+
+def test_a_merger_that_learns_over_kept_patches(tiny, cells):
+    """The same logits and gradients as through the whole tower, also for pictures it has seen."""
+    checkpoint = load_checkpoint(tiny("Qwen3-VL"))
+    assert FrozenVision.keeps_order(checkpoint.model)
+    assert not FrozenVision.keeps_order(load_checkpoint(tiny("Qwen2.5-VL")).model)
+    settings = LoraSettings(rank=2, merger=True)
+    batch = batch_of(checkpoint, cells, 3)
+    batch.pop(PLACES), batch.pop(KEYS)
+    found = []
+    for frozen in (False, True):
+        checkpoint = load_checkpoint(tiny("Qwen3-VL"))
+        vision = FrozenVision(checkpoint.model, merger=True) if frozen else None
+        model = add_lora(checkpoint.model, settings, checkpoint.family)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        for keys in (["a", "b", "c"], ["a", "b", "c"])[: 1 + frozen]:
+            if vision is not None:
+                vision.keys = keys
+            model.zero_grad()
+            output = model(**batch)
+            output.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        found.append((output.logits.detach(), gradients))
+    assert vision.recalled == 3
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    assert any("merger" in name and value.abs().sum() > 0 for name, value in found[1][1].items())
+    for name, value in found[0][1].items():
+        assert torch.allclose(value, found[1][1][name], atol=1e-6), name
+
+
+def test_tiles_of_a_pool_come_again(tiny, cells):
+    from finetune.examples import Augmentation
+
+    checkpoint = load_checkpoint(tiny("Qwen3-VL"))
+    request = Request(task="detect", labels=cells.names, tile_size=96, overlap=0)
+    source = LabelSource(
+        Cutter(cells, TileSpec(size=96), cells.names), "train", request, Writer.of(checkpoint.description),
+        TurnTokens(checkpoint.tokenizer, checkpoint.family), checkpoint.processor,
+        augment=Augmentation(pool=5, colour=1.0),
+    )  # fmt: skip
+    plans = [source.plan(np.random.default_rng(i)) for i in range(30)]
+    by_key = {plan.key: plan for plan in plans}
+    assert len(by_key) == 5
+    for plan in plans[:10]:  # one key, one picture
+        assert np.array_equal(plan.load(), by_key[plan.key].load())
+        assert plan.tokens == by_key[plan.key].tokens
+
+
+def test_shaken_coordinates_are_seen_and_never_taught():
+    from finetune.conversation import Turn
+    from finetune.examples import Plan
+    from finetune.shaken import Shaken
+    from finetune.tokens import Tokens
+
+    class Vocabulary:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [2 * int(text)] if text.isdigit() else [4001, 4002]}
+
+    ids = (4000, 2 * 100, 2 * 500, 4001, 2 * 998)
+    tokens = Tokens(ids, (False, False, True, True, True))
+    shaken = Shaken(NumberTokens(Vocabulary()), 12.0)
+    seen = [shaken(Plan("a", tokens, Turn("", "", places=True)), seed).tokens for seed in range(400)]
+    moved = [t for t in seen if t.seen is not None]
+    assert 0.5 < len(moved) / len(seen) < 0.7
+    values = np.array([t.seen for t in moved])
+    assert (values[:, [0, 1, 3]] == np.array([4000, 200, 4001])).all()  # words and the question stay
+    assert values[:, 4].max() <= 2000
+    assert 5 < np.std(values[:, 2] / 2) < 12
+    assert all(t.ids == ids and t.labels == tokens.labels for t in seen)
+    again = shaken(Plan("a", tokens, Turn("", "", places=True)), 3).tokens
+    assert again == seen[3]
+    assert shaken(Plan("a", tokens, Turn("", "7")), 3).tokens.seen is None  # a number that is no place
