@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qwenvl.answer import Answer, Status, TileObject
-    from qwenvl.calibration import Calibration, calibrate, reliability
+    from qwenvl.calibrating import calibrate, reliability
+    from qwenvl.calibration import Calibration
     from qwenvl.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
     from qwenvl.description import CheckpointDescription, MemoryEstimate, describe_checkpoint, estimate_memory
     from qwenvl.engines.base import Engine, ModelInfo
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": ("Answer", "Status", "TileObject"),
-    "calibration": ("Calibration", "calibrate", "reliability"),
+    "calibrating": ("calibrate", "reliability"),
+    "calibration": ("Calibration",),
     "checkpoint": ("Checkpoint", "find_checkpoint", "load_checkpoint"),
     "description": ("CheckpointDescription", "MemoryEstimate", "describe_checkpoint", "estimate_memory"),
     "engines.base": ("Engine", "ModelInfo"),

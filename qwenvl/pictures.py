@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.errors import PictureError
-from qwenvl.geometry import PictureFrame
 
 
 def check_picture(picture: Any) -> None:
@@ -27,16 +26,6 @@ def check_picture(picture: Any) -> None:
         raise PictureError(f"a picture has shape (height, width, 3), not {picture.shape}; hand over RGB")
     if picture.size == 0:
         raise PictureError(f"a picture of shape {picture.shape} has no pixels")
-
-
-def resize_picture(picture: NDArray[np.uint8], frame: PictureFrame) -> NDArray[np.uint8]:
-    """The picture at its frame's processed size, with the pixels that the in-process engine would see."""
-    import torch
-
-    from qwenvl.preprocess import resize
-
-    resized: NDArray[np.uint8] = resize(torch.from_numpy(np.array(picture))[None], frame)[0].numpy()
-    return resized
 
 
 def png_url(picture: NDArray[np.uint8]) -> str:

@@ -204,3 +204,9 @@ def _cut(tall: NDArray[np.uint8], patch: int, merge: int) -> NDArray[np.uint8]:
             plane.view(item).reshape(rows, merge, patch, columns, merge).transpose(0, 3, 1, 4, 2)
         )
     return cut.view(np.uint8)
+
+
+def resize_picture(picture: NDArray[np.uint8], frame: PictureFrame) -> NDArray[np.uint8]:
+    """The picture at its frame's processed size, with the pixels that the in-process engine would see."""
+    resized: NDArray[np.uint8] = resize(torch.from_numpy(np.array(picture))[None], frame)[0].numpy()
+    return resized

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qwenvl.engines import _chat
 from qwenvl.engines._http import Refusal, ServerClient
 from qwenvl.errors import EngineError
 from qwenvl.families import ModelFamily, Thinking
 from qwenvl.geometry import CoordinateSpace, PictureFrame
-from qwenvl.pictures import png_url, resize_picture
+from qwenvl.pictures import png_url
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
 
@@ -82,9 +85,7 @@ class Questions:
                 # The server's own resize must find nothing to do where boxes are in px of the resized picture.
                 ours = self._family.space is CoordinateSpace.ABSOLUTE_RESIZED
                 urls = [
-                    png_url(
-                        resize_picture(picture.pixels, frame) if ours and frame.resized else picture.pixels
-                    )
+                    png_url(_resized(picture.pixels, frame) if ours and frame.resized else picture.pixels)
                     for picture, frame in zip(subject.pictures, frames, strict=True)
                 ]
                 messages = _chat.chat_messages(request, subject, urls)
@@ -131,3 +132,9 @@ class Questions:
     def constrains(self, request: Request) -> bool:
         """True where the answer is to be kept within a schema; a thought would not fit it."""
         return request.output_schema is not None and not self.thinks
+
+
+def _resized(picture: NDArray[np.uint8], frame: PictureFrame) -> NDArray[np.uint8]:
+    from qwenvl.preprocess import resize_picture  # torch is loaded only where it is needed
+
+    return resize_picture(picture, frame)

@@ -53,7 +53,7 @@ class Engine(ABC):
             Its calibration was fitted on another model.
         """
         if request.calibration is not None:
-            request.calibration.check(self.info)
+            request.calibration.check(self.info.fingerprint, self.info.model)
 
     @abstractmethod
     def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from subjects import CLASSIFY, DETECT, SCORE
 
 from qwenvl.answer import Answer, Status
-from qwenvl.calibration import Calibration, calibrate, reliability
+from qwenvl.calibrating import calibrate, reliability
+from qwenvl.calibration import Calibration
 from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.engines.local import LocalEngine
 from qwenvl.engines.stand_in import StandInEngine
