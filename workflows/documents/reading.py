@@ -1,0 +1,388 @@
+"""The main job: a document and a schema to records, every value with its page and box.
+
+`read_paper` goes from top to bottom: pages, question, windows, answers (kept in the journal of a run folder as they
+come, so that a killed run goes on), then the records as a function of journal and document.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from qwenvl.answer import Answer, Status
+from qwenvl.engines.base import Engine
+from qwenvl.parse.extracted import valid_items
+from qwenvl.request import Generation
+from qwenvl.subject import Subject
+from workflows._rows import tile_of
+from workflows._splitting import Split, Why
+from workflows.documents._run import manifest_of
+from workflows.documents.document import DPI, Document, DocumentError, PageError, page_range
+from workflows.documents.page import Page, TextLayer
+from workflows.documents.paper import PICTURES, Paper
+from workflows.documents.picture import page_picture, write_picture
+from workflows.documents.question import Question, make_question, picture_rule, subject_of
+from workflows.documents.records import paper_of
+from workflows.documents.schema import Boxes, RecordSchema
+from workflows.documents.windows import Window, plan_windows, window_of, window_table
+from workflows.provenance import Manifest
+from workflows.store import RunStore
+
+_MOST_BYTES = 256_000_000
+"""Pixels that are handed to an engine in one call, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadSettings:
+    """How a document is read.
+
+    Attributes
+    ----------
+    what : str, optional
+        The user's words on what to look for.
+    pages : str, optional
+        '3', '2-5', '7-' or '1-3,8'; all by default.
+    dpi : float
+        Resolution of the pictures of pages; less where the model takes fewer px.
+    boxes : Boxes, optional
+        What the model gives boxes for; by default each record where all pages have words to look values up in,
+        each value where one has none.
+    context : int, optional
+        Tokens of a question and its answer together; by default what the model says it holds, else 32,768.
+    window : int
+        Most pages of one question.
+    overlap : int
+        Pages that neighbouring questions share, for tables that go on over a page.
+    most_records : int
+        Most records of one answer.
+    generation : Generation
+    system_prompt : str, optional
+    """
+
+    what: str | None = None
+    pages: str | None = None
+    dpi: float = DPI
+    boxes: Boxes | None = None
+    context: int | None = None
+    window: int = 4
+    overlap: int = 1
+    most_records: int = 100
+    generation: Generation = field(default_factory=lambda: Generation(max_new_tokens=4096))
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window <= 100 or not 0 <= self.overlap < max(self.window, 2):
+            raise DocumentError(
+                f"windows of {self.window} pages that share {self.overlap}: use 1 to 100 pages, sharing fewer than that"
+            )
+        if self.most_records < 1:
+            raise DocumentError("most_records: an answer needs room for one record")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What reading a document takes, before anything is asked.
+
+    Attributes
+    ----------
+    pages : tuple of int
+        Numbers of the pages that can be read.
+    errors : dict
+        Why the others cannot, by number.
+    sizes : tuple of (int, int)
+        Width and height in px of each page's picture.
+    question : Question
+    windows : tuple of Window
+    tokens : tuple of int
+        Of each page.
+    wordless : tuple of int
+        Pages without a text layer, on which nothing can be looked up.
+    overlap : int
+    """
+
+    pages: tuple[int, ...]
+    errors: dict[int, str]
+    sizes: tuple[tuple[int, int], ...]
+    question: Question
+    windows: tuple[Window, ...]
+    tokens: tuple[int, ...]
+    wordless: tuple[int, ...]
+    overlap: int
+
+    def planned(self, window: Window) -> int:
+        """Most tokens of a window's question and answer."""
+        pictures = sum(self.tokens[window.first : window.first + window.count])
+        return pictures + self.question.words + self.question.request.generation.max_new_tokens
+
+    def lines(self) -> Iterator[str]:
+        """What a user is told before the run."""
+        question = self.question
+        yield f"{len(self.pages)} pages in {len(self.windows)} questions"
+        most = max(map(self.planned, self.windows))
+        yield f"at most {most:,} of {question.context:,} tokens a question, its answer included"
+        if self.wordless:
+            shown = ", ".join(map(str, self.wordless[:8])) + (" ..." if len(self.wordless) > 8 else "")
+            yield f"no text layer on page {shown}: boxes there can only come from the model"
+        for number, error in self.errors.items():
+            yield f"page {number} is left out: {error}"
+
+
+@dataclass(frozen=True)
+class PaperResult:
+    """A finished or stopped run."""
+
+    paper: Paper
+    folder: Path
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: pages answered, of how many, windows failed."""
+
+    done: int
+    total: int
+    failed: int
+
+
+def plan_paper(document: Document, schema: RecordSchema, engine: Engine, settings: ReadSettings) -> Plan:
+    """Lay out a run.
+
+    Raises
+    ------
+    DocumentError
+        No page can be read, or none fits into the context.
+    """
+    rule, _ = picture_rule(engine, settings.dpi)
+    pages: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    errors: dict[int, str] = {}
+    wordless: list[int] = []
+    for number in page_range(settings.pages, document.pages):
+        try:
+            width, height = document.size(number)
+            if document.kind == "pdf":
+                sizes.append(rule.size_of(width, height, rule.scale_of(width, height)))
+            else:
+                sizes.append((int(width), int(height)))
+            signs = document.signs(number)
+        except PageError as error:
+            errors[number] = str(error)
+            del sizes[len(pages) :]
+            continue
+        pages.append(number)
+        wordless += [] if signs else [number]
+    if not pages:
+        raise DocumentError(f"{document.path}: no page can be read. {next(iter(errors.values()))}")
+    boxes = settings.boxes or (Boxes.VALUE if wordless else Boxes.RECORD)
+    question = make_question(
+        schema, engine, what=settings.what, boxes=boxes, dpi=settings.dpi,
+        extent_px=(max(w for w, _ in sizes), max(h for _, h in sizes)), pages=max(pages),
+        most_records=settings.most_records, generation=settings.generation,
+        system_prompt=settings.system_prompt, context=settings.context,
+    )  # fmt: skip
+    tokens = tuple(question.page_tokens(*size) for size in sizes)
+    windows = plan_windows(tokens, question.room, most=settings.window, overlap=settings.overlap)
+    return Plan(
+        tuple(pages),
+        errors,
+        tuple(sizes),
+        question,
+        tuple(windows),
+        tokens,
+        tuple(wordless),
+        settings.overlap,
+    )
+
+
+def read_paper(
+    document: Document,
+    schema: RecordSchema,
+    engine: Engine,
+    out: Path | str,
+    settings: ReadSettings | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+    command: str | None = None,
+) -> PaperResult:
+    """Read a document, or go on where an earlier run of the same question stopped.
+
+    Parameters
+    ----------
+    document : Document
+    schema : RecordSchema
+        Of one record.
+    engine : Engine
+    out : Path or str
+        Run folder: the journal, `records.json`, `records.csv` and a picture of each page that holds a value.
+    settings : ReadSettings, optional
+    overwrite : bool
+        Set another run found there aside (renamed, not deleted).
+    progress : callable, optional
+        Called after each batch.
+    cancel : threading.Event, optional
+        Stops after the batch at hand; what was answered is kept and written.
+    command : str, optional
+        For the provenance.
+
+    Raises
+    ------
+    DocumentError
+        No page can be read, or none fits into the context.
+    RunMismatchError
+        The folder holds another run.
+    EngineError, RequestError
+        The model is unusable. What was answered is stored.
+    """
+    plan = plan_paper(document, schema, engine, settings or ReadSettings())
+    manifest = manifest_of(
+        document, plan.pages, plan.sizes, plan.windows, plan.question, engine, overlap=plan.overlap, command=command
+    )  # fmt: skip
+    table = window_table(plan.windows, plan.sizes)
+    with RunStore.create(out, manifest, table, overwrite=overwrite) as store:
+        cancelled = _ask(store, document, plan, engine, progress, cancel)
+        paper = _finish(store, document, plan, manifest)
+    return PaperResult(paper, Path(out), cancelled)
+
+
+def _ask(
+    store: RunStore,
+    document: Document,
+    plan: Plan,
+    engine: Engine,
+    progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> bool:
+    """Ask about every open window; halve those whose answer was cut off. True where it was stopped."""
+    roots, tried = store.manifest.roots, set(store.finished().tolist())
+    known: dict[int, Page] = {}
+    failed = 0
+    while True:
+        rows = [row for row in store.tiles() if int(row["tile"]) not in tried]
+        if not rows:
+            return False
+        for batch in _batches(rows, plan, engine):
+            if cancel is not None and cancel.is_set():
+                return True
+            windows = [window_of(row) for row in batch]
+            subjects = [_subject(document, plan, window, known) for window in windows]
+            told = iter(engine.answer([s for s in subjects if isinstance(s, Subject)], plan.question.request))
+            kept = [_salvaged(next(told), plan) if isinstance(s, Subject) else s for s in subjects]
+            splits = [
+                split
+                for window, answer in zip(windows, kept, strict=True)
+                if (split := _split(window, answer, roots, plan)) is not None
+            ]
+            store.put([(tile_of(row), answer) for row, answer in zip(batch, kept, strict=True)], splits)
+            tried.update(window.index for window in windows)
+            failed += sum(answer.status is Status.FAILED for answer in kept)
+            if progress is not None:
+                total = len(store.tiles())
+                progress(
+                    Progress(total - sum(int(t) not in tried for t in store.tiles()["tile"]), total, failed)
+                )
+
+
+def _batches(rows: Sequence[np.void], plan: Plan, engine: Engine) -> Iterator[list[np.void]]:
+    """As many windows as the engine wants at once and memory holds."""
+    most = max(1, engine.batch_size(plan.question.request)) if engine.info.device == "server" else 1
+    batch: list[np.void] = []
+    held = 0
+    for row in rows:
+        window = window_of(row)
+        size = sum(3 * w * h for w, h in plan.sizes[window.first : window.first + window.count])
+        if batch and (len(batch) >= most or held + size > _MOST_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(row)
+        held += size
+    if batch:
+        yield batch
+
+
+def _subject(document: Document, plan: Plan, window: Window, known: dict[int, Page]) -> Subject | Answer:
+    """The pages of a window, or a failed answer where one of them cannot be drawn. Those needed again are kept."""
+    numbers = window.of(plan.pages)
+    for number in list(known):
+        if number < numbers[0]:
+            del known[number]
+    for number in numbers:
+        if number not in known:
+            try:
+                known[number] = document.page(number, plan.question.rule)
+            except PageError as error:
+                return Answer.failure(f"{error}; leave it out with --pages")
+    return subject_of([known[number] for number in numbers])
+
+
+def _salvaged(answer: Answer, plan: Plan) -> Answer:
+    """An answer with the entries that are valid each by itself, where it is damaged or cut off as a whole.
+
+    Its objects are left out: boxes here belong to the page that each entry names, not to one picture.
+    """
+    answer = replace(answer, objects=())
+    if answer.value is not None or not answer.raw or answer.status not in (Status.TRUNCATED, Status.FAILED):
+        return answer
+    text = answer.raw.rpartition(plan.question.family.think_close)[2]
+    entries, others = valid_items(text, plan.question.item)
+    if answer.status is Status.TRUNCATED:
+        return replace(answer, value=entries, notes=(*answer.notes, f"complete:{len(entries)}"))
+    if not entries:
+        return answer
+    notes = (*answer.notes, f"dropped:invalid:{others}")
+    return replace(answer, status=Status.REPAIRED, value=entries, notes=notes, error=None)
+
+
+def _split(window: Window, answer: Answer, roots: int, plan: Plan) -> Split | None:
+    """The halves of a window whose answer was cut off; None where it was not, or for a single page."""
+    if answer.status is not Status.TRUNCATED or window.count < 2:
+        return None
+    why = Why.LOOP if answer.finish_reason == "loop" else Why.TRUNCATED
+    depth, index = 1, window.index
+    while index >= roots:
+        depth, index = depth + 1, (index - roots) // 4
+    children = window_table(window.halves(roots, plan.overlap), plan.sizes)
+    return Split(window.index, why, depth, children)
+
+
+def _finish(store: RunStore, document: Document, plan: Plan, manifest: Manifest) -> Paper:
+    """Write what the journal holds: records, table, pictures."""
+    pages: dict[int, Page] = {}
+    errors = dict(plan.errors)
+    for number in plan.pages:
+        try:
+            page = document.page(number, plan.question.rule)
+        except PageError as error:
+            errors[number] = str(error)
+            continue
+        # Without their pixels, the pages of a long paper fit into memory; boxes need the size alone.
+        pages[number] = replace(page, picture=np.broadcast_to(np.uint8(255), page.picture.shape))
+    paper = paper_of(store, document, plan.pages, pages, errors, plan.question, plan.planned, manifest)
+    paper.write(store.folder)
+    marked = sorted(
+        {v.page for r in paper.records for v in r.fields.values() if v.page is not None and v.boxes_pt}
+    )
+    folder = store.folder / PICTURES
+    for number in marked:
+        folder.mkdir(exist_ok=True)
+        picture = page_picture(document.page(number, plan.question.rule), paper)
+        write_picture(folder / f"page-{number:03d}.png", picture)
+    for path in folder.glob("page-*.png") if folder.is_dir() else ():
+        if path.name not in {f"page-{number:03d}.png" for number in marked}:
+            path.unlink()  # of an earlier, less complete state of this run
+    return paper
+
+
+def layer_words(layer: TextLayer | None) -> str:
+    """A text layer in words."""
+    if layer is TextLayer.WORDS:
+        return "words"
+    if layer is TextLayer.UNREADABLE:
+        return "a text layer without meaning (as good as none)"
+    return "no text layer (a scan or picture): boxes can only come from the model"

@@ -1,0 +1,223 @@
+"""From the answers in a run's journal to the records of a document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from qwenvl.answer import Status
+from workflows._rows import StoredAnswer
+from workflows.documents._numbers import decimal_comma
+from workflows.documents.document import Document
+from workflows.documents.finding import Finder
+from workflows.documents.merging import Merged, Reading, merge_records
+from workflows.documents.page import Box, Page, TextLayer
+from workflows.documents.paper import (
+    ContradictionFacts,
+    DocumentFacts,
+    PageFacts,
+    Paper,
+    RecordFacts,
+    SeenFacts,
+    ValueFacts,
+    WindowFacts,
+    count_anchors,
+)
+from workflows.documents.placing import Found, place_record
+from workflows.documents.question import Question
+from workflows.documents.schema import leaves_of
+from workflows.documents.windows import Window, window_of
+from workflows.provenance import Manifest
+from workflows.store import RunStore
+
+
+def paper_of(
+    store: RunStore,
+    document: Document,
+    numbers: Sequence[int],
+    pages: Mapping[int, Page],
+    errors: Mapping[int, str],
+    question: Question,
+    planned: Callable[[Window], int],
+    manifest: Manifest,
+) -> Paper:
+    """Everything that the answers so far say.
+
+    Parameters
+    ----------
+    store : RunStore
+    document : Document
+    numbers : sequence of int
+        Pages of the run.
+    pages : mapping
+        Those that could be read; of their pictures only the size counts.
+    errors : mapping
+        Why others could not.
+    question : Question
+    planned : callable
+        Most tokens of a window.
+    manifest : Manifest
+        Of this call, for versions and command.
+    """
+    comma = decimal_comma("\n".join(page.printed.text for page in pages.values()))
+    finders = {number: Finder(page, comma=comma) for number, page in pages.items()}
+    rows = {int(row["tile"]): window_of(row) for row in store.tiles()}
+    stored = list(store.iter_answers())
+    readings: list[Reading] = []
+    windows: list[WindowFacts] = []
+    for each in stored:
+        window = rows[each.tile]
+        shown = window.of(numbers)
+        found = read_answer(each, shown, finders, question)
+        readings += found
+        windows.append(_window_facts(each, shown, len(found), planned(window)))
+    for index in sorted(rows.keys() - {each.tile for each in stored}):
+        windows.append(
+            WindowFacts(
+                window=index, pages=rows[index].of(numbers), status="open", records=0,
+                planned_tokens=planned(rows[index]), prompt_tokens=0, new_tokens=0,
+            )
+        )  # fmt: skip
+    merged = merge_records(readings, question.schema.key)
+    records = _record_facts(merged, pages)
+    facts = [
+        PageFacts.of(pages[n]) if n in pages else PageFacts(page=n, error=errors.get(n)) for n in numbers
+    ]
+    facts += [PageFacts(page=n, error=error) for n, error in errors.items() if n not in numbers]
+    statuses = {status.value: 0 for status in Status} | {"open": 0}
+    for window_facts in windows:
+        statuses[window_facts.status] += 1
+    return Paper(
+        document=DocumentFacts(
+            name=document.path.name, path=str(document.path.absolute()), fingerprint=document.fingerprint,
+            kind=document.kind, encrypted=document.encrypted, pages=document.pages, read=tuple(numbers),
+        ),
+        key=question.schema.key,
+        records=records,
+        anchors=count_anchors(records),
+        pages=tuple(sorted(facts, key=lambda page: page.page)),
+        windows=tuple(windows),
+        statuses=statuses,
+        model=store.manifest.model,
+        request=store.manifest.request,
+        request_hash=store.manifest.request_hash,
+        record_schema=dict(question.schema.schema),
+        warnings=tuple(_warnings(facts, windows, question)),
+        versions=manifest.versions,
+        command=manifest.command,
+        created=store.manifest.created,
+    )  # fmt: skip
+
+
+def read_answer(
+    stored: StoredAnswer, shown: Sequence[int], finders: Mapping[int, Finder], question: Question
+) -> list[Reading]:
+    """The records of one window's answer, each with the places of its values."""
+    here = {number: finders[number] for number in shown if number in finders}
+    found = []
+    for entry in stored.answer.value or ():
+        record = entry["record"]
+        if not question.schema.valid(record):
+            continue
+        said = int(entry["page"])
+        page = here[said].page if said in here else None
+        box = _box(question, entry.get("bbox_2d"), page)
+        boxes = {
+            name: place
+            for name, b in (entry.get("boxes") or {}).items()
+            if (place := _box(question, b, page))
+        }
+        placed = place_record(here, list(leaves_of(record)), said if said in here else None, box, boxes)
+        found.append(
+            Reading(record, placed.page, placed.fields, ((stored.tile, placed.page),), placed.notes)
+        )  # fmt: skip
+    return found
+
+
+def _box(question: Question, numbers: Any, page: Page | None) -> Box | None:
+    """The model's box in pt of a page; None where it gave none, or one without extent."""
+    if page is None or not numbers:
+        return None
+    box_px = question.to_px(numbers, page)
+    return None if box_px is None else page.to_pt(box_px)
+
+
+def _window_facts(stored: StoredAnswer, shown: Sequence[int], records: int, planned: int) -> WindowFacts:
+    answer = stored.answer
+    notes = answer.notes
+    if answer.prompt_tokens + answer.new_tokens > planned:
+        notes = (*notes, "more-tokens-than-planned")
+    return WindowFacts(
+        window=stored.tile, pages=tuple(shown), status=answer.status.value, records=records,
+        planned_tokens=planned, prompt_tokens=answer.prompt_tokens, new_tokens=answer.new_tokens, notes=notes,
+        error=answer.error,
+    )  # fmt: skip
+
+
+def _record_facts(merged: Merged, pages: Mapping[int, Page]) -> tuple[RecordFacts, ...]:
+    made = []
+    for number, (reading, others) in enumerate(zip(merged.records, merged.contradictions, strict=True)):
+        values = dict(leaves_of(reading.values))
+        fields = {path: _value_facts(values[path], reading.fields[path], pages) for path in values}
+        made.append(
+            RecordFacts(
+                record=number, values=dict(reading.values), page=reading.page, fields=fields,
+                seen=tuple(SeenFacts(window=w, page=p) for w, p in reading.seen),
+                contradicts=tuple(
+                    ContradictionFacts(record=c.other, fields=c.fields, same_place=c.same_place) for c in others
+                ),
+                notes=reading.notes,
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def _value_facts(value: Any, found: Found, pages: Mapping[int, Page]) -> ValueFacts:
+    page = None if found.page is None else pages[found.page]
+    table = row = None
+    if page is not None and found.boxes_pt:
+        table = page.table_at(found.boxes_pt[0])
+        row = None if table is None else page.tables[table].row_of(found.boxes_pt[0])
+    claim = found.model_box_pt
+    return ValueFacts(
+        value=value, anchor=found.anchor, page=found.page, boxes_pt=found.boxes_pt,
+        boxes_px=() if page is None else tuple(page.to_px(box) for box in found.boxes_pt), how=found.how,
+        occurrences=found.occurrences, beside=found.beside, table=table, row=row,
+        model_box_px=None if page is None or claim is None else page.to_px(claim),
+    )  # fmt: skip
+
+
+def _warnings(pages: Sequence[PageFacts], windows: Sequence[WindowFacts], question: Question) -> list[str]:
+    """What a reader of the records must know."""
+    found = []
+    bare = [p.page for p in pages if p.error is None and p.text_layer is not TextLayer.WORDS]
+    if bare:
+        found.append(
+            f"No text layer on page {_listed(bare)}: no value there could be looked up; boxes are the model's only."
+        )
+    for page in pages:
+        if page.hidden:
+            found.append(
+                f"Page {page.page} holds {len(page.hidden)} words that cannot be seen on it "
+                f"({' '.join(page.hidden)[:80]!r}). They are no anchors."
+            )
+        if page.error is not None:
+            found.append(f"Page {page.page} was not read: {page.error}")
+        elif page.dpi and page.dpi < question.rule.dpi - 0.5 and page.text_layer is not None:
+            found.append(
+                f"Page {page.page} was shown at {page.dpi:.0f} dpi instead of {question.rule.dpi:.0f}: the model takes "
+                f"at most {question.rule.max_pixels:,} px."
+            )
+    cut = [n for w in windows if w.status == "truncated" for n in w.pages]
+    if cut:
+        found.append(
+            f"The answer about page {_listed(cut)} was cut off: records may be missing. Give more --max-new-tokens."
+        )
+    for window in windows:
+        if window.status in ("failed", "refused"):
+            found.append(f"Page {_listed(window.pages)}: {window.status}. {window.error or ''}".strip())
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))

@@ -1,0 +1,114 @@
+"""Windows: pages that are asked about together, as many as the context holds, neighbours overlapping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workflows._rows import TILE_DTYPE
+from workflows.documents.document import DocumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Pages of one question.
+
+    Attributes
+    ----------
+    index : int
+        Its number in the run; the halves of window w of n are n + 4 w and n + 4 w + 1, as of tiles that are split.
+    first, count : int
+        Place of the first page in the run's list of pages, and how many follow each other.
+    """
+
+    index: int
+    first: int
+    count: int
+
+    def of(self, pages: Sequence[int]) -> tuple[int, ...]:
+        """Page numbers, given those of the run."""
+        return tuple(pages[self.first : self.first + self.count])
+
+    def halves(self, roots: int, overlap: int) -> tuple[Window, Window]:
+        """Two windows in place of this one; with three pages or more they share a page, if windows do."""
+        half = -(-self.count // 2)
+        back = min(overlap, 1) if self.count > 2 else 0
+        child = roots + 4 * self.index
+        return (
+            Window(child, self.first, half),
+            Window(child + 1, self.first + half - back, self.count - half + back),
+        )
+
+
+def plan_windows(tokens: Sequence[int], room: int, *, most: int, overlap: int) -> list[Window]:
+    """Lay windows over pages.
+
+    Parameters
+    ----------
+    tokens : sequence of int
+        Of each page, its name included.
+    room : int
+        Tokens that the pages of one window may take together.
+    most : int
+        Most pages of a window.
+    overlap : int
+        Pages that a window shares with the one before; fewer where more would leave no page for it alone.
+
+    Returns
+    -------
+    list of Window
+        Every page is in one at least.
+
+    Raises
+    ------
+    DocumentError
+        A page alone does not fit.
+    """
+    large = max(tokens, default=0)
+    if large > room:
+        raise DocumentError(
+            f"a page takes {large:,} tokens and the context leaves room for {max(room, 0):,}: give a lower --dpi, a "
+            "larger --context (if the model has it), or a smaller --max-new-tokens"
+        )
+    windows: list[Window] = []
+    first = 0
+    while first < len(tokens):
+        stop, used = first, 0
+        while stop < len(tokens) and stop - first < most and used + tokens[stop] <= room:
+            used += tokens[stop]
+            stop += 1
+        windows.append(Window(len(windows), first, stop - first))
+        if stop == len(tokens):
+            break
+        # The next one must reach beyond this one, or the same pages would be asked about again.
+        begin = max(stop - overlap, first + 1)
+        while begin < stop and (stop - begin >= most or sum(tokens[begin : stop + 1]) > room):
+            begin += 1
+        first = begin
+    return windows
+
+
+def window_table(windows: Sequence[Window], sizes: Sequence[tuple[int, int]]) -> NDArray[np.void]:
+    """Windows as rows of a run's journal: level-0 px are pages there, of which a window is a row.
+
+    Parameters
+    ----------
+    windows : sequence of Window
+    sizes : sequence of tuple of int
+        Width and height in px of each page's picture.
+    """
+    table = np.zeros(len(windows), TILE_DTYPE)
+    for row, window in zip(table, windows, strict=True):
+        row["tile"], row["x0"], row["width0"], row["height0"] = window.index, window.first, window.count, 1
+        row["width"], row["height"] = sizes[window.first]
+        row["core_x0"], row["core_x1"], row["core_y1"] = window.first, window.first + window.count, 1
+        row["tissue"], row["core_tissue"] = 1.0, window.count
+    return table
+
+
+def window_of(row: np.void) -> Window:
+    """The inverse of `window_table` for one row."""
+    return Window(int(row["tile"]), int(row["x0"]), int(row["width0"]))
