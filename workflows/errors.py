@@ -63,3 +63,11 @@ class NarrativeError(WorkflowError):
 
 class SpatialError(WorkflowError, ValueError):
     """A section's counts, positions or genes cannot be used, or do not belong to the slide."""
+
+
+class CellsError(WorkflowError, ValueError):
+    """Cells cannot be measured, described or searched as asked."""
+
+
+class JudgeError(WorkflowError, ValueError):
+    """Answers cannot be read or judged as asked."""

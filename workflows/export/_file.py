@@ -27,14 +27,7 @@ def new_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> Itera
     ExportError
         The name has another suffix, its folder does not exist, or the disk is full.
     """
-    if not path.name.lower().endswith(suffixes):
-        raise ExportError(f"{path} should end in {' or '.join(suffixes)}.")
-    if path.exists() and not overwrite:
-        raise ExportExistsError(f"{path} exists already. Name another file, or say --overwrite.")
-    if path.is_dir() and not _is_store(path):
-        raise ExportExistsError(f"{path} is a folder with other things in it. Name another one.")
-    if not path.parent.is_dir():
-        raise ExportError(f"The folder {path.parent} does not exist. Make it first.")
+    check_path(path, suffixes, overwrite=overwrite)
     partial = path.with_name(path.name + PARTIAL)
     _remove(partial)
     try:
@@ -53,6 +46,24 @@ def new_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> Itera
         raise
     finally:
         _remove(partial)
+
+
+def check_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> None:
+    """Refuse a path that `new_path` would refuse, before the work that leads to the file.
+
+    Raises
+    ------
+    ExportExistsError, ExportError
+        See `new_path`.
+    """
+    if not path.name.lower().endswith(suffixes):
+        raise ExportError(f"{path} should end in {' or '.join(suffixes)}.")
+    if path.exists() and not overwrite:
+        raise ExportExistsError(f"{path} exists already. Name another file, or say --overwrite.")
+    if path.is_dir() and not _is_store(path):
+        raise ExportExistsError(f"{path} is a folder with other things in it. Name another one.")
+    if not path.parent.is_dir():
+        raise ExportError(f"The folder {path.parent} does not exist. Make it first.")
 
 
 @contextmanager

@@ -1,0 +1,201 @@
+"""Morphology of all cells of a label window at once.
+
+The definitions are those of scikit-image (`regionprops`, `graycomatrix`), and the tests hold them to it; the arithmetic
+runs over all pixels of a window instead of cell by cell.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workflows.cells.stains import Stains
+
+SHAPE = (
+    "area", "equivalent_diameter", "perimeter", "major_axis", "minor_axis", "aspect_ratio", "eccentricity",
+    "circularity", "solidity",
+)  # fmt: skip
+"""Columns of `shapes`, in px of the window where they have a unit."""
+TEXTURE = ("texture_contrast", "texture_homogeneity")
+LEVELS = 32
+"""Gray levels of the nuclear dye's co-occurrences, from none to `DENSEST`."""
+DENSEST = 2.0
+"""Optical density from which the highest level is taken."""
+
+# Of a border pixel by its border neighbours: 1 + 2 per side + 10 per corner (Benkrid and Crookes 2000).
+_PERIMETER = np.zeros(50)
+_PERIMETER[[5, 7, 15, 17, 25, 27]] = 1
+_PERIMETER[[21, 33]] = np.sqrt(2)
+_PERIMETER[[13, 23]] = (1 + np.sqrt(2)) / 2
+
+Labels = NDArray[np.int32]
+
+
+def stain_names(stains: Stains) -> tuple[str, ...]:
+    """Columns of `stain_and_texture`: mean and standard deviation of every dye, and the texture of the first."""
+    return (*(f"{dye}_{of}" for dye in stains.dyes for of in ("mean", "sd")), *TEXTURE)
+
+
+def shapes(labels: Labels, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Size and shape of every cell.
+
+    Parameters
+    ----------
+    labels : int32 array (height, width)
+        0 outside, 1 to `count` in the cells; every cell has at least one pixel, none touches the window's border.
+    count : int
+
+    Returns
+    -------
+    float64 arrays (count, len(SHAPE)) and (count, 2)
+        Columns of `SHAPE`, and centroids as x, y of pixel centres.
+    """
+    width = labels.shape[1]
+    flat = labels.ravel()
+    at = np.flatnonzero(flat)
+    of = flat[at]
+    rows, columns = np.divmod(at, width)
+    x, y = columns.astype(np.float64), rows.astype(np.float64)
+
+    def total(values: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        return np.bincount(of, values, count + 1)[1:].astype(np.float64)
+
+    area = total()
+    centre_x, centre_y = total(x) / area, total(y) / area
+    x -= centre_x[of - 1]
+    y -= centre_y[of - 1]
+    xx, yy, xy = total(x * x) / area, total(y * y) / area, total(x * y) / area
+    middle, apart = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    long, short = np.maximum(middle + apart, 0), np.maximum(middle - apart, 0)
+    major, minor = 4 * np.sqrt(long), 4 * np.sqrt(short)
+    perimeter = _perimeters(flat, at, of, width, count)
+    table = {
+        "area": area,
+        "equivalent_diameter": np.sqrt(4 * area / np.pi),
+        "perimeter": perimeter,
+        "major_axis": major,
+        "minor_axis": minor,
+        # A line of pixels has no width by its moments: it is one pixel wide.
+        "aspect_ratio": np.maximum(major, 1) / np.maximum(minor, 1),
+        "eccentricity": np.sqrt(1 - np.divide(short, long, out=np.ones_like(long), where=long > 0)),
+        "circularity": np.minimum(1, 4 * np.pi * area / np.maximum(perimeter, 1e-9) ** 2),
+        "solidity": np.minimum(1, area / _hull_areas(flat, at, of, width, count)),
+    }
+    return np.stack([table[name] for name in SHAPE], axis=1), np.stack([centre_x, centre_y], axis=1)
+
+
+def _perimeters(
+    flat: Labels, at: NDArray[np.int64], of: Labels, width: int, count: int
+) -> NDArray[np.float64]:
+    """Perimeter by the neighbourhoods of border pixels, as `skimage.measure.perimeter`."""
+    sides, corners = (-1, 1, -width, width), (-width - 1, -width + 1, width - 1, width + 1)
+    border = np.zeros(len(at), bool)
+    for step in sides:
+        border |= flat[at + step] != of
+    edge, own = at[border], of[border]
+    rim = np.zeros(len(flat), np.int32)
+    rim[edge] = own
+    kind = np.ones(len(edge), np.int64)
+    for step in sides:
+        kind += 2 * (rim[edge + step] == own)
+    for step in corners:
+        kind += 10 * (rim[edge + step] == own)
+    return np.asarray(np.bincount(own, _PERIMETER[kind], count + 1)[1:], np.float64)
+
+
+def _hull_areas(
+    flat: Labels, at: NDArray[np.int64], of: Labels, width: int, count: int
+) -> NDArray[np.float64]:
+    """Area of the convex hull of the middles of all pixel sides of every cell, exact.
+
+    Level by level (pixel rows and the lines between them) a cell's outermost points left and right are two chains; a
+    point that lies inside the chord of its neighbours is no corner of the hull, and goes, in all cells at once.
+    """
+    starts, ends = flat[at - 1] != of, flat[at + 1] != of
+    row, column = np.divmod(at, width)
+    top, bottom = np.full(count + 1, len(flat)), np.full(count + 1, -1)
+    np.minimum.at(top, of[starts], row[starts])
+    np.maximum.at(bottom, of[starts], row[starts])
+    levels = 2 * (bottom - top)[1:] + 3  # half rows from above the first row to below the last
+    first = np.concatenate([[0], np.cumsum(levels)])
+    cell = np.repeat(np.arange(count), levels)
+    level = np.arange(first[-1]) - first[cell]
+    areas = np.zeros(count)
+    for picked, outward in ((starts, -1.0), (ends, 1.0)):
+        own = of[picked]
+        middle = first[own - 1] + 2 * (row[picked] - top[own]) + 1
+        reach = np.full(first[-1], -np.inf)
+        np.maximum.at(reach, middle, outward * column[picked] + 0.5)
+        # On the line above and below a row, its pixels end half a px earlier than in the row itself.
+        for beside in (middle - 1, middle + 1):
+            np.maximum.at(reach, beside, outward * column[picked])
+        known = np.isfinite(reach)
+        areas += _under_chains(cell[known], level[known] / 2, reach[known], count)
+    return areas
+
+
+def _under_chains(
+    cell: NDArray[np.int64], y: NDArray[np.float64], x: NDArray[np.float64], count: int
+) -> NDArray[np.float64]:
+    """Integral of x over y under the upper hull of every cell's points, which are sorted by cell and y."""
+    while True:
+        inner = (cell[2:] == cell[:-2]).nonzero()[0] + 1
+        chord = (x[inner + 1] - x[inner - 1]) * (y[inner] - y[inner - 1])
+        sunk = (x[inner] - x[inner - 1]) * (y[inner + 1] - y[inner - 1]) <= chord
+        if not sunk.any():
+            break
+        kept = np.ones(len(x), bool)
+        kept[inner[sunk]] = False
+        cell, y, x = cell[kept], y[kept], x[kept]
+    joined = cell[1:] == cell[:-1]
+    strips = ((x[1:] + x[:-1]) / 2 * (y[1:] - y[:-1]))[joined]
+    return np.asarray(np.bincount(cell[1:][joined], strips, count), np.float64)
+
+
+def stain_and_texture(
+    labels: Labels, count: int, picture: NDArray[np.uint8], stains: Stains
+) -> NDArray[np.float64]:
+    """Dye and texture of every cell.
+
+    Texture is that of the gray-level co-occurrences (Haralick 1973) of the nuclear dye in `LEVELS` levels, between
+    neighbours to the right and below that lie in the same cell, symmetric: contrast, the mean squared difference, and
+    homogeneity, the mean of 1 / (1 + difference squared).
+
+    Parameters
+    ----------
+    labels : int32 array (height, width)
+        As of `shapes`.
+    count : int
+    picture : uint8 array (height, width, 3)
+        RGB of the same window.
+    stains : Stains
+
+    Returns
+    -------
+    float64 array (count, len(stain_names(stains)))
+    """
+    flat, width = labels.ravel(), labels.shape[1]
+    at = np.flatnonzero(flat)
+    of = flat[at]
+    area = np.bincount(of, minlength=count + 1)[1:].astype(np.float64)
+    dyes = stains.unmix(picture.reshape(-1, 3)[at])
+    found = []
+    for dye in dyes:
+        mean = np.bincount(of, dye, count + 1)[1:] / area
+        square = np.bincount(of, dye * dye, count + 1)[1:] / area
+        found += [mean, np.sqrt(np.maximum(square - mean**2, 0))]
+    level = np.zeros(len(flat), np.int16)
+    level[at] = np.minimum(dyes[0] * (LEVELS / DENSEST), LEVELS - 1).astype(np.int16)
+    differences, owners = [], []
+    for step in (1, width):
+        same = flat[at + step] == of
+        first = at[same]
+        differences.append(level[first + step] - level[first])
+        owners.append(of[same])
+    square = np.concatenate(differences).astype(np.float64) ** 2
+    owner = np.concatenate(owners)
+    pairs = np.bincount(owner, minlength=count + 1)[1:]
+    contrast = np.bincount(owner, square, count + 1)[1:] / np.maximum(pairs, 1)
+    alike = np.bincount(owner, 1 / (1 + square), count + 1)[1:]
+    homogeneity = np.where(pairs > 0, alike / np.maximum(pairs, 1), 1.0)
+    return np.stack([*found, contrast, homogeneity], axis=1)
