@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from napari_qwenvl.deciding import Deciding
 from napari_qwenvl.frame import box_of
 from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.running import running_of
-from napari_qwenvl.shortcuts import SHORTCUTS, bind
+from napari_qwenvl.shortcuts import ACTIONS, SHORTCUTS, bind
 from qwenvl.request import Task
 
 _BUTTONS = {
@@ -87,11 +88,12 @@ class ReviewBar(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (grid, classes, last):
             layout.addLayout(part)
-        actions = (*self.buttons,)
-        for shortcut in bind(viewer, {name: self._key(name) for name in actions}):
-            own = QShortcut(QKeySequence(_qt_keys(shortcut.key)), panel)
-            own.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            own.activated.connect(getattr(self, shortcut.action))
+        own = {name: self._key(name) for name in self.buttons}
+        for shortcut in bind(viewer, own | ACTIONS):
+            # Panels keep keys to themselves that the canvas would get: tables look for rows that begin with a letter.
+            key = QShortcut(QKeySequence(_qt_keys(shortcut.key)), panel)
+            key.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            key.activated.connect(partial((own | ACTIONS)[shortcut.action], viewer))
 
     def _key(self, name: str) -> Callable[[Any], None]:
         def pressed(viewer: Any) -> None:

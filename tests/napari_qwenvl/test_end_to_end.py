@@ -49,11 +49,13 @@ def open_viewer(make_napari_viewer, qtbot):
     def open_one(slide: Path | None):
         viewer = make_napari_viewer(show=True)
         viewer.window._qt_window.resize(1400, 900)
+        viewer.window._qt_window.activateWindow()
         if slide is not None:
             viewer.open(slide, plugin="napari-qwenvl")
         ask, results = AskPanel(viewer), ResultsPanel(viewer)
         viewer.window.add_dock_widget(ask, name="Ask Qwen-VL")
-        viewer.window.add_dock_widget(results, name="Results", tabify=True)
+        dock = viewer.window.add_dock_widget(results, name="Results", tabify=True)
+        dock.raise_()
         opened.append((viewer, ask.running))
         return viewer, ask, results
 
@@ -151,10 +153,12 @@ def test_a_session_of_work(open_viewer, qtbot, slide):
     results.review.redo()
     results.table.selectRow(0)
     click(qtbot, results.review.buttons["accept"])
+    results.table.setFocus()
+    qtbot.waitUntil(results.table.hasFocus, timeout=LONG_MS)
     results.table.selectRow(1)
-    qtbot.keyClick(results.review, Qt.Key.Key_X, Qt.KeyboardModifier.ShiftModifier)
-    if session.overlay.objects.state[int(results.model.rows[1])] != State.REJECTED:
-        results.review.reject()
+    rejected = int(session.overlay.objects.key[int(results.model.rows[1])])
+    qtbot.keyClick(results.table, Qt.Key.Key_X, Qt.KeyboardModifier.ShiftModifier)
+    assert session.overlay.objects.state[session.overlay.row_of(rejected)] == State.REJECTED
     session.deciding.add([20.0, 20.0, 60.0, 55.0], "vessel")
     shown = objects_of(session)
 

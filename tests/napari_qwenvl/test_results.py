@@ -11,11 +11,8 @@ from qtpy.QtCore import Qt, QUrl
 from napari_qwenvl.choosing import rows_inside
 from napari_qwenvl.results import ResultsPanel
 from qwenvl.request import Request
-from workflows.reviewed import State
-from workflows.store import RunStore
 
 LONG_MS = 120_000
-SHIFT, CONTROL = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.ControlModifier
 
 
 @pytest.fixture(scope="module")
@@ -101,43 +98,6 @@ def test_a_row_leads_to_its_box_and_a_box_to_its_row(panel):
     overlay.picked.emit(5)
     assert [int(panel.model.rows[i.row()]) for i in panel.table.selectionModel().selectedRows()] == [5]
     assert camera.center == before
-
-
-KEYS = [
-    (Qt.Key.Key_A, SHIFT, State.ACCEPTED), (Qt.Key.Key_X, SHIFT, State.REJECTED), (Qt.Key.Key_L, SHIFT, State.EDITED),
-]  # fmt: skip
-
-
-def test_keys_decide_go_on_and_turn_back(panel, qtbot):
-    overlay = panel.session.overlay
-    panel.show()
-    qtbot.waitExposed(panel)
-    panel.activateWindow()
-    panel.review.label.setCurrentText("plasma cell")
-    panel.table.selectRow(0)
-    for number, (key, modifier, state) in enumerate(KEYS):
-        assert overlay.selected == number
-        press(panel, qtbot, key, modifier)
-        assert overlay.objects.state[number] == state
-    assert overlay.labels[overlay.objects.label[2]] == "plasma cell"
-    press(panel, qtbot, Qt.Key.Key_Z, CONTROL)
-    assert overlay.objects.state[:3].tolist() == [1, 2, 0]
-    assert overlay.selected == 2
-    press(panel, qtbot, Qt.Key.Key_Z, CONTROL | SHIFT)
-    assert overlay.objects.state[:3].tolist() == [1, 2, 3]
-    with RunStore.open(panel.session.folder) as store:
-        assert [row.action for row in store.reviews()] == ["accept", "reject", "relabel", "undo", "redo"]
-
-
-def press(panel, qtbot, key, modifier):
-    """Press a key on the canvas' side of things: napari's own way of calling what is bound to it."""
-    names = {Qt.Key.Key_A: "A", Qt.Key.Key_X: "X", Qt.Key.Key_L: "L", Qt.Key.Key_Z: "Z"}
-    parts = [word for flag, word in ((CONTROL, "Control"), (SHIFT, "Shift")) if modifier & flag]
-    from app_model.types import KeyBinding
-
-    bound = {str(KeyBinding.validate(each)): call for each, call in panel.viewer.keymap.items()}
-    wanted = str(KeyBinding.from_str("+".join([*(p.replace("Control", "Ctrl") for p in parts), names[key]])))
-    bound[wanted](panel.viewer)
 
 
 def test_objects_are_moved_drawn_and_deleted_with_the_mouse_tools(panel, qtbot):
