@@ -104,7 +104,7 @@ def claim(folder: Path, *, overwrite: bool = False) -> Claim:
     if not (overwrite and holds_run):
         return Claim(folder, lock, fresh=not holds_run, _made=made)
     lock.release()
-    backup = _free_name(folder)
+    backup = free_name(folder)
     folder.rename(backup)
     (backup / LOCK).unlink(missing_ok=True)
     folder.mkdir()
@@ -171,7 +171,8 @@ def _acquire(folder: Path) -> FileLock:
     return lock
 
 
-def _free_name(folder: Path) -> Path:
+def free_name(folder: Path) -> Path:
+    """Name beside a folder under which it can be set aside."""
     number = 1
     while (backup := folder.with_name(f"{folder.name}.bak-{number}")).exists():
         number += 1

@@ -5,10 +5,10 @@ Modules here import only the standard library and typer at the top, so that `qwe
 
 import typer
 
-from workflows.commands import ask, batch, cells, check, demo, look, papers, results, thresholds
+from workflows.commands import ask, batch, cells, check, demo, look, papers, results, spatial, thresholds
 
 app = typer.Typer()
-for module in (look, ask, batch, results, thresholds, demo, check, cells, papers):
+for module in (look, ask, batch, results, thresholds, demo, check, cells, papers, spatial):
     module.register(app)
 
 __all__ = ["app"]

@@ -1,0 +1,276 @@
+"""The two jobs of a user: predict a section, and say how good a prediction is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwenvl.engines.base import Engine
+from workflows.compare import Agreement, match_boxes, run_boxes
+from workflows.errors import RunNotFoundError, SpatialError
+from workflows.provenance import model_facts, plain_json, slide_facts, software_versions, utc_now
+from workflows.spatial.baseline import Ridge, section_features, shuffled_within
+from workflows.spatial.evaluate import (
+    BOX_IOU,
+    EXPECTATION,
+    SectionScore,
+    Shuffled,
+    score_section,
+    shuffled_control,
+)
+from workflows.spatial.genes import Target, expression, find_genes, parse_targets
+from workflows.spatial.predict import LOCATED, RESULT, locate_regions, predict_spots, slug
+from workflows.spatial.questions import Scale
+from workflows.spatial.regions import Level
+from workflows.spatial.result import (
+    MAPS,
+    MEASURED,
+    PREDICTED,
+    REGIONS,
+    TABLE,
+    draw_maps,
+    measured_targets,
+    prediction_table,
+    write_regions,
+    write_table,
+    write_text,
+)
+from workflows.spatial.samples import regions_of
+from workflows.spatial.sections import SectionEntry, opened
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How a section is asked about and what counts as a region; see `Scale`, `Level`, `join_regions`."""
+
+    mpp: float = 0.5
+    tile_size: int = 256
+    region_mpp: float | None = None
+    region_level: str = "q0.75"
+    least: int = 3
+    rounds: int = 1
+    locate: bool = False
+    """Ask for boxes of regions too, tile by tile."""
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Where a prediction lies, and what it says of itself."""
+
+    folder: Path
+    facts: dict[str, Any]
+    cancelled: bool
+
+    @property
+    def complete(self) -> bool:
+        """True where every spot has an answer to every question."""
+        return bool(self.facts["complete"])
+
+
+def predict_section(
+    entry: SectionEntry, targets: Sequence[Target], engine: Engine, out: Path,
+    settings: PredictionSettings | None = None, *, overwrite: bool = False, cancel: threading.Event | None = None,
+    progress: Callable[[int, int], None] | None = None, command: str | None = None,
+) -> PredictionResult:  # fmt: skip
+    """Predict targets over a section, and write AnnData, regions, maps and a record into `out`.
+
+    Counts, where the section has them, are kept beside the predictions and never looked at by the model.
+
+    Raises
+    ------
+    SpatialError, SlideError, EngineError, RequestError, RunMismatchError, ForeignFolderError
+    """
+    settings = settings or PredictionSettings()
+    level = Level(settings.region_level)
+    with opened(entry) as found:
+        scale = Scale.of(
+            found.section, mpp=settings.mpp, tile_size=settings.tile_size, region_mpp=settings.region_mpp
+        )
+        predicted = predict_spots(
+            found,
+            targets,
+            engine,
+            out,
+            scale,
+            overwrite=overwrite,
+            cancel=cancel,
+            progress=progress,
+            command=command,
+        )
+        located: list[str] = []
+        if settings.locate and not predicted.cancelled:
+            for target in targets:
+                locate_regions(
+                    found, target, engine, out, scale, overwrite=overwrite, cancel=cancel, command=command
+                )
+                located.append(target.name)
+        facts = plain_json(
+            {
+                "entry": entry.facts(), "section": found.section.facts(), "fit": found.fit.facts(),
+                "slide": slide_facts(found.slide).model_dump(mode="json"),
+                "model": model_facts(engine.info).model_dump(mode="json"),
+                "targets": [str(target) for target in targets],
+                "scale": {"mpp": scale.mpp, "tile_size": scale.tile_size, "region_mpp": scale.region_mpp},
+                "regions": {"level": level.words, "least": settings.least, "rounds": settings.rounds},
+                "located": located, "statuses": predicted.statuses, "complete": predicted.complete,
+                "expectation": EXPECTATION, "versions": software_versions(), "created": utc_now(), "command": command,
+            }
+        )  # fmt: skip
+        table, boxes = prediction_table(
+            found.section, found.slide, predicted.names, predicted.values, facts,
+            targets=measured_targets(found.section, targets), region_level=level, least=settings.least,
+            rounds=settings.rounds,
+        )  # fmt: skip
+        write_table(table, out / TABLE)
+        facts["boxes"] = {name: len(found_boxes) for name, found_boxes in boxes.items()}
+        write_regions(boxes, predicted.values, table, out / REGIONS)
+        if np.isfinite(predicted.values).any():
+            draw_maps(table, boxes, out / MAPS)
+        write_text(out / RESULT, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return PredictionResult(out, facts, predicted.cancelled)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a prediction is, beside what it has to beat."""
+
+    section: str
+    scores: tuple[SectionScore, ...]
+    """The model first; then the ridge regressions, where training sections were given."""
+    shuffled: Shuffled
+    located: dict[str, float]
+    """F1 of boxes that the model drew itself, by name, where it was asked to."""
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values."""
+        return plain_json(
+            {
+                "section": self.section,
+                "scores": [score.facts() for score in self.scores],
+                "shuffled": vars(self.shuffled),
+                "located_box_f1": self.located,
+                "box_iou": BOX_IOU,
+                "expectation": EXPECTATION,
+            }
+        )
+
+
+def evaluate_prediction(folder: Path, train: Sequence[SectionEntry] = (), *, seed: int = 0) -> Evaluation:
+    """Compare a prediction with what was measured on its section.
+
+    Parameters
+    ----------
+    folder : Path
+        Of `predict_section`.
+    train : sequence of SectionEntry
+        Sections that a ridge regression on colour and texture learns from, as it is and with spots shuffled.
+
+    Raises
+    ------
+    RunNotFoundError
+        The folder holds no prediction.
+    SpatialError
+        Nothing was measured on the section, or a training section is the one predicted.
+    """
+    facts, table = read_prediction(folder)
+    if MEASURED not in table.obsm:
+        raise SpatialError(
+            f"{folder}: none of the genes predicted was measured on this section; nothing to compare."
+        )
+    names = [str(name) for name in table.obsm[MEASURED].columns]
+    predicted = table.obsm[PREDICTED][names].to_numpy(np.float64)
+    measured = table.obsm[MEASURED][names].to_numpy(np.float64)
+    options: dict[str, Any] = {
+        "region_level": Level(facts["regions"]["level"]), "least": facts["regions"]["least"],
+        "rounds": facts["regions"]["rounds"],
+    }  # fmt: skip
+    entry = SectionEntry.of_facts(facts["entry"])
+    targets = [target for target in parse_targets(facts["targets"]) if target.name in names]
+    places0, pitch0 = np.asarray(table.obsm["spatial"], np.float64), float(facts["section"]["pitch_px0"])
+
+    def score(method: str, values: NDArray[np.float64]) -> SectionScore:
+        return score_section(method, names, values, measured, places0, pitch0, **options)
+
+    scores = [score("model", predicted)]
+    if train:
+        if entry.image.resolve() in {each.image.resolve() for each in train}:
+            raise SpatialError(f"{entry.image.name} was predicted, and is among the training sections too.")
+        scale = Scale(**facts["scale"])
+        for method, values in ridge_predictions(train, entry, targets, scale, seed=seed).items():
+            scores.append(score(method, values))
+    located = {
+        name: _located_f1(
+            folder / LOCATED / slug(name), measured[:, names.index(name)], places0, pitch0, options
+        )
+        for name in facts["located"]
+        if name in names
+    }
+    control = shuffled_control(predicted, measured, seed=seed)
+    result = Evaluation(facts["section"]["name"], tuple(scores), control, located)
+    write_text(folder / EVALUATION, json.dumps(result.facts(), indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def ridge_predictions(
+    train: Sequence[SectionEntry],
+    held_out: SectionEntry,
+    targets: Sequence[Target],
+    scale: Scale,
+    *,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Predictions for a held-out section of ridge regressions on colour and texture, by method.
+
+    'ridge' learns from the training sections; 'ridge, shuffled' from the same with spots dealt out anew in each.
+    """
+    features, values, groups = [], [], []
+    for number, each in enumerate(train):
+        with opened(each) as found:
+            features.append(section_features(found, scale))
+            values.append(expression(found.section, find_genes(found.section, targets)))
+            groups.append(np.full(len(values[-1]), number))
+    with opened(held_out) as found:
+        asked = section_features(found, scale)
+    seen, told, group = np.concatenate(features), np.concatenate(values), np.concatenate(groups)
+    return {
+        "ridge": Ridge.fit(seen, told).predict(asked),
+        "ridge, shuffled": Ridge.fit(seen, shuffled_within(told, group, seed)).predict(asked),
+    }
+
+
+def read_prediction(folder: Path) -> tuple[dict[str, Any], AnnData]:
+    """Record and table of a prediction. Raises RunNotFoundError where the folder holds none."""
+    import anndata
+
+    if not (folder / RESULT).is_file() or not (folder / TABLE).is_file():
+        raise RunNotFoundError(
+            f"{folder} holds no prediction ({RESULT} is missing). Make one: qwenvl spatial predict."
+        )
+    facts = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return facts, anndata.read_h5ad(folder / TABLE)
+
+
+def _located_f1(
+    run: Path,
+    measured: NDArray[np.float64],
+    places0: NDArray[np.float64],
+    pitch0: float,
+    options: dict[str, Any],
+) -> float:
+    told, _ = run_boxes(run)
+    true, _ = regions_of(
+        measured, places0, pitch0, options["region_level"], least=options["least"], rounds=options["rounds"]
+    )
+    return Agreement(len(match_boxes(told, true, BOX_IOU)), len(told), len(true)).f1
