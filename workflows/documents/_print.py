@@ -190,8 +190,8 @@ def _seen(box_pt: Box, fill: Colour, picture: NDArray[np.uint8], scale: float) -
     y_max = min(height, round((box_pt[3] - inset) * scale) + 1)
     if x_max <= x_min or y_max <= y_min:
         return False
-    part = picture[y_min:y_max, x_min:x_max].reshape(-1, 3)
-    if int(np.ptp(part, axis=0).max()) < _LEAST_CONTRAST:
+    part = picture[y_min:y_max, x_min:x_max]
+    if all(int(np.ptp(part[..., channel])) < _LEAST_CONTRAST for channel in range(3)):
         return False
-    paper = np.median(part, axis=0)
+    paper = np.median(part[::2, ::2].reshape(-1, 3), axis=0)
     return fill is None or float(np.abs(paper - fill).max()) >= _LEAST_CONTRAST

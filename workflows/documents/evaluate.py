@@ -55,7 +55,7 @@ class Evaluation(Facts):
     anchors: dict[str, int] = Field(description="Values of all records by anchor.")
     anchor_recall: float | None = Field(description="Right values that are anchored.")
     anchor_precision: float | None = Field(
-        description="Anchored values whose box lies on one of their true places (IoU 0.5 or more), a wrong value never."
+        description="Anchored values whose box lies where the truth has that value of that property (IoU 0.5 or more)."
     )
     anchor_iou: float | None = Field(
         description="Mean IoU of right, anchored values with their nearest true place."
@@ -96,6 +96,7 @@ def evaluate_paper(paper: Paper, truth: Truth) -> Evaluation:
     named: set[int] = set()
     right_records = wrong_silent = values = right = anchored_right = 0
     placed = on_page = claimed = 0
+    known = _known(truth)
     overlaps: list[float] = []
     for record in paper.records:
         key = {name: record.values.get(name) for name in truth.key}
@@ -111,16 +112,16 @@ def evaluate_paper(paper: Paper, truth: Truth) -> Evaluation:
             found.add(matches[0])
         silent = not record.contradicts and all(f.anchor is Anchor.ANCHORED for f in record.fields.values())
         wrong_silent += not whole and silent
-        for correct, fact, best in judged:
+        for name, (correct, fact, best) in zip(paper.properties, judged, strict=True):
             is_anchored = fact is not None and fact.anchor is Anchor.ANCHORED
             claimed += is_anchored
+            placed += is_anchored and fact is not None and _stands(fact, known.get(name, []))
             if true is not None:
                 values += 1
                 right += correct
             if is_anchored and correct and best is not None:
                 anchored_right += 1
                 overlaps.append(best[1])
-                placed += best[1] >= LEAST_IOU
                 on_page += best[0]
     return Evaluation(
         truth_records=len(truth.records),
@@ -154,13 +155,31 @@ def _judge(
         return fact is None and true is not None, fact, None
     if fact is None or not alike(fact.value, expected.value):
         return False, fact, None
-    overlaps = [
-        sum(max((iou(box, other) for other in boxes), default=0.0) for box in fact.boxes_pt)
-        / max(len(fact.boxes_pt), len(boxes))
-        for page, boxes in expected.places
-        if page == fact.page
-    ]
+    overlaps = [_overlap(fact, boxes) for page, boxes in expected.places if page == fact.page]
     return True, fact, (bool(overlaps), max(overlaps, default=0.0))
+
+
+def _overlap(fact: ValueFacts, boxes: tuple[Box, ...]) -> float:
+    """IoU of the boxes of a value with those of its truth, line by line."""
+    found = sum(max((iou(box, other) for other in boxes), default=0.0) for box in fact.boxes_pt)
+    return found / max(len(fact.boxes_pt), len(boxes), 1)
+
+
+def _known(truth: Truth) -> dict[str, list[TruthValue]]:
+    found: dict[str, list[TruthValue]] = {}
+    for record in truth.records:
+        for name, value in record.values.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _stands(fact: ValueFacts, known: list[TruthValue]) -> bool:
+    """Whether the truth has this value at this place, whatever record it belongs to."""
+    return any(
+        alike(fact.value, value.value)
+        and any(page == fact.page and _overlap(fact, boxes) >= LEAST_IOU for page, boxes in value.places)
+        for value in known
+    )
 
 
 def _share(part: float, whole: int) -> float | None:

@@ -17,7 +17,6 @@ from workflows.documents.finding import How
 from workflows.documents.page import Box, Page, TextLayer
 from workflows.documents.placing import Anchor
 from workflows.errors import RunNotFoundError
-from workflows.export.tables import inert
 from workflows.provenance import Facts, ModelFacts
 
 RECORDS, TABLE, PICTURES = "records.json", "records.csv", "pages"
@@ -235,6 +234,7 @@ def write_csv(path: Path, papers: Sequence[Paper]) -> None:
     for name in names:
         head += [name, f"{name}:anchor", f"{name}:page", f"{name}:box_pt"]
     head += ["contradicts", "notes"]
+    from workflows.export.tables import inert
 
     def fill(target: Path) -> None:
         with target.open("w", encoding="utf-8", newline="") as stream:
@@ -252,6 +252,8 @@ def write_csv(path: Path, papers: Sequence[Paper]) -> None:
 
 
 def _cells(record: RecordFacts, name: str) -> list[Any]:
+    from workflows.export.tables import inert
+
     value = record.values.get(name)
     field = record.fields.get(name)
     shown = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
