@@ -133,9 +133,15 @@ class RemoteEngine(Engine):
         An item that got no usable response in all attempts fails alone. EngineError is raised, so that a run
         stops, where no connection could be made for any item, or where nothing came back for 64 in a row.
         """
-        self.check(request)
+        return self.answer_many(pictures, [request])[0]
+
+    def answer_many(self, pictures: Sequence[Item], requests: Sequence[Request]) -> list[list[Answer]]:
+        """Answer several requests about each item, all at once; see `Engine.answer_many`."""
+        for request in requests:
+            self.check(request)
         begun = time.perf_counter()
-        outcomes = self._client.run(self._answer_all(pictures, request))
+        asked = [(index, item, request) for request in requests for index, item in enumerate(pictures)]
+        outcomes = self._client.run(self._answer_all(asked))
         faults = [outcome for outcome in outcomes if isinstance(outcome, ServerFault)]
         self._unanswered = self._unanswered + len(faults) if len(faults) == len(outcomes) else 0
         if self._unanswered and all(fault.unreachable for fault in faults):
@@ -146,13 +152,15 @@ class RemoteEngine(Engine):
             raise EngineError(
                 f"The last {self._unanswered} questions got no answer: {faults[0]}. See its log."
             )
-        seconds = (time.perf_counter() - begun) / max(1, len(pictures))
-        return [
+        seconds = (time.perf_counter() - begun) / max(1, len(asked))
+        answers = [
             Answer.failure(f"picture {index}: {outcome}", seconds=seconds)
             if isinstance(outcome, ServerFault)
             else replace(outcome, seconds=seconds)
-            for index, outcome in enumerate(outcomes)
+            for (index, _, _), outcome in zip(asked, outcomes, strict=True)
         ]
+        each = len(pictures)
+        return [answers[each * number : each * (number + 1)] for number in range(len(requests))]
 
     def _find_model(self, wanted: str | None) -> ServedModel:
         listing = None
@@ -165,8 +173,8 @@ class RemoteEngine(Engine):
                 raise EngineError(f"{self._client.url}/models refuses: {refusal}") from None
         return choose_model(listing, wanted, self._client.url)
 
-    async def _answer_all(self, pictures: Sequence[Item], request: Request) -> list[Answer | ServerFault]:
-        tasks = [asyncio.ensure_future(self._answer(*item, request)) for item in enumerate(pictures)]
+    async def _answer_all(self, asked: Sequence[tuple[int, Item, Request]]) -> list[Answer | ServerFault]:
+        tasks = [asyncio.ensure_future(self._answer(*each)) for each in asked]
         try:
             return await asyncio.gather(*tasks)
         except BaseException:
