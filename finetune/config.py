@@ -86,6 +86,13 @@ class Training(_Settings):
         "are shaken; what is taught stays true. For the same vocabularies.",
     )
     label_weight: float = Field(1.0, gt=0, le=20, description="Weight of the tokens that name a class.")
+    dense: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of a loss that reads the labels of boxes directly off the visual tokens, so that a small "
+        "vision tower that learns (lora.vision) comes to see them (`finetune.dense_aid`).",
+    )
     bfloat16: bool = Field(False, description="Products in bfloat16 while weights stay float32 (autocast).")
     checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")
     keep_features: int = Field(512, ge=0, description="MiB of visual tokens kept of tiles that come again.")
@@ -127,7 +134,9 @@ class FinetuneConfig(_Settings):
     base: str = Field("embedded", description="Checkpoint: 'embedded', a folder, or a hub name.")
     family: str | None = None
     labels: tuple[str, ...] = Field(
-        (), description="Classes that are asked for; by default all of the dataset."
+        (),
+        description="Classes that are asked for; by default all of the dataset. Of conversations: the labels of their "
+        "boxes, where label_weight or dense are set.",
     )
     task: Literal[Task.DETECT, Task.POINT, Task.COUNT] = Task.DETECT
     tasks: dict[Task, float] = Field({}, description="Weights of further questions made of the same labels.")

@@ -19,6 +19,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from finetune.collate import KEYS, PLACES, Collator
 from finetune.config import FinetuneConfig
+from finetune.dense_aid import NAME as DENSE
+from finetune.dense_aid import DenseAid
 from finetune.errors import DivergedError, RecipeError
 from finetune.evaluate import Measuring, engine_of
 from finetune.frozen_vision import FrozenVision
@@ -82,9 +84,16 @@ class Loop:
                     "train.soft_coordinates and jitter need whole numbers as tokens; this vocabulary writes digits: "
                     "set them to 0"
                 )
+        names = names or config.labels
         heavy = names if config.train.label_weight != 1 else ()
         self._label_tokens = _label_tokens(checkpoint.tokenizer, heavy) if heavy else None
         self.compute = torch.bfloat16 if config.train.bfloat16 else None
+        self.dense: DenseAid | None = None
+        if config.train.dense > 0:
+            if not config.lora.in_vision:
+                raise RecipeError("train.dense teaches the vision tower: set lora.vision, or dense to 0")
+            self.dense = DenseAid(model, checkpoint.tokenizer, checkpoint.family, names).to(checkpoint.device)
+            model.add_module(DENSE, self.dense)  # so that its heads are among what the optimiser moves
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch where the model is."""
@@ -104,10 +113,20 @@ class Loop:
         if self._label_tokens is not None:
             heavy = torch.isin(labels, self._label_tokens.to(labels.device)) & places[:, : labels.shape[1]]
             weights = torch.where(heavy, self.config.train.label_weight, 1.0)
-        return answer_loss(
+        loss = answer_loss(
             logits, labels, count, numbers=self.numbers, places=places, sigma=self.config.train.soft_coordinates,
             weights=weights,
         )  # fmt: skip
+        if self.dense is not None and "image_grid_thw" in batch:
+            shown = batch["mm_token_type_ids"].sum(1) > 0
+            loss = loss + self.config.train.dense * self.dense.loss(labels[shown], batch["image_grid_thw"])
+        return loss
+
+    def release(self) -> None:
+        """Take off the model what only training needs."""
+        if self.dense is not None:
+            self.dense.release()
+            delattr(self.model, DENSE)
 
     def run(self, examples: ScheduledExamples, exam: Measuring | None) -> Outcome:
         """Train from the last state, or from the start, to the end or until told to stop.
@@ -137,6 +156,7 @@ class Loop:
             stopped = step < train.steps
             if not stopped:
                 _save_weights(self.model, last)
+        self.release()
         plot_curves(self.folder)
         best = self.folder / BEST
         return Outcome(step, stopped, last, best if (best / "score.json").is_file() else None)
