@@ -55,7 +55,9 @@ class Writer:
 
     # ------------------------------------------------------------------ writing
 
-    def answer(self, task: Task, objects: Sequence[TileObject], frame: PictureFrame) -> str:
+    def answer(
+        self, task: Task, objects: Sequence[TileObject], frame: PictureFrame, *, as_given: bool = False
+    ) -> str:
         """The answer that names `objects` of a tile, in reading order.
 
         Parameters
@@ -66,6 +68,8 @@ class Writer:
             In tile px.
         frame : PictureFrame
             Of the tile's picture.
+        as_given : bool
+            Keep the order of `objects`, where it means something (the characters of a line).
 
         Raises
         ------
@@ -82,7 +86,7 @@ class Writer:
             len(objects), 4 if task is Task.DETECT else 2
         )
         numbers = self.to_model(places, frame)
-        order = self._reading_order(places, frame)
+        order = range(len(places)) if as_given else self._reading_order(places, frame)
         return self._written(task, [(objects[i].label, numbers[i].tolist()) for i in order])
 
     def to_model(self, places: np.ndarray, frame: PictureFrame) -> np.ndarray:
