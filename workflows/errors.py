@@ -71,3 +71,7 @@ class CellsError(WorkflowError, ValueError):
 
 class JudgeError(WorkflowError, ValueError):
     """Answers cannot be read or judged as asked."""
+
+
+class StackError(WorkflowError, ValueError):
+    """A time-lapse or z-stack cannot be used as asked: its axis, times or budget."""

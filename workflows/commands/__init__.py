@@ -5,10 +5,23 @@ Modules here import only the standard library and typer at the top, so that `qwe
 
 import typer
 
-from workflows.commands import ask, batch, cells, check, demo, look, papers, results, spatial, thresholds
+from workflows.commands import (
+    ask,
+    batch,
+    cells,
+    check,
+    demo,
+    judge,
+    look,
+    papers,
+    results,
+    spatial,
+    thresholds,
+    timelapse,
+)
 
 app = typer.Typer()
-for module in (look, ask, batch, results, thresholds, demo, check, cells, papers, spatial):
+for module in (look, ask, batch, results, thresholds, demo, check, cells, judge, papers, spatial, timelapse):
     module.register(app)
 
 __all__ = ["app"]

@@ -2,6 +2,7 @@
 
 from wsi.synthetic.factory import SlideFactory, make_demo_slide
 from wsi.synthetic.field import Field, sample_field
+from wsi.synthetic.film import Film, make_film, write_film
 from wsi.synthetic.layout import ARTEFACTS, REGIONS
 from wsi.synthetic.nuclei import CLASSES, Nuclei
 from wsi.synthetic.scene import Scene
@@ -13,12 +14,15 @@ __all__ = [
     "CLASSES",
     "REGIONS",
     "Field",
+    "Film",
     "Nuclei",
     "Scanner",
     "Scene",
     "SlideFactory",
     "WrittenSlide",
     "make_demo_slide",
+    "make_film",
     "sample_field",
+    "write_film",
     "write_slide",
 ]
