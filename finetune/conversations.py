@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.conversation import Turn
+from finetune.conversation import Turn, Writer
 from finetune.errors import DatasetError, LeakError, RecipeError
 from finetune.examples import Plan
 from finetune.formats import Conversation, read_conversations
@@ -20,6 +20,7 @@ from finetune.text_metrics import Told, parsed, score_texts, yes_or_no
 from finetune.tokens import TurnTokens, words_of
 from qwenvl.answer import Answer
 from qwenvl.engines.base import Engine
+from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Generation, Request, Task
 from qwenvl.subject import NamedPicture, Subject
 
@@ -189,8 +190,13 @@ def request_for(
     )  # fmt: skip
 
 
-def read_split(training: Path, held_out: Path | None) -> tuple[list[Conversation], list[Conversation]]:
-    """The conversations to learn from and those kept back.
+def read_split(
+    training: Path,
+    held_out: Path | None,
+    writer: Writer | None = None,
+    processor: ProcessorSettings | None = None,
+) -> tuple[list[Conversation], list[Conversation]]:
+    """The conversations to learn from and those kept back; `writer` and `processor` as in `read_conversations`.
 
     Raises
     ------
@@ -208,7 +214,7 @@ def read_split(training: Path, held_out: Path | None) -> tuple[list[Conversation
             continue
         if not path.is_file():
             raise DatasetError(f"{name}: {path} is no file of conversations")
-        found.append(read_conversations(path))
+        found.append(read_conversations(path, writer, processor))
         if not found[-1]:
             raise DatasetError(f"{name}: {path} holds no conversation")
     known = _marks(found[1])

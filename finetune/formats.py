@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +51,32 @@ class Conversation:
             return np.asarray(picture.convert("RGB"))
 
 
-def read_conversations(path: Path) -> list[Conversation]:
+def read_conversations(
+    path: Path, writer: Writer | None = None, processor: ProcessorSettings | None = None
+) -> list[Conversation]:
     """Read JSON or JSONL in any of `FORMATS`, told apart row by row.
+
+    Parameters
+    ----------
+    writer, processor : optional
+        Of the model that will learn. ms-swift's boxes (px of the picture as it is stored, or shares of it) become its
+        numbers.
 
     Raises
     ------
     LabelFileError
         A row is in none of the forms, a picture is missing, or it has boxes in placeholders without numbers.
     """
-    return [_conversation(row, path, number) for number, row in enumerate(_rows(path))]
+
+    def numbers(places: list[float], size: tuple[int, int]) -> list[int]:
+        if writer is None or processor is None:
+            raise LabelFileError(
+                f"{path.name}: ms-swift boxes become a model's numbers when a run reads them; here they need norm1000"
+            )
+        row = np.array(places, np.float64).reshape(1, -1)
+        return [int(value) for value in writer.to_model(row, processor.frame(*size))[0]]
+
+    return [_conversation(row, path, number, numbers) for number, row in enumerate(_rows(path))]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -73,9 +90,11 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         raise LabelFileError(f"{path} is neither JSON nor JSONL: {error}") from error
 
 
-def _conversation(row: dict[str, Any], path: Path, number: int) -> Conversation:
-    from PIL import Image
+_Numbers = Callable[[list[float], tuple[int, int]], list[int]]
+"""From px of a picture of a size to a model's numbers."""
 
+
+def _conversation(row: dict[str, Any], path: Path, number: int, numbers: _Numbers) -> Conversation:
     where = f"{path.name} row {number}"
     turns = row.get("messages", row.get("conversations"))
     if not isinstance(turns, list) or not turns:
@@ -84,7 +103,8 @@ def _conversation(row: dict[str, Any], path: Path, number: int) -> Conversation:
         )
     named = row.get("images", row.get("image", []))
     named = [named] if isinstance(named, str) else list(named or [])
-    boxes = _placed_boxes(row, where)
+    sizes = _sizes([path.parent / name for name in named], where)
+    boxes = _placed_boxes(row, where, sizes, numbers)
     refs = iter((row.get("objects") or {}).get("ref", []))
     messages: list[Message] = []
     inline: list[str] = []
@@ -129,23 +149,44 @@ def _conversation(row: dict[str, Any], path: Path, number: int) -> Conversation:
         raise LabelFileError(
             f"{where}: {len(pictures)} pictures; rows about one picture or none can be learned from"
         )
+    return Conversation(tuple(messages), pictures, sizes if named else _sizes(pictures, where))
+
+
+def _sizes(pictures: Sequence[Path], where: str) -> tuple[tuple[int, int], ...]:
+    """Width and height of every picture."""
+    from PIL import Image
+
     sizes = []
     for picture in pictures:
         if not picture.is_file():
             raise LabelFileError(f"{where}: picture {picture} does not exist")
         with Image.open(picture) as opened:
             sizes.append(opened.size)
-    return Conversation(tuple(messages), pictures, tuple(sizes))
+    return tuple(sizes)
 
 
-def _placed_boxes(row: dict[str, Any], where: str) -> Iterator[list[int]]:
+def _placed_boxes(
+    row: dict[str, Any], where: str, sizes: Sequence[tuple[int, int]], numbers: _Numbers
+) -> Iterator[list[int]]:
+    """Boxes and points of an ms-swift row in the model's numbers, in order."""
     objects = row.get("objects") or {}
-    if objects.get("bbox") and objects.get("bbox_type", "real") != "norm1000":
-        raise LabelFileError(
-            f"{where}: ms-swift boxes in px of the picture or 0..1 depend on the family and are not replayed as words; "
-            "import them as labels, or write them with norm1000"
-        )
-    return iter(objects.get("bbox", []))
+    places = objects.get("bbox") or []
+    kind = objects.get("bbox_type", "real")
+    if kind == "norm1000" or not places:
+        return iter(places)
+    if kind not in ("real", "norm1"):
+        raise LabelFileError(f"{where}: bbox_type {kind!r} is none of real, norm1, norm1000")
+    owners = objects.get("image_id") or [0] * len(places)
+    if len(owners) != len(places) or not all(isinstance(i, int) and 0 <= i < len(sizes) for i in owners):
+        raise LabelFileError(f"{where}: image_id does not name a picture of the row for every box")
+    found = []
+    for place, owner in zip(places, owners, strict=True):
+        size = sizes[owner]
+        if len(place) not in (2, 4):
+            raise LabelFileError(f"{where}: {place} is neither a box of 4 numbers nor a point of 2")
+        scale = [float(size[i % 2]) if kind == "norm1" else 1.0 for i in range(len(place))]
+        found.append(numbers([float(v) * s for v, s in zip(place, scale, strict=True)], size))
+    return iter(found)
 
 
 def _next_box(boxes: Iterator[list[int]], where: str) -> str:

@@ -40,6 +40,7 @@ class FrozenVision:
         self._bytes, self._most = 0, keep
         self._form: Any = None
         self._merger = merger
+        self._dtype = model.dtype
         self.keys: Sequence[str | None] | None = None
         """Keys of the pictures of the coming call; None or unknown ones are computed."""
         self.computed, self.recalled = 0, 0
@@ -119,7 +120,7 @@ class FrozenVision:
     def _merged(self, rows: list[Features]) -> list[Features]:
         """Through the merger as it is now, with gradients."""
         columns = [
-            module(torch.cat([(row[0], *row[1])[k] for row in rows]))
+            module(torch.cat([(row[0], *row[1])[k] for row in rows]).to(self._dtype))
             for k, module in enumerate(self._mergers())
         ]
         unit = sum(len(row[0]) for row in rows) // len(columns[0])

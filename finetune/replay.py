@@ -378,7 +378,8 @@ def _factory(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple
 def _conversations(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
     if s.path is None or not s.path.is_file():
         raise RecipeError(f"replay source {s.name}: path {s.path} is no file of conversations")
-    return ConversationSource(s.name, read_conversations(s.path), kit.checkpoint, kit.tokens), None
+    rows = read_conversations(s.path, kit.writer, kit.checkpoint.processor)
+    return ConversationSource(s.name, rows, kit.checkpoint, kit.tokens), None
 
 
 _MAKERS: dict[str, Callable[..., tuple[Source, Skill | None]]] = {

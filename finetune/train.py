@@ -201,9 +201,8 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
         checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
         longest_sample(config, checkpoint),
     )  # fmt: skip
-    learned = (
-        _labels(config, checkpoint, writer, tokens) if config.dataset else _talk(config, checkpoint, tokens)
-    )
+    made = _labels if config.dataset else _talk
+    learned = made(config, checkpoint, writer, tokens)
     exam = learned.exam
     if exam is None:
         say(f"note: {learned.unmeasured}, so nothing is measured")
@@ -268,10 +267,10 @@ def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, toke
     )  # fmt: skip
 
 
-def _talk(config: FinetuneConfig, checkpoint: Checkpoint, tokens: TurnTokens) -> _Learned:
+def _talk(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens) -> _Learned:
     """Given conversations."""
     assert config.conversations is not None
-    training, kept = read_split(config.conversations, config.held_out)
+    training, kept = read_split(config.conversations, config.held_out, writer, checkpoint.processor)
     generation = Generation(max_new_tokens=config.max_new_tokens)
     request = request_for(
         training, generation, size=config.tile.size if "tile" in config.model_fields_set else None,

@@ -204,6 +204,40 @@ def test_every_form_holds_the_boxes(form, family_name, tiles, tmp_path):
         write_conversations(cuts, reader, request, writer, processor, tmp_path / "out", form)
 
 
+@pytest.mark.parametrize("family_name", ["Qwen2.5-VL", "Qwen3-VL"])
+def test_boxes_of_ms_swift_become_the_models_numbers(family_name, tiles, tmp_path):
+    cuts, reader, request = tiles
+    family = get_family(family_name)
+    writer, processor = Writer(family, family.factor), ProcessorSettings.of_family(family)
+    path = write_conversations(cuts, reader, request, writer, processor, tmp_path / "out", "ms-swift")
+    shares = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, cut in zip(shares, cuts, strict=True):  # the same boxes, as shares of the picture
+        objects = row["objects"]
+        side = (cut.tile.width, cut.tile.height)
+        objects["bbox"] = [[v / side[i % 2] for i, v in enumerate(box)] for box in objects["bbox"]]
+        objects["bbox_type"] = "norm1"
+    (path.parent / "shares.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shares))
+    for file in (path, path.parent / "shares.jsonl"):
+        for item, cut in zip(read_conversations(file, writer, processor), cuts, strict=True):
+            frame = processor.frame(*item.sizes[0])
+            found = writer.read(item.messages[1]["content"], request, frame).objects
+            assert sorted(o.label for o in found) == sorted(o.label for o in cut.objects)
+            unit = max(cut.tile.width, cut.tile.height) / 1000 if family_name == "Qwen3-VL" else 1.0
+            for truth in cut.objects:
+                near = [np.abs(np.array(o.box) - truth.box).max() for o in found if o.label == truth.label]
+                assert min(near) <= 1.01 * unit
+    with pytest.raises(LabelFileError, match="become a model's numbers when a run reads them"):
+        read_conversations(path)
+    for changes, message in (
+        ({"bbox_type": "half"}, "none of real, norm1, norm1000"), ({"image_id": [3] * 9}, "does not name a picture"),
+    ):  # fmt: skip
+        row = json.loads(path.read_text().splitlines()[0])
+        row["objects"] |= changes
+        (path.parent / "bad.jsonl").write_text(json.dumps(row))
+        with pytest.raises(LabelFileError, match=message):
+            read_conversations(path.parent / "bad.jsonl", writer, processor)
+
+
 @pytest.mark.parametrize("form", ["chatml", "llava", "sharegpt"])
 def test_what_was_written_is_read_back(form, tiles, tmp_path):
     cuts, reader, request = tiles
