@@ -11,6 +11,7 @@ from workflows.commands import (
     cells,
     check,
     demo,
+    instruments,
     judge,
     look,
     papers,
@@ -21,7 +22,21 @@ from workflows.commands import (
 )
 
 app = typer.Typer()
-for module in (look, ask, batch, results, thresholds, demo, check, cells, judge, papers, spatial, timelapse):
+for module in (
+    look,
+    ask,
+    batch,
+    results,
+    thresholds,
+    demo,
+    check,
+    cells,
+    instruments,
+    judge,
+    papers,
+    spatial,
+    timelapse,
+):
     module.register(app)
 
 __all__ = ["app"]
