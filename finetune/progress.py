@@ -54,6 +54,7 @@ def tell(config: FinetuneConfig, send: Send, cancel: threading.Event, *, overwri
     from finetune.train import finetune
 
     with OnlyOne(config.out):
+        send("said", text="Loading the model, and measuring it as it is")
         result = finetune(
             config,
             progress=lambda step: send("step", **dataclasses.asdict(step)),
@@ -140,9 +141,9 @@ def run_with_events(config: Path, *, overwrite: bool = False) -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the error stream
 
-    def send(kind: str, **facts: Any) -> None:
+    def send(event: str, /, **facts: Any) -> None:
         with suppress(BrokenPipeError):  # nobody reads any more; the end of the input stops the run
-            print(json.dumps({"is": kind, **_finite(facts)}, default=str), file=out, flush=True)
+            print(json.dumps({"is": event, **_finite(facts)}, default=str), file=out, flush=True)
 
     with stop_on_interrupt() as cancel:
         threading.Thread(target=listen, args=(iter(sys.stdin.readline, ""), cancel), daemon=True).start()

@@ -1,0 +1,211 @@
+"""Fourth page of the Train panel: where the next labels help most, most uncertain tiles of the open run first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_qwenvl._widgets import while_alive
+from napari_qwenvl.frame import look_at
+from napari_qwenvl.running import in_background, running_of
+
+_UNKNOWN = 0.5
+"""Doubt about an object without a score."""
+_MOST = 500
+_WAIT_MS = 600
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One tile of a run.
+
+    Attributes
+    ----------
+    rect : (x0, y0, x1, y1)
+        Level-0 px.
+    mistakes : float
+        Expected number of wrong objects: the sum of 1 - score over those without a verdict.
+    objects : int
+        Objects without a verdict.
+    status : str
+        That of its answer; an answer that broke off comes before all others, because what it left out is unknown.
+    """
+
+    tile: int
+    rect: tuple[float, float, float, float]
+    mistakes: float
+    objects: int
+    status: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether the answer is not whole."""
+        return self.status not in ("ok", "repaired", "empty")
+
+
+def uncertain_tiles(folder: Path, most: int = _MOST) -> list[Doubt]:
+    """Tiles of a run that nobody has reviewed to the end, most uncertain first.
+
+    Raises
+    ------
+    StoreError, RunNotFoundError
+    """
+    from workflows.store import RunStore
+
+    with RunStore.open(folder) as store:
+        reviewed, tiles = store.reviewed_objects(), store.tiles()
+        statuses = {answer.tile: answer.answer.status.value for answer in store.iter_answers()}
+    centre = (reviewed.box[:, :2] + reviewed.box[:, 2:]) / 2
+    doubt = 1 - np.where(np.isnan(reviewed.score), _UNKNOWN, np.clip(reviewed.score, 0, 1))
+    open_ = reviewed.state == 0
+    decided = reviewed.state != 0
+    found = []
+    for row in tiles:
+        number = int(row["tile"])
+        if number not in statuses:
+            continue
+        x0, y0, x1, y1 = (float(row[f"core_{edge}"]) for edge in ("x0", "y0", "x1", "y1"))
+        inside = (centre[:, 0] >= x0) & (centre[:, 0] < x1) & (centre[:, 1] >= y0) & (centre[:, 1] < y1)
+        left = inside & open_
+        if not left.any() and (statuses[number] in ("ok", "repaired", "empty") or (inside & decided).any()):
+            continue
+        found.append(
+            Doubt(number, (x0, y0, x1, y1), float(doubt[left].sum()), int(left.sum()), statuses[number])
+        )
+    found.sort(key=lambda each: (not each.broken, -each.mistakes, each.tile))
+    return found[:most]
+
+
+class QueuePage(QWidget):
+    """Lists tiles to label next; a click moves the camera there."""
+
+    listed = Signal()
+    """The list is new."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.session = running_of(viewer).session
+        self.doubts: list[Doubt] = []
+        self._ticket = 0
+        self.words = QLabel()
+        self.words.setWordWrap(True)
+        self.table = QTableWidget(0, 4)
+        self.table.setHorizontalHeaderLabels(["Tile", "Wrong, expected", "Unreviewed", "Answer"])
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.table.setShowGrid(False)
+        vertical: Any = self.table.verticalHeader()
+        vertical.hide()
+        vertical.setDefaultSectionSize(21)
+        header: Any = self.table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.table.currentCellChanged.connect(self._on_row)
+        self.next = QPushButton("Next tile")
+        self.next.clicked.connect(self.on_next)
+        line = QHBoxLayout()
+        line.addWidget(self.next)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 6, 4, 4)
+        layout.addWidget(self.words)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(line)
+        self._wait = QTimer(self)
+        self._wait.setSingleShot(True)
+        self._wait.setInterval(_WAIT_MS)
+        self._wait.timeout.connect(self.refresh)
+        for signal in (self.session.opened, self.session.settled, self.session.decided):
+            signal.connect(self.refresh_soon)
+        self._take([])
+        self.refresh_soon()
+
+    @while_alive
+    def refresh_soon(self, *_: Any) -> None:
+        """List anew once reviewing has come to rest."""
+        self._wait.start()
+
+    def refresh(self) -> None:
+        """Read the open run on another thread and list its tiles."""
+        self._ticket += 1
+        ticket = self._ticket
+        if self.session.folder is None:
+            self._take([])
+            return
+
+        def show(found: list[Doubt]) -> None:
+            if ticket == self._ticket:
+                self._take(found)
+
+        in_background(uncertain_tiles, self.session.folder, then=show, failed=self._unreadable)
+
+    @while_alive
+    def _unreadable(self, error: Exception) -> None:
+        self.words.setText(str(error))
+
+    @while_alive
+    def _take(self, found: list[Doubt]) -> None:
+        chosen = self.current()
+        self.doubts = found
+        self.table.blockSignals(True)
+        self.table.setRowCount(len(found))
+        for row, each in enumerate(found):
+            cells = (str(each.tile), f"{each.mistakes:.1f}", str(each.objects), each.status)
+            for column, text in enumerate(cells):
+                item = QTableWidgetItem(text)
+                if column < 3:
+                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self.table.setItem(row, column, item)
+        tiles = [each.tile for each in found]
+        if chosen is not None and chosen.tile in tiles:
+            self.table.selectRow(tiles.index(chosen.tile))
+        else:
+            self.table.setCurrentCell(-1, -1)
+        self.table.blockSignals(False)
+        self.next.setEnabled(bool(found))
+        if self.session.folder is None:
+            self.words.setText(
+                "Open a run, best one made with the new adapter: its least certain tiles are listed here."
+            )
+        elif not found:
+            self.words.setText("Every tile of the open run is reviewed.")
+        else:
+            self.words.setText(
+                f"{len(found):,} tiles to review. Expected wrong objects: the sum of 1 - score of those without a "
+                "verdict."
+            )
+        self.listed.emit()
+
+    def current(self) -> Doubt | None:
+        """The tile that is selected."""
+        row = self.table.currentRow()
+        return self.doubts[row] if 0 <= row < len(self.doubts) else None
+
+    def _on_row(self, row: int, *_: Any) -> None:
+        if 0 <= row < len(self.doubts):
+            overlay = self.session.overlay
+            if overlay is not None:
+                look_at(self.viewer, overlay.frame, self.doubts[row].rect)
+
+    def on_next(self) -> None:
+        """Go to the next tile of the list."""
+        row = self.table.currentRow() + 1
+        self.table.setCurrentCell(row if row < len(self.doubts) else 0, 0)
+
+
+__all__ = ["Doubt", "QueuePage", "uncertain_tiles"]
