@@ -216,6 +216,8 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
     if not config.replay.sources:
         say("note: no replay sources; older skills are neither kept nor measured ('replay')")
     base = exam.score(engine) if exam is not None and config.evaluate.base else None
+    if base is not None:
+        say(f"before training: {config.metric} {base.values.get(config.metric, float('nan')):.4f}")
     before = measure(skills, engine)
     unpack_linears(checkpoint.model)
     train = config.train
