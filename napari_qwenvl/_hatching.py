@@ -38,7 +38,7 @@ class Hatching:
                 visible = shown.get(kind, present[kind].visible)
                 yield lambda k=kind, d=data, o=options, v=visible: _change(present[k], d, o, v)  # type: ignore[misc]
             else:
-                yield lambda d=data, o=options: self._add(d, o, below)  # type: ignore[misc]
+                yield from self._add(data, options, below)
 
     def clear(self) -> None:
         """Remove them all."""
@@ -49,14 +49,14 @@ class Hatching:
     def _layers(self) -> list[tuple[str, Any]]:
         return [(layer.metadata[TILES], layer) for layer in self._viewer.layers if TILES in layer.metadata]
 
-    def _add(self, data: Any, options: dict[str, Any], below: Any) -> None:
+    def _add(self, data: Any, options: dict[str, Any], below: Any) -> Iterator[Callable[[], None]]:
         layers = self._viewer.layers
-        active = layers.selection.active
-        layer = self._viewer.add_image(data, **options)
+        active, added = layers.selection.active, list[Any]()
+        yield lambda: added.append(self._viewer.add_image(data, **options))
         if below in layers:
-            layers.move(layers.index(layer), layers.index(below))
+            yield lambda: layers.move(layers.index(added[0]), layers.index(below))
         if active in layers:
-            layers.selection.active = active
+            yield lambda: setattr(layers.selection, "active", active)
 
 
 def _change(layer: Any, data: Any, options: dict[str, Any], visible: bool) -> None:

@@ -19,8 +19,9 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
     engine : Engine
     command : mapping
         'slide' (path), 'model' (fields of `RunOptions`), 'region' [x0, y0, width0, height0] in level-0 px, 'size'
-        [width, height] of the picture in px, 'request', and 'marks', a list of fields of `Mark` with places in
-        level-0 px, which the model sees drawn on the picture.
+        [width, height] of the picture in px, 'request', 'marks', a list of fields of `Mark` with places in level-0
+        px, which the model sees drawn on the picture, and 'turns', pairs of what was asked about it before and the
+        model's words.
 
     Raises
     ------
@@ -28,6 +29,7 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
     """
     from qwenvl.marks import Mark, draw_marks
     from qwenvl.request import Request
+    from qwenvl.subject import NamedPicture, Subject, Turn
     from wsi.tile import Tile
 
     tile = Tile(0, *command["region"], *command["size"])
@@ -38,7 +40,9 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
             for mark in command["marks"]
         ]
         picture = draw_marks(picture, marks)
-    answer = engine.answer([picture], Request.model_validate(command["request"]))[0]
+    turns = tuple(Turn(*pair) for pair in command.get("turns", ()))
+    about: Any = Subject((NamedPicture("", picture),), turns=turns) if turns else picture
+    answer = engine.answer([about], Request.model_validate(command["request"]))[0]
     objects = []
     for found in answer.objects:
         corners = found.box if found.box is not None else (*found.point, *found.point)  # type: ignore[misc]

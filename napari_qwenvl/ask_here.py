@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_qwenvl._widgets import Message, drawn_polygons, style_links, while_alive
-from napari_qwenvl.asked import Asked, Region, ask_command, keep, kept
+from napari_qwenvl.asked import Asked, Region, ask_command, keep, kept, turns_before
 from napari_qwenvl.frame import Frame, look_at
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
@@ -75,6 +75,12 @@ class AskHerePanel(QWidget):
             "'What is inside the yellow line?' "
             "Further shapes inside it are shown in red with numbers."
         )
+        self.follow_up = QCheckBox("Follow up what was asked here before")
+        self.follow_up.setChecked(True)
+        self.follow_up.setToolTip(
+            "The model sees the last questions about this very place and its answers, so that 'And how many of them?' "
+            "has a meaning. Outline a place anew, or untick this, to begin afresh."
+        )
         self.model = QComboBox()
         self.model.setEditable(True)
         self.model.addItems(["embedded"])
@@ -99,6 +105,7 @@ class AskHerePanel(QWidget):
             (self.rectangle, self.lasso),
             (self.place,),
             (self.show_outline,),
+            (self.follow_up,),
             (QLabel("Model"), self.model),
         ):
             line = QHBoxLayout()
@@ -211,7 +218,8 @@ class AskHerePanel(QWidget):
             mpp = self._mpp(model) if slide.mpp is not None else None
             shown = self.show_outline.isChecked()
             region = Region.of(slide, outline, mpp=mpp, show_outline=shown, marked=inside if shown else ())
-            command = ask_command(slide.path.absolute(), region, words, options, mpp)
+            turns = turns_before(self.asked, region, model) if self.follow_up.isChecked() else []
+            command = ask_command(slide.path.absolute(), region, words, options, mpp, turns)
         except (NotPossibleError, ValueError) as error:
             self.message.show_words("error", str(error))
             return
@@ -242,6 +250,7 @@ class AskHerePanel(QWidget):
             command["request"],
             reviewer_name(),
             utc_now(),
+            len(command["turns"]),
         )
         try:
             keep(folder, asked)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ASKED = "asked.jsonl"
 _LONGEST_PX = 1024
+_MOST_TURNS = 6
 _STEP = 32
 _MARGIN = 0.15
 """Shown around a lasso, as share of its side, so that the model sees where it lies."""
@@ -104,6 +105,18 @@ class Asked:
     request: dict[str, Any]
     who: str
     time: str
+    turns: int = 0
+    """How many earlier questions and answers the model was shown before this one."""
+
+    @property
+    def turn(self) -> tuple[str, str] | None:
+        """The words that were asked and what the model wrote, its thoughts left out; None where it gave no answer."""
+        if self.answer["status"] == "failed":
+            return None
+        words = (self.answer.get("raw") or "").rpartition("</think>")[2].strip() or (
+            self.answer["text"] or ""
+        ).strip()
+        return (self.question, words) if words else None
 
     @property
     def objects(self) -> list[dict[str, Any]]:
@@ -133,16 +146,29 @@ class Asked:
         return np.array([each["box"] for each in self.objects], float).reshape(-1, 4)
 
 
+def turns_before(asked: Sequence[Asked], region: Region, model: str) -> list[tuple[str, str]]:
+    """What was asked about the very same picture last, oldest first: what a further question follows up."""
+    found: list[tuple[str, str]] = []
+    for each in reversed(asked):
+        if (each.region, each.model) != (region, model) or len(found) == _MOST_TURNS:
+            break
+        if each.turn is not None:
+            found.append(each.turn)
+    return found[::-1]
+
+
 def ask_command(
-    slide: Path, region: Region, words: str, options: RunOptions, mpp: float | None
-) -> dict[str, Any]:
-    """What `Worker.ask` takes for a question in words about a region."""
+    slide: Path, region: Region, words: str, options: RunOptions, mpp: float | None,
+    turns: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """What `Worker.ask` takes for a question in words about a region, after `turns` of question and answer."""
     request = Question("ask", prompt=words, options=options).request(
         {"mpp": mpp, "tile_size": max(region.size)}
     )
     return {
         "slide": str(slide), "model": model_fields(options), "region": region.rect, "size": region.size,
-        "marks": list(region.marks), "request": request.model_dump(mode="json"),
+        "marks": list(region.marks), "turns": [list(turn) for turn in turns],
+        "request": request.model_dump(mode="json"),
     }  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class Session:
         self._seq = 0
         self._opening = 0
         self._loading = 0
-        self._reading = self._polling = False
+        self._reading = False
+        self._polls, self._polling = 0, 0
         self._background = background or _at_once
         self._turns = turns or _now
 
@@ -190,7 +191,7 @@ class Session:
 
     def _let_go(self) -> None:
         self._loading += 1
-        self._reading = self._polling = False
+        self._reading, self._polling = False, 0
         if self.deciding is not None:
             self.deciding.reviews.close()
         if self.overlay is not None:
@@ -207,7 +208,7 @@ class Session:
             return
         self._loading += 1
         ticket = self._loading
-        self._reading = True
+        self._reading, self._polling = True, 0  # what a poll under way brings will be in what is read now
 
         def show(loaded: Loaded) -> None:
             if ticket == self._loading:
@@ -254,19 +255,20 @@ class Session:
             return
         if self.deciding is not None:
             self.deciding.refresh()
-        ticket, self._polling = self._loading, True
+        self._polls += 1
+        number = self._polling = self._polls
 
         def show(batch: Batch) -> None:
-            if ticket == self._loading:
-                self._polling = False
+            if number == self._polling:
+                self._polling = 0
                 if batch.answers:
                     self._append(batch)
                 if then is not None:
                     then(batch.answers > 0)
 
         def failed(error: Exception) -> None:
-            if ticket == self._loading:
-                self._polling = False
+            if number == self._polling:
+                self._polling = 0
                 self.failed.emit(f"The run cannot be read: {error}")
 
         self._background(read_batch, self.folder, self._seq, _BATCH, self._tiles, then=show, failed=failed)

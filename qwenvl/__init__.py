@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from qwenvl.processor import ProcessorSettings, read_processor
     from qwenvl.prompts import build_prompt, conversation, render_chat
     from qwenvl.request import Generation, Request, Task, Where
-    from qwenvl.subject import NamedPicture, Subject
+    from qwenvl.subject import NamedPicture, Subject, Turn
 
 _HOMES = {
     "answer": ("Answer", "Status", "TileObject"),
@@ -61,7 +61,7 @@ _HOMES = {
     "processor": ("ProcessorSettings", "read_processor"),
     "prompts": ("build_prompt", "conversation", "render_chat"),
     "request": ("Generation", "Request", "Task", "Where"),
-    "subject": ("NamedPicture", "Subject"),
+    "subject": ("NamedPicture", "Subject", "Turn"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -69,7 +69,7 @@ __all__ = [
     "FAMILIES", "Answer", "Calibration", "Checkpoint", "CheckpointDescription", "CheckpointError",
     "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "Mark", "MemoryEstimate",
     "ModelFamily", "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings",
-    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Stamps", "Status", "Subject", "Task", "TileObject",
+    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Stamps", "Status", "Subject", "Task", "TileObject", "Turn",
     "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
     "draw_marks", "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint",
     "parse_answer", "read_processor", "reliability", "render_chat", "smart_resize",

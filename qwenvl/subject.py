@@ -17,7 +17,7 @@ from qwenvl.errors import PictureError, RequestError
 from qwenvl.film import Stamps
 from qwenvl.marks import Mark, draw_marks
 from qwenvl.pictures import check_picture
-from qwenvl.prompts import Message, build_prompt, conversation
+from qwenvl.prompts import Message, as_text, build_prompt, conversation
 from qwenvl.request import Request, Task
 
 Picture = NDArray[np.uint8]
@@ -46,6 +46,14 @@ class NamedPicture:
     marks: tuple[Mark, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question that was asked about a subject before, and the words the model answered with."""
+
+    question: str
+    answer: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
     """What one question is about.
@@ -60,6 +68,8 @@ class Subject:
     stamps : Stamps, optional
         When or how deep each picture was taken: the pictures are a film, which is asked about as a whole. They have
         one size, no names and no target.
+    turns : tuple of Turn
+        What was asked about these pictures before, oldest first: the model is asked on in the same conversation.
 
     Raises
     ------
@@ -78,6 +88,7 @@ class Subject:
     pictures: tuple[NamedPicture, ...] = ()
     target: str | None = None
     stamps: Stamps | None = None
+    turns: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stamps is not None:
@@ -124,9 +135,9 @@ class Subject:
         return 0 if self.pictures else None
 
     @property
-    def form(self) -> tuple[tuple[str, ...], str | None, Stamps | None]:
-        """Names, target and stamps: subjects of one form are asked in the same words."""
-        return tuple(picture.name for picture in self.pictures), self.target, self.stamps
+    def form(self) -> tuple[tuple[str, ...], str | None, Stamps | None, tuple[Turn, ...]]:
+        """Names, target, stamps and turns: subjects of one form are asked in the same words."""
+        return tuple(picture.name for picture in self.pictures), self.target, self.stamps, self.turns
 
     def noted(self, answer: Answer) -> Answer:
         """An answer about this subject with a note of how many marks were drawn for it."""
@@ -181,8 +192,24 @@ def ask_about(request: Request, subject: Subject | None = None, *, one_block: bo
     """The conversation that asks a request about a subject; None is one picture without a name.
 
     The pictures of a film have their stamps before them, or are announced as one block where the family is told
-    the time in another way.
+    the time in another way. Turns come first, the pictures with the oldest question.
     """
+    messages = _question(request, subject, one_block)
+    if subject is None or not subject.turns:
+        return messages
+    *system, asked = messages
+    *pictures, words = asked["content"]
+    questions = [[{"type": "text", "text": as_text(turn.question)}] for turn in subject.turns] + [[words]]
+    questions[0] = [*pictures, *questions[0]]
+    talk: list[Message] = [{"role": "user", "content": questions[0]}]
+    for turn, question in zip(subject.turns, questions[1:], strict=True):
+        talk.append({"role": "assistant", "content": [{"type": "text", "text": as_text(turn.answer)}]})
+        talk.append({"role": "user", "content": question})
+    return [*system, *talk]
+
+
+def _question(request: Request, subject: Subject | None, one_block: bool) -> list[Message]:
+    """The conversation without what was said before."""
     if subject is not None and subject.stamps is not None:
         stamps = ("",) if one_block else subject.stamps.texts
         words, system = build_prompt(request), request.system_prompt

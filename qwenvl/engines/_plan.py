@@ -82,7 +82,7 @@ class Plan:
 
     def prompt(self, subject: Subject | None = None) -> Prompt:
         """The prompt about a subject; None is one picture without a name. Each form is encoded once."""
-        form = (("",), None, None) if subject is None else subject.form
+        form = (("",), None, None, ()) if subject is None else subject.form
         if form not in self._prompts:
             at_once = self.request.task in JUDGING
             text = render_request(

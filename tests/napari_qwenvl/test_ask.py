@@ -345,6 +345,23 @@ class TestAskHere:
         here._on_hover(QUrl())
         assert lit == [[0, 1], []]
 
+    def test_a_further_question_comes_with_what_was_said_before(self, here, tmp_path):
+        self.outline(here)
+        sent = []
+        for number, question in enumerate(("What is it?", "And how many?", "Sure?")):
+            here.question.setText(question)
+            here.follow_up.setChecked(number < 2)
+            here.on_ask()
+            sent.append(here.sent[-1]["turns"])
+            self.answer(here, raw=f"<think>hm</think> Answer {number}.")
+        assert sent == [[], [["What is it?", "Answer 0."]], []]
+        assert [asked.turns for asked in kept(tmp_path)] == [0, 1, 0]
+        here.follow_up.setChecked(True)
+        here._layer.add(np.array([[10, 20], [10, 90], [80, 90], [80, 20]], float), shape_type="rectangle")
+        here.question.setText("And here?")
+        here.on_ask()
+        assert here.sent[-1]["turns"] == [], "another place is another conversation"
+
     def test_marks_inside_are_numbered_for_the_model(self, here):
         self.outline(here)
         inner = np.array([[150, 250], [150, 270], [170, 270], [170, 250]], float)
@@ -374,6 +391,7 @@ class TestAskHere:
     def test_the_model_sees_the_marks_and_places_come_back_in_level0_px(self, slide):
         from napari_qwenvl._region import ask_region
         from qwenvl.answer import Answer, Status, TileObject
+        from qwenvl.subject import Turn
 
         class Eye:
             def answer(self, pictures, request):
@@ -394,3 +412,7 @@ class TestAskHere:
         changed = np.argwhere(np.abs(marked - eye.picture).sum(axis=-1) > 60)
         assert np.abs(changed.min(axis=0) - 40).max() <= 6
         assert np.abs(changed.max(axis=0) - 280).max() <= 6
+        eye.answer = lambda subjects, request: eye.__dict__.update(seen=subjects[0]) or [Answer(Status.OK)]
+        ask_region(eye, command | {"turns": [["What?", "A."]]})
+        assert eye.seen.turns == (Turn("What?", "A."),)
+        assert eye.seen.pictures[0].pixels.shape == (320, 320, 3)

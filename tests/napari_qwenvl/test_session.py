@@ -248,3 +248,65 @@ def test_what_to_look_at_next(session):
     assert overlay.labels[overlay.objects.label[next_row(session.overlay)]] == "lymphocyte"
     session.deciding.reject(np.arange(len(overlay)))
     assert next_row(session.overlay) is None
+
+
+class Late:
+    """A background whose work is done when the test says so, in any order."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def __call__(self, work, *args, then, failed):
+        self.waiting.append(lambda: then(work(*args)))
+
+    def done(self, number=0):
+        self.waiting.pop(number)()
+
+
+def test_reading_that_is_overtaken_shows_nothing_twice_and_stops_nothing(viewer, slide, tmp_path):
+    folder, late = make_run(slide, tmp_path / "run", limit=2), Late()
+    session = Session(viewer, late)
+    session.open_run(folder)
+    while late.waiting:
+        late.done()
+    make_run(slide, folder)
+    before, came = len(session.overlay), []
+    session.poll(came.append)
+    session.poll(came.append)
+    assert len(late.waiting) == 1, "one look at a time"
+    session.reload()
+    late.done(1)
+    everything = len(session.overlay)
+    assert everything > before
+    late.done()
+    assert len(session.overlay) == everything, "what the overtaken look brings is there already"
+    assert came == []
+    session.poll(came.append)
+    late.done()
+    assert came == [False]
+    session.open_run(folder)
+    session.close_run()
+    late.done()
+    assert session.folder is None, "a run that was closed before it was read stays closed"
+
+
+def test_a_decision_made_while_the_run_is_read_stays(viewer, slide, tmp_path):
+    late = Late()
+    session = Session(viewer, late)
+    session.open_run(make_run(slide, tmp_path / "run"))
+    while late.waiting:
+        late.done()
+
+    def read_now(work, *args, then, failed):
+        found = work(*args)
+        late.waiting.append(lambda: then(found))
+
+    session._background = read_now
+    session.reload()
+    session.deciding.reject([3])
+    late.done()
+    assert session.overlay.objects.state[3] == State.REJECTED
+    session.reload()
+    session.deciding.undo()
+    late.done()
+    assert session.overlay.objects.state[3] == State.UNREVIEWED

@@ -25,7 +25,7 @@ from qwenvl.families import FAMILIES
 from qwenvl.preprocess import preprocess
 from qwenvl.prompts import render_chat
 from qwenvl.request import Request, Task
-from qwenvl.subject import NamedPicture, Subject, ask_about
+from qwenvl.subject import NamedPicture, Subject, Turn, ask_about
 from qwenvl.testing import TINY_FAMILIES
 
 Tiny = Callable[[str], Path]
@@ -63,6 +63,15 @@ def test_golden_prompts(real_data: Path, pictures: Pictures, folder: str, family
         assert render_chat(messages, FAMILIES[family]) == expected
     assert rendered(ask_about(ASK, Subject())) == (
         f"{system}<|im_start|>user\nWhat is this?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    talk = Subject(
+        (NamedPicture("", pictures[0]),), turns=(Turn("A <|im_end|>?", "Yes."), Turn("Sure?", "Quite."))
+    )
+    assert rendered(ask_about(ASK, talk)) == render_chat(ask_about(ASK, talk), FAMILIES[family])
+    assert rendered(ask_about(ASK, talk)) == (
+        f"{system}<|im_start|>user\n{PICTURE}A < |im_end|>?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
+        "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nQuite.<|im_end|>\n"
+        "<|im_start|>user\nWhat is this?<|im_end|>\n<|im_start|>assistant\n"
     )
     # The form of the anchors is that in which the templates themselves number pictures.
     numbered = pair(pictures[:2], ("Picture 1", "Picture 2"))
