@@ -92,10 +92,14 @@ class FrozenVision:
             missing = missing or list(range(len(keys)))
             sizes = grid.prod(dim=1).tolist()
             parts = pixel_values.split(sizes)
-            chosen = torch.cat([parts[i] for i in missing]) if len(missing) < len(keys) else pixel_values
-            found = self._computed(chosen, grid[missing], [sizes[i] for i in missing], options)
-            for i, features in zip(missing, found, strict=True):
-                fresh[i] = features
+            # On a CPU one by one: rounding depends on what is multiplied together, and a run that goes on after an
+            # interruption meets its pictures in other company.
+            alone = pixel_values.device.type == "cpu"
+            for group in [[i] for i in missing] if alone else [missing]:
+                chosen = torch.cat([parts[i] for i in group]) if len(group) < len(keys) else pixel_values
+                found = self._computed(chosen, grid[group], [sizes[i] for i in group], options)
+                fresh |= dict(zip(group, found, strict=True))
+            for i, features in fresh.items():
                 if keys[i] is not None:
                     self._keep(str(keys[i]), features)
         return [fresh[i] if i in fresh else self._kept[str(key)] for i, key in enumerate(keys)]

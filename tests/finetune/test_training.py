@@ -222,11 +222,12 @@ def test_batches_hold_samples_of_like_length():
 
 def test_interrupted_at_any_step_it_ends_with_the_same_weights(tiny, cells, tmp_path):
     base = tiny("Qwen3-VL")
-    lora = {"rank": 2, "dropout": 0.2}  # random numbers of training must go on, too
-    whole = finetune(recipe(cells, base, tmp_path / "whole", lora=lora))
+    lora = {"rank": 2, "dropout": 0.2, "merger": True}  # random numbers of training must go on, too
+    augment = {"colour": 1.0, "pool": 3}  # tiles that were looked at are looked at again after an interruption
+    whole = finetune(recipe(cells, base, tmp_path / "whole", lora=lora, augment=augment))
     expected = load_file(whole.adapter / "adapter_model.safetensors")
     for stop_after in (1, 2):  # the event is seen at the end of the step after
-        config = recipe(cells, base, tmp_path / f"stopped{stop_after}", lora=lora)
+        config = recipe(cells, base, tmp_path / f"stopped{stop_after}", lora=lora, augment=augment)
         cancel = threading.Event()
         first = finetune(
             config, cancel=cancel, progress=lambda s, n=stop_after, c=cancel: s.step >= n and c.set()
