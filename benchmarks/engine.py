@@ -34,6 +34,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+# `finetune` is the package of that name, not the script beside this one.
+sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+
 from qwenvl.batching import render_request
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
 from qwenvl.description import EMBEDDED_FOLDER

@@ -19,7 +19,7 @@ from workflows.cohort import Study, run_cohort
 from workflows.cohort.work import close_engine
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))  # last: a script there has the name of a package
 
 from cohort_faults import (  # noqa: E402
     Batch,
