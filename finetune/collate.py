@@ -17,6 +17,8 @@ KEYS = "picture_keys"
 """Entry of a batch that names its pictures for `FrozenVision`; taken out before the model is called."""
 PLACES = "places"
 """Entry of a batch that says where a label may be a coordinate; taken out as well."""
+SOURCES = "sources"
+"""Entry of a batch that names the source of each row; taken out as well."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,14 @@ class Collator:
     processor : ProcessorSettings
     pad_token : int
     image_token : int
+    sources : bool
+        Whether batches name the source of each row.
     """
 
     processor: ProcessorSettings
     pad_token: int
     image_token: int
+    sources: bool = False
 
     def __call__(self, plans: Sequence[Plan]) -> dict[str, Any]:
         """Inputs of `model(**inputs)` with `labels`, and the pictures' keys under `KEYS`.
@@ -61,4 +66,6 @@ class Collator:
             patches = preprocess([plan.load() for plan in shown if plan.load is not None], self.processor)
             batch |= {"pixel_values": patches.pixel_values, "image_grid_thw": patches.image_grid_thw}
         batch[KEYS] = [plan.key for plan in shown]
+        if self.sources:
+            batch[SOURCES] = [plan.source for plan in plans]
         return batch

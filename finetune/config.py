@@ -51,6 +51,13 @@ class Replay(_Settings):
 
     share: float = Field(0.15, ge=0, lt=1, description="Of the supervised tokens, all sources together.")
     sources: tuple[ReplaySource, ...] = ()
+    distil: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How far replayed answers are taught by the base model's own probabilities of every word instead "
+        "of by the word alone; costs one more look at the replayed rows without gradients.",
+    )
     limit: float = Field(
         2.0, ge=0, description="Most points an older skill may lose before the adapter is marked."
     )

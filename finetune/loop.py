@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from finetune.collate import KEYS, PLACES, Collator
+from finetune.collate import KEYS, PLACES, SOURCES, Collator
 from finetune.config import FinetuneConfig
 from finetune.dense_aid import NAME as DENSE
 from finetune.dense_aid import DenseAid
@@ -93,7 +93,6 @@ class Loop:
             if not config.lora.in_vision:
                 raise RecipeError("train.dense teaches the vision tower: set lora.vision, or dense to 0")
             self.dense = DenseAid(model, checkpoint.tokenizer, checkpoint.family, names).to(checkpoint.device)
-            model.add_module(DENSE, self.dense)  # so that its heads are among what the optimiser moves
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch where the model is."""
@@ -104,6 +103,8 @@ class Loop:
         """Loss of a batch; its keys tell the frozen tower which tiles it has seen."""
         batch = dict(batch)
         keys, places, labels = batch.pop(KEYS, None), batch.pop(PLACES, None), batch.pop("labels")
+        rows = self._replayed(batch.pop(SOURCES, None), labels)
+        teacher = None if rows is None else self._base_logits(batch, rows, keys)
         if self.vision is not None:
             self.vision.keys = keys
         device = self.checkpoint.device.type
@@ -115,12 +116,41 @@ class Loop:
             weights = torch.where(heavy, self.config.train.label_weight, 1.0)
         loss = answer_loss(
             logits, labels, count, numbers=self.numbers, places=places, sigma=self.config.train.soft_coordinates,
-            weights=weights,
+            weights=weights, teacher=teacher, taught_rows=rows, distil=self.config.replay.distil,
         )  # fmt: skip
         if self.dense is not None and "image_grid_thw" in batch:
             shown = batch["mm_token_type_ids"].sum(1) > 0
             loss = loss + self.config.train.dense * self.dense.loss(labels[shown], batch["image_grid_thw"])
         return loss
+
+    def _replayed(self, sources: list[str] | None, labels: Tensor) -> Tensor | None:
+        """Rows that the base model helps to teach; None where there are none."""
+        if not self.config.replay.distil or sources is None:
+            return None
+        names = {source.name for source in self.config.replay.sources}
+        rows = torch.tensor([i for i, name in enumerate(sources) if name in names], device=labels.device)
+        return rows if len(rows) else None
+
+    @torch.no_grad()
+    def _base_logits(self, batch: dict[str, Any], rows: Tensor, keys: Any) -> Tensor:
+        """What the model says of some rows without its adapter."""
+        part = {name: batch[name][rows] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+        shown = batch["mm_token_type_ids"].sum(1) > 0
+        if bool(shown[rows].any()):
+            number = (shown.cumsum(0) - 1)[rows][shown[rows]].tolist()
+            grid = batch["image_grid_thw"]
+            patches = batch["pixel_values"].split(grid.prod(dim=1).tolist())
+            part["pixel_values"] = torch.cat([patches[i] for i in number])
+            part["image_grid_thw"] = grid[number]
+            if self.vision is not None and keys is not None:
+                self.vision.keys = [keys[i] for i in number]
+        device = self.checkpoint.device.type
+        with (
+            self.model.disable_adapter(),
+            torch.autocast(device, self.compute) if self.compute is not None else nullcontext(),
+        ):
+            logits: Tensor = self.model(**part, use_cache=False).logits
+        return logits
 
     def release(self) -> None:
         """Take off the model what only training needs."""
@@ -140,6 +170,8 @@ class Loop:
         states = self.folder / STATES
         found = last_state(states)
         first = int(found.name.rpartition("-")[2]) if found is not None else 0
+        if self.dense is not None:
+            self.model.add_module(DENSE, self.dense)  # so that its heads are among what the optimiser moves
         watcher = _Watcher(self, exam, first)
         trainer = _Trainer(
             self, model=self.model, args=self._arguments(states), train_dataset=examples,  # type: ignore[arg-type]

@@ -46,6 +46,9 @@ def answer_loss(
     places: Tensor | None = None,
     sigma: float = 0.0,
     weights: Tensor | None = None,
+    teacher: Tensor | None = None,
+    taught_rows: Tensor | None = None,
+    distil: float = 0.0,
 ) -> Tensor:
     """Mean loss of the taught tokens.
 
@@ -62,6 +65,12 @@ def answer_loss(
         Width of soft targets in model units; 0 teaches the number alone.
     weights : Tensor (rows, length)
         Weight of each label; None is 1 everywhere.
+    teacher : Tensor (n, length, vocabulary), optional
+        Logits of another model for n of the rows.
+    taught_rows : int64 Tensor (n,)
+        Those rows.
+    distil : float
+        Share of the teacher's probabilities in what these rows are taught.
     """
     wanted = labels[:, 1:]
     asked = wanted != IGNORED
@@ -78,6 +87,12 @@ def answer_loss(
             if rows.any():
                 soft = _soft(value[targets[rows]], len(group), sigma)
                 losses = losses.masked_scatter(rows, -(soft * chosen[rows][:, group]).sum(1))
+    if teacher is not None and taught_rows is not None:
+        owner = torch.arange(len(labels), device=labels.device)[:, None].expand_as(wanted)[asked]
+        theirs = torch.isin(owner, taught_rows)
+        soft = teacher[:, :-1][asked[taught_rows]].float().softmax(-1)
+        agreed = -(soft * chosen[theirs]).sum(1)
+        losses = losses.masked_scatter(theirs, (1 - distil) * losses[theirs] + distil * agreed)
     if weights is not None:
         losses = losses * weights[:, 1:][asked]
     return losses.sum() / (asked.sum() if count is None else count)

@@ -192,6 +192,8 @@ def run_hash(config: FinetuneConfig) -> str:
         content["conversations"] = config.conversations.name
     content["replay"] = [source.model_dump(mode="json", exclude={"path"}) for source in config.replay.sources]
     content["share"] = config.replay.share
+    if config.replay.distil:
+        content["distil"] = config.replay.distil
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -228,8 +230,9 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
     )  # fmt: skip
     pad = checkpoint.tokenizer.pad_token_id
     collator = Collator(
-        checkpoint.processor, checkpoint.eos_token_ids[0] if pad is None else pad, checkpoint.image_token_id
-    )
+        checkpoint.processor, checkpoint.eos_token_ids[0] if pad is None else pad, checkpoint.image_token_id,
+        sources=config.replay.distil > 0,
+    )  # fmt: skip
     sources = (learned.source, *replayed)
     return Prepared(
         checkpoint, learned.request, exam, tuple(skills), sources, schedule, collator, learned.manifest, base, before

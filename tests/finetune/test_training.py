@@ -223,7 +223,10 @@ def test_batches_hold_samples_of_like_length():
 def test_interrupted_at_any_step_it_ends_with_the_same_weights(tiny, cells, tmp_path):
     base = tiny("Qwen3-VL")
     lora = {"rank": 2, "dropout": 0.2, "merger": True}  # random numbers of training must go on, too
-    augment = {"colour": 1.0, "pool": 3}  # tiles that were looked at are looked at again after an interruption
+    augment = {
+        "colour": 1.0,
+        "pool": 3,
+    }  # tiles that were looked at are looked at again after an interruption
     whole = finetune(recipe(cells, base, tmp_path / "whole", lora=lora, augment=augment))
     expected = load_file(whole.adapter / "adapter_model.safetensors")
     for stop_after in (1, 2):  # the event is seen at the end of the step after
@@ -631,3 +634,49 @@ def test_shaken_coordinates_are_seen_and_never_taught():
     again = shaken(Plan("a", tokens, Turn("", "", places=True)), 3).tokens
     assert again == seen[3]
     assert shaken(Plan("a", tokens, Turn("", "7")), 3).tokens.seen is None  # a number that is no place
+
+
+def test_replayed_answers_are_taught_by_the_base_model(tiny, cells):
+    """The base's probabilities are those of the model without its adapter, for the replayed rows alone."""
+    from finetune.loop import Loop
+
+    losses = {}
+    for distil in (0.0, 1.0):
+        checkpoint = load_checkpoint(tiny("Qwen3-VL"))
+        with torch.no_grad():
+            batch = batch_of(checkpoint, cells, 3)
+            plain = checkpoint.model(
+                **{k: v for k, v in batch.items() if k not in (KEYS, PLACES, "labels")}
+            ).logits
+        replay = {"distil": distil, "sources": [{"name": "old", "kind": "factory"}]}
+        config = recipe(cells, tiny("Qwen3-VL"), Path("run"), replay=replay)
+        vision = FrozenVision(checkpoint.model, merger=True)
+        model = add_lora(checkpoint.model, LoraSettings(rank=2, merger=True), checkpoint.family)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.05)
+        loop = Loop(config, Path("run"), checkpoint, model, vision, None, (), None, None)
+        batch["sources"] = ["labels", "old", "old"]
+        if distil:
+            rows = loop._replayed(batch["sources"], batch["labels"])
+            assert rows.tolist() == [1, 2]
+            given = {k: v for k, v in batch.items() if k not in (PLACES, "labels", "sources")}
+            taught = loop._base_logits(given, rows, batch[KEYS])
+            assert torch.allclose(taught, plain[rows], atol=1e-4)
+        loss = loop.loss_of(model, batch)
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        losses[distil] = float(loss.detach())
+    assert losses[0.0] != pytest.approx(losses[1.0])
+    labels = torch.tensor([[-100, 1], [-100, 2]])
+    logits = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(0))
+    own = answer_loss(logits, labels, None)
+    rows = torch.tensor([1])
+    assert torch.equal(
+        answer_loss(logits, labels, None, teacher=logits[rows], taught_rows=rows, distil=0.0), own
+    )
+    hard = torch.full((1, 2, 5), -99.0)
+    hard[0, 0, 2] = 99.0  # a teacher that is sure of the very word
+    same = answer_loss(logits, labels, None, teacher=hard, taught_rows=rows, distil=1.0)
+    assert torch.allclose(same, own, atol=1e-5)
