@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workflows.commands._guard import USAGE, guarded, stop
+from workflows.commands._progress import progress_bar
 
 if TYPE_CHECKING:
     from workflows.cells import CellTable, CropSize
@@ -80,14 +80,14 @@ def measure(
     opened = _slide_of_run(source, slide, slide_mpp) if is_run else _open(source, slide_mpp)
     settings: dict[str, Any] = {"stain": stain, "noun": noun, "vocabulary": vocabulary}
     with opened:
-        with _progress("cells", as_json) as report:
+        with progress_bar("cells", as_json) as report:
             if labels is None:
                 table = cells_of_run(source, opened, report=report, **settings)
             else:
                 table = cells_of_labels(opened, LabelImage.open(labels, opened), report=report, **settings)
         if tower:
             size = CropSize.of(opened, crop_px, crop_um)
-            with _progress("crops", as_json) as report:
+            with progress_bar("crops", as_json) as report:
                 table = _with_tower(table, opened, size, model, adapter, device, report)
     table.write(out, overwrite=overwrite)
     _show_table(table, out, as_json)
@@ -175,7 +175,7 @@ def samples(
     from workflows.cells import CropSize, read_table, write_samples
 
     read = read_table(table)
-    with _open(slide, slide_mpp) as opened, _progress("crops", as_json) as report:
+    with _open(slide, slide_mpp) as opened, progress_bar("crops", as_json) as report:
         written = write_samples(
             read, opened, out, size=CropSize.of(opened, crop_px, crop_um), most=most, held_out=held_out,
             block0=block, seed=seed, report=report,
@@ -374,17 +374,6 @@ def _show_table(table: CellTable, out: Path, as_json: bool) -> None:
         left = f"{table.facts['without_outline']} without an outline, {table.facts.get('points', 0)} points"
         typer.echo(f"  left out: {left}")
     typer.echo(f"  for example: {table.sentences[0]}")
-
-
-@contextmanager
-def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,288 @@
+"""Judges of known habits: what the reports say of them is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import NAME, JudgeServer, always_first, perfect, random_judge
+from typer.testing import CliRunner
+
+from qwenvl.engines.remote import RemoteEngine
+from workflows.commands import app
+from workflows.errors import JudgeError, RunLockedError
+from workflows.judge import Item, Rubric, compare, open_journal, read_items, score
+from workflows.judge.report import pair_warnings, rubric_warnings
+
+PAIRS = [
+    (
+        Item(
+            f"{n}",
+            f"question {n}?",
+            f"a {'good' if n % 3 else 'poor'} answer {n}",
+            human="a" if n % 3 else "b",
+        ),
+        Item(f"{n}", f"question {n}?", f"a {'poor' if n % 3 else 'good'} answer {n}."),
+    )
+    for n in range(60)
+]
+RUBRIC = Rubric.model_validate(
+    {
+        "criteria": [
+            {"name": "correct", "question": "Right?"},
+            {"name": "clear", "question": "Clear?", "high": 3},
+        ]
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JudgeServer]:
+    judge = JudgeServer(perfect)
+    yield judge
+    judge.stop()
+
+
+@pytest.fixture
+def judged(server: JudgeServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    engine = RemoteEngine(server.url, model=NAME, attempts=3, backoff=0.01)
+    server.asked.clear()
+
+    def run(habit: Any, ask: Any = compare, items: Any = PAIRS, *more: Any, folder: str = "out") -> Any:
+        server.habit = habit
+        with open_journal(tmp_path / folder, {"kind": "test"}) as journal:
+            return ask(engine, items, *more, journal)
+
+    yield run
+    engine.close()
+
+
+def test_a_perfect_judge(judged):
+    results, verdicts = judged(perfect)
+    assert (results.a_better, results.b_better, results.tied, results.disagreed) == (40, 20, 0, 0)
+    assert [each.verdict for each in verdicts] == [one.human for one, _ in PAIRS]
+    assert results.a_share.value == pytest.approx(40 / 60)
+    assert results.consistent.value == 1
+    assert results.position.first.value == 0.5
+    assert not results.position.biased
+    assert results.human.value == 1
+    assert pair_warnings(results) == ()
+
+
+def test_a_judge_that_prefers_the_first_place_gives_no_verdict(judged):
+    results, _ = judged(always_first)
+    assert (results.a_better, results.b_better, results.tied, results.disagreed) == (0, 0, 0, 60)
+    assert results.position.first.value == 1
+    assert results.position.choices == 120
+    assert results.position.biased
+    assert results.consistent.value == 0
+    assert results.a_share.value is None
+    assert results.human.value == 0
+    assert results.human_share.value == 0
+    assert "prefers a place" in pair_warnings(results)[0]
+
+
+def test_a_random_judge_is_fair_to_places_and_agrees_with_nobody(judged):
+    results, _ = judged(random_judge(7))
+    assert results.position.first.low < 0.5 < results.position.first.high
+    assert not results.position.biased
+    assert 15 <= results.disagreed <= 45
+    assert results.a_better + results.b_better + results.disagreed == 60
+    assert results.human.low < 0 < results.human.high or abs(results.human.value) < 0.3
+
+
+@pytest.mark.parametrize(
+    "said", ["I like bananas.", "", "first or second", '{"verdict": 7}', "neither the first nor"]
+)
+def test_malformed_words_are_counted_and_no_verdict(judged, said):
+    """Every sixth question gets them; no pair that has one counts for anybody."""
+    poor = {words for one, other in PAIRS[:20:5] for words in (one.answer,)}
+
+    def habit(words: str) -> str:
+        return said if any(answer in words for answer in poor) else perfect(words)
+
+    results, verdicts = judged(habit, compare, PAIRS[:20])
+    assert results.malformed == 4
+    assert [each.verdict for each in verdicts[::5]] == ["malformed"] * 4
+    assert results.a_better + results.b_better == 16
+    assert any("4 of 20 pairs have no verdict" in words for words in pair_warnings(results))
+
+
+def test_a_refusal_is_counted_as_such(judged):
+    results, _ = judged(lambda words: "I'm sorry, I cannot judge this.", compare, PAIRS[:3])
+    assert (results.refused, results.malformed) == (3, 0)
+
+
+def test_ties_count_where_both_orders_say_so(judged):
+    same = [(Item("1", "q", "poor", human="tie"), Item("1", "q", "poor too"))]
+    results, _ = judged(perfect, compare, same)
+    assert (results.tied, results.disagreed) == (1, 0)
+    half = judged(lambda words: "tie" if words.find("poor too") < words.find("second answer") else "first", compare,
+                  same, folder="half")[0]  # fmt: skip
+    assert (half.tied, half.disagreed) == (0, 1)
+
+
+def test_too_long_pairs_are_not_cut(judged, server):
+    long = [(Item("1", "q", "good " * 5000), Item("1", "q", "x")), PAIRS[0]]
+    results, _ = judged(perfect, compare, long)
+    assert results.too_long == 1
+    assert len(server.asked) == 2
+
+
+def test_people_disagree(judged):
+    pairs = [
+        (
+            Item(
+                one.id, one.question, one.answer, human=[one.human, one.human, one.human if n % 2 else "tie"]
+            ),
+            other,
+        )
+        for n, (one, other) in enumerate(PAIRS[:12])
+    ]
+    results, _ = judged(perfect, compare, pairs)
+    assert results.human.value == 1  # with the majority
+    assert 0 < results.between_people.value < 1
+    with pytest.raises(JudgeError, match="no verdict of people"):
+        judged(perfect, compare, [(Item("1", "q", "good", human="perhaps"), Item("1", "q", "x"))])
+
+
+def test_a_killed_judging_goes_on(judged, server, tmp_path):
+    judged(perfect, compare, PAIRS[:10])
+    journal = tmp_path / "out" / "judgements.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:7]) + lines[7][:20])  # killed while it wrote
+    server.asked.clear()
+    again, _ = judged(always_first, compare, PAIRS[:10])
+    assert len(server.asked) == 13
+    assert again.pairs == 10
+    assert len(journal.read_text().splitlines()) == 20
+
+
+def test_a_folder_belongs_to_one_judging(tmp_path):
+    with open_journal(tmp_path / "one", {"model": "x"}), pytest.raises(RunLockedError):
+        open_journal(tmp_path / "one", {"model": "x"}).__enter__()
+    with pytest.raises(JudgeError, match="another judging: model differ"):
+        open_journal(tmp_path / "one", {"model": "y"}).__enter__()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(JudgeError, match="other files"):
+        open_journal(tmp_path / "other", {"model": "x"}).__enter__()
+
+
+def test_scores_of_a_rubric(judged):
+    """The judge gives each answer the number in it; one answer in five gets words that are no scores."""
+    items = [
+        Item(f"{n}", "q", f"worth {n % 5 + 1}", human={"correct": n % 5 + 1, "clear": 2}) for n in range(20)
+    ] + [Item("none", "q", None)]
+
+    def habit(words: str) -> str:
+        worth = int(words.split("worth ")[1][0])
+        return "great!" if worth == 3 else json.dumps({"correct": worth, "clear": 2})
+
+    results, scored = judged(habit, score, items, RUBRIC)
+    assert (results.scored, results.malformed, results.unanswered) == (16, 4, 1)
+    correct, clear = results.criteria
+    assert correct.mean == 3
+    assert correct.counts == {"1": 4, "2": 4, "3": 0, "4": 4, "5": 4}
+    assert correct.human.value == pytest.approx(1)
+    assert correct.kappa.value == 1
+    assert correct.off_by == 0
+    assert clear.human.value is None  # everybody gave 2: no ranks
+    assert [each.status for each in scored[:5]] == ["ok", "ok", "malformed", "ok", "ok"]
+    assert "5 of 21 items have no scores" in rubric_warnings(results)[0]
+
+
+@pytest.mark.parametrize(
+    "said", ['{"correct": 9, "clear": 2}', '{"correct": 3}', '{"correct": 3.5, "clear": 1}', "5"]
+)
+def test_scores_outside_the_schema_are_malformed(judged, said):
+    results, scored = judged(lambda words: said, score, [Item("1", "q", "x")], RUBRIC)
+    assert results.malformed == 1
+    assert scored[0].scores is None
+    assert results.criteria[0].mean is None
+
+
+def test_a_contrary_judge_has_negative_agreement(judged):
+    items = [Item(f"{n}", "q", f"worth {n % 5 + 1}", human=n % 5 + 1) for n in range(20)]
+    one = Rubric.model_validate({"criteria": [{"name": "correct", "question": "Right?"}]})
+
+    def habit(words: str) -> str:
+        return json.dumps({"correct": 6 - int(words.split("worth ")[1][0])})
+
+    results, _ = judged(habit, score, items, one)
+    assert results.criteria[0].human.value == pytest.approx(-1)
+    assert results.criteria[0].kappa.value < 0
+
+
+def test_the_commands_end_to_end(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, side in (("a.jsonl", 0), ("b.jsonl", 1)):
+        rows = [
+            {
+                "id": pair[side].id,
+                "question": pair[side].question,
+                "answer": pair[side].answer,
+                "human": pair[side].human,
+            }
+            for pair in PAIRS[:9]
+        ]
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server.habit = perfect
+    said = CliRunner().invoke(
+        app, ["judge", "pair", "a.jsonl", "b.jsonl", "-o", "out", "--server", server.url]
+    )
+    assert said.exit_code == 0, said.output
+    report = json.loads(Path("out/judge.json").read_text())
+    assert report["pair"]["a_better"] == 6
+    assert report["model"]["model"].startswith(NAME)
+    assert [source["items"] for source in report["sources"]] == [9, 9]
+    assert len(Path("out/items.jsonl").read_text().splitlines()) == 9
+    other = CliRunner().invoke(
+        app, ["judge", "pair", "b.jsonl", "a.jsonl", "-o", "out", "--server", server.url]
+    )
+    assert other.exit_code == 1
+    assert "another judging" in other.output
+    dry = CliRunner().invoke(app, ["judge", "pair", "a.jsonl", "b.jsonl", "-o", "dry", "--dry-run"])
+    assert "9 pairs, 18 questions" in dry.output
+    assert not Path("dry").exists()
+    Path("rubric.yaml").write_text("criteria:\n  - {name: correct, question: Right, low: 0, high: 2}\n")
+    server.habit = lambda words: '{"correct": 2}'
+    scored = CliRunner().invoke(
+        app,
+        [
+            "judge",
+            "rubric",
+            "a.jsonl",
+            "--rubric",
+            "rubric.yaml",
+            "-o",
+            "r",
+            "--server",
+            server.url,
+            "--json",
+        ],
+    )
+    assert scored.exit_code == 1  # people's verdicts are no scores
+    assert "no score of people" in scored.output
+    Path("c.jsonl").write_text('{"id": "1", "question": "q", "answer": "x", "human": 1}\n')
+    scored = CliRunner().invoke(
+        app,
+        [
+            "judge",
+            "rubric",
+            "c.jsonl",
+            "--rubric",
+            "rubric.yaml",
+            "-o",
+            "r2",
+            "--server",
+            server.url,
+            "--json",
+        ],
+    )
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.output)["rubric"]["criteria"][0]["off_by"] == 1
+    assert read_items("a.jsonl")[0].question == "question 0?"
