@@ -267,12 +267,24 @@ def write_regions(folder: Path, polygons: Sequence[ArrayLike], size: tuple[int, 
     return path
 
 
-def runs_folder(slide: Path, chosen: str = "") -> Path:
-    """Where runs of a slide go: the folder of the preferences, else beside the slide, else in the user's home."""
+def runs_folder(slide: Path, chosen: str | None = None) -> Path:
+    """Where runs of a slide go: in the folder of the preferences, else beside the slide, else in the user's home.
+
+    Parameters
+    ----------
+    chosen : str, optional
+        In place of the preferences; '' for none.
+    """
     import os
 
+    if chosen is None:
+        from napari_qwenvl.preferences import preferences
+
+        chosen = preferences().folder
     if chosen.strip():
-        return Path(chosen).expanduser()
+        # Slides of one name in different folders are different slides.
+        place = hashlib.sha256(str(slide.absolute().parent).encode()).hexdigest()[:6]
+        return Path(chosen.strip()).expanduser() / f"{slide.stem}-{place}.qwenvl"
     if os.access(slide.parent, os.W_OK):
         return slide.parent / f"{slide.stem}.qwenvl"
     return Path.home() / "qwenvl-runs" / slide.stem

@@ -12,6 +12,8 @@ PLUGIN = "napari-qwenvl"
 class Preferences:
     """Settings of the viewer, one field per property of the manifest's configurations."""
 
+    folder: str = ""
+    """Where runs go, one folder per slide; empty for beside the slide."""
     line_width: int = 2
     """Width of outlines in px of the screen."""
     keep_outlines_up_to: int = 30_000
@@ -36,4 +38,4 @@ def preferences() -> Preferences:
     return Preferences(**found)
 
 
-_GROUPS = {"line_width": "objects", "keep_outlines_up_to": "objects", "shortcuts": "keys"}
+_GROUPS = {"folder": "runs", "line_width": "objects", "keep_outlines_up_to": "objects", "shortcuts": "keys"}

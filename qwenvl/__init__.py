@@ -69,8 +69,8 @@ __all__ = [
     "FAMILIES", "Answer", "Calibration", "Checkpoint", "CheckpointDescription", "CheckpointError",
     "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "Mark", "MemoryEstimate",
     "ModelFamily", "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings",
-    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Stamps", "Status", "Subject", "Task", "TileObject", "Turn",
-    "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
+    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Stamps", "Status", "Subject", "Task", "TileObject",
+    "Turn", "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
     "draw_marks", "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint",
     "parse_answer", "read_processor", "reliability", "render_chat", "smart_resize",
 ]  # fmt: skip

@@ -13,12 +13,12 @@ from wsi.synthetic import Scene, write_slide
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     page
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     if "```python" in page.read_text()
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_examples_run(page, tmp_path, monkeypatch, capsys):
     write_slide(tmp_path / "slide.svs", Scene(128, 128, seed=1), mpp=0.25, downsamples=(1,))
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ from workflows._results import (
 from workflows.errors import RunNotFoundError, StoreVersionError
 from workflows.provenance import Facts, GateFacts, GridFacts, MaskFacts, ModelFacts, PlanFacts, SlideFacts
 from workflows.quality import QualityFacts
+from workflows.review_facts import ReviewFacts
 
 SCHEMA_ID = "napari-qwenvl-report-1"
 
@@ -157,6 +158,10 @@ class Report(Facts):
     quality: QualityFacts | None = Field(
         None, description="What quality control found before the model was asked; null where it was off."
     )
+    review: ReviewFacts | None = Field(
+        None,
+        description="What people decided by then; null where nobody did. `results` are the model's own all the same.",
+    )
     warnings: tuple[str, ...] = Field(description="What a reader must know before using the numbers.")
     provenance: Provenance
     run: RunFacts
@@ -203,8 +208,8 @@ class Report(Facts):
         path.write_text(self.to_json() + "\n", encoding="utf-8")
 
     def result(self) -> dict[str, Any]:
-        """The document without its `run` section: equal for equal runs, however often interrupted."""
-        return self.model_dump(mode="json", exclude={"run"})
+        """The document without `run` and `review`: equal for equal runs, however often interrupted."""
+        return self.model_dump(mode="json", exclude={"run", "review"})
 
     def run_options(self) -> dict[str, Any]:
         """How slide and mask were opened, by the names of the command line's flags."""

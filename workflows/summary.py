@@ -22,14 +22,15 @@ from workflows.heatmap import Heatmap
 from workflows.provenance import utc_now
 from workflows.quality import QualityFacts, quality_facts
 from workflows.report import Provenance, Report, RunFacts, StatusCounts, TileFacts
+from workflows.review_facts import review_facts
 from workflows.store import RunStore
 
 
 def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
     """The report of a run as far as it has come, and its heatmap where the task has one.
 
-    Everything but the report's `run` section depends only on what was asked and answered: not on the order,
-    the batches or the interruptions in which it happened.
+    Everything but the report's sections `run` and `review` depends only on what was asked and answered: not on the
+    order, the batches or the interruptions in which it happened.
     """
     manifest = store.manifest
     tiles = read_tiles(store)
@@ -76,6 +77,7 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
         ),
         results=results,
         quality=_quality(store, tiles),
+        review=review_facts(store.reviews()),
         warnings=(
             *_warnings(store, tiles, counts, answered),
             *place_warnings(store, tiles, split, cascade),

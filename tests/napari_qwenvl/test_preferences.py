@@ -18,6 +18,7 @@ from napari.components import ViewerModel
 from napari_qwenvl._keys import HEATMAP
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
+from napari_qwenvl.plan import runs_folder
 from napari_qwenvl.preferences import Preferences, preferences
 from napari_qwenvl.shortcuts import ACTIONS, SHORTCUTS, bind, listing
 
@@ -48,6 +49,20 @@ def test_the_manifest_states_the_same_defaults(settings):
     settings.objects.line_width = 5
     settings.keys.shortcuts = False
     assert preferences() == Preferences(line_width=5, shortcuts=False)
+
+
+def test_runs_go_where_the_preferences_say(settings, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    slides = tmp_path / "a" / "case.svs", tmp_path / "b" / "case.svs"
+    assert [runs_folder(slide) for slide in slides] == [
+        tmp_path / "a" / "case.qwenvl", tmp_path / "b" / "case.qwenvl",
+    ]  # fmt: skip
+    settings.runs.folder = str(tmp_path / "runs")
+    found = [runs_folder(slide) for slide in slides]
+    assert found[0] != found[1], "slides of one name in two folders"
+    assert {folder.parent for folder in found} == {tmp_path / "runs"}
+    assert runs_folder(slides[0]) == found[0]
 
 
 def test_without_the_plugin_the_defaults_hold(monkeypatch):
