@@ -56,8 +56,9 @@ class TrainPanel(QWidget):
         self.result.show_training(folder)
         card = self.result.card
         metrics = {} if card is None else (card.facts.get("metrics") or {})
-        self.run.curves.base = (metrics.get("base") or {}).get("f1")
-        self.run.curves.update()
+        if card is not None:
+            self.run.curves.base = (metrics.get("base") or {}).get(self.run.curves.metric_name)
+            self.run.curves.update()
 
     @while_alive
     def _on_finished(self, event: dict[str, Any]) -> None:

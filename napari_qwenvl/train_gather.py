@@ -279,6 +279,9 @@ def in_panel(words: str) -> str:
     if "has no reviews" in words:
         folder = Path(words.split(" has no reviews")[0]).name
         return f"{folder} has no reviews. Accept, correct or draw objects under 'Results and review', then come back."
+    if "with --images" in words:
+        what = words.split("; name the slide")[0]
+        return f"{what}. Bring the slide back to its place, or ask it again where it is now."
     return words
 
 

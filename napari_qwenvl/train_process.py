@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from qtpy.QtWidgets import QApplication
 
 OUTPUT = "output.txt"
 """Beside the recipe: what the process and its libraries print."""
+_BASE = re.compile(r"before training: (\S+) ([\d.]+)$")
 _PATIENCE_MS = 60_000
 """A process that was asked to stop and has not, is killed after this time: its last state is whole."""
 
@@ -41,6 +43,8 @@ class Training(QObject):
     changed = Signal()
     """It began, went on, or ended."""
     stepped = Signal(dict)
+    measured = Signal(str, float)
+    """The model before training on held-out tiles: metric and value."""
     finished = Signal(dict)
     """'finished' of `finetune.progress`."""
     pictured = Signal(str)
@@ -184,8 +188,7 @@ class Training(QObject):
         event = json.loads(line)
         match event.pop("is"):
             case "said":
-                self.stage = _stage_of(event["text"], self.stage)
-                self.changed.emit()
+                self._on_said(event["text"])
             case "step":
                 self.step = event
                 if not self.asked_to_stop:
@@ -204,6 +207,13 @@ class Training(QObject):
             case "failed":
                 self._told = True
                 self.failed.emit(event["message"])
+
+    def _on_said(self, text: str) -> None:
+        if text.startswith("Loading"):
+            self.stage = text
+            self.changed.emit()
+        elif (found := _BASE.match(text)) is not None:
+            self.measured.emit(found[1], float(found[2]))
 
     def _on_ended(self, number: int, code: int) -> None:
         if number != self._number:
@@ -236,11 +246,6 @@ class Training(QObject):
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-
-
-def _stage_of(text: str, before: str) -> str:
-    """A line of the run in the words of the panel; warnings and facts leave the stage as it is."""
-    return text if text.startswith(("Measuring", "Loading", "Preparing")) else before
 
 
 _TRAININGS: WeakKeyDictionary[Any, Training] = WeakKeyDictionary()

@@ -95,8 +95,12 @@ def recipe(
     train = settings["train"] | {"steps": fields.steps, "save_every": max(1, min(50, fields.steps // 6))}
     if fields.learning_rate is not None:
         train["learning_rate"] = fields.learning_rate
+    augment: dict[str, Any] = {"colour": 1.0}
     if facts is not None and facts.whole_numbers:
-        train["soft_coordinates"] = 3.0
+        train |= {"soft_coordinates": 3.0, "jitter": 12.0}
+    if facts is not None and facts.small:
+        # On a processor the tower takes most of the time; tiles that come again are looked at once.
+        augment["pool"] = min(2400, 4 * fields.steps)
     held_out = bool(gathered.tiles[1])
     held = max(4, min(24, fields.measured))
     source = (
@@ -109,7 +113,7 @@ def recipe(
         {
             "dataset": folder / DATASET, "out": folder / RUN, "name": fields.name, "base": fields.base,
             "labels": names, "task": "point" if gathered.points else "detect", "tile": tile.model_dump(),
-            "device": fields.device, "augment": {"colour": 0.5}, **limits, **settings, "train": train,
+            "device": fields.device, "augment": augment, **limits, **settings, "train": train,
             "replay": {"share": fields.replay, "limit": fields.limit, "sources": [source]},
             "evaluate": {
                 "tiles": fields.measured, "every": max(1, fields.steps // 5) if held_out else None,

@@ -75,6 +75,7 @@ class RunPage(QWidget):
         training = self.training
         training.changed.connect(self.show_state)
         training.stepped.connect(lambda _: self.show_state())
+        training.measured.connect(self._on_measured)
         training.stopped.connect(self._on_stopped)
         training.failed.connect(self._on_failed)
         training.finished.connect(self._on_finished)
@@ -339,7 +340,8 @@ class RunPage(QWidget):
         except RecipeError as error:
             self.told.emit("error", str(error))
             return
-        self.name.setText(folder.name)
+        done = (folder / RUN / "adapter").is_dir()
+        self.name.setText("" if done else folder.name)
         self.curves.follow(folder / RUN, self._steps)
         if not self.training.busy:
             self.curves.rest()
@@ -354,6 +356,11 @@ class RunPage(QWidget):
         self.show_state()
 
     @while_alive
+    def _on_measured(self, metric: str, value: float) -> None:
+        self.curves.metric_name, self.curves.base = metric, value
+        self.curves.update()
+
+    @while_alive
     def _on_stopped(self) -> None:
         self.curves.rest()
         self.told.emit("note", "Stopped. The state is saved: Go on takes it up with the very same steps.")
@@ -366,6 +373,7 @@ class RunPage(QWidget):
     @while_alive
     def _on_finished(self, _: dict[str, Any]) -> None:
         self.curves.rest()
+        self.name.setText("")  # the next one gets a name of its own
         if self.folder is not None:
             self.opened.emit(self.folder)
 

@@ -42,7 +42,9 @@ class RunSource:
             facts = store.manifest.slide
         mpp = facts.mpp if facts.mpp_source == "user" else None
         options = BuildOptions(exhaustive="searched" if searched else "reviewed", kind="run", mpp=mpp)
-        return build_dataset(self.folder.name, [(self.folder, Path(facts.path).parent)], options)
+        dataset = build_dataset(self.folder.name, [(self.folder, Path(facts.path).parent)], options)
+        _require_same(dataset, facts.fingerprint, "when the run was made")
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class LayerSource:
     layer: str
     slide: Path
     features: tuple[dict[str, Any], ...]
+    fingerprint: str = ""
+    """Of the slide it was drawn on."""
     mpp: float | None = None
     """Where the user states it."""
 
@@ -77,10 +81,24 @@ class LayerSource:
         path = folder / f"{self.slide.stem}-{digest}.geojson"
         path.write_text(text, encoding="utf-8")
         options = BuildOptions(exhaustive="areas", area_names=(AREA,), kind="geojson", mpp=self.mpp)
-        return build_dataset(self.layer, [(path, self.slide)], options)
+        dataset = build_dataset(self.layer, [(path, self.slide)], options)
+        _require_same(dataset, self.fingerprint, "the one that was drawn on")
+        return dataset
 
 
 Source = RunSource | LayerSource
+
+
+def _require_same(dataset: Dataset, fingerprint: str, than: str) -> None:
+    """Raise DatasetError where a slide's file is not the one that was labelled: every box would be misplaced."""
+    from finetune.errors import DatasetError
+
+    for entry in dataset.slides:
+        if fingerprint and entry.fingerprint != fingerprint:
+            raise DatasetError(
+                f"{Path(entry.path).name} is another picture than {than}: its labels would lie in the wrong places. "
+                "Bring the old file back, or label the new one."
+            )
 
 
 # ---------------------------------------------------------------------- layers
@@ -120,14 +138,16 @@ def layer_source(layer: Any, slide: Slide, path: Path, *, areas: bool = False) -
             raise ValueError(f"'{layer.name}' has no area. Draw a rectangle, an ellipse or a polygon.")
     stated = slide.mpp if getattr(slide, "mpp_source", None) == "user" else None
     name = f"{layer.name} (areas)" if areas else layer.name
-    return LayerSource(name, path, tuple(features), stated)
+    return LayerSource(name, path, tuple(features), slide.fingerprint, stated)
 
 
 def whole_slide(slide: Slide, path: Path) -> LayerSource:
     """The statement that everything on a slide is labelled."""
     ring = [[0, 0], [slide.width, 0], [slide.width, slide.height], [0, slide.height], [0, 0]]
     stated = slide.mpp if getattr(slide, "mpp_source", None) == "user" else None
-    return LayerSource("all of the slide", path, (_feature("Polygon", [ring], AREA),), stated)
+    return LayerSource(
+        "all of the slide", path, (_feature("Polygon", [ring], AREA),), slide.fingerprint, stated
+    )
 
 
 def _feature(kind: str, coordinates: Any, name: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot):
     labels, run, result = panel.labels, panel.run, panel.result
     ready(panel, qtbot, reviewed)
     assert labels.slides.rowCount() == 2
-    assert [labels.classes.item(row, 0).text() for row in range(2)] == ["tumor", "lymphocyte"]
+    assert [labels.classes.item(row, 0).text() for row in range(2)] == ["lymphocyte", "tumor"]
     assert "some fifty" in labels.warnings.text() or labels.warnings.text() == ""
     assert run.name.placeholderText() == "adapter-1"
 
@@ -103,7 +103,7 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot):
     assert [step for step, _ in after] == [1, 2, 3, 4]
     assert panel.tabs.currentWidget() is result
     card = read_card(folder / "run" / "adapter")
-    assert card.labels == ("tumor", "lymphocyte")
+    assert card.labels == ("lymphocyte", "tumor")
     shown = {
         result.table.item(row, 0).text(): result.table.item(row, 2).text()
         for row in range(result.table.rowCount())
@@ -132,7 +132,7 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot):
     # One click, and the Ask panel asks with it.
     click(qtbot, result.use)
     assert adapting_of(viewer).folder == folder / "run" / "adapter"
-    assert ask.labels.text() == "tumor, lymphocyte"
+    assert ask.labels.text() == "lymphocyte, tumor"
     assert "adapter-1" in ask.adapter.name.text()
     assert verdict(card)[1].split(":")[0] in ask.adapter.state.text()
     viewer.open(reviewed[0].parent / "s4.svs", plugin="napari-qwenvl")

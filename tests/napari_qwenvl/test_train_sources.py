@@ -228,6 +228,23 @@ def test_a_moved_slide_is_named(runs, slides, tmp_path):
     assert "gone.svs" in gather([source], TILE).problems[0]
 
 
+def test_labels_are_never_put_on_another_picture(slides, tmp_path):
+    """The file was replaced since: each label would lie in the wrong place, so nothing is learned from it."""
+    slide = tmp_path / "case.svs"
+    slide.write_bytes(slides[0].read_bytes())
+    run = make_run(slide, tmp_path / "case.run")
+    decide(run, all_of=Verdict.ACCEPTED)
+    layers = drawn(slide, BOXES)
+    assert gather([RunSource(run)], TILE).dataset is not None
+    slide.write_bytes(slides[1].read_bytes())
+    for sources in ([RunSource(run)], layers):
+        found = gather(sources, TILE)
+        assert found.dataset is None
+        assert "another picture" in found.problems[0]
+    slide.unlink()
+    assert "Bring the slide back" in gather([RunSource(run)], TILE).problems[0]
+
+
 # ---------------------------------------------------------------------- recipe
 
 
