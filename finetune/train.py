@@ -41,7 +41,7 @@ from finetune.samples import Dataset
 from finetune.schedule import Schedule, ScheduledExamples, make_schedule
 from finetune.shaken import Shaken
 from finetune.tokens import TurnTokens
-from qwenvl.adapter import AdapterSwitch
+from qwenvl.adapter import AdapterSwitch, base_fingerprint
 from qwenvl.checkpoint import Checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.packed import unpack_linears
@@ -123,6 +123,7 @@ def finetune(
     """
     folder = _claim(config, overwrite)
     checkpoint = load_base(config)
+    _require_same_base(folder, checkpoint)
     prepared = _prepare(config, checkpoint, say)
     _log(folder, {"event": "schedule", **prepared.schedule.facts()})
     vision = None
@@ -183,6 +184,20 @@ def _claim(config: FinetuneConfig, overwrite: bool) -> Path:
     )
     absolute.save(known)
     return folder
+
+
+def _require_same_base(folder: Path, checkpoint: Checkpoint) -> None:
+    """Note the weights a run begins on; a run begun on others cannot go on."""
+    path, own = folder / RUN, base_fingerprint(checkpoint)
+    if not path.is_file():
+        path.write_text(json.dumps({"base": own, "model": checkpoint.info.model}) + "\n", encoding="utf-8")
+        return
+    known = json.loads(path.read_text(encoding="utf-8")).get("base")
+    if known != own:
+        raise RecipeError(
+            f"{folder}: the run was begun on other weights ({str(known)[:19]}) than {checkpoint.info.model} has now "
+            f"({own[:19]}); name another folder with 'out'"
+        )
 
 
 def run_hash(config: FinetuneConfig) -> str:

@@ -358,6 +358,10 @@ def test_a_class_with_one_example_and_leaks_are_refused(tiny, cells, tmp_path):
 def test_another_run_in_the_folder_is_never_overwritten(tiny, cells, tmp_path):
     config = recipe(cells, tiny("Qwen3-VL"), tmp_path / "run", train={"steps": 1, "batch": 1})
     finetune(config)
+    begun = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(begun | {"base": "sha256:0"}))
+    with pytest.raises(RecipeError, match="begun on other weights"):
+        finetune(config)
     other = config.model_copy(update={"seed": 8})
     with pytest.raises(RecipeError, match="run with other settings"):
         finetune(other)
