@@ -8,14 +8,13 @@ from decimal import Decimal, InvalidOperation
 
 _MINUS = "−–—‐‑-"
 _NUMBER = re.compile(
-    r"(?<![\w.,])"
+    rf"(?<![\w.,])(?<![^\W\d_][{_MINUS}])"  # IL-6 is a name
     rf"(?P<sign>[+{_MINUS}])?"
     r"(?P<digits>\d{1,3}(?:[,'’]\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+(?:[.,]\d+)?|[.,]\d+)"
     rf"(?P<power>(?:[eE][+{_MINUS}]?\d+)|(?:\s*[×x·*]\s*10\s*\^?\s*[+{_MINUS}]?\d+))?"
     r"(?!\d|[.,]\d)"
 )
 _SPACED = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?!\d|[.,]\d| \d{3}\b)")
-_DASHED = re.compile(rf"(?<=[\d)%])[{_MINUS}](\d+(?:[.,]\d+)?)(?![\w.,]*\d)")
 _POWER = re.compile(rf"([+{_MINUS}]?)(\d+)$")
 
 
@@ -38,10 +37,6 @@ def printed_numbers(text: str, *, comma: bool) -> Iterator[tuple[int, int, Decim
         if match["sign"] and match["sign"] in _MINUS:
             value = -value
         yield start, match.end(), value
-    for match in _DASHED.finditer(text):  # '10-12': the dash makes nothing negative; and IL-6 is a name
-        value = _value(match[1], None, comma=comma)
-        if value is not None:
-            yield match.start(1), match.end(1), value
     for match in _SPACED.finditer(text):
         value = _value(match[0].replace(" ", ""), None, comma=comma)
         if value is not None:

@@ -83,7 +83,7 @@ def _signs(
     signs: list[str] = []
     fills: dict[int, Colour] = {}
     boxes: list[Box | None] = []
-    lost = 0
+    lost, last = 0, None
     for index in range(textpage.count_chars()):
         code = pdfium.FPDFText_GetUnicode(textpage, index)
         if code in _UNKNOWN or pdfium.FPDFText_HasUnicodeMapError(textpage, index) == 1:
@@ -103,6 +103,14 @@ def _signs(
                 boxes.append(None)
             continue
         place = _sign_box(textpage, index)
+        # PDFium forgets some ends of lines, such as those of a column of single numbers.
+        if last is not None and signs[-1] != "\n" and not _level(textpage, index, last, place):
+            if signs[-1] == " ":
+                signs[-1] = "\n"
+            else:
+                signs.append("\n")
+                boxes.append(None)
+        last = place
         if not signs or signs[-1].isspace():
             fills[len(signs)] = _fill(textpage, index)
         for part in unicodedata.normalize("NFKC", sign):  # a ligature's letters share its place
@@ -120,6 +128,19 @@ def _fill(textpage: Any, index: int) -> Colour:
     if not pdfium.FPDFText_GetFillColor(textpage, index, red, green, blue, alpha):
         return None
     return red.value, green.value, blue.value
+
+
+def _level(textpage: Any, index: int, last: Box, place: Box) -> bool:
+    """Whether a sign stands on the line of the one before it, in the direction that it is written in."""
+    import pypdfium2.raw as pdfium
+
+    angle = pdfium.FPDFText_GetCharAngle(textpage, index)
+    turned = round(angle / (np.pi / 2))
+    if abs(angle - turned * np.pi / 2) > 0.1:
+        return True  # slanted: boxes say nothing of its line
+    axis = 1 if turned % 2 == 0 else 0
+    shared = min(last[axis + 2], place[axis + 2]) - max(last[axis], place[axis])
+    return shared > 0.2 * min(last[axis + 2] - last[axis], place[axis + 2] - place[axis])
 
 
 def _sign_box(textpage: Any, index: int) -> Box:

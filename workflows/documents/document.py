@@ -19,7 +19,7 @@ from wsi.fingerprint import fingerprint_path
 
 DPI = 144.0
 """Default resolution: print of 8 pt has letters of about 8 px, which the families read."""
-LEAST_DPI = 30.0
+LEAST_DPI = 12.0
 MOST_PIXELS = 64_000_000
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 _PASSWORD, _FORMAT = 4, 3  # FPDF_ERR_PASSWORD, FPDF_ERR_FORMAT
@@ -61,7 +61,7 @@ class PictureRule:
         Raises
         ------
         PageError
-            The page would have to be shown with less than 30 dpi.
+            The page would have to be shown with less than 12 dpi.
         """
         scale = self.dpi / 72
         limit = min(self.max_pixels, MOST_PIXELS)

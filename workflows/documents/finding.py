@@ -122,8 +122,8 @@ def _bounded(body: str, value: str, flags: int = 0) -> re.Pattern[str]:
 
 
 def _literal(value: str) -> re.Pattern[str]:
-    words = [re.escape(word) for word in value.split()]
-    return _bounded(r"[ \n]".join(words), value.strip())
+    normal = " ".join(unicodedata.normalize("NFKC", value).split())  # as the signs of a page are
+    return _bounded(re.escape(normal).replace(r"\ ", r"[ \n]"), normal)
 
 
 def _loose(value: str) -> re.Pattern[str]:

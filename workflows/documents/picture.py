@@ -25,8 +25,13 @@ COLOURS: dict[Anchor, RGBColour] = {
 """Green: printed there. Orange, dashed: box from the model only. Red, dashed: printed, but not beside its record."""
 
 
+_DOUBTFUL = (Anchor.ELSEWHERE, Anchor.MISSING)
+
+
 def page_picture(page: Page, paper: Paper) -> NDArray[np.uint8]:
-    """The picture of a page with the values that stand on it, each with its property and record.
+    """The picture of a page with the values that stand on it, and the number of each record before its first.
+
+    A record's number is red where one of its values was not found, or where it contradicts another one.
 
     Returns
     -------
@@ -36,29 +41,31 @@ def page_picture(page: Page, paper: Paper) -> NDArray[np.uint8]:
 
     image = Image.fromarray(np.ascontiguousarray(page.picture))
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=max(9.0, 6.5 * page.scale))
-    named: list[tuple[float, float, float, float]] = []
+    font = ImageFont.load_default(size=max(9.0, 6.0 * page.scale))
+    tags: dict[tuple[int, int], list[int]] = {}
+    doubted: set[int] = set()
     for record in paper.records:
-        for path, value in record.fields.items():
-            if value.page != page.number or value.anchor not in COLOURS:
-                continue
-            colour = COLOURS[value.anchor]
-            for number, box in enumerate(value.boxes_px):
-                around = (box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2)
-                if value.anchor is Anchor.ANCHORED:
-                    draw.rectangle(around, outline=colour, width=2)
-                else:
-                    _dashed(draw, around, colour)
-                if number:
-                    continue
-                name = f"{record.record} {path}" + ("!" if record.contradicts else "")
-                left, top, right, bottom = draw.textbbox((box[0], box[1] - 2), name, font=font, anchor="lb")
-                place = (left - 1, top - 1, right + 1, bottom + 1)
-                if any(_overlap(place, other) for other in named):
-                    continue  # where names would cover each other, the box alone is shown
-                named.append(place)
-                draw.rectangle(place, fill=(255, 255, 255))
-                draw.text((box[0], box[1] - 2), name, fill=colour, font=font, anchor="lb")
+        shown = [
+            (value.anchor, box)
+            for value in record.fields.values()
+            if value.page == page.number and value.anchor in COLOURS
+            for box in value.boxes_px
+        ]
+        for anchor, box in shown:
+            around = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
+            if anchor is Anchor.ANCHORED:
+                draw.rectangle(around, outline=COLOURS[anchor], width=max(1, round(0.6 * page.scale)))
+            else:
+                _dashed(draw, around, COLOURS[anchor])
+        if not shown:
+            continue
+        first = min((box for _, box in shown), key=lambda box: (round(box[1] / 4), box[0]))
+        tags.setdefault((round(first[0]), round(first[1])), []).append(record.record)
+        if record.contradicts or any(value.anchor in _DOUBTFUL for value in record.fields.values()):
+            doubted.add(record.record)
+    for (x, y), numbers in tags.items():
+        colour = COLOURS[Anchor.ELSEWHERE] if doubted & set(numbers) else COLOURS[Anchor.ANCHORED]
+        draw.text((x - 3, y - 1), " ".join(map(str, numbers)), fill=colour, font=font, anchor="ra")
     return np.asarray(image)
 
 
@@ -109,9 +116,3 @@ def _dashed(draw: ImageDraw, box: tuple[float, float, float, float], colour: RGB
             part = [(at / length if length else 0), min(1.0, (at + 5) / length) if length else 0]
             line = [tuple(s + p * (e - s) for s, e in zip(start, end, strict=True)) for p in part]
             draw.line(line, fill=colour, width=2)
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return (
-        min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
-    )  # fmt: skip

@@ -170,11 +170,13 @@ def _on_page(
     for path in texts or list(sites):
         for seed in sites[path][:_SEEDS]:
             along = _orientation(seed, path, sites, numbers)
-            worth = 1.0 if path in texts else 0.0
+            worth = 1.0 if path in texts else _ON_PAGE
             for other, candidates in sites.items():
                 if other == path:
                     continue
                 kinds = [k for c in candidates if (k := _relation(seed, c, along)) is not None]
+                if other in numbers:
+                    kinds = [kind for kind in kinds if kind != _CAPTION]
                 if kinds:
                     worth += max(_WORTH[kind] for kind in kinds)
                 elif other not in numbers:
@@ -200,6 +202,12 @@ def _settle(
     """One place for each value around the seed."""
     found: dict[str, Found] = {}
     taken: set[tuple[int, int]] = set()
+    supported = seed is not None and any(
+        _relation(seed, site, along) not in (None, _CAPTION)
+        for path, candidates in sites.items()
+        if path != origin
+        for site in candidates
+    )
     alone = sum(value is not None for _, value in leaves) == 1
     order = sorted(leaves, key=lambda leaf: (leaf[0] != origin, len(places.get(leaf[0], ()))))
     for path, value in order:
@@ -218,10 +226,12 @@ def _settle(
             worth = 2.0 if own else (0.0 if kind is None else _WORTH[kind])
             proved = own or kind is not None
             if path in numbers:
+                if kind == _CAPTION:  # 'after 5 washes' is no proof of any 5 in the rows
+                    proved, worth = own, 0.0
                 if (site.place.start, site.place.stop) in taken:
                     continue
                 # The seed of a record without words is itself a number: its neighbours or the model speak for it.
-                if own and len(sites) == 1:
+                if own and not supported:
                     proved = claimed or (alone and len(candidates) == 1)
             far = 0.0 if seed is None else _apart(seed.place, site.place)
             ranked.append((worth + _CLAIMED * claimed, proved, -far, site))

@@ -203,11 +203,15 @@ def _warnings(pages: Sequence[PageFacts], windows: Sequence[WindowFacts], questi
             )
         if page.error is not None:
             found.append(f"Page {page.page} was not read: {page.error}")
-        elif page.dpi and page.dpi < question.rule.dpi - 0.5 and page.text_layer is not None:
-            found.append(
-                f"Page {page.page} was shown at {page.dpi:.0f} dpi instead of {question.rule.dpi:.0f}: the model takes "
-                f"at most {question.rule.max_pixels:,} px."
-            )
+    coarse: dict[int, list[int]] = {}
+    for page in pages:
+        if page.error is None and page.width_pt and page.dpi < question.rule.dpi - 0.5 and page.dpi != 72.0:
+            coarse.setdefault(round(page.dpi), []).append(page.page)
+    for dpi, numbers in coarse.items():
+        found.append(
+            f"Page {_listed(numbers)}: shown at {dpi} dpi instead of {question.rule.dpi:.0f}, since the model takes at "
+            f"most {question.rule.max_pixels:,} px. Print below {round(500 / dpi)} pt is too small to be read there."
+        )
     cut = [n for w in windows if w.status == "truncated" for n in w.pages]
     if cut:
         found.append(
