@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -70,25 +71,39 @@ def uncertain_tiles(folder: Path, most: int = _MOST) -> list[Doubt]:
     with RunStore.open(folder) as store:
         reviewed, tiles = store.reviewed_objects(), store.tiles()
         statuses = {answer.tile: answer.answer.status.value for answer in store.iter_answers()}
+    cores = np.array(
+        [[float(row[f"core_{edge}"]) for edge in ("x0", "y0", "x1", "y1")] for row in tiles], float
+    ).reshape(-1, 4)
     centre = (reviewed.box[:, :2] + reviewed.box[:, 2:]) / 2
     doubt = 1 - np.where(np.isnan(reviewed.score), _UNKNOWN, np.clip(reviewed.score, 0, 1))
-    open_ = reviewed.state == 0
-    decided = reviewed.state != 0
+    objects, places = _owners(centre, cores)
+    waiting = reviewed.state[objects] == 0
+    left = np.bincount(places[waiting], minlength=len(tiles))
+    mistakes = np.bincount(places[waiting], weights=doubt[objects[waiting]], minlength=len(tiles))
+    decided = np.bincount(places[~waiting], minlength=len(tiles))
     found = []
-    for row in tiles:
-        number = int(row["tile"])
+    for place, number in enumerate(tiles["tile"].tolist()):
         if number not in statuses:
             continue
-        x0, y0, x1, y1 = (float(row[f"core_{edge}"]) for edge in ("x0", "y0", "x1", "y1"))
-        inside = (centre[:, 0] >= x0) & (centre[:, 0] < x1) & (centre[:, 1] >= y0) & (centre[:, 1] < y1)
-        left = inside & open_
-        if not left.any() and (statuses[number] in ("ok", "repaired", "empty") or (inside & decided).any()):
-            continue
-        found.append(
-            Doubt(number, (x0, y0, x1, y1), float(doubt[left].sum()), int(left.sum()), statuses[number])
+        each = Doubt(
+            number, tuple(cores[place].tolist()), float(mistakes[place]), int(left[place]), statuses[number]
         )
+        if left[place] or (each.broken and not decided[place]):
+            found.append(each)
     found.sort(key=lambda each: (not each.broken, -each.mistakes, each.tile))
     return found[:most]
+
+
+def _owners(
+    centre: NDArray[np.float64], cores: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of objects and of the tiles that own them: those whose core holds the centre, its far edges excluded."""
+    import shapely
+
+    tree = shapely.STRtree(shapely.box(*cores.T))
+    objects, places = tree.query(shapely.points(centre), predicate="intersects")
+    own = (centre[objects] < cores[places, 2:]).all(axis=1)
+    return objects[own], places[own]
 
 
 class QueuePage(QWidget):
