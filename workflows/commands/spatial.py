@@ -87,7 +87,7 @@ RegionLevel = Annotated[
 ]
 Least = Annotated[int, typer.Option(min=1, help="Fewest spots of a region.", rich_help_panel=_WHAT)]
 Rounds = Annotated[
-    int, typer.Option(min=0, help="Rounds of smoothing before regions are formed.", rich_help_panel=_WHAT)
+    int, typer.Option(min=0, help="Rounds of smoothing over neighbours.", rich_help_panel=_WHAT)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -167,6 +167,9 @@ def samples(
     threshold: Annotated[
         str, typer.Option(metavar="median|otsu|q0.75", help="From what on a spot is high on its slide.")
     ] = "median",
+    margin: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of spots nearest to the threshold that are left out.")
+    ] = 0.3,
     region_level: RegionLevel = "q0.75",
     mpp: Mpp = 0.5,
     tile_size: TileSize = 256,
@@ -196,8 +199,8 @@ def samples(
     entries = read_sections(sections)
     targets = _targets(genes, most_variable, [entry for entry in entries if entry.split == TRAIN])
     settings = SampleSettings(
-        level=Level(threshold), region_level=Level(region_level), least=least, rounds=rounds, tasks=tasks[task],
-        mpp=mpp, tile_size=tile_size, region_mpp=region_mpp, most_spots=most_spots, seed=seed,
+        level=Level(threshold), margin=margin, region_level=Level(region_level), least=least, rounds=rounds,
+        tasks=tasks[task], mpp=mpp, tile_size=tile_size, region_mpp=region_mpp, most_spots=most_spots, seed=seed,
         split_by="patient" if split_by == "patient" else "section",
     )  # fmt: skip
     description = describe_checkpoint(find_checkpoint(model), name=model)

@@ -151,7 +151,13 @@ def expression(section: Section, targets: Sequence[Target]) -> NDArray[np.float6
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
-            scanpy.tl.score_genes(table, list(target.genes), score_name=SIGNATURE, random_state=0)
+            try:
+                scanpy.tl.score_genes(table, list(target.genes), score_name=SIGNATURE, random_state=0)
+            except RuntimeError as error:
+                raise SpatialError(
+                    f"Signature {target.name!r} cannot be scored on {section.name}: among its {section.counts.n_vars} "
+                    f"genes there are none of like expression to compare with ({error})."
+                ) from error
         columns.append(table.obs.pop(SIGNATURE).to_numpy())
     return np.stack(columns, axis=1).astype(np.float64)
 

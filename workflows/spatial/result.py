@@ -32,6 +32,7 @@ PREDICTED, MEASURED = "predicted", "measured"
 TABLE, REGIONS, MAPS = "predictions.h5ad", "regions.geojson", "maps.png"
 _PICTURE = 1200
 _DRAWN = 4
+_SPOT = 0.8  # diameter of a drawn spot by the distance of spots: larger than it was, so that colours are seen
 
 
 def prediction_table(
@@ -186,14 +187,14 @@ def draw_maps(
     factor = library["scalefactors"]["tissue_hires_scalef"]
     picture = library["images"]["hires"]
     places = np.asarray(table.obsm[PLACES])
-    margin = 3 * float(table.uns["qwenvl"]["pitch_px0"])
+    margin = 2 * float(table.uns["qwenvl"]["pitch_px0"])
     low, high = places.min(axis=0) - margin, places.max(axis=0) + margin
     aspect = float((high - low)[1] / (high - low)[0])
     figure, axes = plt.subplots(
         len(names), len(kinds), figsize=(4.4 * len(kinds), 3.8 * aspect * len(names) + 0.3), squeeze=False
     )
     inches = 3.4 / float((high - low)[0])
-    size = (library["scalefactors"]["spot_diameter_fullres"] * 1.3 * inches * 72) ** 2
+    size = (_SPOT * float(table.uns["qwenvl"]["pitch_px0"]) * inches * 72) ** 2
     for row, name in enumerate(names):
         for column, kind in enumerate(kinds):
             axis = axes[row, column]

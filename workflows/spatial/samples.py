@@ -51,13 +51,15 @@ class SampleSettings:
     Attributes
     ----------
     level : Level
-        Spots above it, on their own slide, are answered with yes.
+        Spots whose smoothed value is above it, on their own slide, are answered with yes.
+    margin : float
+        Share of the spots nearest to that threshold that are not asked about: chance decides on which side they are.
     region_level : Level
         Smoothed spots above it form regions.
     least : int
         Regions of fewer spots are left out.
     rounds : int
-        Rounds of smoothing over neighbours before regions are formed; 0 for none.
+        Rounds of smoothing over neighbours before spots are parted and regions formed; 0 for none.
     tasks : tuple of str
         'spots' (yes or no), 'regions' (boxes).
     mpp, tile_size, region_mpp
@@ -69,6 +71,7 @@ class SampleSettings:
     """
 
     level: Level = field(default_factory=Level)
+    margin: float = 0.3
     region_level: Level = field(default_factory=lambda: Level("q0.75"))
     least: int = 3
     rounds: int = 1
@@ -79,6 +82,10 @@ class SampleSettings:
     most_spots: int | None = None
     seed: int = 0
     split_by: Literal["patient", "section"] = "patient"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise SpatialError(f"margin {self.margin}: give a share of the spots from 0 to below 1.")
 
     def facts(self) -> dict[str, Any]:
         """As JSON values."""
@@ -108,6 +115,8 @@ class SampleCounts:
     questions: dict[str, int] = field(default_factory=dict)
     yes: int = 0
     no: int = 0
+    unclear: int = 0
+    """Questions left out because the spot is too near to the threshold."""
     boxes: int = 0
     empty: int = 0
     """Questions about regions whose answer is that there is none."""
@@ -221,6 +230,10 @@ class _SectionWriter:
             }
         )  # fmt: skip
 
+    def _smoothed(self) -> NDArray[np.float64]:
+        section = self.found.section
+        return smooth(self.values, section.places0, section.pitch0, self.settings.rounds)
+
     def _spots(self) -> Iterator[dict[str, Any]]:
         questions = [spot_question(target.name, self.scale) for target in self.targets]
         table = spot_tiles(self.found.section, self.found.slide, questions[0])
@@ -228,17 +241,23 @@ class _SectionWriter:
         if self.settings.most_spots is not None and len(chosen) > self.settings.most_spots:
             rng = np.random.default_rng(self.settings.seed)
             chosen = np.sort(rng.permutation(len(table))[: self.settings.most_spots])
-        high = np.stack([self.settings.level.high(column) for column in self.values.T], axis=1)
+        parted = [
+            part_spots(column, self.settings.level, self.settings.margin) for column in self._smoothed().T
+        ]
+        high, clear = (np.stack(columns, axis=1) for columns in zip(*parted, strict=True))
         pictures = [f"{self.place}/spot_{row:06d}.png" for row in chosen.tolist()]
         self._save([tile_of(table[row]) for row in chosen], pictures)
         words = [build_prompt(question) for question in questions]
         for row, picture in zip(chosen.tolist(), pictures, strict=True):
             for column, question in enumerate(words):
+                if not clear[row, column]:
+                    self.counts.unclear += 1
+                    continue
                 yes = bool(high[row, column])
                 self.counts.yes += yes
                 self.counts.no += not yes
                 yield self._row(picture, question, "yes" if yes else "no")
-        self.counts.questions["spots"] = len(chosen) * len(words)
+        self.counts.questions["spots"] = self.counts.yes + self.counts.no
 
     def _regions(self) -> Iterator[dict[str, Any]]:
         section, slide = self.found.section, self.found.slide
@@ -282,6 +301,22 @@ class _SectionWriter:
         with ThreadPoolExecutor(2, thread_name_prefix="samples") as pool:
             for _ in pool.map(lambda job: save_tile(self.found.slide, job[0], self.folder / job[1]), jobs):
                 self.counts.tiles += 1
+
+
+def part_spots(
+    values: NDArray[np.float64], level: Level, margin: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which spots are high, and which are far enough from the threshold to be asked about; bool (n,) each.
+
+    Left out are the `margin` share of the spots nearest to the threshold by rank, half of them on either side.
+    """
+    high = level.high(values)
+    known = np.isfinite(values)
+    below = int((known & ~high).sum())
+    rank = np.full(len(values), -1)
+    rank[np.flatnonzero(known)[np.argsort(values[known], kind="stable")]] = np.arange(int(known.sum()))
+    half = margin * int(known.sum()) / 2
+    return high, known & ((rank < below - half) | (rank >= below + half))
 
 
 def save_tile(slide: Slide, tile: Tile, path: Path) -> None:
