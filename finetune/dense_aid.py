@@ -25,6 +25,7 @@ from qwenvl.geometry import CoordinateSpace
 NAME = "dense_aid"
 """Name under which the heads learn as part of the model; adapters are saved without them."""
 _TAPS = re.compile(r".*visual\.(merger|deepstack_merger_list\.\d+)")
+_RARE = -4.0  # log odds that a label lies in a token, before anything is learned
 _TAP_WEIGHT = 0.3  # of the tokens that DeepStack adds, beside the merged ones
 
 
@@ -62,9 +63,7 @@ class DenseAid(nn.Module):
         found = [(name, module) for name, module in model.named_modules() if _TAPS.fullmatch(name)]
         found.sort(key=lambda pair: "deepstack" in pair[0])
         width = model.config.vision_config.out_hidden_size
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(labels))) for _ in found
-        )
+        self.heads = nn.ModuleList(_head(width, len(labels)) for _ in found)
         self._seen: dict[int, Tensor] = {}
         self._hooks = [
             module.register_forward_hook(
@@ -116,6 +115,12 @@ class DenseAid(nn.Module):
                 row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
                 wanted[row, column, self._index[label]] = 1.0
         return wanted.view(rows * columns, -1)
+
+
+def _head(width: int, labels: int) -> nn.Module:
+    linear = nn.Linear(width, labels)
+    nn.init.constant_(linear.bias, _RARE)
+    return nn.Sequential(nn.LayerNorm(width), linear)
 
 
 def boxes_of(text: str) -> list[tuple[list[float], str]]:

@@ -157,6 +157,12 @@ def make(
     ] = None,
     size: Annotated[str, typer.Option(metavar="WxH", help="In px.")] = "256x256",
     lines: Annotated[int, typer.Option(min=1, max=5, help="Most displays of a panel.")] = 3,
+    instrument: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Always this one instrument, before a fixed camera.", show_default="another each time"
+        ),
+    ] = None,
     units: Annotated[
         float, typer.Option(min=0, max=1, help="Share of panels with one display that show its unit.")
     ] = 0.5,
@@ -167,7 +173,7 @@ def make(
     from workflows.instruments.factory import Factory, make_set
 
     chosen: Any = {"kinds": tuple(each.value for each in kind)} if kind else {}
-    factory = Factory(size=_size(size), unit_share=units, most_lines=lines, **chosen)
+    factory = Factory(size=_size(size), unit_share=units, most_lines=lines, instrument=instrument, **chosen)
     make_set(out, factory, count, seed, lossless=lossless, overwrite=overwrite)
     typer.echo(f"{count} photographs in {out}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from qwenvl.answer import TileObject
@@ -19,6 +19,8 @@ digits are as close to each other as neighbouring places."""
 GLYPHS = tuple(NAMES.values())
 """Labels of the characters of numbers."""
 _CHARACTERS = {label: character for character, label in NAMES.items()}
+_GAP = 2.5
+"""Distance in heights within which two numbers in one row may be one that misses a character."""
 _OVERLAP = 0.6
 """Share of the smaller of two digits' widths from which they stand in one place."""
 
@@ -64,13 +66,11 @@ def lines_of(objects: Sequence[TileObject]) -> list[Spotted]:
     glyphs = [(item, item.box) for item in objects if item.box is not None and item.label in _CHARACTERS]
     units = [(item, item.box) for item in objects if item.box is not None and item.label not in _CHARACTERS]
     lines: list[list[tuple[TileObject, Box]]] = []
-    for item, box in sorted(glyphs, key=lambda pair: _height(pair[1]), reverse=True):
-        for line in lines:
-            if _beside(box, _around(line)):
-                line.append((item, box))
-                break
-        else:
-            lines.append([(item, box)])
+    for item, box in glyphs:
+        # A character may join lines that were apart until now.
+        near = [line for line in lines if any(_beside(box, other) for _, other in line)]
+        lines = [line for line in lines if line not in near]
+        lines.append([(item, box), *(member for line in near for member in line)])
     named: dict[int, list[TileObject]] = {}
     stray: list[str] = []
     for item, box in units:
@@ -80,6 +80,7 @@ def lines_of(objects: Sequence[TileObject]) -> list[Spotted]:
         else:
             stray.append(item.label)
     found = [_line(line, named.get(number, [])) for number, line in enumerate(lines)]
+    found = [_with_neighbours(spotted, found) for spotted in found]
     return sorted(found, key=lambda spotted: spotted.box[1] if spotted.box else 0.0)
 
 
@@ -111,8 +112,25 @@ def _height(box: Box) -> float:
     return box[3] - box[1]
 
 
-def _beside(box: Box, line: Box) -> bool:
-    """True where a box stands in the rows of a line, no farther from it than the line is high."""
-    shared = min(box[3], line[3]) - max(box[1], line[1])
-    apart = max(box[0] - line[2], line[0] - box[2])
-    return shared > 0.4 * min(_height(box), _height(line)) and apart < _height(line)
+def _with_neighbours(spotted: Spotted, lines: Sequence[Spotted]) -> Spotted:
+    """A doubt where another number stands in the same row close by: a character between them may have been missed."""
+    box = spotted.box
+    assert box is not None
+    for other in lines:
+        if other is spotted or other.box is None:
+            continue
+        apart = max(box[0] - other.box[2], other.box[0] - box[2])
+        if _share_rows(box, other.box) and apart < _GAP * max(_height(box), _height(other.box)):
+            return replace(spotted, doubts=(*spotted.doubts, f"{other.text} stands in the same row close by"))
+    return spotted
+
+
+def _beside(box: Box, other: Box) -> bool:
+    """True where two boxes share rows and are no farther apart than the larger one is high."""
+    apart = max(box[0] - other[2], other[0] - box[2])
+    return _share_rows(box, other) and apart < max(_height(box), _height(other))
+
+
+def _share_rows(box: Box, other: Box) -> bool:
+    shared = min(box[3], other[3]) - max(box[1], other[1])
+    return shared > 0.4 * min(_height(box), _height(other))

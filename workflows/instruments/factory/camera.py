@@ -102,6 +102,8 @@ class Camera:
         return np.asarray(picture, np.float32)
 
 
+TRIPOD = Camera(turn=0.8, tilt=0.012, shift=0.01, zoom=0.012)
+"""A camera that stays where it is, before an instrument that stays where it is; light and noise change."""
 STILL = Camera(turn=0, tilt=0, shift=0, zoom=0, light=0, glare=0, blur=0, noise=0, jpeg=0)
 """A camera that changes nothing, for tests and pictures of the factory itself."""
 

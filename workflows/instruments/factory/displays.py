@@ -64,7 +64,7 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Line:
-    """A value that a panel shows."""
+    """A value that a panel shows; spaces before it are places that stay dark."""
 
     quantity: Measured
     text: str
@@ -156,6 +156,12 @@ def _draw_line(
     characters = []
     for character in text:
         glyph = style.width * tall
+        if character == " ":
+            if ink.ghosts:
+                begin = x + (advance - glyph) / 2
+                _paint(marks.faint, style.shapes("8"), (begin, y, begin + glyph, base), style.slant, base)
+            x += advance
+            continue
         if character == ".":
             side = style.thickness * glyph * 1.15
             box = (x - side / 2, base - side, x + side / 2, base)
@@ -175,7 +181,7 @@ def _draw_line(
         at = (x + 0.12 * tall, y + (tall - high if rng.random() < 0.5 else 0.0))
         characters.append(Character(unit, draw_text(marks.lit, unit, at, high, scale=SCALE)))
     return Shown(
-        line.quantity.field, text, unit if line.unit_shown else None, around_all, tuple(characters), float(text)
+        line.quantity.field, text.strip(), unit if line.unit_shown else None, around_all, tuple(characters), float(text)
     )  # fmt: skip
 
 

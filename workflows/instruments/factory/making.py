@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from workflows._folder import PARTIAL
 from workflows.instruments.errors import TruthError
-from workflows.instruments.factory.camera import Camera, grey
+from workflows.instruments.factory.camera import TRIPOD, Camera, grey
 from workflows.instruments.factory.displays import KINDS as DISPLAYS
-from workflows.instruments.factory.displays import QUANTITIES, SCALE, Line, draw_panel
+from workflows.instruments.factory.displays import QUANTITIES, SCALE, Line, Measured, draw_panel
 from workflows.instruments.factory.gauges import SCALES, draw_gauge
 from workflows.instruments.factory.plates import draw_plate, draw_table
 from workflows.instruments.factory.scene import Scene
@@ -42,7 +42,10 @@ class Factory:
         Share of photographs without an instrument, among displays.
     most_lines : int
         Panels have 1 to so many displays, equally often.
-    camera : Camera
+    instrument : int, optional
+        All photographs show this one instrument, whose values change; None shows another one each time.
+    camera : Camera, optional
+        None takes a camera in the hand, and before one instrument a camera on a tripod.
     """
 
     kinds: tuple[str, ...] = DISPLAYS
@@ -50,7 +53,8 @@ class Factory:
     unit_share: float = 0.5
     empty_share: float = 0.04
     most_lines: int = 3
-    camera: Camera = field(default_factory=Camera)
+    instrument: int | None = None
+    camera: Camera | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(KINDS))
@@ -68,8 +72,9 @@ class Factory:
         if kind in DISPLAYS and rng.random() < self.empty_share:
             kind = "none"
         size = self.size
+        camera = self.camera or (Camera() if self.instrument is None else TRIPOD)
         for _ in range(_TRIES):
-            scene = self.camera.take(self._scene(kind, size, rng), size, rng, scale=SCALE)
+            scene = camera.take(self._scene(kind, size, rng), size, rng, scale=SCALE)
             boxes = [box for one in scene.shown for box in (one.box, *(c.box for c in one.characters))]
             if all(_inside(box, size) for box in boxes):
                 break
@@ -77,7 +82,12 @@ class Factory:
 
     def _scene(self, kind: str, size: tuple[int, int], rng: np.random.Generator) -> Scene:
         if kind in DISPLAYS:
-            return draw_panel(kind, self._lines(rng), size, rng)
+            if self.instrument is None:
+                return draw_panel(kind, self._lines(rng), size, rng)
+            # Everything that belongs to the instrument is drawn anew from its own number, the same every time.
+            own = np.random.default_rng([self.instrument, 78])
+            lines = [_in_place(line, rng) for line in self._lines(own)]
+            return draw_panel(str(own.choice(self.kinds)), lines, size, own)
         if kind == "gauge":
             return draw_gauge(SCALES[int(rng.integers(len(SCALES)))], size, rng)
         if kind == "plate":
@@ -92,6 +102,15 @@ class Factory:
         chosen = rng.permutation(len(QUANTITIES))[:count]
         named = count > 1 or bool(rng.random() < self.unit_share)
         return [Line(QUANTITIES[int(i)], QUANTITIES[int(i)].draw(rng), named) for i in chosen]
+
+
+def _in_place(line: Line, rng: np.random.Generator) -> Line:
+    """Another value on the same display: its last digit always stands in the same place."""
+    quantity = line.quantity
+    decimals = max(quantity.decimals)
+    fixed = Measured(quantity.field, quantity.unit, (decimals,), quantity.low, quantity.high)
+    widest = max(len(f"{value:.{decimals}f}") for value in (quantity.low, quantity.high))
+    return Line(quantity, fixed.draw(rng).rjust(widest), line.unit_shown)
 
 
 def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> bool:

@@ -1,0 +1,69 @@
+"""The commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from knowing_engine import KnowingEngine
+from typer.testing import CliRunner
+
+from finetune.formats import read_conversations
+from workflows.commands import _run, app
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_run, "load_engine", lambda options: (KnowingEngine(tmp_path / "set"), {}))
+    runner = CliRunner()
+
+    def run(*words, code=0):
+        result = runner.invoke(app, ["instruments", *words], env={"COLUMNS": "200"})
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return run
+
+
+def test_make_read_evaluate(run, tmp_path):
+    run("make", "set", "-n", "4", "--units", "1", "--seed", "3")
+    (tmp_path / "sheet.yaml").write_text(
+        "fields:\n  temperature: {unit: °C}\n  humidity: {unit: '%'}\n  mass: {unit: g}\n  acidity: {unit: pH}\n"
+        "  speed: {unit: rpm}\n",
+        encoding="utf-8",
+    )
+    assert "nothing" not in run("read", "set/photographs", "--sheet", "sheet.yaml", "-o", "out", "--dry-run")
+    assert not (tmp_path / "out").exists()
+    run("read", "set/photographs", "--sheet", "sheet.yaml", "-o", "out", "--pictures")
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 4
+    numbers = json.loads(run("evaluate", "out", "set", "--json"))
+    assert numbers["all"]["value_accuracy"] == 1.0
+    assert "value accuracy" in run("evaluate", "out", "set")
+    run("read", "set/photographs", "--sheet", "sheet.yaml", "-o", "out", "--side", "128", code=1)
+
+
+def test_samples_are_conversations_that_fine_tuning_reads(run, tmp_path):
+    run("make", "set", "-n", "3", "--seed", "1000000")
+    run("samples", "set", "-o", "train.jsonl")
+    conversations = read_conversations(tmp_path / "train.jsonl")
+    assert len(conversations) == 3
+    assert all(item.sizes == ((256, 256),) for item in conversations)
+    run("samples", "set", "-o", "train.jsonl", code=2)
+    (tmp_path / "s.yaml").write_text("fields:\n  mass: {unit: g}\n", encoding="utf-8")
+    run("samples", "set", "-o", "values.jsonl", "--form", "values", "--sheet", "s.yaml")
+    answer = json.loads(read_conversations(tmp_path / "values.jsonl")[0].messages[-1]["content"])
+    assert set(answer) == {"mass"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("read", "none.jpg", "--sheet", "s.yaml", "-o", "out"), 1),
+        (("make", "set", "--size", "big"), 2),
+        (("samples", ".", "-o", "x.jsonl"), 1),
+        (("evaluate", ".", "."), 1),
+    ],
+)
+def test_mistakes_end_in_a_line(run, words, code):
+    assert "error:" in run(*words, code=code)
