@@ -12,7 +12,10 @@ from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, Signal
 
 _PARTING_MS = 3_000
 """A process that was asked to stop and has not, is killed after this time; its journal is safe at any moment."""
-_CANCEL_MS = 15_000
+_CANCEL_MS = 900
+"""A run that was cancelled and is held up in one long computation counts as stopped after this time."""
+_HELD_UP_MS = 15_000
+"""A process that is held up for so much longer is killed."""
 
 
 class Worker(QObject):
@@ -50,8 +53,9 @@ class Worker(QObject):
     failed = Signal(dict)
     """A command could not be done: 'kind', 'message', and 'id' where it was a run or question."""
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, parent: QObject | None = None, module: str = "napari_qwenvl._child") -> None:
         super().__init__(parent)
+        self._module = module
         self.model: dict[str, Any] | None = None
         self.current: int | None = None
         self._ids = count(1)
@@ -62,6 +66,10 @@ class Worker(QObject):
         self._patience = QTimer(self)
         self._patience.setSingleShot(True)
         self._patience.timeout.connect(self._lose_patience)
+        self._held_up = QTimer(self)
+        self._held_up.setSingleShot(True)
+        self._held_up.setInterval(_CANCEL_MS)
+        self._held_up.timeout.connect(self._let_go)
 
     @property
     def busy(self) -> bool:
@@ -93,7 +101,8 @@ class Worker(QObject):
             self._lose_patience()
         else:
             self._send("cancel")
-            self._patience.start(_CANCEL_MS)
+            self._held_up.start()
+            self._patience.start(_HELD_UP_MS)
 
     def unload(self) -> None:
         """Free the model's memory: the process ends, and with it everything it held."""
@@ -139,7 +148,7 @@ class Worker(QObject):
         process.readyReadStandardOutput.connect(self._read)
         process.readyReadStandardError.connect(self._read_errors)
         process.finished.connect(self._on_end)
-        process.start(sys.executable, ["-m", "napari_qwenvl._child"])
+        process.start(sys.executable, ["-m", self._module])
         self._buffer, self._errors, self._parting = b"", "", False
         return process
 
@@ -151,6 +160,12 @@ class Worker(QObject):
         self._process.closeWriteChannel()
         self._patience.start(patience_ms)
 
+    def _let_go(self) -> None:
+        """The process is not back yet: whatever it still says about this command is not listened to."""
+        number, self.current = self.current, None
+        if number is not None:
+            self.stopped.emit(number)
+
     def _lose_patience(self) -> None:
         if self._process is not None:
             self._parting = True
@@ -159,6 +174,7 @@ class Worker(QObject):
     def _on_end(self, *_: Any) -> None:
         process, self._process = self._process, None
         self._patience.stop()
+        self._held_up.stop()
         number, self.current, self.model = self.current, None, None
         if process is not None:
             process.deleteLater()
@@ -190,10 +206,14 @@ class Worker(QObject):
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event.pop("is")
-        if kind in ("finished", "stopped", "answer") or (kind == "failed" and "id" in event):
+        ends = kind in ("finished", "stopped", "answer") or (kind == "failed" and "id" in event)
+        if ends and not self._parting:
+            self._patience.stop()
+        if "id" in event and event["id"] != self.current:
+            return  # it was let go
+        if ends:
             self.current = None
-            if not self._parting:
-                self._patience.stop()
+            self._held_up.stop()
         match kind:
             case "loading":
                 self.model = None

@@ -133,6 +133,42 @@ def test_a_process_that_dies_is_reported_and_the_next_run_starts_another(qtbot, 
         own.run(plan.for_worker(6))
 
 
+@pytest.fixture(params=["awake", "held"])
+def slow(request, qapp, monkeypatch):
+    """A process whose engine takes a minute per batch, in Python or held up in one call."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("SLOW_CHILD", request.param)
+    made = Worker(module="slow_child")
+    yield made
+    made.close()
+
+
+def begun(qtbot, slow, slide, folder):
+    plan = Plan.of(slide, Question("detect", ("nucleus",), options=RunOptions(mask="all")), {}, runs=folder)
+    with qtbot.waitSignal(slow.progress, timeout=50_000):
+        slow.run(plan.for_worker(6))
+    return plan.out
+
+
+def test_cancel_does_not_wait_for_a_slow_batch(qtbot, slow, slide, tmp_path):
+    folder = begun(qtbot, slow, slide, tmp_path)
+    with qtbot.waitSignal(slow.stopped, timeout=50_000):  # a batch takes longer
+        slow.cancel()
+    assert not slow.busy
+    with RunStore.open(folder) as store:
+        assert len(store.finished()) == 1 < len(store.tiles())
+
+
+def test_closing_does_not_wait_for_a_slow_batch_and_the_run_goes_on_later(qtbot, slow, slide, tmp_path):
+    folder = begun(qtbot, slow, slide, tmp_path)
+    process = slow._process.processId()
+    slow.close(800)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    with RunStore.open(folder, readonly=False) as store:
+        assert len(store.finished()) == 1 < len(store.tiles())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"model": "nowhere/at/all"}, "no such folder"), ({"mask": "missing.geojson"}, "missing.geojson")],
