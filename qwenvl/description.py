@@ -55,7 +55,7 @@ class CheckpointDescription:
         What a reader of a report must know, from `qwenvl.json`.
     chat_template : str or None
     trained : TrainedOn or None
-        On which sizes and scales it was trained, from `qwenvl.json`.
+        At which size and scales it was trained, from `qwenvl.json`.
     """
 
     name: str

@@ -86,7 +86,7 @@ class ModelFacts(Facts):
     warning: str | None = Field(description="What a reader must know, such as 'not for diagnosis'.")
     trained: TrainedOn | None = Field(
         None,
-        description="Sides in px and scales in um/px of the tiles it was trained on; null where it does not say.",
+        description="Side in px and scales in um/px of the pictures it was trained on; null where it does not say.",
     )
 
 

@@ -17,8 +17,6 @@ from finetune.pretrain.tokenizer import TextCodec, save_tokenizer
 
 LARGEST_FILE = 16 * 1024 * 1024
 """No file of the checkpoint may be larger: it is part of the repository and of the wheel."""
-LARGEST_TILE = 448
-"""Side in px up to which tiles may be brought to the trained size."""
 
 
 def export_checkpoint(
@@ -93,7 +91,7 @@ def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, 
             "labels": [NUCLEUS_NAMES[0]],
         },
         "trained": {
-            "sides": [tile, LARGEST_TILE],
+            "side": tile,
             "mpp": [config.pool.mpp, config.pool.mpp * (2 if config.pool.coarse_share else 1)],
         },
         "labels": {"any": NUCLEUS_NAMES[0], "classes": list(CELL_NAMES)},

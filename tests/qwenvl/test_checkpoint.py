@@ -307,17 +307,18 @@ def test_adapter(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_what_a_checkpoint_was_trained_on_is_said_where_it_is_left(copy: Path) -> None:
-    (copy / "qwenvl.json").write_text(json.dumps({"trained": {"sides": [192, 448], "mpp": [0.25, 0.5]}}))
+    (copy / "qwenvl.json").write_text(json.dumps({"trained": {"side": 256, "mpp": [0.25, 0.5]}}))
     trained = load_checkpoint(copy).info.trained
     assert trained is not None
-    assert not list(trained.doubts(192, 0.25))
-    assert not list(trained.doubts(448, None))
-    assert not list(trained.doubts(256, 0.22)), "scanners differ by as much"
-    [too_large] = trained.doubts(512, 0.5)
-    assert "512 px" in too_large
-    assert "--tile-size 448" in too_large
-    small, coarse = trained.doubts(64, 1.0)
-    assert "--tile-size 192" in small
-    assert "--mpp 0.5" in coarse
+    for fine in ((256, 0.25), (256, 0.5), (448, 0.25), (224, 0.25), (256, 0.22), (512, None)):
+        assert not list(trained.doubts(*fine)), fine
+    [coarse] = trained.doubts(448, 0.5)
+    for part in ("448 px at 0.5 um/px", "sees as 256 px at 0.875 um/px", "--tile-size 256 --mpp 0.5"):
+        assert part in coarse
+    [tiny] = trained.doubts(64, 0.25)
+    assert "256 px at 0.0625 um/px" in tiny
+    [far] = trained.doubts(256, 1.0)
+    assert "sees as" not in far
+    assert "--mpp 0.5" in far
     (copy / "qwenvl.json").unlink()
     assert load_checkpoint(copy).info.trained is None

@@ -187,9 +187,13 @@ def test_what_a_reader_must_know_is_warned_of(tmp_path: Path) -> None:
         assert part in words
     assert report.run_options() == {"slide_mpp": 0.5, "mask": "all"}
     engine = Scripted(*[Answer(Status.EMPTY)] * 9)
-    engine.info = replace(engine.info, trained=TrainedOn((192, 256), (0.25, 0.5)))
+    engine.info = replace(engine.info, trained=TrainedOn(128, (0.25, 0.5)))
     report = run_slide(slide, request, engine, tmp_path / "large", mask="all", overview=False).report
-    assert any("never saw tiles of 448 px" in warning for warning in report.warnings)
+    said = "never saw tiles of 448 px at 0.25 um/px, which it sees as 128 px at 0.875"
+    assert any(said in warning for warning in report.warnings)
+        "never saw tiles of 448 px at 0.25 um/px, which it sees as 128 px at 0.875" in warning
+        for warning in report.warnings
+    )
     unknown = four_tiles(Task.DETECT, [Answer(Status.EMPTY)] * 4, tmp_path / "b", mpp=None)
     assert any("does not state its scale" in warning for warning in unknown.warnings)
 
