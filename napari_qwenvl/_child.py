@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qwenvl.adapter import AdapterSwitch
     from qwenvl.engines.base import Engine
     from workflows.commands.options import RunOptions
 
@@ -54,6 +55,8 @@ class Child:
         self.engine: Engine | None = None
         self.recommended: Mapping[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
+        self._base: dict[str, Any] | None = None
+        self._switch: AdapterSwitch | None = None
         self._stoppable = self._quitting = False
         signal.signal(signal.SIGINT, self._on_interrupt)
 
@@ -95,13 +98,34 @@ class Child:
         if self.engine is not None and wanted == self._loaded:
             self._ready()
             return
-        self._unload()
-        self.send("loading", model=wanted["model"])
-        from workflows.commands._run import load_engine
+        base = wanted | {"adapter": None}
+        if self.engine is None or base != self._base:
+            self._unload()
+            self.send("loading", model=wanted["model"])
+            from workflows.commands._run import load_engine
 
-        self.engine, self.recommended = load_engine(_options(wanted))
+            self.engine, self.recommended = load_engine(_options(base))
+            self._base = self._loaded = base
+        if wanted.get("adapter") is not None or self._switch is not None:
+            self._put_on(wanted)
         self._loaded = wanted
         self._ready()
+
+    def _put_on(self, wanted: dict[str, Any]) -> None:
+        """Put an adapter on the loaded model, or take it off, without loading the model again."""
+        from qwenvl.adapter import AdapterSwitch
+        from qwenvl.engines.local import LocalEngine
+        from qwenvl.errors import CheckpointError
+
+        if self._switch is None:
+            self._switch = AdapterSwitch(self.engine.checkpoint)  # type: ignore[union-attr]
+        try:
+            engine = LocalEngine(self._switch.use(wanted.get("adapter")))
+        except CheckpointError:
+            self.engine = LocalEngine(self._switch.use(None))
+            self._loaded = self._base
+            raise
+        self.engine, self.recommended = engine, engine.checkpoint.recommended
 
     def do_run(self, command: dict[str, Any]) -> None:
         """Run a request over a slide; see `run_slide`."""
@@ -177,6 +201,7 @@ class Child:
         if self.engine is not None:
             self.engine.close()
         self.engine, self._loaded, self.recommended = None, None, {}
+        self._base = self._switch = None
 
     def _report(self, folder: Path) -> None:
         """Write the report of a run that was stopped in mid-batch, unless something else is wanted meanwhile."""

@@ -15,7 +15,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QApplication
@@ -58,6 +58,7 @@ class Training(QObject):
 
     def __init__(self, viewer: Any = None) -> None:
         super().__init__()
+        self._viewer = None if viewer is None else ref(viewer)
         self.recipe: Path | None = None
         self.stage = ""
         self.step: dict[str, Any] | None = None
@@ -141,6 +142,10 @@ class Training(QObject):
             with suppress(RuntimeError):  # Qt has deleted the window
                 self._window.removeEventFilter(self)
             self._window = None
+        viewer = None if self._viewer is None else self._viewer()
+        if viewer is not None:
+            # The values of a weak dictionary keep its keys alive where they know them, as this one does.
+            _TRAININGS.pop(viewer, None)
         process, self._process = self._process, None
         self._number += 1
         self._patience.stop()

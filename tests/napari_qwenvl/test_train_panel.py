@@ -14,6 +14,8 @@ from test_train_sources import decide
 
 from napari_qwenvl.adapter_row import FORGETS, UNMEASURED, adapting_of, verdict
 from napari_qwenvl.ask import AskPanel
+from napari_qwenvl.plan import model_fields
+from napari_qwenvl.running import running_of
 from napari_qwenvl.train import TrainPanel
 from napari_qwenvl.train_curves import CurveView, read_points, smoothed
 from napari_qwenvl.train_process import training_of
@@ -31,8 +33,6 @@ def viewer(make_napari_viewer):
     viewer.window._qt_window.resize(1400, 900)
     yield viewer
     training_of(viewer).close()
-    from napari_qwenvl.running import running_of
-
     running_of(viewer).close()
     viewer.layers.clear()
 
@@ -66,7 +66,7 @@ def ready(panel, qtbot, runs, steps=4):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_from_review_to_adapter(viewer, reviewed, qtbot):
+def test_from_review_to_adapter(viewer, reviewed, qtbot, tmp_path):
     panel, ask = TrainPanel(viewer), AskPanel(viewer)
     viewer.window.add_dock_widget(panel, name="Train")
     viewer.window.add_dock_widget(ask, name="Ask Qwen-VL", tabify=True)
@@ -141,6 +141,18 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot):
     assert ask.plan.question.options.adapter == folder / "run" / "adapter"
     assert "--adapter" in ask.plan.command()
     assert "adapter=" in ask.plan.python()
+    # The model's process puts it on and takes it off again; the base is then the very same.
+    prints = []
+    for adapter in (None, str(folder / "run" / "adapter"), None):
+        fields = model_fields(ask.plan.question.options) | {"adapter": adapter}
+        with qtbot.waitSignal(ask.running.worker.ready, timeout=LONG_MS) as told:
+            ask.running.worker.load(fields)
+        prints.append(told.args[0]["info"]["fingerprint"])
+    assert prints[0] == prints[2] != prints[1]
+    (tmp_path / "no").mkdir()
+    with qtbot.waitSignal(ask.running.worker.failed, timeout=LONG_MS) as told:
+        ask.running.worker.load(fields | {"adapter": str(tmp_path / "no")})
+    assert "no adapter in safetensors" in told.args[0]["message"]
     without = ask.plan.out
     adapting_of(viewer).use(None)
     ask.make_plan()
@@ -168,6 +180,7 @@ def test_closing_napari_stops_it_and_it_goes_on_next_time(make_napari_viewer, re
     assert other.run.resumable()
     assert other.run.curves.loss
     training_of(other.viewer).close()
+    running_of(other.viewer).close()
 
 
 def test_what_is_missing_is_said_and_the_viewer_stays(viewer, tmp_path, qtbot, monkeypatch):
