@@ -191,9 +191,6 @@ def test_what_a_reader_must_know_is_warned_of(tmp_path: Path) -> None:
     report = run_slide(slide, request, engine, tmp_path / "large", mask="all", overview=False).report
     said = "never saw tiles of 448 px at 0.25 um/px, which it sees as 128 px at 0.875"
     assert any(said in warning for warning in report.warnings)
-        "never saw tiles of 448 px at 0.25 um/px, which it sees as 128 px at 0.875" in warning
-        for warning in report.warnings
-    )
     unknown = four_tiles(Task.DETECT, [Answer(Status.EMPTY)] * 4, tmp_path / "b", mpp=None)
     assert any("does not state its scale" in warning for warning in unknown.warnings)
 
