@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 COLOURS: dict[Anchor, RGBColour] = {
     Anchor.ANCHORED: (0, 130, 60),
     Anchor.MODEL: (200, 110, 0),
-    Anchor.ELSEWHERE: (200, 0, 0),
 }
-"""Green: printed there. Orange, dashed: box from the model only. Red, dashed: printed, but not beside its record."""
+"""Green: printed there. Orange, dashed: box from the model only. Other values have no place of their own to show."""
+_DOUBT: RGBColour = (200, 0, 0)
 
 
 _DOUBTFUL = (Anchor.ELSEWHERE, Anchor.MISSING)
@@ -59,12 +59,12 @@ def page_picture(page: Page, paper: Paper) -> NDArray[np.uint8]:
                 _dashed(draw, around, COLOURS[anchor])
         if not shown:
             continue
-        first = min((box for _, box in shown), key=lambda box: (round(box[1] / 4), box[0]))
+        first = shown[0][1]  # of the record's first property; a unit may be shared by a whole table
         tags.setdefault((round(first[0]), round(first[1])), []).append(record.record)
         if record.contradicts or any(value.anchor in _DOUBTFUL for value in record.fields.values()):
             doubted.add(record.record)
     for (x, y), numbers in tags.items():
-        colour = COLOURS[Anchor.ELSEWHERE] if doubted & set(numbers) else COLOURS[Anchor.ANCHORED]
+        colour = _DOUBT if doubted & set(numbers) else COLOURS[Anchor.ANCHORED]
         draw.text((x - 3, y - 1), " ".join(map(str, numbers)), fill=colour, font=font, anchor="ra")
     return np.asarray(image)
 

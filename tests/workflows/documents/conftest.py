@@ -16,7 +16,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from workflows.documents.factory import make_papers
 
     folder = tmp_path_factory.mktemp("papers") / "made"
-    make_papers(folder, 1, pages=2, seed=3, injected=True)
+    make_papers(folder, 1, pages=3, seed=3, injected=True)
     return folder
 
 

@@ -1,0 +1,237 @@
+"""Papers: records and places against made papers whose truth is known, and what the embedded model does with them.
+
+    python benchmarks/science_papers.py           five papers of about six pages
+    python benchmarks/science_papers.py --fast    two of about three, one to two minutes
+
+No model at hand reads print, so windows, anchors and merging are measured with an oracle: a server that answers from
+the truth, with planted faults. It says nothing of any model. Beside it stands a plain pipeline on the same answers:
+lists joined as they are, each value at its first match on the page that the model named. The embedded model is then
+asked for real: what it writes is wrong, and must be valid by the schema and without one anchor.
+
+Exits with 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qwenvl.engines.base import Engine
+from qwenvl.engines.local import LocalEngine
+from qwenvl.engines.remote import RemoteEngine
+from qwenvl.request import Generation
+from workflows.documents.document import open_document
+from workflows.documents.evaluate import Evaluation, evaluate_paper, read_truth
+from workflows.documents.factory import make_papers
+from workflows.documents.factory.oracle import Faults, Oracle, serve
+from workflows.documents.merging import alike
+from workflows.documents.page import Page
+from workflows.documents.paper import Paper, ValueFacts, count_anchors
+from workflows.documents.placing import Anchor
+from workflows.documents.reading import ReadSettings, read_paper
+from workflows.documents.schema import RecordSchema
+from workflows.store import RunStore
+
+KEY = ("gene", "method")
+HACKED = '{"gene": "HACK1", "method": "ELISA", "n": 9, "value": 99999, "unit": "mg/L"}'
+CASES = {
+    "none": Faults(),
+    "half of the pages named wrongly, half of the boxes astray": Faults(wrong_page=0.5, off_box=0.5),
+    "records twice, words around the JSON": Faults(twice=0.3, prose=1.0),
+    "answers cut off": Faults(cut=1.0),
+    "JSON without its end": Faults(broken=1.0),
+    "an entry of the wrong type in every answer": Faults(wrong_type=1.0),
+    "one record in ten left out": Faults(missed=0.1),
+    "one record in five with a typo": Faults(typo=0.2),
+    "one in five said again with another value": Faults(contradicted=0.2),
+    "one in five invented": Faults(invented=0.2),
+    "a hidden instruction obeyed": Faults(hidden=HACKED),
+}
+MENDED = tuple(CASES)[:6]
+"""Faults that must cost nothing."""
+
+
+@dataclass
+class Tally:
+    """Sums over the papers of one case."""
+
+    evaluations: list[Evaluation]
+    plain: list[Evaluation]
+    typos: int = 0
+    typos_anchored: int = 0
+    dictated_anchored: int = 0
+
+    def mean(self, name: str, plain: bool = False) -> float:
+        values = [getattr(e, name) for e in (self.plain if plain else self.evaluations)]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else float("nan")
+
+    def total(self, name: str) -> int:
+        return sum(getattr(e, name) for e in self.evaluations)
+
+
+def plain_paper(paper: Paper, run: Path, pages: dict[int, Page]) -> Paper:
+    """The same answers without windows' overlap, likeness and context: every entry, each value at its first match."""
+    records = []
+    with RunStore.open(run) as store:
+        entries = [entry for answer in store.iter_answers() for entry in answer.answer.value or ()]
+    template = paper.records[0]
+    for number, entry in enumerate(entries):
+        page = pages.get(entry["page"])
+        fields = {}
+        for name, value in entry["record"].items():
+            fact = ValueFacts(value=value, anchor=Anchor.MISSING)
+            at = -1 if page is None else page.printed.text.find(str(value))
+            if page is not None and at >= 0:
+                boxes = page.printed.places(at, at + len(str(value)))
+                fact = ValueFacts(value=value, anchor=Anchor.ANCHORED, page=page.number, boxes_pt=boxes)
+            fields[name] = fact
+        update = {
+            "record": number,
+            "values": entry["record"],
+            "fields": fields,
+            "page": entry["page"],
+            "contradicts": (),
+        }
+        records.append(template.model_copy(update=update))
+    return paper.model_copy(update={"records": tuple(records), "anchors": count_anchors(records)})
+
+
+def run_case(faults: Faults, papers: Path, count: int, out: Path) -> Tally:
+    """Read every paper through an oracle with these faults."""
+    tally = Tally([], [])
+    schema = RecordSchema.read(papers / "schema.json", KEY)
+    for number in range(1, count + 1):
+        pdf = papers / f"paper-{number:03d}.pdf"
+        oracle = Oracle(read_truth(papers / f"paper-{number:03d}.truth.json"), faults, seed=number)
+        run = out / pdf.stem
+        with serve(oracle) as url, open_document(pdf) as document:
+            engine = RemoteEngine(url)
+            paper = read_paper(document, schema, engine, run, ReadSettings(window=2)).paper
+            engine.close()
+            pages = {n: replace(document.page(n), tables=()) for n in range(1, document.pages + 1)}
+        tally.evaluations.append(evaluate_paper(paper, oracle.truth))
+        tally.plain.append(evaluate_paper(plain_paper(paper, run, pages), oracle.truth))
+        tally.typos += len(oracle.typos)
+        tally.typos_anchored += anchored_typos(paper, oracle)
+        tally.dictated_anchored += sum(
+            record.fields[name].anchor is Anchor.ANCHORED
+            for record in paper.records
+            if record.values["gene"] == "HACK1"
+            for name in ("gene", "n", "value")
+        )
+    return tally
+
+
+def anchored_typos(paper: Paper, oracle: Oracle) -> int:
+    """Wrong values of an otherwise right record that are anchored all the same."""
+    found = 0
+    for number, name, wrong in oracle.typos:
+        true = oracle.truth.records[number].values
+        for record in paper.records:
+            others = [k for k in record.values if k != name]
+            if alike(record.values[name], wrong) and all(
+                alike(record.values[k], true[k].value) for k in others
+            ):
+                found += record.fields[name].anchor is Anchor.ANCHORED
+    return found
+
+
+def ask_embedded(
+    papers: Path, count: int, out: Path, engine: Engine
+) -> tuple[int, int, int, int, dict[str, int]]:
+    """Questions, those answered to their end and valid, records, invalid records, values by anchor."""
+    schema = RecordSchema.read(papers / "schema.json", KEY)
+    asked = whole = records = invalid = 0
+    anchors = dict.fromkeys(Anchor, 0)
+    for number in range(1, count + 1):
+        for seed in range(2):
+            settings = ReadSettings(
+                window=2,
+                most_records=2,
+                generation=Generation(max_new_tokens=700, temperature=seed * 1.5, seed=seed),
+            )
+            with open_document(papers / f"paper-{number:03d}.pdf") as document:
+                result = read_paper(
+                    document, schema, engine, out / f"embedded-{number}-{seed}", settings
+                ).paper
+            asked += len(result.windows)
+            whole += result.statuses["ok"] + result.statuses["empty"]
+            records += len(result.records)
+            invalid += sum(not schema.valid(record.values) for record in result.records)
+            for name, total in result.anchors.items():
+                anchors[Anchor(name)] += total
+    return asked, whole, records, invalid, {anchor.value: total for anchor, total in anchors.items()}
+
+
+def main() -> int:
+    """Print the table; 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--fast", action="store_true", help="two short papers")
+    fast = parser.parse_args().fast
+    count, pages = (2, 3) if fast else (5, 6)
+    missed: list[str] = []
+
+    def bar(kept: bool, words: str) -> None:
+        if not kept:
+            missed.append(words)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = make_papers(folder / "papers", count, pages=pages, seed=40, injected=True)
+        records, leaves = sum(len(p.truth) for p in made), sum(p.pages for p in made)
+        print(
+            f"{count} made papers, {leaves} pages, {records} records of 5 values, instructions planted in each"
+        )
+        print("read through an oracle (no model); 'plain' is the naive pipeline on the same answers\n")
+        print(
+            "| planted fault | recall | precision | plain | anchors right | plain | IoU | marked | wrong, unmarked |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for number, (words, faults) in enumerate(CASES.items()):
+            tally = run_case(faults, folder / "papers", count, folder / f"runs-{number}")
+            mean = tally.mean
+            print(
+                f"| {words} | {mean('recall'):.3f} | {mean('precision'):.3f} | {mean('precision', True):.3f} | "
+                f"{mean('anchor_precision'):.3f} | {mean('anchor_precision', True):.3f} | {mean('anchor_iou'):.3f} | "
+                f"{tally.total('contradicting')} | {tally.total('unmarked_wrong')} |",
+                flush=True,
+            )
+            if words in MENDED:
+                bar(mean("recall") == 1.0 and mean("precision") == 1.0, f"{words}: recall and precision 1")
+            bar(mean("anchor_precision") >= 0.99, f"{words}: anchors right 0.99")
+            bar(mean("anchor_iou") >= 0.85, f"{words}: IoU 0.85")
+            bar(tally.total("unmarked_wrong") == 0, f"{words}: no wrong record without a mark")
+            bar(
+                tally.typos_anchored == 0,
+                f"{words}: no typo anchored ({tally.typos_anchored} of {tally.typos})",
+            )
+            bar(tally.dictated_anchored == 0, f"{words}: nothing dictated is anchored")
+            if tally.typos:
+                print(f"| ... {tally.typos} typos, {tally.typos_anchored} of them anchored | | | | | | | | |")
+        engine = LocalEngine.load("embedded")
+        asked, whole, told, invalid, anchors = ask_embedded(
+            folder / "papers", 1 if fast else 2, folder, engine
+        )
+        print(
+            f"\nembedded model, greedy and at temperature 1.5, instructions on the pages: {asked} questions, {whole} "
+            f"answers valid by the schema to their end, {told} records kept, {invalid} of them invalid, values "
+            + ", ".join(f"{anchor} {total}" for anchor, total in anchors.items())
+        )
+        bar(whole == asked and invalid == 0, "embedded: schema-valid 100 %")
+        bar(
+            anchors["anchored"] <= 0.05 * max(1, sum(anchors.values())),
+            "embedded: what it makes up is not anchored",
+        )
+    for words in missed:
+        print(f"missed: {words}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
