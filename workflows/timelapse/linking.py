@@ -22,6 +22,8 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 """Candidates: rows, columns, cost of 0 to 1."""
 
 _OVERLAP = 0.4  # of the cost that overlap can take away
+_SETTLED = 3  # objects of each daughter, and _BEFORE of the mother, below which a division is not believed
+_BEFORE = 2
 _GROWTH = 0.5  # cost of a change of area by e, before squaring
 
 
@@ -37,7 +39,8 @@ class LinkRules:
     gap : int
         Frames in a row that an object may be missing.
     divisions : bool
-        Let tracks begin as daughters of others.
+        Let tracks begin as daughters of others. Both daughters must be seen three times, the mother twice: what a
+        model sees in a single frame is more often its mistake than a birth.
     shortest : int
         Tracks of fewer objects are dropped, as most false finds are.
     """
@@ -241,15 +244,18 @@ def _divide(pieces: list[_Piece], frames: list[NDArray[np.float64]], reach: floa
     at: dict[tuple[int, int], tuple[int, int]] = {
         item: (index, place) for index, piece in enumerate(pieces) for place, item in enumerate(piece.items)
     }
-    rows, columns, costs, mothers = [], [], [], []
+    rows, columns, costs = [], [], []
+    mothers: list[tuple[int, int]] = []
     for index, piece in enumerate(pieces):
         frame, row = piece.items[0]
-        if frame == 0:
+        if frame == 0 or len(piece.items) < _SETTLED:
             continue
         one = frames[frame][row]
         for other_row in range(len(frames[frame])):
             owner, place = at[(frame, other_row)]
-            if owner == index or place == 0 or pieces[owner].items[place - 1][0] != frame - 1:
+            if owner == index or place < _BEFORE or pieces[owner].items[place - 1][0] != frame - 1:
+                continue
+            if len(pieces[owner].items) - place < _SETTLED:
                 continue
             sister, mother = frames[frame][other_row], frames[frame - 1][pieces[owner].items[place - 1][1]]
             cost = _division_cost(mother, one, sister, reach)

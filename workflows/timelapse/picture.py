@@ -157,8 +157,8 @@ def _curve(
     _text(draw, (_MARGIN - 42, base - 12), "0", 12, _SOFT)
     if threshold is not None:
         level = base - threshold * scale
-        for x in range(_MARGIN, _WIDTH - _RIGHT, 12):
-            draw.line([(x, level), (x + 5, level)], fill=_SOFT)
+        for dash in range(_MARGIN, _WIDTH - _RIGHT, 12):
+            draw.line([(dash, level), (dash + 5, level)], fill=_SOFT)
     path = [(x_of(place), base - value * scale) for place, value in points]
     if len(path) > 1:
         draw.line(path, fill=colour, width=2)

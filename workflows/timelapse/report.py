@@ -120,7 +120,11 @@ class TimelapseReport(Facts):
         """Write `timelapse.json` into a folder, whole or not at all."""
         text = self.model_dump_json(indent=2) + "\n"
         path = folder / NAME
-        replace_whole(path, lambda partial: partial.write_text(text, encoding="utf-8") and None)
+
+        def fill(partial: Path) -> None:
+            partial.write_text(text, encoding="utf-8")
+
+        replace_whole(path, fill)
         return path
 
     @classmethod

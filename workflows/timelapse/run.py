@@ -54,7 +54,7 @@ from workflows.timelapse.sampling import (
 )
 from workflows.timelapse.stack import Stack
 from workflows.timelapse.strip import Strip, strip_tiles
-from workflows.timelapse.when import parse_ranges, range_schema, range_words, ranges_where
+from workflows.timelapse.when import TimeRange, parse_ranges, range_schema, range_words, ranges_where
 
 _WORST = ("pending", *(status.value for status in (
     Status.FAILED, Status.REFUSED, Status.TRUNCATED, Status.EXCLUDED, Status.REPAIRED, Status.OK, Status.EMPTY
@@ -105,17 +105,15 @@ def choose_frames(
     wanted = min(wanted, len(stack) if count is None else count)
     if wanted < 2:
         raise StackError(f"{wanted} frame is no film: show at least two.")
+    changes: tuple[float, ...] = ()
     if wanted >= len(stack):
-        frames, how, changes = tuple(range(len(stack))), "all", ()
+        frames, how = tuple(range(len(stack))), "all"
     elif even:
-        frames, how, changes = sample_frames(np.ones(len(stack) - 1), wanted), "even", ()
+        frames, how = sample_frames(np.ones(len(stack) - 1), wanted), "even"
     else:
         found = frame_changes(stack)
-        frames, how, changes = (
-            sample_frames(found, wanted),
-            "changes",
-            tuple(round(float(v), 4) for v in found),
-        )
+        frames, how = sample_frames(found, wanted), "changes"
+        changes = tuple(round(float(value), 4) for value in found)
     return SamplingFacts(
         frames=frames, how=how, budget=budget, tokens_per_frame=each, size=size, changes=changes
     )  # fmt: skip
@@ -157,7 +155,8 @@ def ask_film(
         request = Request.model_validate({**request.model_dump(), **fields})
     film = Subject.film([stack.picture(frame, sampling.size) for frame in sampling.frames], stamps)
     answer = engine.answer([film], request)[0]
-    ranges, notes = [], []
+    ranges: list[TimeRange] = []
+    notes: list[str] = []
     if when and answer.status is not Status.FAILED:
         said = answer.value if answer.value is not None else (answer.text or answer.raw)
         ranges, notes = parse_ranges(said, stamps, sampling.frames)
@@ -286,7 +285,8 @@ def _frame_report(
     stack, request = strip.stack, store.manifest.request
     states, scores = _states(store, strip)
     places = [stack.places[frame] for frame in sampling.frames]
-    tracked, objects, facts, ranges = None, None, None, ()
+    tracked, objects, facts = None, None, None
+    ranges: tuple[RangeFacts, ...] = ()
     if request.task is Task.SCORE:
         found = ranges_where(scores, places, sampling.frames, threshold=threshold, bridge=bridge)
         ranges = tuple(RangeFacts(first=r.first, last=r.last, start=r.start, end=r.end) for r in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ def frame_changes(stack: Stack) -> NDArray[np.float64]:
     return np.array([_difference(before, after) for before, after in pairwise(grays)])
 
 
-def _difference(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
+def _difference(before: NDArray[Any], after: NDArray[Any]) -> float:
     far = cv2.absdiff(before, after)
     columns, rows = (max(1, math.ceil(side / _BLOCK)) for side in far.shape[::-1])
     blocks = cv2.resize(far.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA).ravel()

@@ -88,7 +88,7 @@ def parse_ranges(answer: Any, stamps: Stamps, frames: Sequence[int]) -> tuple[li
     Returns
     -------
     ranges : list of TimeRange
-        By time; those that meet are joined. `start` and `end` are in the unit of the stamps.
+        By time; those that overlap are joined. `start` and `end` are in the unit of the stamps.
     notes : list of str
         What was mended or dropped: 'swapped', 'outside' (no frame shown lies in it).
     """
@@ -157,7 +157,7 @@ def ranges_where(
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     joined: list[tuple[int, int]] = []
     for first, last in sorted(spans):
-        if joined and first <= joined[-1][1] + 1:
+        if joined and first <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
         else:
             joined.append((first, last))
