@@ -116,6 +116,7 @@ def _facts(slide: Slide, stain: str, outlines: str, measured: Measured) -> dict[
     return {
         "slide": slide.path.name, "slide_fingerprint": slide.fingerprint, "mpp_source": slide.mpp_source, **scale,
         "stain": stain, "outlines": outlines, "without_outline": len(measured.without),
+        "darker_than_around": measured.darker,
     }  # fmt: skip
 
 

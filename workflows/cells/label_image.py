@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,15 +37,23 @@ class LabelImage:
     scale0: float
 
     @classmethod
-    def open(cls, path: Path | str, slide: Slide) -> Self:
+    def open(cls, path: Path | str, slide: Slide, scale0: float | None = None) -> Self:
         """Open a TIFF, PNG or OME-Zarr label image that belongs to a slide.
 
         Of a pyramid the finest level is read; of an OME-Zarr image with `labels`, its only label image.
 
+        Parameters
+        ----------
+        path : path
+        slide : Slide
+        scale0 : float, optional
+            Level-0 px per px of the label image. It is not guessed from the sizes, because the label image of a square
+            tile fits a square slide at some scale too: without it the sizes must be equal.
+
         Raises
         ------
         CellsError
-            The file holds no integers, several planes, or another field of view than the slide.
+            The file holds no integers, several planes, or does not have the slide's size at that scale.
         """
         path = Path(path)
         if not path.exists():
@@ -62,13 +71,18 @@ class LabelImage:
         if len(kept) != 2:
             raise CellsError(f"{path} has the shape {array.shape}; a label image has one plane.")
         height, width = kept
-        scale = slide.width / width
-        if abs(slide.height / scale - height) > 1.0 + 0.001 * height or abs(scale - round(scale, 2)) > 0.02:
+        scale = 1.0 if scale0 is None else float(scale0)
+        if scale <= 0:
+            raise CellsError(f"The scale of {path} is {scale0}; it is the number of level-0 px per px.")
+        # A reduced image may have lost the last part of a px on either side.
+        reach = 0.0 if scale0 is None else scale
+        if abs(width * scale - slide.width) > reach or abs(height * scale - slide.height) > reach:
             raise CellsError(
                 f"{path} measures {width}x{height} px and {slide.path.name} {slide.width}x{slide.height} px: they do "
-                "not cover the same field. Give the label image of the whole slide, at its size or a whole part of it."
+                f"not cover the same field{'' if scale0 is None else f' at {scale:g} level-0 px per px'}. Give the "
+                "label image of the whole slide; where it is a smaller picture of all of it, say so: --label-scale N."
             )
-        if width * height <= _IN_MEMORY:  # strips of a small file would be unpacked again for every window
+        if width * height <= _IN_MEMORY:
             array = np.asarray(array[...]).reshape(height, width)
         return cls(path, array, scale)
 
@@ -142,21 +156,36 @@ def _union(ids: NDArray[np.int64], boxes: NDArray[np.int64]) -> tuple[NDArray[np
 
 def _file_labels(path: Path) -> Any:
     if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-        import zarr
-
-        try:
-            store = tifffile.imread(path, aszarr=True, level=0)
-            opened = zarr.open(store, mode="r")
-        except (tifffile.TiffFileError, ValueError, OSError) as error:
-            raise CellsError(f"{path} cannot be read as TIFF: {error}.") from error
-        return opened
+        return _tiff_labels(path)
     import cv2
 
     picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise CellsError(f"{path} cannot be read; a label image is TIFF, PNG or OME-Zarr.")
     return picture
+
+
+def _tiff_labels(path: Path) -> Any:
+    import tifffile
+    import zarr
+
+    try:
+        file = tifffile.TiffFile(path)
+    except (tifffile.TiffFileError, OSError) as error:
+        raise CellsError(f"{path} cannot be read as TIFF: {error}.") from error
+    level = file.series[0].levels[0]
+    if level.size <= _IN_MEMORY:  # strips of a small file would be unpacked again for every window
+        with file:
+            return level.asarray()
+    store = level.aszarr()
+    array = zarr.open_array(store, mode="r")
+    weakref.finalize(array, _close, store, file)
+    return array
+
+
+def _close(*files: Any) -> None:
+    for file in files:
+        file.close()
 
 
 def _zarr_labels(path: Path) -> Any:

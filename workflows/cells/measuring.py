@@ -16,6 +16,7 @@ from wsi.slide import Slide
 
 TILE = 1024
 """Side in px of the squares that cells are measured in together; a cell belongs to the one its box's centre lies in."""
+_STEP = 4  # px between the samples that cells and what lies around them are compared by
 _POWER = {"area": 2, "equivalent_diameter": 1, "perimeter": 1, "major_axis": 1, "minor_axis": 1}
 """Columns with a unit, and the power of a length it is."""
 
@@ -37,6 +38,8 @@ class Measured:
         Centroid in level-0 px, x then y.
     without : int64 array (m,)
         Cells that could not be outlined.
+    darker : float
+        How much more of the nuclear dye there is in the cells than around them, in optical density; NaN without either.
     """
 
     names: tuple[str, ...]
@@ -44,6 +47,7 @@ class Measured:
     row: NDArray[np.int64]
     centre0: NDArray[np.float64]
     without: NDArray[np.int64]
+    darker: float
 
 
 def feature_names(stains: Stains, unit: str) -> tuple[str, ...]:
@@ -132,9 +136,12 @@ def _by_tiles(
     factors = np.array([side ** _POWER.get(name, 0) for name in SHAPE])
     values = np.full((len(boxes), len(names)), np.nan, np.float32)
     centres = np.full((len(boxes), 2), np.nan)
-    done = 0
+    done, dye = 0, np.zeros((2, 2))
     for rows, place in _tiles(boxes, size):
         labels, picture = window(rows, place)
+        some = labels[::_STEP, ::_STEP] > 0
+        amounts = stains.unmix(picture[::_STEP, ::_STEP])[0]
+        dye += [[amounts[some].sum(), some.sum()], [amounts[~some].sum(), (~some).sum()]]
         # A border of one px, so that neighbours of every cell's pixels exist.
         labels = np.pad(labels, 1)
         picture = np.pad(picture, ((1, 1), (1, 1), (0, 0)))
@@ -153,7 +160,10 @@ def _by_tiles(
         if report is not None:
             report(done, len(boxes))
     known = np.isfinite(centres[:, 0])
-    return Measured(names, values[known], np.flatnonzero(known), centres[known], np.flatnonzero(~known))
+    inside, around = (total / number if number else np.nan for total, number in dye.tolist())
+    return Measured(
+        names, values[known], np.flatnonzero(known), centres[known], np.flatnonzero(~known), inside - around
+    )
 
 
 def _tiles(

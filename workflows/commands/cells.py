@@ -43,6 +43,10 @@ def measure(
     labels: Annotated[
         Path | None, typer.Option(help="Label image of the slide's cells: TIFF, PNG or OME-Zarr.")
     ] = None,
+    label_scale: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Level-0 px per px of a label image that is smaller than the slide."),
+    ] = None,
     slide: Annotated[
         Path | None, typer.Option(help="Where the slide of the run lies now, if it moved.")
     ] = None,
@@ -84,7 +88,8 @@ def measure(
             if labels is None:
                 table = cells_of_run(source, opened, report=report, **settings)
             else:
-                table = cells_of_labels(opened, LabelImage.open(labels, opened), report=report, **settings)
+                image = LabelImage.open(labels, opened, label_scale)
+                table = cells_of_labels(opened, image, report=report, **settings)
         if tower:
             size = CropSize.of(opened, crop_px, crop_um)
             with progress_bar("crops", as_json) as report:
@@ -373,6 +378,9 @@ def _show_table(table: CellTable, out: Path, as_json: bool) -> None:
     if table.facts.get("without_outline") or table.facts.get("points"):
         left = f"{table.facts['without_outline']} without an outline, {table.facts.get('points', 0)} points"
         typer.echo(f"  left out: {left}")
+    if float(table.facts.get("darker_than_around", 1)) <= 0:
+        doubt = "The cells are no darker than what lies around them: do these outlines belong to this slide?"
+        typer.secho(f"  {doubt}", fg=typer.colors.YELLOW)
     typer.echo(f"  for example: {table.sentences[0]}")
 
 
