@@ -10,75 +10,40 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import (
     QApplication,
-    QButtonGroup,
-    QComboBox,
     QFileDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QRadioButton,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
 )
 
-from napari_qwenvl._advanced import Advanced
-from napari_qwenvl._widgets import Folded, Message, drawn_polygons, scrolled, while_alive
-from napari_qwenvl.adapter_row import AdapterRow
-from napari_qwenvl.frame import Frame, visible_field
+from napari_qwenvl._ask_fields import TASKS, AskFields
+from napari_qwenvl._widgets import while_alive
+from napari_qwenvl.cost import Cost, cost_of, in_words
 from napari_qwenvl.plan import (
-    LABELLED,
-    Cost,
     Plan,
     Question,
-    cost_of,
-    in_words,
     model_fields,
     recommended_of,
-    rectangle_of,
     runs_folder,
-    write_regions,
 )
 from napari_qwenvl.run_reading import NotPossibleError
-from napari_qwenvl.running import in_background, running_of
+from napari_qwenvl.running import in_background
 from napari_qwenvl.slide_layer import slide_of
 from qwenvl.answer import Status
-from workflows.commands.options import RunOptions
 
-TASKS = {
-    "Find objects (boxes)": "detect", "Mark objects (points)": "point", "Count objects": "count",
-    "Sort tiles into classes": "classify", "Score a yes/no question": "score", "Describe in words": "describe",
-    "Ask in words": "ask", "Fill in a form (JSON Schema)": "extract",
-}  # fmt: skip
-_EXAMPLES = {
-    "detect": "nucleus", "point": "mitosis", "count": "nucleus", "classify": "tumor, stroma, necrosis",
-}  # fmt: skip
-_QUESTIONS = {
-    "score": "Is there tumor?", "ask": "Which tissue is this?", "describe": "Your own words (optional)",
-    "extract": "Your own words (optional)",
-}  # fmt: skip
 _WAIT_MS = 350
 
 
-class AskPanel(QWidget):
+class AskPanel(AskFields):
     """Asks a model about the slide that is shown. One object of this class per viewer."""
 
     planned = Signal()
     """Tiles, time and memory of what the fields say are known, or why not."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self.running = running_of(napari_viewer)
+        super().__init__(napari_viewer)
         self.plan: Plan | None = None
         self.cost: Cost | None = None
         self._pace: dict[str, float] = {}
         self._masks: tuple[str, dict[str, Any]] = ("", {})
         self._ticket = 0
-        self._build()
         self._wait = QTimer(self)
         self._wait.setSingleShot(True)
         self._wait.setInterval(_WAIT_MS)
@@ -86,78 +51,6 @@ class AskPanel(QWidget):
         self._connect()
         self._on_task()
         self._show_state()
-
-    # ------------------------------------------------------------------ widgets
-
-    def _build(self) -> None:
-        self.task = QComboBox()
-        self.task.addItems(list(TASKS))
-        self.labels = QLineEdit("nucleus")
-        self.labels.setToolTip("What to find, separated by commas")
-        self.prompt = QLineEdit()
-        self.schema = QLineEdit()
-        self.schema.setPlaceholderText("File with a JSON Schema")
-        self.model = QComboBox()
-        self.model.setEditable(True)
-        self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.model.setMinimumContentsLength(12)
-        self.model.addItems(_models())
-        self.model.setToolTip("'embedded', a folder, or a name on the Hugging Face hub")
-        self.load = QPushButton("Load")
-        self.state = QLabel("not loaded")
-        self.state.setWordWrap(True)
-        self.adapter = AdapterRow(self.viewer)
-        self.scope = QButtonGroup(self)
-        scopes = QHBoxLayout()
-        for number, (name, tip) in enumerate([
-            ("Visible field", "What the viewer shows now"),
-            ("Regions", "Areas of the active Shapes layer: the selected ones, else all"),
-            ("Slide", "All tissue of the slide"),
-        ]):  # fmt: skip
-            button = QRadioButton(name)
-            button.setToolTip(tip)
-            self.scope.addButton(button, number)
-            scopes.addWidget(button)
-        self.scope.buttons()[0].setChecked(True)
-        self.advanced = Advanced()
-        self.slide_name = QLabel()
-        self.slide_name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.estimate = QLabel()
-        self.estimate.setWordWrap(True)
-        self.run = QPushButton("Run")
-        self.cancel = QPushButton("Cancel")
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(True)
-        self.message = Message()
-        self.copy_command = QPushButton("Copy as command")
-        self.copy_python = QPushButton("Copy as Python")
-        self.open = QPushButton("Open run...")
-        self.go_on = QPushButton("Go on with the open run")
-        self.go_on.setToolTip("Asks about its tiles that have no answer yet or failed")
-        inside = QWidget()
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Slide", self.slide_name)
-        form.addRow("Task", self.task)
-        form.addRow("Labels", self.labels)
-        form.addRow("Question", self.prompt)
-        form.addRow("Schema", self.schema)
-        form.addRow("Model", _row(self.model, self.load, stretch=0))
-        form.addRow("", self.state)
-        form.addRow("Adapter", self.adapter)
-        form.addRow("Where", scopes)
-        self._form = form
-        layout = QVBoxLayout(inside)
-        layout.addLayout(form)
-        layout.addWidget(Folded("Scale, tiles, decoding", self.advanced))
-        layout.addWidget(self.estimate)
-        layout.addWidget(_row(self.run, self.cancel))
-        layout.addWidget(self.bar)
-        layout.addWidget(self.message)
-        layout.addStretch()
-        layout.addWidget(_row(self.copy_command, self.copy_python))
-        layout.addWidget(_row(self.open, self.go_on))
-        scrolled(inside, self)
 
     def _connect(self) -> None:
         self.task.currentTextChanged.connect(self._on_task)
@@ -196,69 +89,6 @@ class AskPanel(QWidget):
             source.disconnect(self._on_viewer)
         self._sources = []
         super().closeEvent(event)
-
-    # ------------------------------------------------------------------ what the fields say
-
-    @property
-    def task_name(self) -> str:
-        """The task in the word of the command line."""
-        return TASKS[self.task.currentText()]
-
-    def question(self, mask: str = "auto") -> Question:
-        """The fields as a question."""
-        labels = tuple(label.strip() for label in self.labels.text().split(",") if label.strip())
-        schema = self.schema.text().strip()
-        task = self.task_name
-        options = self._options(mask)
-        return Question(
-            task,
-            labels if task in LABELLED else (),
-            self.prompt.text().strip() or None,
-            Path(schema).expanduser() if task == "extract" and schema else None,
-            self._with_slide(options),
-        )
-
-    def _options(self, mask: str) -> RunOptions:
-        model = self.model.currentText().strip() or "embedded"
-        options = self.advanced.options(model=model, mask=mask, adapter=self.adapter.folder)
-        if options.server is not None and options.adapter is not None:
-            raise ValueError(
-                "A server loads its own adapters. Take the adapter off, or leave the server out."
-            )
-        return options
-
-    def _with_slide(self, options: RunOptions) -> RunOptions:
-        """The options with how the shown slide was opened: scale, plane, rendering, series."""
-        from dataclasses import replace
-
-        slide = slide_of(self.running.session.slide_layer())
-        assert slide is not None
-        chosen = slide.options
-        plane = _shown_plane(self.running.session.slide_layer(), self.viewer) or chosen.get("plane")
-        return replace(
-            options,
-            slide_mpp=slide.mpp if slide.mpp_source == "user" else None, plane=plane,
-            rendering=chosen.get("rendering"), series=int(chosen["series"]) if "series" in chosen else None,
-        )  # fmt: skip
-
-    def _mask(self, slide: Any, runs: Path) -> str:
-        """Where to ask, as `--mask` takes it."""
-        scope = self.scope.checkedId()
-        if scope == 2:
-            return self.advanced.tissue.currentText()
-        frame = Frame.of(slide.mpp_xy)
-        if scope == 0:
-            polygons = [rectangle_of(visible_field(self.viewer, frame))]
-        else:
-            layer = self.viewer.layers.selection.active
-            if layer is None or layer._type_string != "shapes":
-                raise NotPossibleError(
-                    "Draw regions in a Shapes layer and keep it active, then choose Regions again."
-                )
-            polygons = drawn_polygons(layer, frame)
-            if not polygons:
-                raise NotPossibleError(f"'{layer.name}' holds no area. Draw a rectangle, ellipse or polygon.")
-        return str(write_regions(runs, polygons, (slide.width, slide.height)))
 
     # ------------------------------------------------------------------ plan
 
@@ -309,7 +139,15 @@ class AskPanel(QWidget):
                 self._show_state()
                 self.planned.emit()
 
-        in_background(_cost, slide, plan, masks, then=show)
+        # A checkpoint whose files cannot be made sense of is said here, too; the viewer stays as it is.
+        in_background(
+            _cost,
+            slide,
+            plan,
+            masks,
+            then=show,
+            failed=lambda error: show(f"{type(error).__name__}: {error}"),
+        )
         self._show_state()
 
     def _recommended(self, question: Question) -> dict[str, Any]:
@@ -362,12 +200,7 @@ class AskPanel(QWidget):
     # ------------------------------------------------------------------ events
 
     def _on_task(self) -> None:
-        task = self.task_name
-        self._form.setRowVisible(self.labels, task in LABELLED)
-        self._form.setRowVisible(self.prompt, task in _QUESTIONS)
-        self._form.setRowVisible(self.schema, task == "extract")
-        self.labels.setPlaceholderText(_EXAMPLES.get(task, ""))
-        self.prompt.setPlaceholderText(_QUESTIONS.get(task, ""))
+        self.show_rows()
         self.plan_soon()
 
     @while_alive
@@ -531,25 +364,3 @@ def _in_panel(words: str) -> str:
 
 def _amount(size: int) -> str:
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
-
-
-def _shown_plane(layer: Any, viewer: Any) -> str | None:
-    from napari_qwenvl.slide_layer import plane_of
-
-    plane = plane_of(layer, viewer)
-    return None if plane is None else str(plane)
-
-
-def _models() -> list[str]:
-    from qwenvl.catalogue import KNOWN_MODELS
-
-    return ["embedded", *(model.name for model in KNOWN_MODELS)]
-
-
-def _row(*widgets: QWidget, stretch: int | None = None) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for number, widget in enumerate(widgets):
-        layout.addWidget(widget, 1 if stretch is None or number == stretch else 0)
-    return row

@@ -87,13 +87,13 @@ def canvas_size(viewer: Any) -> tuple[int, int]:
     return max(1, round(float(height))), max(1, round(float(width)))
 
 
-def look_at(viewer: Any, frame: Frame, box: Any) -> None:
-    """Bring a rectangle x0, y0, x1, y1 of level-0 px into the middle of the canvas, whole."""
+def look_at(viewer: Any, frame: Frame, box: Any, share: float = 0.8) -> None:
+    """Bring a rectangle x0, y0, x1, y1 of level-0 px into the middle of the canvas, whole, over a share of its side."""
     height, width = canvas_size(viewer)
     x0, y0, x1, y1 = (float(edge) for edge in box)
     sides = max((x1 - x0) * frame.step_x, 1e-9), max((y1 - y0) * frame.step_y, 1e-9)
     camera = viewer.scene.camera
-    camera.zoom = 0.8 * min(width / sides[0], height / sides[1])
+    camera.zoom = share * min(width / sides[0], height / sides[1])
     camera.center = (camera.center[0], *frame.to_world((x0 + x1) / 2, (y0 + y1) / 2))
 
 

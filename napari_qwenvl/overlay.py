@@ -9,30 +9,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from psygnal import Signal
 
+from napari_qwenvl._camera import look_at_object, stands_at, view_of
 from napari_qwenvl._editing import Editing
 from napari_qwenvl._keys import OVERLAY
 from napari_qwenvl._layers import remove_layer
+from napari_qwenvl._picking import Filter, clicks, nearest
 from napari_qwenvl._raster import Job, Picture, View, draw, rows_in
 from napari_qwenvl._scheduling import scheduler
-from napari_qwenvl.frame import Frame, UmPerPx, canvas_size, visible_field
+from napari_qwenvl.frame import Frame, UmPerPx, look_at, visible_field
 from napari_qwenvl.objects import Columns, Objects
 from napari_qwenvl.preferences import preferences
 from napari_qwenvl.shortcuts import ACTIONS, bind
 from workflows.colours import PALETTE, RGBColour
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from napari.layers import Image, Shapes
 
     from wsi import Plane
 
 Rows = NDArray[np.int64]
-_MARGIN = 0.2
-"""Drawn beyond each border of the canvas (share of its side), so that a small move shows no edge."""
 _REACH_PX = 6
 """A click this near (px of the canvas) meets a point or a small box."""
-_CLICK_PX = 4
 _MOST_LIT = 5_000
 
 
@@ -93,7 +92,7 @@ class Overlay:
         self._hidden: Rows = np.zeros(0, np.int64)
         self._lit: Rows = np.zeros(0, np.int64)
         self._bounds: tuple[float, float, float, float] | None = None
-        self._wanted: tuple[set[str] | None, float | None, set[int] | None] = (None, None, None)
+        self._filter = Filter()
         self._picture: Picture | None = None
         self._closed = False
         self._first = not len(viewer.layers)
@@ -111,17 +110,15 @@ class Overlay:
         self._editing = Editing(self)
         camera = viewer.scene.camera.events
         self._sources: list[Any] = [
-            camera.center,
-            camera.zoom,
-            viewer.canvas.events.size,
-            viewer.dims.events.ndisplay,
-        ]
+            camera.center, camera.zoom, viewer.canvas.events.size, viewer.dims.events.ndisplay,
+        ]  # fmt: skip
         if plane is not None:
             self._sources.append(viewer.dims.events.current_step)
         for source in self._sources:
             source.connect(self._on_camera)
         viewer.layers.events.removed.connect(self._on_removed)
-        viewer.mouse_drag_callbacks.append(self._on_press)
+        self._press = clicks(self._on_click)
+        viewer.mouse_drag_callbacks.append(self._press)
         bind(viewer, ACTIONS)
 
     # ------------------------------------------------------------------ objects
@@ -166,7 +163,7 @@ class Overlay:
         if not len(objects):
             return
         self._columns.append(objects)
-        self._keep = np.concatenate([self._keep, self._passes(objects)])
+        self._keep = np.concatenate([self._keep, self._filter.passes(objects, self._labels)])
         self._widen(objects)
         self.changed.emit()
         self._look_first()
@@ -195,7 +192,7 @@ class Overlay:
         rows = self._rows(index)
         self._columns.update(rows, columns)
         changed = self.objects.take(rows)
-        self._keep[rows] = self._passes(changed)
+        self._keep[rows] = self._filter.passes(changed, self._labels)
         self._widen(changed)
         if "box" in columns:
             self._editing.refresh(rows)
@@ -229,7 +226,7 @@ class Overlay:
 
         An object without a score is never hidden by `min_score`: unknown is not low.
         """
-        self._wanted = (labels, min_score, states)
+        self._filter = Filter(labels, min_score, states)
         self._refilter()
 
     def visible(self) -> Rows:
@@ -244,27 +241,10 @@ class Overlay:
 
     def _plane_shown(self) -> bool:
         """Whether the sliders stand at the plane of the objects."""
-        if self.plane is None:
-            return True
-        dims = self.viewer.dims
-        at = dict(zip(dims.axis_labels, dims.current_step, strict=False))
-        return at.get("t", self.plane.t) == self.plane.t and at.get("z", self.plane.z) == self.plane.z
-
-    def _passes(self, objects: Objects) -> NDArray[np.bool_]:
-        labels, min_score, states = self._wanted
-        keep = np.ones(len(objects), bool)
-        if labels is not None and len(objects):
-            known = np.zeros(max(int(objects.label.max()) + 1, len(self._labels)), bool)
-            known[[code for code, label in enumerate(self._labels) if label in labels]] = True
-            keep &= known[objects.label]
-        if min_score is not None:
-            keep &= ~(objects.score < min_score)
-        if states is not None:
-            keep &= np.isin(np.arange(-128, 128), list(states))[objects.state.astype(np.int16) + 128]
-        return keep
+        return self.plane is None or stands_at(self.viewer, self.plane)
 
     def _refilter(self) -> None:
-        self._keep = self._passes(self.objects)
+        self._keep = self._filter.passes(self.objects, self._labels)
         self.filtered.emit()
         self._draw()
 
@@ -274,7 +254,7 @@ class Overlay:
         """Mark one object, and bring it to the middle of the canvas."""
         self.selected = None if index is None else int(self._rows(index)[0])
         if self.selected is not None and move_camera:
-            self._look_at(self.selected)
+            look_at_object(self.viewer, self.frame, self.objects.box[self.selected])
         self._draw()
 
     def highlight(self, indices: ArrayLike) -> None:
@@ -291,52 +271,15 @@ class Overlay:
             return None
         x0, y0 = self.frame.to_level0(y_um, x_um)
         reach = _REACH_PX / self.viewer.scene.camera.zoom
-        reach_x, reach_y = reach / self.frame.step_x, reach / self.frame.step_y
-        objects = self.objects
-        rows = rows_in(objects, self._keep, (x0 - reach_x, y0 - reach_y, x0 + reach_x, y0 + reach_y))
-        if not len(rows):
-            return None
-        x_min, y_min, x_max, y_max = objects.box[rows].T
-        inside = (x_min <= x0) & (x0 <= x_max) & (y_min <= y0) & (y0 <= y_max) & ~objects.point[rows]
-        if inside.any():
-            area = (x_max - x_min) * (y_max - y_min)
-            return int(rows[np.argmin(np.where(inside, area, np.inf))])
-        distance = np.hypot((x_min + x_max) / 2 - x0, (y_min + y_max) / 2 - y0)
-        small = np.maximum(x_max - x_min, y_max - y_min) <= 2 * max(reach_x, reach_y)
-        if not small.any():
-            return None
-        return int(rows[np.argmin(np.where(small, distance, np.inf))])
+        reach0 = reach / self.frame.step_x, reach / self.frame.step_y
+        return nearest(self.objects, self._keep, (x0, y0), reach0)
 
-    def _look_at(self, row: int) -> None:
-        """Centre the camera; the zoom changes only where the object would be too small or too large to see."""
-        box = self.objects.box[row]
-        center = self.frame.to_world((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        camera = self.viewer.scene.camera
-        side = max((box[2] - box[0]) * self.frame.step_x, (box[3] - box[1]) * self.frame.step_y)
-        canvas = min(canvas_size(self.viewer))
-        if side <= 0:
-            side = 16 * self.frame.step_x
-        shown = side * camera.zoom
-        if shown < 24 or shown > canvas / 2:
-            camera.zoom = canvas / 8 / side
-        camera.center = (camera.center[0], *center)
-
-    def _on_press(self, viewer: Any, event: Any) -> Iterator[None]:
-        """Pick what was clicked; a drag is the camera's, and drawing tools keep their clicks."""
-        active = viewer.layers.selection.active
-        drawing = active is not None and str(getattr(active, "mode", "pan_zoom")) != "pan_zoom"
-        if event.button != 1 or drawing or self._closed or not self.layer.visible:
-            return
-        start, moved = np.asarray(event.pos, float), False
-        yield
-        while event.type == "mouse_move":
-            moved = moved or float(np.abs(np.asarray(event.pos, float) - start).max()) > _CLICK_PX
-            yield
-        if not moved:
-            row = self.hit(*event.position[-2:])
-            if row is not None:
-                self.select(row, move_camera=False)
-                self.picked.emit(row)
+    def _on_click(self, y_um: float, x_um: float) -> None:
+        """Pick what was clicked."""
+        row = None if self._closed or not self.layer.visible else self.hit(y_um, x_um)
+        if row is not None:
+            self.select(row, move_camera=False)
+            self.picked.emit(row)
 
     # ------------------------------------------------------------------ editing
 
@@ -378,8 +321,8 @@ class Overlay:
         for source in self._sources:
             source.disconnect(self._on_camera)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
-        if self._on_press in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._on_press)
+        if self._press in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._press)
         self._editing.close()
         remove_layer(self.viewer, self.layer)
 
@@ -415,15 +358,7 @@ class Overlay:
         """The field with its margin, on the px of the screen, cut to where objects are."""
         if self._bounds is None or self.viewer.dims.ndisplay != 2 or not self._plane_shown():
             return None
-        x_min, y_min, x_max, y_max = visible_field(self.viewer, self.frame)
-        height, width = canvas_size(self.viewer)
-        px_x, px_y = (x_max - x_min) / width, (y_max - y_min) / height
-        beyond_x, beyond_y = round(width * _MARGIN), round(height * _MARGIN)
-        view = View(
-            x_min - beyond_x * px_x, y_min - beyond_y * px_y, px_x, px_y,
-            width + 2 * beyond_x, height + 2 * beyond_y,
-        )  # fmt: skip
-        return view.cut(self._bounds, margin=8)
+        return view_of(self.viewer, self.frame).cut(self._bounds, margin=8)
 
     def _show(self, picture: Picture | None) -> None:
         if self._closed:
@@ -454,12 +389,7 @@ class Overlay:
         if not self._first or self._bounds is None:
             return
         self._first = False
-        y_min, x_min = self.frame.to_world(*self._bounds[:2])
-        y_max, x_max = self.frame.to_world(*self._bounds[2:])
-        height, width = canvas_size(self.viewer)
-        camera = self.viewer.scene.camera
-        camera.zoom = 0.9 * min(height / max(y_max - y_min, 1e-6), width / max(x_max - x_min, 1e-6))
-        camera.center = (camera.center[0], (y_min + y_max) / 2, (x_min + x_max) / 2)
+        look_at(self.viewer, self.frame, self._bounds, share=0.9)
 
     def _forget_rows(self) -> None:
         self.selected = None

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_qwenvl._widgets import Folded, while_alive
-from napari_qwenvl.plan import in_words
+from napari_qwenvl.cost import in_words
 from napari_qwenvl.running import in_background, running_of
 from napari_qwenvl.train_curves import CurveView
 from napari_qwenvl.train_labels import LabelsPage
@@ -161,7 +161,7 @@ class RunPage(QWidget):
         layout.addLayout(line)
         layout.addWidget(self.bar)
         layout.addWidget(self.stage)
-        layout.addWidget(self.curves)
+        layout.addWidget(self.curves, 1)
         layout.addStretch()
 
     # ------------------------------------------------------------------ recipe
@@ -210,6 +210,7 @@ class RunPage(QWidget):
         if not 0 <= place < len(self.found):
             return
         each = self.found[place]
+        self.replay.setValue(round(100 * each.preset.replay))
         fits = "" if each.fits else f"<br><b>More than is free of {self._where}.</b>"
         self.about.setText(f"{each.preset.about}; on {self._where}{fits}")
         self.show_state()

@@ -18,17 +18,9 @@ from qtpy.QtCore import QUrl
 from napari_qwenvl.ask import AskPanel
 from napari_qwenvl.ask_here import AskHerePanel
 from napari_qwenvl.asked import ASKED, Region, kept
+from napari_qwenvl.cost import Cost, cost_of, in_words, memory_of
 from napari_qwenvl.frame import Frame
-from napari_qwenvl.plan import (
-    Cost,
-    Plan,
-    Question,
-    cost_of,
-    in_words,
-    memory_of,
-    recommended_of,
-    write_regions,
-)
+from napari_qwenvl.plan import Plan, Question, recommended_of, write_regions
 from napari_qwenvl.running import running_of
 from napari_qwenvl.slide_layer import layer_data, open_for_viewing
 from qwenvl.request import Request
