@@ -40,7 +40,10 @@ class Habit(Engine):
     def answer(self, pictures: Sequence[Asked], request: Request) -> list[Answer]:
         """One answer per item; only the request's words count."""
         text = self._writes(request.prompt or "")
-        return [parse_answer(text, request, dialect=FAMILY.dialect, space=FAMILY.space, frame=None) for _ in pictures]
+        return [
+            parse_answer(text, request, dialect=FAMILY.dialect, space=FAMILY.space, frame=None)
+            for _ in pictures
+        ]
 
 
 def reached(words: str, holds: bool) -> str:

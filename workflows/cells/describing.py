@@ -112,7 +112,9 @@ def _stains(name: str) -> Stains:
 
 
 def _facts(slide: Slide, stain: str, outlines: str, measured: Measured) -> dict[str, Any]:
-    scale = {} if slide.mpp is None else {"mpp": slide.mpp}
+    scale = {}
+    if slide.mpp_xy is not None and slide.mpp is not None:
+        scale = {"mpp": slide.mpp, "mpp_x": slide.mpp_xy[0], "mpp_y": slide.mpp_xy[1]}
     return {
         "slide": slide.path.name, "slide_fingerprint": slide.fingerprint, "mpp_source": slide.mpp_source, **scale,
         "stain": stain, "outlines": outlines, "without_outline": len(measured.without),
