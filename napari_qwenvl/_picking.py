@@ -59,7 +59,7 @@ def nearest(
 
 
 def clicks(on_click: Callable[[float, float], None]) -> Callable[[Any, Any], Iterator[None]]:
-    """A mouse callback of napari that tells clicks (world y, x); drags are the camera's, and tools keep their clicks."""
+    """A mouse callback of napari that tells clicks (world y, x): drags are the camera's, and tools keep theirs."""
 
     def pressed(viewer: Any, event: Any) -> Iterator[None]:
         active = viewer.layers.selection.active

@@ -97,15 +97,9 @@ class Overlay:
         self._closed = False
         self._first = not len(viewer.layers)
         self.layer: Image = viewer.add_image(
-            np.zeros((1, 1, 4), np.uint8),
-            rgb=True,
-            name=name,
-            blending="translucent_no_depth",
-            interpolation2d="linear",
-            units=self.frame.units,
-            axis_labels=("y", "x"),
-            metadata={OVERLAY: self},
-        )
+            np.zeros((1, 1, 4), np.uint8), rgb=True, name=name, blending="translucent_no_depth",
+            interpolation2d="linear", units=self.frame.units, axis_labels=("y", "x"), metadata={OVERLAY: self},
+        )  # fmt: skip
         self._scheduler = scheduler(viewer, self._work, self._show)
         self._editing = Editing(self)
         camera = viewer.scene.camera.events
@@ -403,7 +397,5 @@ class Overlay:
             rows = np.flatnonzero(rows)
         rows = rows.astype(np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(
-                f"Rows go from 0 to {len(self) - 1}; {rows.min()} to {rows.max()} were asked for."
-            )
+            raise IndexError(f"Rows go from 0 to {len(self) - 1}, not from {rows.min()} to {rows.max()}.")
         return rows
