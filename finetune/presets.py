@@ -34,6 +34,8 @@ class Preset:
         Fields of `LoraSettings` and `Training`.
     quantise : str
         As of `FinetuneConfig`.
+    replay, distil : float
+        As of `finetune.config.Replay`. Small models forget sooner, and need more.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Preset:
     lora: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     quantise: str = "none"
+    replay: float = 0.15
+    distil: float = 0.0
 
     @property
     def batch(self) -> int:
@@ -56,7 +60,7 @@ SMALL = (
     Preset(
         "small model", "all language layers and the merger of a small checkpoint such as the embedded one",
         {"rank": 32, "targets": "language", "merger": True},
-        {"batch": 8, "learning_rate": 2e-3, "label_weight": 2.0, "bfloat16": True},
+        {"batch": 8, "learning_rate": 1.5e-3, "label_weight": 2.0, "bfloat16": True}, replay=0.4, distil=0.7,
     ),
 )  # fmt: skip
 LARGE = (

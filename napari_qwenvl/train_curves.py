@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ Points = list[tuple[int, float]]
 _REFRESH_MS = 500
 _LOSS, _METRIC, _BASE = QColor("#4f9dff"), QColor("#4ac26b"), QColor("#c08a30")
 _SMOOTH = 0.85
+_LOGARITHMIC = 10
+"""A loss that spans more than this factor is drawn on a logarithmic axis."""
 
 
 def read_points(path: Path) -> dict[str, Points]:
@@ -55,7 +58,8 @@ class CurveView(QWidget):
         self._folder: Path | None = None
         self._seen: tuple[float, float] = (-1, -1)
         self.setMinimumHeight(150)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setMaximumHeight(260)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self._timer = QTimer(self)
         self._timer.setInterval(_REFRESH_MS)
         self._timer.timeout.connect(self.refresh)
@@ -113,13 +117,17 @@ class CurveView(QWidget):
         metrics = QFontMetrics(font)
         line = metrics.height()
         painter.setPen(text)
-        painter.drawText(area.adjusted(2, 0, 0, 0), int(Qt.AlignmentFlag.AlignLeft), title)
         values = [value for _, value in points] + ([level] if level is not None else [])
         if not smooth:
             low, high = 0.0, 1.0 if not values or max(values) <= 1 else max(values)
         else:
             low, high = (min(values), max(values)) if values else (0.0, 1.0)
             low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+        # A loss that falls by powers of ten would be a corner and a flat line.
+        scale = math.log if smooth and low > 0 and high > _LOGARITHMIC * low else float
+        painter.drawText(
+            area.adjusted(2, 0, 0, 0), int(Qt.AlignmentFlag.AlignLeft), f"{title} (log)" if scale is math.log else title
+        )  # fmt: skip
         left = max(metrics.horizontalAdvance(_short(edge)) for edge in (low, high)) + 6
         plot = area.adjusted(left, line + 4, -4, -line - 4)
         painter.setPen(QPen(faint, 1))
@@ -137,13 +145,14 @@ class CurveView(QWidget):
         def place(step: float, value: float) -> QPointF:
             return QPointF(
                 plot.left() + plot.width() * step / last,
-                plot.bottom() - plot.height() * (value - low) / (high - low),
+                plot.bottom() - plot.height() * (scale(value) - scale(low)) / (scale(high) - scale(low)),
             )
 
         if level is not None:
             painter.setPen(QPen(_BASE, 1.4, Qt.PenStyle.DashLine))
             painter.drawLine(place(0, level), place(last, level))
-            painter.drawText(place(0, level) + QPointF(4, -3), f"base {level:.2f}")
+            words = f"base {level:.2f}"
+            painter.drawText(place(last, level) - QPointF(metrics.horizontalAdvance(words) + 4, 3), words)
         if not points:
             painter.setPen(faint)
             painter.drawText(plot, int(Qt.AlignmentFlag.AlignCenter), "not yet")

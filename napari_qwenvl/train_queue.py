@@ -39,8 +39,9 @@ class Doubt:
     ----------
     rect : (x0, y0, x1, y1)
         Level-0 px.
-    mistakes : float
-        Expected number of wrong objects: the sum of 1 - score over those without a verdict.
+    doubt : float
+        For each object without a verdict the share of the run's objects that the model is surer of, summed. Scores of
+        different models are not comparable, their order is.
     objects : int
         Objects without a verdict.
     status : str
@@ -49,7 +50,7 @@ class Doubt:
 
     tile: int
     rect: tuple[float, float, float, float]
-    mistakes: float
+    doubt: float
     objects: int
     status: str
 
@@ -75,23 +76,30 @@ def uncertain_tiles(folder: Path, most: int = _MOST) -> list[Doubt]:
         [[float(row[f"core_{edge}"]) for edge in ("x0", "y0", "x1", "y1")] for row in tiles], float
     ).reshape(-1, 4)
     centre = (reviewed.box[:, :2] + reviewed.box[:, 2:]) / 2
-    doubt = 1 - np.where(np.isnan(reviewed.score), _UNKNOWN, np.clip(reviewed.score, 0, 1))
+    doubt = _doubt(reviewed.score)
     objects, places = _owners(centre, cores)
     waiting = reviewed.state[objects] == 0
     left = np.bincount(places[waiting], minlength=len(tiles))
-    mistakes = np.bincount(places[waiting], weights=doubt[objects[waiting]], minlength=len(tiles))
+    doubts = np.bincount(places[waiting], weights=doubt[objects[waiting]], minlength=len(tiles))
     decided = np.bincount(places[~waiting], minlength=len(tiles))
     found = []
     for place, number in enumerate(tiles["tile"].tolist()):
         if number not in statuses:
             continue
         each = Doubt(
-            number, tuple(cores[place].tolist()), float(mistakes[place]), int(left[place]), statuses[number]
+            number, tuple(cores[place].tolist()), float(doubts[place]), int(left[place]), statuses[number]
         )
         if left[place] or (each.broken and not decided[place]):
             found.append(each)
-    found.sort(key=lambda each: (not each.broken, -each.mistakes, each.tile))
+    found.sort(key=lambda each: (not each.broken, -each.doubt, each.tile))
     return found[:most]
+
+
+def _doubt(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the scores above each; a middling one where there is none."""
+    known = np.sort(scores[~np.isnan(scores)])
+    above = (len(known) - np.searchsorted(known, scores, side="right")) / max(1, len(known))
+    return np.where(np.isnan(scores), _UNKNOWN, above)
 
 
 def _owners(
@@ -121,7 +129,7 @@ class QueuePage(QWidget):
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Tile", "Wrong, expected", "Unreviewed", "Answer"])
+        self.table.setHorizontalHeaderLabels(["Tile", "Doubt", "Unreviewed", "Answer"])
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -180,7 +188,7 @@ class QueuePage(QWidget):
         self.table.blockSignals(True)
         self.table.setRowCount(len(found))
         for row, each in enumerate(found):
-            cells = (str(each.tile), f"{each.mistakes:.1f}", str(each.objects), each.status)
+            cells = (str(each.tile), f"{each.doubt:.1f}", str(each.objects), each.status)
             for column, text in enumerate(cells):
                 item = QTableWidgetItem(text)
                 if column < 3:
@@ -201,8 +209,8 @@ class QueuePage(QWidget):
             self.words.setText("Every tile of the open run is reviewed.")
         else:
             self.words.setText(
-                f"{len(found):,} tiles to review. Expected wrong objects: the sum of 1 - score of those without a "
-                "verdict."
+                f"{len(found):,} tiles to review. Doubt adds up, over the objects without a verdict, what share of the "
+                "run's objects the model is surer of."
             )
         self.listed.emit()
 

@@ -32,8 +32,8 @@ class Fields:
         Optimiser steps.
     learning_rate : float or None
         None takes that of the preset.
-    replay : float
-        Share of the taught tokens that goes to older skills.
+    replay : float or None
+        Share of the taught tokens that goes to older skills; None takes that of the preset.
     limit : float
         Most points an older skill may lose.
     measured : int
@@ -45,7 +45,7 @@ class Fields:
     preset: Preset
     steps: int = 300
     learning_rate: float | None = None
-    replay: float = 0.15
+    replay: float | None = None
     limit: float = 2.0
     measured: int = 40
     device: str = "auto"
@@ -114,7 +114,10 @@ def recipe(
             "dataset": folder / DATASET, "out": folder / RUN, "name": fields.name, "base": fields.base,
             "labels": names, "task": "point" if gathered.points else "detect", "tile": tile.model_dump(),
             "device": fields.device, "augment": augment, **limits, **settings, "train": train,
-            "replay": {"share": fields.replay, "limit": fields.limit, "sources": [source]},
+            "replay": {
+                "share": fields.preset.replay if fields.replay is None else fields.replay,
+                "distil": fields.preset.distil, "limit": fields.limit, "sources": [source],
+            },
             "evaluate": {
                 "tiles": fields.measured, "every": max(1, fields.steps // 5) if held_out else None,
             },

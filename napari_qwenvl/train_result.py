@@ -250,7 +250,7 @@ class BeforeAfter(QWidget):
         layout.setContentsMargins(4, 2, 4, 4)
         layout.addLayout(line)
         layout.addLayout(row, 1)
-        self.setMinimumHeight(300)
+        self.setMinimumHeight(220)
 
     def show_tiles(self, path: Path, labels: Sequence[str]) -> None:
         """Show the tiles of a file of `finetune.before_after`."""

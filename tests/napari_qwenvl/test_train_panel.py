@@ -141,22 +141,28 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot, tmp_path):
     assert ask.plan.question.options.adapter == folder / "run" / "adapter"
     assert "--adapter" in ask.plan.command()
     assert "adapter=" in ask.plan.python()
-    # The model's process puts it on and takes it off again; the base is then the very same.
-    prints = []
-    for adapter in (None, str(folder / "run" / "adapter"), None):
-        fields = model_fields(ask.plan.question.options) | {"adapter": adapter}
-        with qtbot.waitSignal(ask.running.worker.ready, timeout=LONG_MS) as told:
-            ask.running.worker.load(fields)
-        prints.append(told.args[0]["info"]["fingerprint"])
-    assert prints[0] == prints[2] != prints[1]
-    (tmp_path / "no").mkdir()
-    with qtbot.waitSignal(ask.running.worker.failed, timeout=LONG_MS) as told:
-        ask.running.worker.load(fields | {"adapter": str(tmp_path / "no")})
-    assert "no adapter in safetensors" in told.args[0]["message"]
-    without = ask.plan.out
+    with_it = ask.plan.out
     adapting_of(viewer).use(None)
     ask.make_plan()
-    assert ask.plan.out != without
+    assert ask.plan.out != with_it
+
+    # The model's process puts it on and takes it off again; the base is then the very same.
+    seen: list[tuple[str | None, str]] = []
+    worker = ask.running.worker
+    worker.ready.connect(lambda event: seen.append((event["asked"]["adapter"], event["info"]["fingerprint"])))
+    fields = model_fields(ask.plan.question.options)
+    adapter = str(folder / "run" / "adapter")
+    for wanted in (None, adapter, None):
+        number = len(seen)
+        worker.load(fields | {"adapter": wanted})
+        qtbot.waitUntil(lambda n=number, w=wanted: w in [which for which, _ in seen[n:]], timeout=LONG_MS)
+    prints = {which: {found for each, found in seen if each == which} for which in (None, adapter)}
+    assert len(prints[None]) == len(prints[adapter]) == 1
+    assert prints[None] != prints[adapter]
+    (tmp_path / "no").mkdir()
+    with qtbot.waitSignal(worker.failed, timeout=LONG_MS) as told:
+        worker.load(fields | {"adapter": str(tmp_path / "no")})
+    assert "no adapter in safetensors" in told.args[0]["message"]
 
 
 @pytest.mark.slow

@@ -307,7 +307,8 @@ def test_tiles_with_most_doubt_come_first_and_reviewed_ones_not_at_all(slides, t
         centre = (found.box[:, :2] + found.box[:, 2:]) / 2
         inside = (centre[:, 0] >= x0) & (centre[:, 0] < x1) & (centre[:, 1] >= y0) & (centre[:, 1] < y1)
         assert each.objects == inside.sum()
-        assert each.mistakes == pytest.approx(float((1 - found.score[inside]).sum()))
+        surer = [(found.score > score).mean() for score in found.score[inside]]
+        assert each.doubt == pytest.approx(sum(surer))
     decide(run, all_of=Verdict.ACCEPTED)
     assert [each.status for each in uncertain_tiles(run)] == ["failed"]
 
