@@ -213,14 +213,7 @@ def by_class(slides: list[Planted], tables: list[tuple[CellTable, NDArray[np.int
                 (kind[search.by_cell(row, K, space).rows] == kind[row]).mean() for row in range(len(rows))
             ]
             hits[space].append(float(np.mean(precision)))
-        shuffled = rng.permutation(kind)
-        hits["chance"].append(
-            float(
-                np.mean(
-                    [(shuffled[search.by_cell(row, K).rows] == kind[row]).mean() for row in range(len(rows))]
-                )
-            )
-        )
+        hits["chance"].append((each - 1) / (len(rows) - 1))
         for space, vectors in (("morphology", search.morphology), ("tower", search.tower)):
             groups = KMeans(len(classes), n_init=5, random_state=0).fit_predict(vectors)
             rand[space].append(float(adjusted_rand_score(kind, groups)))
