@@ -72,13 +72,10 @@ def lines_of(objects: Sequence[TileObject]) -> list[Spotted]:
         lines = [line for line in lines if line not in near]
         lines.append([(item, box), *(member for line in near for member in line)])
     named: dict[int, list[TileObject]] = {}
-    stray: list[str] = []
     for item, box in units:
-        near = [number for number, line in enumerate(lines) if _beside(box, _around(line))]
-        if len(near) == 1:
-            named.setdefault(near[0], []).append(item)
-        else:
-            stray.append(item.label)
+        owners = [number for number, line in enumerate(lines) if _beside(box, _around(line))]
+        if len(owners) == 1:
+            named.setdefault(owners[0], []).append(item)
     found = [_line(line, named.get(number, [])) for number, line in enumerate(lines)]
     found = [_with_neighbours(spotted, found) for spotted in found]
     return sorted(found, key=lambda spotted: spotted.box[1] if spotted.box else 0.0)

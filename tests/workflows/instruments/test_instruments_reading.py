@@ -207,3 +207,41 @@ def test_an_evaluation_needs_a_truth_of_these_photographs(made, tmp_path):
 def test_edits():
     cases = {("", ""): 0, ("37.4", "37.4"): 0, ("374", "37.4"): 1, ("87.4", "37.4"): 1, ("", "12"): 2}
     assert {pair: distance(*pair) for pair in cases} == cases
+
+
+def test_the_grammar_holds_a_true_answer_and_stops_at_a_wrong_one(made):
+    from knowing_engine import WRITER
+
+    from qwenvl.checkpoint import load_checkpoint
+    from qwenvl.geometry import CoordinateSpace, PictureFrame
+    from qwenvl.grammar import Grammars, vocabulary_size
+    from workflows.instruments.asking import request_of, views_of
+    from workflows.instruments.samples import values_answer
+
+    checkpoint = load_checkpoint("embedded")
+    grammars = Grammars(checkpoint.tokenizer, vocabulary_size(checkpoint.model), checkpoint.eos_token_ids)
+    few = Sheet.of(
+        {"fields": {name: {"unit": SHEET.fields[name].unit} for name in ("temperature", "humidity")}}
+    )
+    (view,) = views_of(few)
+    request = request_of(view, Form.VALUES, space=CoordinateSpace.RELATIVE_1000)
+    frame = PictureFrame.same(256, 256)
+    shown = [
+        one
+        for one in Truth.read(made).photographs
+        if {"temperature", "humidity"} & {v.field for v in one.values}
+    ]
+    answer = values_answer(shown[0], list(few.fields), WRITER, frame)
+    wrong = answer.replace('"text": "', '"text": "about ', 1)
+
+    def taken(text):
+        constraint = grammars.constraint(
+            request, [frame], dialect="json", space=CoordinateSpace.RELATIVE_1000
+        )
+        ids = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return all(constraint.accept(0, token) for token in [*ids, checkpoint.eos_token_ids[0]])
+
+    assert '"bbox_2d"' in answer
+    assert taken(answer)
+    assert not taken(wrong)
+    assert not taken(answer.replace("bbox_2d", "box"))

@@ -47,14 +47,14 @@ def _printed(
     ink = rng.uniform(0, 70, 3)
     mask = np.zeros(canvas.shape[:2], np.uint8)
     pitch = (height - 2 * edge_y) / (len(lines) + 0.4)
-    high = 0.5 * pitch
+    high = min(0.5 * pitch, 0.085 * width)
     shown = []
     for number, (field, name, text, unit) in enumerate(lines):
         y = edge_y + pitch * (number + 0.4)
         x = edge_x + 0.05 * width
         if name:
             draw_text(mask, name, (x, y), high, scale=SCALE)
-            x += 0.28 * width
+            x += 0.26 * width
         box = draw_text(mask, text, (x, y), high, scale=SCALE)
         if unit:
             draw_text(mask, unit, (box[2] + 0.05 * width, y), high, scale=SCALE)
