@@ -56,7 +56,7 @@ SHARE = 0.2
 TILE: dict[str, Any] = {"size": 256, "downsample": 1.875}
 NUCLEI_TILE: dict[str, Any] = {"size": 256, "downsample": 0.6}
 PIGMENT = "pigment"
-PLANTED_TILES, PLANTED_HELD = 100, 60
+PLANTED_TILES, PLANTED_HELD = 100, 100
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def factory(out: Path, name: str, counts: dict[str, int], first: int, *, planted
     for split, count in counts.items():
         for _ in range(count):
             number = first + len(images)
-            field = sample_field(number, max_nuclei=20)
+            # Every fourth field shows the classes that are rare elsewhere.
+            rare = ("mitosis", "epithelial") if not planted and number % 4 == 0 else None
+            field = sample_field(number, max_nuclei=20, classes=rare)
             image, boxes, labels = field.image, field.boxes, field.labels
             if planted:
                 found = plant_pigment(image, number)
@@ -173,20 +175,31 @@ def factory(out: Path, name: str, counts: dict[str, int], first: int, *, planted
 
 
 def recipe(
-    dataset: Path, out: Path, tile: dict[str, Any], steps: int, share: float, sources: list[Any]
+    dataset: Path,
+    out: Path,
+    tile: dict[str, Any],
+    steps: int,
+    share: float,
+    sources: list[Any],
+    *,
+    gently: bool = False,
 ) -> Any:
-    """One recipe for everything; what an adapter is measured by is the benchmark's own."""
+    """One recipe for a table; what an adapter is measured by is the benchmark's own.
+
+    `gently`, for a class that comes to others in the same kind of picture: the merger stays as it is, the rate is
+    lower, and replay keeps closer to the base model's own words.
+    """
     return FinetuneConfig.model_validate(
         {
             "dataset": dataset, "out": out, "base": "embedded", "device": "cpu", "tile": tile,
             "augment": {"colour": 1.0, "pool": min(2400, 4 * steps)}, "max_objects": 40, "max_new_tokens": 320,
-            "around_share": 0.3, "lora": {"rank": 32, "targets": "language", "merger": True},
+            "around_share": 0.3, "lora": {"rank": 32, "targets": "language", "merger": not gently},
             "train": {
-                "steps": steps, "batch": 8, "learning_rate": 1.5e-3, "save_every": 100, "soft_coordinates": 3,
-                "jitter": 12, "label_weight": 2, "bfloat16": True,
+                "steps": steps, "batch": 8, "learning_rate": 1e-3 if gently else 1.5e-3, "save_every": 100,
+                "soft_coordinates": 3, "jitter": 12, "label_weight": 2, "bfloat16": True,
             },
             "evaluate": {"tiles": 1, "base": False},
-            "replay": {"share": share, "sources": sources, "distil": 0.7},
+            "replay": {"share": share, "sources": sources, "distil": 0.9 if gently else 0.7},
         }
     )  # fmt: skip
 
@@ -280,21 +293,20 @@ def planted(out: Path, steps: int, tiles: int, held: int) -> list[str]:
     """The third table; what of its bars was missed."""
     tile = {"size": 256, "downsample": 1.0}
     pigment = factory(out, "pigment", {"train": tiles, "validation": held}, 7_000_000, planted=True)
-    fields = factory(out, "fields", {"train": 60, "validation": held}, 7_100_000, planted=False)
+    fields = factory(out, "fields", {"train": 2 * tiles, "validation": 2 * held}, 7_100_000, planted=False)
     new, old = Skill.of(pigment, tile, [PIGMENT]), Skill.of(fields, tile, CLASSES)
     before_new, before_old = new.score(None), old.score(None)
     sources = [
         {"name": "old classes", "kind": "dataset", "path": fields, "held_out": 0, "tile": tile},
-        {"name": "factory", "kind": "factory", "held_out": 0, "tile": tile, "share": 0.1},
+        {"name": "factory", "kind": "factory", "held_out": 0, "tile": tile, "share": 0.2},
     ]
-    config = recipe(pigment, out / f"run-pigment-{steps}", tile, steps, 0.4, sources)
+    config = recipe(pigment, out / f"run-pigment-{steps}", tile, steps, 0.4, sources, gently=True)
     start = time.perf_counter()
     adapter = finetune(config, say=lambda text: print(f"  {text}", file=sys.stderr)).adapter
     minutes = (time.perf_counter() - start) / 60
     after_new, after_old = new.score(adapter), old.score(adapter)
-    print(
-        f"\nA planted class, {tiles} tiles, {steps} steps, {minutes:.1f} min ({held} held-out tiles each)\n"
-    )
+    measured = f"measured on {new.size} and {old.size} tiles"
+    print(f"\nA planted class, {tiles} tiles, {steps} steps, {minutes:.1f} min, {measured}\n")
     print("| class | labels | F1 base | F1 adapter | lost |")
     print("|---|---|---|---|---|")
     rows = [(PIGMENT, before_new, after_new)]
