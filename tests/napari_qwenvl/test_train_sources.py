@@ -297,9 +297,7 @@ def test_tiles_with_most_doubt_come_first_and_reviewed_ones_not_at_all(slides, t
     run = make_run(slides[0], tmp_path / "run", fail=(1,))
     before = uncertain_tiles(run)
     assert before[0].status == "failed"  # nothing is known about it
-    assert [each.mistakes for each in before[1:]] == sorted(
-        (each.mistakes for each in before[1:]), reverse=True
-    )
+    assert [each.doubt for each in before[1:]] == sorted((each.doubt for each in before[1:]), reverse=True)
     with RunStore.open(run) as store:
         found = store.reviewed_objects()
     for each in before:
