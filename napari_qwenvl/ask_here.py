@@ -76,14 +76,17 @@ class AskHerePanel(QWidget):
             "Further shapes inside it are shown in red with numbers."
         )
         self.follow_up = QCheckBox("Follow up what was asked here before")
-        self.follow_up.setChecked(True)
         self.follow_up.setToolTip(
             "The model sees the last questions about this very place and its answers, so that 'And how many of them?' "
-            "has a meaning. Outline a place anew, or untick this, to begin afresh."
+            "has a meaning. Outline a place anew, or untick this, to begin afresh. The embedded model was never taught "
+            "conversations: its answers get worse with this."
         )
         self.model = QComboBox()
         self.model.setEditable(True)
         self.model.addItems(["embedded"])
+        self.model.currentTextChanged.connect(
+            lambda name: self.follow_up.setChecked(name.strip() != "embedded")
+        )
         self.question = QLineEdit()
         self.question.setPlaceholderText("Your question, for example: Find every nucleus.")
         self.question.returnPressed.connect(self.on_ask)

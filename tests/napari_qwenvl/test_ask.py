@@ -353,6 +353,10 @@ class TestAskHere:
         here.question.setText("And here?")
         here.on_ask()
         assert here.sent[-1]["turns"] == [], "another place is another conversation"
+        here.model.setCurrentText("Qwen/Qwen3-VL-4B-Instruct")
+        assert here.follow_up.isChecked()
+        here.model.setCurrentText("embedded")
+        assert not here.follow_up.isChecked(), "it was never taught conversations"
 
     def test_marks_inside_are_numbered_for_the_model(self, here):
         self.outline(here)
