@@ -209,7 +209,8 @@ class Paper(Facts):
     def complete(self) -> bool:
         """Whether every page was read and every question answered to its end."""
         whole = all(page.error is None for page in self.pages)
-        return whole and not self.statuses.get("failed") and not self.statuses.get("truncated")
+        unknown = ("failed", "truncated", "refused", "open")
+        return whole and not any(self.statuses.get(status) for status in unknown)
 
     def write(self, folder: Path) -> None:
         """Write `records.json` and `records.csv` into a folder, each whole or not at all."""

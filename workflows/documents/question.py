@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,11 +100,6 @@ class Question:
         low, high = (min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))
         return (*low, *high) if high[0] > low[0] and high[1] > low[1] else None
 
-    def from_px(self, box_px: Box, page: Page) -> list[int]:
-        """The inverse of `to_px`, rounded."""
-        frame = self.frame(page.picture.shape[1], page.picture.shape[0])
-        return [round(v) for v in frame.to_model(box_px, self.family.space).tolist()]
-
 
 def subject_of(pages: Sequence[Page]) -> Subject:
     """The pages of a window under their names."""
@@ -199,8 +193,3 @@ def _context_of(engine: Engine) -> int | None:
     text = config.get("text_config", config)
     found = text.get("max_position_embeddings")
     return min(int(found), CONTEXT) if found else None
-
-
-def example_answer(entries: Sequence[dict[str, Any]]) -> str:
-    """Entries in the form that models are asked to write them: what a training sample holds."""
-    return json.dumps(list(entries), ensure_ascii=False)

@@ -113,6 +113,20 @@ def test_the_models_box_decides_between_equal_rows(tmp_path):
         assert placed.fields["n"].occurrences == 2
 
 
+def test_only_where_words_cannot_speak_is_the_models_box_taken(made):
+    with open_document(made / "paper-001.pdf") as document:
+        pages = [document.page(number) for number in range(1, document.pages + 1)]
+    page = next(page for page in pages if any(figure.raster for figure in page.figures))
+    box = next(figure.box_pt for figure in page.figures if figure.raster)
+    finder = {page.number: Finder(page, comma=False)}
+    inner = (box[0] + 20, box[1] + 20, box[0] + 60, box[1] + 40)
+    (found,) = place(finder, page.number, {"n": 31415}, record_box_pt=inner).fields.values()
+    assert (found.anchor, found.boxes_pt) == (Anchor.MODEL, (inner,))
+    beside = (box[0], box[3] + 30, box[0] + 40, box[3] + 40)
+    (found,) = place(finder, page.number, {"n": 31415}, record_box_pt=beside).fields.values()
+    assert (found.anchor, found.boxes_pt) == (Anchor.MISSING, ())
+
+
 def test_nulls_and_truths_have_no_place(finders):
     placed = place(finders, 1, {"gene": None, "seen": True})
     assert placed.fields["gene"].anchor is Anchor.ABSENT

@@ -130,6 +130,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(made, tmp_path):
         )  # fmt: skip
         assert stopped.cancelled
         assert stopped.paper.statuses["open"] == len(plan.windows) - 1
+        assert not stopped.paper.complete
         assert len(oracle.asked) == 1
         whole = read_paper(document, schema_of(made), engine, tmp_path / "run", settings)
         assert len(oracle.asked) == len(plan.windows)
