@@ -182,7 +182,7 @@ def _ask_film(
     *,
     when: bool,
 ) -> None:
-    from workflows._folder import refuse_foreign
+    from workflows._folder import JOURNAL, free_name, refuse_foreign
     from workflows.commands._run import load_engine, recommended_request
     from workflows.timelapse.report import NAME
     from workflows.timelapse.run import ask_film, choose_frames
@@ -190,11 +190,12 @@ def _ask_film(
     stack = _open(path, axis, at, interval, run)
     try:
         out = run.out or Path(f"{path.name.split('.')[0]}.{'when' if when else 'film'}")
-        if (out / NAME).exists() and not run.overwrite:
+        taken = (out / NAME).exists() or (out / JOURNAL).exists()
+        if taken and not run.overwrite:
             stop(
-                f"{out} holds an answer already. Name another folder with -o, or replace it with --overwrite."
+                f"{out} holds an answer already. Name another folder with -o, or set it aside with --overwrite."
             )
-        if not (out / NAME).exists():
+        if not taken:
             refuse_foreign(out)
         engine, recommended = load_engine(run)
         budget = None if frames is not None else run.token_budget or _BUDGET
@@ -205,6 +206,8 @@ def _ask_film(
         request = recommended_request(run, recommended, task="ask", prompt=question)
         request = request.model_copy(update={"token_budget": None})
         report = ask_film(stack, engine, request, sampling, unit=unit, when=when, command=_command())
+        if taken:
+            out.rename(free_name(out))
         out.mkdir(parents=True, exist_ok=True)
         report.write(out)
         _end(report, stack, out)
@@ -227,16 +230,18 @@ def _ask_frames(
     from qwenvl.interrupt import stop_on_interrupt
     from workflows.commands._run import load_engine, recommended_request
     from workflows.timelapse.run import ask_frames, choose_frames
+    from workflows.timelapse.strip import fit_tiles
 
     stack = _open(path, axis, at, interval, run)
     try:
         engine, recommended = load_engine(run)
-        if (
-            stack.slide.mpp is None and run.mpp is None
-        ):  # the file has no scale, so its px are taken as they are
+        if stack.slide.mpp is None and run.mpp is None:
+            # The file has no scale, so its px are taken as they are.
             recommended = {key: value for key, value in recommended.items() if key != "mpp"}
         request = recommended_request(run, recommended, **question)
         request = request.model_copy(update={"token_budget": None, "split": 0})
+        if run.tile_size is None:
+            request = fit_tiles(stack, request, int(engine.info.processor.get("factor", 32)))
         sampling = choose_frames(stack, engine, side=side, budget=run.token_budget, count=frames, even=even)
         if run.dry_run:
             _say_frames(stack, sampling)

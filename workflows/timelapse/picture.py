@@ -76,7 +76,7 @@ def _draw(folder: Path, report: TimelapseReport, stack: Stack) -> Image.Image:
         image.paste(Image.fromarray(stack.picture(frame, (thumb_width, thumb_height))), (left, y))
         at = x_of(places[frame])
         draw.line([(left + thumb_width / 2, y + thumb_height), (at, y + thumb_height + 30)], fill=_SOFT)
-        _text(draw, (left + 3, y + 3), f"{places[frame]:g}", 13, (255, 255, 255), shade=(0, 0, 0))
+        _text(draw, (left + 3, y + 3), f"{places[frame]:.4g}", 13, (255, 255, 255), shade=(0, 0, 0))
     y += thumb_height + 30
     for frame in report.sampling.frames:
         draw.line([(x_of(places[frame]), y), (x_of(places[frame]), y + 10)], fill=_INK)

@@ -78,6 +78,22 @@ class Strip(Slide):
         return Strip, (self.stack, self.frames)
 
 
+def fit_tiles(stack: Stack, request: Request, factor: int) -> Request:
+    """The request with tiles no larger than a frame, which a checkpoint's recommended ones may be.
+
+    Parameters
+    ----------
+    factor : int
+        Tiles stay multiples of it, so that nothing is resized.
+    """
+    slide = stack.slide
+    scale = 1.0 if request.mpp is None or slide.mpp is None else slide.mpp / request.mpp
+    shorter = int(min(slide.width, slide.height) * scale) // factor * factor
+    if shorter >= request.tile_size or shorter < factor:
+        return request
+    return request.model_copy(update={"tile_size": shorter, "overlap": min(request.overlap, shorter // 4)})
+
+
 def strip_tiles(
     strip: Strip, request: Request
 ) -> tuple[NDArray[np.void], GridFacts, TissueMask]:  # fmt: skip

@@ -21,6 +21,7 @@ from workflows.timelapse.report import TimelapseReport
 from workflows.timelapse.run import ask_film, ask_frames, choose_frames
 from workflows.timelapse.sampling import frame_changes
 from workflows.timelapse.stack import open_stack
+from workflows.timelapse.strip import fit_tiles
 
 SCORE = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
 DETECT = Request(task="detect", labels=("spot",), tile_size=96, overlap=0)
@@ -127,6 +128,19 @@ def test_the_budget_goes_where_things_change(tmp_path: Path) -> None:
         choose_frames(stack, SpotEngine(), side=96, budget=30)
 
 
+@pytest.mark.parametrize(
+    ("mpp", "tile", "fitted"),
+    [(None, 64, 64), (None, 224, 96), (0.25, 224, 192), (0.25, 96, 96), (8.0, 224, 224)],
+)
+def test_tiles_are_no_larger_than_frames(film: Path, mpp: float | None, tile: int, fitted: int) -> None:
+    request = Request(task="detect", labels=("spot",), mpp=mpp, tile_size=tile, overlap=tile // 3)
+    found = fit_tiles(open_stack(film), request, 32)
+    assert (found.tile_size, found.overlap) == (
+        fitted,
+        tile // 3 if fitted == tile else min(tile // 3, fitted // 4),
+    )
+
+
 def _pages(path: Path) -> Path:
     with tifffile.TiffWriter(path) as writer:
         for page in spots_film(4)[..., 0]:
@@ -217,6 +231,7 @@ def test_the_commands(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "seconds" in run(*by_film)
     assert "holds an answer already" in run(*by_film, code=1)
     run(*by_film, "--overwrite")
+    assert (tmp_path / "film.bak-1" / "timelapse.json").is_file()
     assert "4 of 10 frames" in run(
         "ask", str(film), "What happens?", "--frames", "4", "--dry-run", "-o", "dry"
     )
