@@ -28,6 +28,10 @@ _PERIMETER[[5, 7, 15, 17, 25, 27]] = 1
 _PERIMETER[[21, 33]] = np.sqrt(2)
 _PERIMETER[[13, 23]] = (1 + np.sqrt(2)) / 2
 
+_APART = np.concatenate([np.arange(LEVELS), np.arange(-LEVELS, 0)]).astype(np.float64)
+_SQUARE, _ALIKE = _APART**2, 1 / (1 + _APART**2)
+"""Of a difference of levels, which may be negative and then counts from the end."""
+
 Labels = NDArray[np.int32]
 
 
@@ -56,14 +60,15 @@ def shapes(labels: Labels, count: int) -> tuple[NDArray[np.float64], NDArray[np.
     of = flat[at]
     rows, columns = np.divmod(at, width)
     x, y = columns.astype(np.float64), rows.astype(np.float64)
+    owner = of.astype(np.intp)  # once, instead of in every sum
 
     def total(values: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        return np.bincount(of, values, count + 1)[1:].astype(np.float64)
+        return np.bincount(owner, values, count + 1)[1:].astype(np.float64)
 
     area = total()
     centre_x, centre_y = total(x) / area, total(y) / area
-    x -= centre_x[of - 1]
-    y -= centre_y[of - 1]
+    x -= np.concatenate([[0.0], centre_x])[owner]
+    y -= np.concatenate([[0.0], centre_y])[owner]
     xx, yy, xy = total(x * x) / area, total(y * y) / area, total(x * y) / area
     middle, apart = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     long, short = np.maximum(middle + apart, 0), np.maximum(middle - apart, 0)
@@ -157,10 +162,6 @@ def stain_and_texture(
 ) -> NDArray[np.float64]:
     """Dye and texture of every cell.
 
-    Texture is that of the gray-level co-occurrences (Haralick 1973) of the nuclear dye in `LEVELS` levels, between
-    neighbours to the right and below that lie in the same cell, symmetric: contrast, the mean squared difference, and
-    homogeneity, the mean of 1 / (1 + difference squared).
-
     Parameters
     ----------
     labels : int32 array (height, width)
@@ -174,28 +175,61 @@ def stain_and_texture(
     -------
     float64 array (count, len(stain_names(stains)))
     """
-    flat, width = labels.ravel(), labels.shape[1]
-    at = np.flatnonzero(flat)
-    of = flat[at]
-    area = np.bincount(of, minlength=count + 1)[1:].astype(np.float64)
+    at = np.flatnonzero(labels.ravel())
     dyes = stains.unmix(picture.reshape(-1, 3)[at])
+    return np.hstack([stain(labels, count, at, dyes), texture(labels, count, at, dyes[0])])
+
+
+def stain(
+    labels: Labels, count: int, at: NDArray[np.int64], dyes: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Mean and standard deviation of every dye, float64 (count, 2 per dye).
+
+    Parameters
+    ----------
+    labels : int32 array (height, width)
+    count : int
+    at : int64 array (n,)
+        Places of the pixels in cells, in the flat window.
+    dyes : float32 array (dyes, n)
+        Amounts there.
+    """
+    owner = labels.ravel()[at].astype(np.intp)
+    area = np.bincount(owner, minlength=count + 1)[1:]
     found = []
     for dye in dyes:
-        mean = np.bincount(of, dye, count + 1)[1:] / area
-        square = np.bincount(of, dye * dye, count + 1)[1:] / area
+        mean = np.bincount(owner, dye, count + 1)[1:] / area
+        square = np.bincount(owner, dye * dye, count + 1)[1:] / area
         found += [mean, np.sqrt(np.maximum(square - mean**2, 0))]
+    return np.stack(found, axis=1)
+
+
+def texture(
+    labels: Labels, count: int, at: NDArray[np.int64], dye: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Contrast and homogeneity of a dye, float64 (count, 2).
+
+    Of the gray-level co-occurrences (Haralick 1973) of the dye in `LEVELS` levels, between neighbours to the right and
+    below that lie in the same cell, symmetric: contrast is the mean squared difference, homogeneity the mean of
+    1 / (1 + difference squared). A cell without such neighbours has contrast 0 and homogeneity 1.
+
+    Parameters
+    ----------
+    labels, count, at
+        As of `stain`.
+    dye : float32 array (n,)
+    """
+    flat, width = labels.ravel(), labels.shape[1]
+    of = flat[at]
     level = np.zeros(len(flat), np.int16)
-    level[at] = np.minimum(dyes[0] * (LEVELS / DENSEST), LEVELS - 1).astype(np.int16)
-    differences, owners = [], []
+    level[at] = np.minimum(dye * (LEVELS / DENSEST), LEVELS - 1).astype(np.int16)
+    pairs, contrast, alike = np.zeros(count), np.zeros(count), np.zeros(count)
     for step in (1, width):
         same = flat[at + step] == of
-        first = at[same]
-        differences.append(level[first + step] - level[first])
-        owners.append(of[same])
-    square = np.concatenate(differences).astype(np.float64) ** 2
-    owner = np.concatenate(owners)
-    pairs = np.bincount(owner, minlength=count + 1)[1:]
-    contrast = np.bincount(owner, square, count + 1)[1:] / np.maximum(pairs, 1)
-    alike = np.bincount(owner, 1 / (1 + square), count + 1)[1:]
-    homogeneity = np.where(pairs > 0, alike / np.maximum(pairs, 1), 1.0)
-    return np.stack([*found, contrast, homogeneity], axis=1)
+        first, owner = at[same], of[same].astype(np.intp)
+        apart = level[first + step] - level[first]
+        pairs += np.bincount(owner, minlength=count + 1)[1:]
+        contrast += np.bincount(owner, _SQUARE[apart], count + 1)[1:]
+        alike += np.bincount(owner, _ALIKE[apart], count + 1)[1:]
+    some = np.maximum(pairs, 1)
+    return np.stack([contrast / some, np.where(pairs > 0, alike / some, 1.0)], axis=1)
