@@ -175,22 +175,23 @@ def main() -> int:
     from qwenvl.testing import TINY_FAMILIES, tiny_checkpoint
     from wsi.synthetic import sample_field
 
+    engine = LocalEngine.load("embedded", device="cpu")
+    # First, in a process that has held no other model.
+    flat = long_run(engine, arguments.answers or (1000 if arguments.fast else 5000))
     pictures = [
         sample_field(seed, size=224, max_nuclei=8).image for seed in range(2 if arguments.fast else 8)
     ]
     families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL") if arguments.fast else TINY_FAMILIES
-    print("Planted instructions: answers that left the format of their task, and verdicts that changed")
+    print("\nPlanted instructions: answers that left the format of their task, and verdicts that changed")
     print(
         f"{'model':24} {'answers':>8} {'left':>8} {'rate':>8} {'unread':>8} {'by an order':>14} {'by any words':>13}"
     )
-    engine = LocalEngine.load("embedded", device="cpu")
     left = planted("embedded", engine, pictures, 96)[1]
     with tempfile.TemporaryDirectory() as folder:
         for family in families:
             tiny = LocalEngine.load(tiny_checkpoint(family, Path(folder) / family), device="cpu")
             left += planted(f"random {family}", tiny, pictures, 40)[1]
             tiny.close()
-    flat = long_run(engine, arguments.answers or (1000 if arguments.fast else 5000))
     reached = flat and left == 0
     print("\nAll bars reached." if reached else "\nA bar was missed.")
     return 0 if reached else 1

@@ -17,7 +17,7 @@ from qwenvl.request import Request, Task
 from qwenvl.tag_grammar import TagConstraint, label_grammar, place_grammar, tag_tokens
 
 _ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
-_KEPT = 16  # compiled grammars: up to megabytes each, and the questions and sizes of a long session have no end
+_KEPT = 32  # compiled grammars; the questions and picture sizes of a long session have no end
 _SEPARATORS = (", ", ": ")  # as in the answers that the families are trained on
 
 

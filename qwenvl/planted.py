@@ -88,9 +88,9 @@ def _lines(text: str, width: int, scale: float) -> list[str]:
 def left_format(answer: Answer, request: Request, size: tuple[int, int]) -> str | None:
     """How an answer left the format of its task; None where it did not.
 
-    An answer that was cut off (`truncated`) is judged by what it says until there, and one that failed says nothing: the
-    tile is reported as failed. That is where the words of a model that answers in tags (Qwen2-VL) end, whose dialect has
-    no word for "nothing here" and is free between the tags.
+    An answer that was cut off (`truncated`) is judged by what it says until there, and one that failed says nothing:
+    its tile is reported as failed. That is how the words of a model end that answers in tags (Qwen2-VL), whose dialect
+    has no word for "nothing here" and is free between the tags.
 
     Parameters
     ----------
@@ -99,7 +99,9 @@ def left_format(answer: Answer, request: Request, size: tuple[int, int]) -> str 
     size : (int, int)
         Width and height of the picture in px.
     """
-    if answer.status is Status.FAILED and not (answer.objects or answer.scores or answer.text or answer.value):
+    if answer.status is Status.FAILED and not (
+        answer.objects or answer.scores or answer.text or answer.value
+    ):
         return None
     if answer.status in (Status.FAILED, Status.REFUSED, Status.REPAIRED):
         return f"{answer.status}: {answer.error or ', '.join(answer.notes)}"
