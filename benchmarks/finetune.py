@@ -196,7 +196,7 @@ def recipe(
             "around_share": 0.3, "lora": {"rank": 32, "targets": "language", "merger": not gently},
             "train": {
                 "steps": steps, "batch": 8, "learning_rate": 1e-3 if gently else 1.5e-3, "save_every": 100,
-                "soft_coordinates": 3, "jitter": 12, "label_weight": 2, "bfloat16": True,
+                "soft_coordinates": 3, "jitter": 12, "label_weight": 2, "bfloat16": True, "keep_features": 2048,
             },
             "evaluate": {"tiles": 1, "base": False},
             "replay": {"share": share, "sources": sources, "distil": 0.9 if gently else 0.7},

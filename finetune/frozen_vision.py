@@ -87,6 +87,8 @@ class FrozenVision:
         missing = [i for i, key in enumerate(keys) if key is None or key not in self._kept]
         self.computed += len(missing)
         self.recalled += len(keys) - len(missing)
+        # Taken before anything new is kept, which may push them out.
+        known = {i: self._kept[str(key)] for i, key in enumerate(keys) if i not in set(missing)}
         fresh: dict[int, Features] = {}
         if missing or self._form is None:
             missing = missing or list(range(len(keys)))
@@ -102,7 +104,7 @@ class FrozenVision:
             for i, features in fresh.items():
                 if keys[i] is not None:
                     self._keep(str(keys[i]), features)
-        return [fresh[i] if i in fresh else self._kept[str(key)] for i, key in enumerate(keys)]
+        return [fresh[i] if i in fresh else known[i] for i in range(len(keys))]
 
     def _computed(
         self, pixel_values: Tensor, grid: Tensor, sizes: list[int], options: dict[str, Any]
@@ -137,6 +139,8 @@ class FrozenVision:
         if size > self._most:
             return
         # Slices would hold the whole batch's memory.
+        if key in self._kept:  # twice in one batch
+            return
         self._kept[key] = features[0].clone(), tuple(tap.clone() for tap in features[1])
         self._bytes += size
         while self._bytes > self._most:

@@ -205,6 +205,7 @@ def run_hash(config: FinetuneConfig) -> str:
     content = config.model_dump(mode="json", exclude={*PATHS, "name", "workers", "replay", "evaluate"})
     if config.conversations is not None:
         content["conversations"] = config.conversations.name
+    del content["train"]["keep_features"]
     content["replay"] = [source.model_dump(mode="json", exclude={"path"}) for source in config.replay.sources]
     content["share"] = config.replay.share
     if config.replay.distil:

@@ -684,3 +684,30 @@ def test_replayed_answers_are_taught_by_the_base_model(tiny, cells):
     hard[0, 0, 2] = 99.0  # a teacher that is sure of the very word
     same = answer_loss(logits, labels, None, teacher=hard, taught_rows=rows, distil=1.0)
     assert torch.allclose(same, own, atol=1e-5)
+
+
+def test_little_room_for_tokens_changes_nothing(tiny, cells):
+    """A picture that was kept, and is pushed out by others of the very batch it is needed in."""
+    checkpoint = load_checkpoint(tiny("Qwen3-VL"))
+    batch = batch_of(checkpoint, cells, 3)
+    batch.pop(PLACES), batch.pop(KEYS)
+    with torch.no_grad():
+        plain = checkpoint.model(**batch).logits
+    vision = FrozenVision(checkpoint.model)
+    vision.keys = ["a", "b", "c"]
+    checkpoint.model(**batch)
+    size = vision._bytes // 3
+    vision.release()
+    vision = FrozenVision(checkpoint.model, keep=size)  # room for one
+    for keys in (["a", "x", "y"], ["z", "b", "b2"], ["a", "b", "c"]):
+        vision.keys = keys
+        assert torch.allclose(checkpoint.model(**batch).logits, plain, atol=1e-5)
+        assert vision._bytes <= size
+    vision.keys = ["a", "b", "c"]
+    vision._kept.clear()
+    vision._kept["a"] = vision._rows(
+        batch["pixel_values"][:, :], batch["image_grid_thw"], [None] * 3, {"return_dict": True}
+    )[0]
+    vision._bytes = size
+    assert torch.allclose(checkpoint.model(**batch).logits, plain, atol=1e-5)
+    assert "c" in vision._kept
