@@ -220,9 +220,9 @@ def main() -> int:
         )
         print("read through an oracle (no model); 'plain' is the naive pipeline on the same answers\n")
         print(
-            "| planted fault | recall | precision | plain | anchors right | plain | IoU | marked | wrong, unmarked |"
+            "| planted fault | recall | precision | records | plain | anchors right | plain | IoU | marked | silent |"
         )
-        print("|---|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|---|")
         for number, (words, faults) in enumerate(CASES.items()):
             tally = run_case(faults, folder / "papers", count, folder / f"runs-{number}")
             mean = tally.mean

@@ -105,8 +105,8 @@ class ValueFacts(Facts):
     value: JsonValue
     anchor: Anchor = Field(
         description="'anchored': found among the page's words. 'model': box from the model only, there being no words "
-        "to look in. 'elsewhere': a number printed on the page, but not beside the record's other values. 'missing': "
-        "not found on the page. 'absent': no value."
+        "to look in. 'elsewhere': a number or short text printed on the page, but not beside the record's other "
+        "values. 'missing': not found on the page. 'absent': no value."
     )
     page: int | None = Field(None, description="Where it stands, or was looked for.")
     boxes_pt: tuple[Box, ...] = Field((), description="One per line of print, in pt.")

@@ -22,7 +22,7 @@ class Anchor(StrEnum):
     MODEL = "model"
     """Box from the model only: there are no words to look it up in (a scan, a picture within the page)."""
     ELSEWHERE = "elsewhere"
-    """A number that is printed on the page, but not beside the record's other values: not proved."""
+    """A number or short text that is printed on the page, but not beside the record's other values: not proved."""
     MISSING = "missing"
     """Not found on the page."""
     ABSENT = "absent"
@@ -100,8 +100,9 @@ def place_record(
     Notes
     -----
     The page named counts, unless another one holds more of the values side by side; then the record is noted with
-    'page-corrected'. A number counts as anchored only beside other values of its record, since small numbers stand on
-    every page. Words may also stand elsewhere on the page, or on the page before or after.
+    'page-corrected'. A number, or a text of one or two letters, counts as anchored only beside other values of its
+    record, since those stand on every page; and a number of a caption or of a table's head proves none of the rows.
+    Words may also stand elsewhere on the page, or on the page before or after.
     """
     notes: list[str] = []
     claims = _Claims(record_box_pt, boxes_pt or {})
@@ -202,6 +203,7 @@ def _settle(
     """One place for each value around the seed."""
     found: dict[str, Found] = {}
     taken: set[tuple[int, int]] = set()
+    weak = numbers | {path for path, value in leaves if isinstance(value, str) and not _telling(value)}
     supported = seed is not None and any(
         _relation(seed, site, along) not in (None, _CAPTION)
         for path, candidates in sites.items()
@@ -225,21 +227,21 @@ def _settle(
             claimed = claims is not None and claims.agrees(path, site.place)
             worth = 2.0 if own else (0.0 if kind is None else _WORTH[kind])
             proved = own or kind is not None
+            if own and not supported and path in weak:
+                # A seed that stands on many pages by chance: its neighbours or the model speak for it.
+                proved = claimed or (alone and len(candidates) == 1)
             if path in numbers:
                 if kind == _CAPTION:  # 'after 5 washes' is no proof of any 5 in the rows
                     proved, worth = own, 0.0
                 if (site.place.start, site.place.stop) in taken:
                     continue
-                # The seed of a record without words is itself a number: its neighbours or the model speak for it.
-                if own and not supported:
-                    proved = claimed or (alone and len(candidates) == 1)
             far = 0.0 if seed is None else _apart(seed.place, site.place)
             ranked.append((worth + _CLAIMED * claimed, proved, -far, site))
         if not ranked:
             found[path] = Found(Anchor.ELSEWHERE, page.number, occurrences=len(candidates))
             continue
         _, proved, _, site = max(ranked, key=lambda item: item[:3])
-        anchor = Anchor.ANCHORED if proved or path not in numbers else Anchor.ELSEWHERE
+        anchor = Anchor.ANCHORED if proved or path not in weak else Anchor.ELSEWHERE
         if anchor is Anchor.ANCHORED:
             taken.add((site.place.start, site.place.stop))
         found[path] = Found(
@@ -283,7 +285,9 @@ def _relation(seed: _Site, other: _Site, along: bool) -> int | None:
                     seed.place.box_pt[0], other.place.box_pt[0]
                 )
                 return _COLUMN if shared > 0 else None
-            return _ROW if other.row == seed.row and other.row is not None else None
+            if other.row is not None and other.row == seed.row:
+                return _ROW
+            return _CAPTION if other.row == 0 else None  # the head: 'Value (mg/L)'
         return _CAPTION if seed.table in other.caption_of else None
     if other.table is not None:
         return None
@@ -308,6 +312,11 @@ def _orientation(seed: _Site, path: str, sites: Mapping[str, list[_Site]], numbe
     return counts[1] > counts[0]
 
 
+def _telling(text: str) -> bool:
+    """Whether a text stands hardly anywhere by chance: three letters or digits, one a letter, at least."""
+    return sum(sign.isalnum() for sign in text) >= 3 and any(sign.isalpha() for sign in text)
+
+
 def _apart(one: Place, other: Place) -> float:
     (x, y), (u, v) = middle(one.box_pt), middle(other.box_pt)
     return abs(x - u) + 3 * abs(y - v)
@@ -315,7 +324,7 @@ def _apart(one: Place, other: Place) -> float:
 
 def _next_page(finders: Mapping[int, Finder], page: int, value: str) -> Found | None:
     """Words on the page before or after: the caption or head of a table that goes on."""
-    if not any(sign.isalpha() for sign in value):
+    if not _telling(value):
         return None
     for number in (page - 1, page + 1):
         if number in finders and (places := finders[number].find(value)):

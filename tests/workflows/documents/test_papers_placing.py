@@ -89,6 +89,15 @@ def test_prose_is_anchored_within_its_paragraph(finders):
     assert far.fields["n"].anchor is Anchor.ELSEWHERE
 
 
+def test_short_texts_need_neighbours_as_numbers_do(finders):
+    alone = place(finders, 2, {"gene": "at"})
+    assert (alone.fields["gene"].anchor, alone.fields["gene"].occurrences) == (Anchor.ELSEWHERE, 2)
+    beside = place(finders, 2, {"gene": "VIM", "unit": "by"})
+    assert beside.fields["unit"].anchor is Anchor.ANCHORED
+    far = place(finders, 2, {"gene": "VIM", "n": 44, "unit": "days"})
+    assert (far.fields["unit"].anchor, far.fields["unit"].beside) == (Anchor.ANCHORED, False)
+
+
 def test_a_misread_name_leaves_its_numbers_anchored(finders):
     placed = place(finders, 1, {"gene": "TPS3", "n": 12, "value": 3.5})
     assert placed.fields["gene"].anchor is Anchor.MISSING
