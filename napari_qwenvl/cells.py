@@ -57,9 +57,9 @@ def cell_layer(table: CellTable) -> LayerData:
         "border_color": [colours[code] for code in label],
         "border_width": 0.1,
         "features": {
-            "sentence": [table.sentences[row] for row in rows],
+            "sentence": [table.sentences[row] for row in rows.tolist()],
             "class": [table.labels[code] for code in label],
-            "key": [table.keys[row] for row in rows],
+            "key": [table.keys[row] for row in rows.tolist()],
         },
         "metadata": {CELLS: {"slide": table.facts.get("slide_fingerprint"), "cells": len(table)}},
     }

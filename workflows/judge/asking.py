@@ -177,6 +177,18 @@ def ask(
     return [judgement or Judgement("unreached") for judgement in found]
 
 
+def fenced(text: str) -> str:
+    """Material between marks that it does not hold itself, so that nothing in it can stand outside of them.
+
+    >>> fenced("a >>> b").splitlines()
+    ['<<<<', 'a >>> b', '>>>>']
+    """
+    length = 3
+    while ">" * length in text or "<" * length in text:
+        length += 1
+    return f"{'<' * length}\n{text}\n{'>' * length}"
+
+
 def _judgement(answer: Answer) -> Judgement:
     if answer.status.complete and (answer.text is not None or answer.value is not None):
         return Judgement("ok", answer.text, answer.value, answer.raw)

@@ -14,7 +14,7 @@ from qwenvl.request import Generation, Request, Task
 from workflows.errors import JudgeError
 from workflows.judge.agreement import Agreement, cohen_kappa, fleiss_kappa, share
 from workflows.judge.answers import Item
-from workflows.judge.asking import LONGEST, Journal, Judgement, ask
+from workflows.judge.asking import LONGEST, Journal, Judgement, ask, fenced
 from workflows.provenance import Facts
 
 FIRST, SECOND, TIE = "first", "second", "tie"
@@ -121,12 +121,12 @@ def question(shown_first: Item, shown_second: Item, instruction: str = STANDARD)
     reference = shown_first.reference if shown_first.reference is not None else shown_second.reference
     parts = [
         instruction,
-        f"\nQuestion:\n<<<\n{shown_first.question or shown_second.question or '(not given)'}\n>>>",
+        f"\nQuestion:\n{fenced(shown_first.question or shown_second.question or '(not given)')}",
     ]
     if reference is not None:
-        parts.append(f"\nWhat is known to be right:\n<<<\n{reference}\n>>>")
+        parts.append(f"\nWhat is known to be right:\n{fenced(reference)}")
     for name, item in ((FIRST, shown_first), (SECOND, shown_second)):
-        parts.append(f"\nThe {name} answer:\n<<<\n{item.answer or '(no answer)'}\n>>>")
+        parts.append(f"\nThe {name} answer:\n{fenced(item.answer or '(no answer)')}")
     parts.append("\nWhich answer is better?")
     return "\n".join(parts)
 
