@@ -327,8 +327,10 @@ def print_evaluation(result: Evaluation) -> None:
     for score in result.scores:
         values = [score.mean(field) for field in ("pearson", "spearman", "auroc", "box_f1")]
         typer.echo(f"{score.method:16} {values[0]:8.3f} {values[1]:9.3f} {values[2]:7.3f} {values[3]:7.2f}")
-    shuffled = result.shuffled
-    typer.echo(f"{'model, shuffled':16} {shuffled.mean:8.3f}   (95th percentile {shuffled.upper:.3f})")
+    controls = {"model, shuffled": result.shuffled, "ridge, shuffled": result.ridge_shuffled}
+    for method, control in controls.items():
+        if control is not None:
+            typer.echo(f"{method:16} {control.mean:8.3f}   (95th percentile {control.upper:.3f})")
     if result.located:
         known = [f1 for f1 in result.located.values() if f1 == f1]
         mean = sum(known) / len(known) if known else float("nan")

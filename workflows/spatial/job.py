@@ -22,6 +22,7 @@ from workflows.spatial.evaluate import (
     EXPECTATION,
     SectionScore,
     Shuffled,
+    correlation,
     score_section,
     shuffled_control,
 )
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 EVALUATION = "evaluation.json"
+_RIDGE_SHUFFLES = 50
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,10 @@ class Evaluation:
 
     section: str
     scores: tuple[SectionScore, ...]
-    """The model first; then the ridge regressions, where training sections were given."""
+    """The model first; then the ridge regression, where training sections were given."""
     shuffled: Shuffled
+    ridge_shuffled: Shuffled | None
+    """The same regression learned from training spots that were dealt out anew."""
     located: dict[str, float]
     """F1 of boxes that the model drew itself, by name, where it was asked to."""
 
@@ -160,6 +164,7 @@ class Evaluation:
                 "section": self.section,
                 "scores": [score.facts() for score in self.scores],
                 "shuffled": vars(self.shuffled),
+                "ridge_shuffled": None if self.ridge_shuffled is None else vars(self.ridge_shuffled),
                 "located_box_f1": self.located,
                 "box_iou": BOX_IOU,
                 "expectation": EXPECTATION,
@@ -203,13 +208,14 @@ def evaluate_prediction(folder: Path, train: Sequence[SectionEntry] = (), *, see
     def score(method: str, values: NDArray[np.float64]) -> SectionScore:
         return score_section(method, names, values, measured, places0, pitch0, **options)
 
-    scores = [score("model", predicted)]
+    scores, ridge_shuffled = [score("model", predicted)], None
     if train:
         if entry.image.resolve() in {each.image.resolve() for each in train}:
             raise SpatialError(f"{entry.image.name} was predicted, and is among the training sections too.")
-        scale = Scale(**facts["scale"])
-        for method, values in ridge_predictions(train, entry, targets, scale, seed=seed).items():
-            scores.append(score(method, values))
+        told, ridge_shuffled = ridge_comparison(
+            train, entry, targets, Scale(**facts["scale"]), measured, seed=seed
+        )
+        scores.append(score("ridge", told))
     located = {
         name: _located_f1(
             folder / LOCATED / slug(name), measured[:, names.index(name)], places0, pitch0, options
@@ -218,22 +224,27 @@ def evaluate_prediction(folder: Path, train: Sequence[SectionEntry] = (), *, see
         if name in names
     }
     control = shuffled_control(predicted, measured, seed=seed)
-    result = Evaluation(facts["section"]["name"], tuple(scores), control, located)
+    result = Evaluation(facts["section"]["name"], tuple(scores), control, ridge_shuffled, located)
     write_text(folder / EVALUATION, json.dumps(result.facts(), indent=1, ensure_ascii=False) + "\n")
     return result
 
 
-def ridge_predictions(
-    train: Sequence[SectionEntry],
-    held_out: SectionEntry,
-    targets: Sequence[Target],
-    scale: Scale,
-    *,
-    seed: int = 0,
-) -> dict[str, NDArray[np.float64]]:
-    """Predictions for a held-out section of ridge regressions on colour and texture, by method.
+def ridge_comparison(
+    train: Sequence[SectionEntry], held_out: SectionEntry, targets: Sequence[Target], scale: Scale,
+    measured: NDArray[np.float64], *, seed: int = 0,
+) -> tuple[NDArray[np.float64], Shuffled]:  # fmt: skip
+    """What a ridge regression on colour and texture predicts for a held-out section, and its control.
 
-    'ridge' learns from the training sections; 'ridge, shuffled' from the same with spots dealt out anew in each.
+    The control learns `_RIDGE_SHUFFLES` times from the same training sections with the spots of each dealt out anew.
+
+    Parameters
+    ----------
+    measured : float64 (spots, targets)
+        On the held-out section.
+
+    Returns
+    -------
+    float64 (spots, targets), Shuffled
     """
     features, values, groups = [], [], []
     for number, each in enumerate(train):
@@ -244,10 +255,13 @@ def ridge_predictions(
     with opened(held_out) as found:
         asked = section_features(found, scale)
     seen, told, group = np.concatenate(features), np.concatenate(values), np.concatenate(groups)
-    return {
-        "ridge": Ridge.fit(seen, told).predict(asked),
-        "ridge, shuffled": Ridge.fit(seen, shuffled_within(told, group, seed)).predict(asked),
-    }
+    means = []
+    for draw in range(_RIDGE_SHUFFLES):
+        guess = Ridge.fit(seen, shuffled_within(told, group, seed + draw)).predict(asked)
+        known = [correlation(guess[:, i], measured[:, i]) for i in range(len(targets))]
+        means.append(float(np.nanmean(known)) if np.isfinite(np.array(known)).any() else 0.0)
+    control = Shuffled(float(np.mean(means)), float(np.quantile(means, 0.95)), _RIDGE_SHUFFLES)
+    return Ridge.fit(seen, told).predict(asked), control
 
 
 def read_prediction(folder: Path) -> tuple[dict[str, Any], AnnData]:

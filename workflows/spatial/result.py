@@ -32,7 +32,7 @@ PREDICTED, MEASURED = "predicted", "measured"
 TABLE, REGIONS, MAPS = "predictions.h5ad", "regions.geojson", "maps.png"
 _PICTURE = 1200
 _DRAWN = 4
-_SPOT = 0.8  # diameter of a drawn spot by the distance of spots: larger than it was, so that colours are seen
+_SPOT = 1.1  # diameter of a drawn spot by the distance of spots: larger than it was, so that colours are seen
 
 
 def prediction_table(
@@ -201,7 +201,9 @@ def draw_maps(
             if name not in table.obsm[kind]:
                 axis.set_axis_off()
                 continue
-            axis.imshow(picture, extent=(0, picture.shape[1] / factor, picture.shape[0] / factor, 0))
+            axis.imshow(
+                picture, extent=(0, picture.shape[1] / factor, picture.shape[0] / factor, 0), alpha=0.65
+            )
             shown = table[np.isfinite(table.obsm[kind][name].to_numpy())].copy()
             shown.obs["value"] = shown.obsm[kind][name].to_numpy()
             with warnings.catch_warnings():

@@ -104,7 +104,9 @@ def test_regions_come_back_to_where_they_are(written, embedded):
             x0, y0, x1, y1 = (round(v) for v in found.box)
             dark_share.append((picture[y0:y1, x0:x1] < 150).mean())
     assert len(dark_share) >= 2
-    assert min(dark_share) > 0.5
+    # Tiles of 5 um/px mix the two halves at their border; elsewhere a box holds the dark half alone.
+    assert np.median(dark_share) > 0.9
+    assert np.mean(dark_share) > 0.6
     assert empty >= 1, "tiles without a region are asked about too"
     assert facts["sections"][0]["counts"]["empty"] >= empty
 
@@ -245,9 +247,10 @@ def test_a_slide_without_counts_is_predicted_at_places_laid_over_it(entry, tmp_p
 def test_ridge_stands_beside_the_model(entry, other_entry, tmp_path):
     predict_section(other_entry, TARGETS, DarknessEngine(), tmp_path / "p", ASKED)
     score = evaluate_prediction(tmp_path / "p", [entry])
-    assert [s.method for s in score.scores] == ["model", "ridge", "ridge, shuffled"]
+    assert [s.method for s in score.scores] == ["model", "ridge"]
     assert score.scores[1].mean("pearson") > 0.8
-    assert score.scores[2].mean("pearson") < score.scores[1].mean("pearson") - 0.2
+    assert abs(score.ridge_shuffled.mean) < 0.3
+    assert score.ridge_shuffled.upper < score.scores[1].mean("pearson")
     with pytest.raises(SpatialError, match="among the training sections too"):
         evaluate_prediction(tmp_path / "p", [other_entry])
 
