@@ -1,12 +1,12 @@
-"""Digits off photographs: the embedded model is taught an instrument's display and reads it on photographs it never saw.
+"""Digits off photographs: the embedded model is taught an instrument's display and reads it on new photographs.
 
     python benchmarks/science_instruments.py [--fast] [--work FOLDER]
 
 The factory photographs one instrument with three seven-segment displays before a fixed camera: values, light, glare,
 blur, noise and small movements change. An adapter is trained on seeds from 1,000,000 on (language layers,
-merger and vision tower, which never saw a digit) and measured on seeds below. Printed are the shares of values read right to the last
-digit, of characters and of boxes, and of wrong values that were given as right, without and with the adapter. Beside
-them, without a bar, other instruments held in the hand, which it was not taught.
+merger and vision tower, which never saw a digit) and measured on seeds below. Printed are the shares of values
+read right to the last digit, of characters and of boxes, and of wrong values that were given as right, without and
+with the adapter. Beside them, without a bar, other instruments held in the hand, which it was not taught.
 
 Bars (full): value accuracy at least 0.8; every answer valid by the schema. Fast: a tenth of the steps; every answer
 valid, and no fewer characters right than without the adapter. Exits with 1 where a bar is missed.
@@ -23,6 +23,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+# `finetune` is the package of that name, not the script beside this one.
+sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+
 from finetune.config import FinetuneConfig
 from finetune.train import finetune
 from qwenvl.description import describe_checkpoint
@@ -30,7 +33,7 @@ from qwenvl.engines.local import LocalEngine
 from qwenvl.writing import Writer
 from workflows.instruments import Asking, Form, Sheet, Truth, read_photographs
 from workflows.instruments.asking import DISPLAY_UNITS
-from workflows.instruments.evaluate import ReadingScore, at_least, compare, score
+from workflows.instruments.evaluate import ReadingScore, compare, score
 from workflows.instruments.factory import TRAINING_SEED, Factory, make_set
 from workflows.instruments.samples import write_samples
 from workflows.instruments.spotted import GLYPHS
@@ -79,15 +82,13 @@ def train(work: Path, *, photographs: int, steps: int) -> Path:
     return result.adapter
 
 
-def measure(
-    work: Path, name: str, made: Path, sheet: Sheet, adapter: Path | None
-) -> tuple[ReadingScore, list[tuple[float, float | None, float | None]]]:
+def measure(work: Path, name: str, made: Path, sheet: Sheet, adapter: Path | None) -> ReadingScore:
     """Read a set of photographs and compare the readings with the truth."""
     engine = LocalEngine.load("embedded", adapter=adapter)
     asking = Asking(sheet, Form.CHARACTERS, max_new_tokens=400)
     report = read_photographs([made / "photographs"], asking, engine, work / name, overwrite=True).report
     rows = compare(report, Truth.read(made))
-    return score(rows, report), at_least(rows, (0.5, 0.8, 0.9))
+    return score(rows, report)
 
 
 def main() -> int:
@@ -111,15 +112,15 @@ def run(work: Path, fast: bool, adapter: Path | None, steps: int | None) -> int:
     console = Console(width=120)
     began = time.process_time()
     if adapter is None:
-        adapter = train(work, photographs=80 if fast else 800, steps=steps or (50 if fast else 500))
+        adapter = train(work, photographs=80 if fast else 800, steps=steps or (80 if fast else 800))
     seconds = time.process_time() - began
     held_out, wild = work / "held-out", work / "wild"
     count = 24 if fast else 100
     make_set(held_out, ONE, count, 0, overwrite=True)
     make_set(wild, Factory(("seven-segment",), unit_share=1.0), count // 2, 0, overwrite=True)
-    base, _ = measure(work, "read-base", held_out, SHEET, None)
-    taught, limits = measure(work, "read-taught", held_out, SHEET, adapter)
-    other, _ = measure(work, "read-wild", wild, WILD, adapter)
+    base = measure(work, "read-base", held_out, SHEET, None)
+    taught = measure(work, "read-taught", held_out, SHEET, adapter)
+    other = measure(work, "read-wild", wild, WILD, adapter)
 
     table = Table("held-out photographs", "embedded", "with adapter", "other instruments, with it")
     for name in taught.as_dict():
@@ -127,9 +128,6 @@ def run(work: Path, fast: bool, adapter: Path | None, steps: int | None) -> int:
         shown = [cell if cell is None or isinstance(cell, int) else f"{cell:.3f}" for cell in cells]
         table.add_row(name.replace("_", " "), *(str(cell) for cell in shown))
     console.print(table)
-    for limit, kept, right in limits:
-        given = "none" if kept is None or right is None else f"{kept:.2f} of them, {right:.2f} right"
-        console.print(f"values with a score of at least {limit:g}: {given}")
     console.print(f"training: {seconds:.0f} s of one core")
     valid = taught.schema_valid == 1.0
     if fast:

@@ -49,9 +49,8 @@ def kinds() -> Path:
 
 def readings(adapter: Path, instrument: int = 5) -> Path:
     """Four photographs of one panel with what was read off them."""
-    from benchmarks.science_instruments import SHEET
     from qwenvl.engines.local import LocalEngine
-    from workflows.instruments import Asking, Form, read_photographs
+    from workflows.instruments import Asking, Form, Sheet, read_photographs
     from workflows.instruments.photograph import load_photograph
     from workflows.instruments.picture import draw_report
 
@@ -59,12 +58,13 @@ def readings(adapter: Path, instrument: int = 5) -> Path:
         made = Path(temporary) / "made"
         make_set(made, Factory(("seven-segment",), instrument=instrument, empty_share=0.0), 4, 0)
         engine = LocalEngine.load("embedded", adapter=adapter)
-        asking = Asking(SHEET, Form.CHARACTERS, max_new_tokens=400)
+        units = {"humidity": "%", "temperature": "°C", "acidity": "pH"}
+        sheet = Sheet.of({"fields": {name: {"unit": unit} for name, unit in units.items()}})
+        asking = Asking(sheet, Form.CHARACTERS, max_new_tokens=400)
         report = read_photographs([made / "photographs"], asking, engine, Path(temporary) / "out").report
         drawn = [draw_report(one, load_photograph(Path(one.path))) for one in report.photographs]
     path = IMAGES / "instruments-read.png"
-    picture = Image.fromarray(np.hstack(drawn))
-    picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
+    picture = Image.fromarray(np.vstack([np.hstack(drawn[:2]), np.hstack(drawn[2:])]))
     picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=200).save(path, optimize=True)
     return path
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,11 +67,11 @@ class DenseAid(nn.Module):
         self.heads = nn.ModuleList(_head(width, len(labels)) for _ in found)
         self._seen: dict[int, Tensor] = {}
         self._hooks = [
-            module.register_forward_hook(
-                lambda _module, _inputs, output, tap=tap: self._seen.__setitem__(tap, output)
-            )
-            for tap, (_, module) in enumerate(found)
+            module.register_forward_hook(partial(self._see, tap)) for tap, (_, module) in enumerate(found)
         ]
+
+    def _see(self, tap: int, module: Any, inputs: Any, output: Tensor) -> None:
+        self._seen[tap] = output
 
     def release(self) -> None:
         """Stop watching the model."""

@@ -39,10 +39,12 @@ def test_targets_are_the_tokens_that_hold_the_centres(checkpoint):
 
 def test_a_step_down_the_loss_makes_it_smaller_and_release_ends_it(checkpoint):
     model = checkpoint.model
-    aid = DenseAid(model, checkpoint.tokenizer, checkpoint.family, ("one", "two"))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        aid = DenseAid(model, checkpoint.tokenizer, checkpoint.family, ("one", "two"))
     picture = (torch.rand(256, 256, 3, generator=torch.Generator().manual_seed(1)) * 255).byte().numpy()
     patches = preprocess([picture], checkpoint.processor)
-    optimizer = torch.optim.SGD(aid.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(aid.parameters(), lr=0.005)
     losses = []
     for _ in range(4):
         model.model.visual(patches.pixel_values, grid_thw=patches.image_grid_thw)
@@ -51,6 +53,7 @@ def test_a_step_down_the_loss_makes_it_smaller_and_release_ends_it(checkpoint):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+    assert losses[-1] < 0.98 * losses[0]
     assert losses == sorted(losses, reverse=True)
     aid.release()
     model.model.visual(patches.pixel_values, grid_thw=patches.image_grid_thw)
