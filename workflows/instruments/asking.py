@@ -93,7 +93,7 @@ def characters_request(max_new_tokens: int | None = None) -> Request:
     """The question for every character."""
     return Request(
         task=Task.DETECT, labels=(*GLYPHS, *DISPLAY_UNITS), prompt=CHARACTERS_PROMPT, max_objects=40,
-        generation=Generation(max_new_tokens=max_new_tokens or 320),
+        generation=Generation(max_new_tokens=max_new_tokens or 480),
     )  # fmt: skip
 
 
