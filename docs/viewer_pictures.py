@@ -41,7 +41,12 @@ def shot(viewer: Any, name: str) -> None:
     """Save the whole window as a small PNG."""
     from PIL import Image
 
+    from napari_qwenvl.run_layers import overlays
+
     pump(1.5)
+    for overlay in overlays(viewer):
+        overlay.flush()  # on a busy machine the picture of the objects comes later than the camera
+    pump(0.5)
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)).convert("RGB")
     target = HERE / f"viewer-{name}.png"
     # Most colours go to what is frequent; some are kept for what is rare, such as words in the table.
