@@ -222,7 +222,7 @@ def her2st_part(
     for note in facts["notes"]:
         print(f"note: {note}")
     if pictures is not None:
-        draw(prediction, pictures / "spatial-her2st.png")
+        draw(prediction, pictures / "science-spatial.jpg")
     if fast:
         return []
     model, ridge = evaluation.scores
@@ -239,6 +239,8 @@ def her2st_part(
 
 def draw(prediction: Path, path: Path) -> None:
     """The picture of the docs: three genes, measured beside predicted."""
+    from PIL import Image
+
     from workflows.spatial.job import read_prediction
     from workflows.spatial.result import draw_maps
 
@@ -250,7 +252,11 @@ def draw(prediction: Path, path: Path) -> None:
         name = feature["properties"]["classification"]["name"].removeprefix("high ")
         boxes.setdefault(name, []).append([*ring.min(axis=0), *ring.max(axis=0)])
     names = [name for name in ("SCGB2A2", "FN1", "HLA-DRA") if name in table.obsm["predicted"]]
-    draw_maps(table, boxes, path, names or None)
+    drawn = path.with_suffix(".png")
+    draw_maps(table, boxes, drawn, names or None)
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").save(path, quality=88)
+    drawn.unlink()
 
 
 def main() -> int:
