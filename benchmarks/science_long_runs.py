@@ -58,7 +58,7 @@ def requests(turn: int, most: int = 48) -> list[Any]:
 
 
 WARM_UP = 600
-"""Answers before memory is measured: PyTorch's own caches of shapes fill until there."""
+"""Answers before memory is measured: the heap settles until there."""
 
 
 def long_run(engine: Any, answers: int) -> bool:
