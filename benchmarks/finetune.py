@@ -9,7 +9,7 @@
 3. A class planted on factory fields (pigment-laden cells), learned from 100 tiles; old are the five nucleus classes.
 
 All rows of a table come from one recipe; a run that was interrupted goes on. Intervals are 95 % bootstraps over
-pictures, of losses over the same pictures before and after. Exits with 1 where a bar is missed, with 2 where the data
+pictures. Exits with 1 where a bar is missed, with 2 where the data
 is absent.
 """
 

@@ -282,7 +282,7 @@ def main() -> int:
         if absent:
             print(f"no sections at {data} (QWENVL_TEST_DATA); nothing is trained", file=sys.stderr)
         else:
-            steps, genes = (20, 3) if options.fast else (240, 20)
+            steps, genes = (20, 3) if options.fast else (480, 20)
             missed += her2st_part(
                 data, options.out, steps=options.steps or steps, genes=genes, pictures=options.pictures,
                 fast=options.fast,
