@@ -43,6 +43,10 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
     turns = tuple(Turn(*pair) for pair in command.get("turns", ()))
     about: Any = Subject((NamedPicture("", picture),), turns=turns) if turns else picture
     answer = engine.answer([about], Request.model_validate(command["request"]))[0]
+    trained = engine.info.trained
+    doubts = (
+        [] if trained is None else list(trained.doubts(tuple(command["size"]), command["request"].get("mpp")))
+    )
     objects = []
     for found in answer.objects:
         corners = found.box if found.box is not None else (*found.point, *found.point)  # type: ignore[misc]
@@ -53,7 +57,7 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": answer.status.value, "text": answer.text, "reasoning": answer.reasoning, "error": answer.error,
         "raw": answer.raw, "notes": list(answer.notes), "seconds": answer.seconds, "objects": objects,
-        "value": answer.value, "scores": dict(answer.scores),
+        "value": answer.value, "scores": dict(answer.scores), "doubts": doubts,
     }  # fmt: skip
 
 

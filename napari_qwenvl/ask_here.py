@@ -263,6 +263,8 @@ class AskHerePanel(QWidget):
         self.question.clear()
         self._write()
         self.show_answer(len(self.asked) - 1, move=False)
+        if doubts := event["answer"].get("doubts"):
+            self.message.show_words("note", " ".join(doubts))
         self.running.changed.emit()
 
     def _on_failed(self, event: dict[str, Any]) -> None:

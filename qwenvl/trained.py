@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 TOLERANCE = 1.2
-"""Scales this many times finer or coarser than the ends of the range still pass: scanners differ by as much."""
+"""Scales so many times finer or coarser than the ends of the range still pass, as do sides that differ by as much."""
 
 
 class TrainedOn(NamedTuple):
@@ -26,17 +27,20 @@ class TrainedOn(NamedTuple):
         trained = facts.get("trained") if isinstance(facts, dict) else None
         return None if trained is None else cls(trained["side"], tuple(trained["mpp"]))
 
-    def doubts(self, tile_size: int, mpp: float | None) -> Iterator[str]:
-        """What a reader must know of tiles of `tile_size` px at `mpp` um/px: nothing, or one sentence."""
-        if mpp is None:
-            return
+    def doubts(self, size: tuple[int, int], mpp: float | None) -> Iterator[str]:
+        """What a reader must know of pictures of `size` (width, height) px at `mpp` um/px, a sentence each."""
+        width, height = size
+        if max(size) > TOLERANCE * min(size):
+            yield (
+                f"This model was trained on squares: what it says of {width} x {height} px is not to be relied on."
+            )
         finest, coarsest = self.mpp
-        seen = mpp * tile_size / self.side
-        if finest / TOLERANCE <= seen <= coarsest * TOLERANCE:
+        area = math.sqrt(width * height)
+        if mpp is None or finest / TOLERANCE <= mpp * area / self.side <= coarsest * TOLERANCE:
             return
-        shown = "" if tile_size == self.side else f", which it sees as {self.side} px at {seen:.3g} um/px"
+        shown = f", which it sees as about {self.side} px at {mpp * area / self.side:.3g} um/px"
         yield (
-            f"This model never saw tiles of {tile_size} px at {mpp:.3g} um/px{shown}: it was trained on {finest:g} to "
-            f"{coarsest:g} um/px and is not to be relied on outside. Ask with --tile-size {self.side} "
-            f"--mpp {min(max(mpp, finest), coarsest):g}."
+            f"This model never saw {width} x {height} px at {mpp:.3g} um/px{shown if area != self.side else ''}: it "
+            f"was trained on {finest:g} to {coarsest:g} um/px and is not to be relied on outside. Ask about "
+            f"{self.side} px at {min(max(mpp, finest), coarsest):g} um/px."
         )

@@ -112,7 +112,7 @@ def _warnings(store: RunStore, tiles: TileTally, counts: StatusCounts, answered:
     if manifest.model.warning:
         yield f"Model: {manifest.model.warning}"
     if manifest.model.trained:
-        yield from manifest.model.trained.doubts(manifest.grid.tile_size, manifest.grid.mpp)
+        yield from manifest.model.trained.doubts((manifest.grid.tile_size,) * 2, manifest.grid.mpp)
     if manifest.slide.mpp_source == "user":
         yield f"The slide's scale was given by the user: {manifest.slide.mpp:g} um/px."
     if manifest.slide.mpp is None:

@@ -387,9 +387,13 @@ class TestAskHere:
     def test_the_model_sees_the_marks_and_places_come_back_in_level0_px(self, slide):
         from napari_qwenvl._region import ask_region
         from qwenvl.answer import Answer, Status, TileObject
+        from qwenvl.engines.base import ModelInfo
         from qwenvl.subject import Turn
+        from qwenvl.trained import TrainedOn
 
         class Eye:
+            info = ModelInfo("eye", "none", "sha256:0", trained=TrainedOn(320, (0.25, 0.5)))
+
             def answer(self, pictures, request):
                 self.picture = pictures[0]
                 return [Answer(Status.OK, text="x", objects=(TileObject("a", box=(32, 32, 64, 96)),))]
@@ -403,6 +407,7 @@ class TestAskHere:
         }  # fmt: skip
         found = ask_region(eye, command)
         assert found["objects"][0]["box"] == [216, 116, 232, 148]
+        assert found["doubts"] == []
         marked = eye.picture.astype(int)
         ask_region(eye, command | {"marks": []})
         changed = np.argwhere(np.abs(marked - eye.picture).sum(axis=-1) > 60)
@@ -412,3 +417,5 @@ class TestAskHere:
         ask_region(eye, command | {"turns": [["What?", "A."]]})
         assert eye.seen.turns == (Turn("What?", "A."),)
         assert eye.seen.pictures[0].pixels.shape == (320, 320, 3)
+        [doubt] = ask_region(eye, command | {"region": (200, 100, 160, 80), "size": (320, 160)})["doubts"]
+        assert "trained on squares" in doubt

@@ -310,15 +310,17 @@ def test_what_a_checkpoint_was_trained_on_is_said_where_it_is_left(copy: Path) -
     (copy / "qwenvl.json").write_text(json.dumps({"trained": {"side": 256, "mpp": [0.25, 0.5]}}))
     trained = load_checkpoint(copy).info.trained
     assert trained is not None
-    for fine in ((256, 0.25), (256, 0.5), (448, 0.25), (224, 0.25), (256, 0.22), (512, None)):
-        assert not list(trained.doubts(*fine)), fine
-    [coarse] = trained.doubts(448, 0.5)
-    for part in ("448 px at 0.5 um/px", "sees as 256 px at 0.875 um/px", "--tile-size 256 --mpp 0.5"):
+    for side, mpp in ((256, 0.25), (256, 0.5), (448, 0.25), (224, 0.25), (256, 0.22), (512, None)):
+        assert not list(trained.doubts((side, side), mpp)), (side, mpp)
+    [coarse] = trained.doubts((448, 448), 0.5)
+    for part in ("448 x 448 px at 0.5 um/px", "sees as about 256 px at 0.875 um/px", "256 px at 0.5 um/px."):
         assert part in coarse
-    [tiny] = trained.doubts(64, 0.25)
+    [tiny] = trained.doubts((64, 64), 0.25)
     assert "256 px at 0.0625 um/px" in tiny
-    [far] = trained.doubts(256, 1.0)
+    [far] = trained.doubts((256, 256), 1.0)
     assert "sees as" not in far
-    assert "--mpp 0.5" in far
+    assert not list(trained.doubts((288, 256), 0.25))
+    [flat] = trained.doubts((320, 192), 0.25)
+    assert "trained on squares" in flat
     (copy / "qwenvl.json").unlink()
     assert load_checkpoint(copy).info.trained is None

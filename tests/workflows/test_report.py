@@ -189,7 +189,7 @@ def test_what_a_reader_must_know_is_warned_of(tmp_path: Path) -> None:
     engine = Scripted(*[Answer(Status.EMPTY)] * 9)
     engine.info = replace(engine.info, trained=TrainedOn(128, (0.25, 0.5)))
     report = run_slide(slide, request, engine, tmp_path / "large", mask="all", overview=False).report
-    said = "never saw tiles of 448 px at 0.25 um/px, which it sees as 128 px at 0.875"
+    said = "never saw 448 x 448 px at 0.25 um/px, which it sees as about 128 px at 0.875"
     assert any(said in warning for warning in report.warnings)
     unknown = four_tiles(Task.DETECT, [Answer(Status.EMPTY)] * 4, tmp_path / "b", mpp=None)
     assert any("does not state its scale" in warning for warning in unknown.warnings)

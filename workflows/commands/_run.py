@@ -135,7 +135,7 @@ def print_estimate(slide: Path, estimate: RunEstimate) -> None:
 def _say_doubts(engine: Engine, request: Request) -> None:
     """Warn before the work where the tiles are not such as the model was trained on; the report says it again."""
     if engine.info.trained is not None:
-        for doubt in engine.info.trained.doubts(request.tile_size, request.mpp):
+        for doubt in engine.info.trained.doubts((request.tile_size,) * 2, request.mpp):
             typer.echo(f"warning: {doubt}", err=True)
 
 
