@@ -56,7 +56,7 @@ SHARE = 0.2
 TILE: dict[str, Any] = {"size": 256, "downsample": 1.875}
 NUCLEI_TILE: dict[str, Any] = {"size": 256, "downsample": 0.6}
 PIGMENT = "pigment"
-PLANTED_TILES, PLANTED_HELD, PLANTED_STEPS = 100, 100, 350
+PLANTED_TILES, PLANTED_HELD, PLANTED_STEPS, PLANTED_REPLAY = 100, 100, 700, 0.75
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def planted(out: Path, steps: int, tiles: int, held: int) -> list[str]:
         {"name": "old classes", "kind": "dataset", "path": fields, "held_out": 0, "tile": tile},
         {"name": "factory", "kind": "factory", "held_out": 0, "tile": tile, "share": 0.2},
     ]
-    config = recipe(pigment, out / f"run-pigment-{steps}", tile, steps, 0.4, sources, distil=0.9)
+    config = recipe(pigment, out / f"run-pigment-{steps}", tile, steps, PLANTED_REPLAY, sources, distil=0.9)
     start = time.perf_counter()
     adapter = finetune(config, say=lambda text: print(f"  {text}", file=sys.stderr)).adapter
     minutes = (time.perf_counter() - start) / 60
