@@ -229,7 +229,11 @@ def test_interrupted_at_any_step_it_ends_with_the_same_weights(tiny, cells, tmp_
     }  # tiles that were looked at are looked at again after an interruption
     whole = finetune(recipe(cells, base, tmp_path / "whole", lora=lora, augment=augment))
     expected = load_file(whole.adapter / "adapter_model.safetensors")
-    for stop_after in (1, 2):  # the event is seen at the end of the step after
+    for stop_after in (
+        0,
+        1,
+        2,
+    ):  # the event is seen at the end of the step after: every step of four but the last
         config = recipe(cells, base, tmp_path / f"stopped{stop_after}", lora=lora, augment=augment)
         cancel = threading.Event()
         first = finetune(
