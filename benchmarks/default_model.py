@@ -32,10 +32,10 @@ from finetune.pretrain.phrasings import FINDING_NAMES, PRESENCE
 from finetune.pretrain.real import RealNuclei
 from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
 from finetune.pretrain.word_tasks import truths
+from qwenvl.agreement import auroc
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request, Task
-from workflows.compare import auroc
 from wsi.synthetic import sample_field
 
 FIRST_SEED = 500_000

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from finetune.metrics import Score
+from qwenvl.agreement import auroc, shared_sequence, shared_words
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _BOOTSTRAPS = 500
@@ -128,31 +126,16 @@ def field_hits(truth: Any, answer: Any) -> tuple[int, int]:
 
 def token_f1(truth: str, answer: str) -> float:
     """F1 of the words and marks of two texts, whatever their order; 1 where both are empty."""
-    known, found = (Counter(_WORD.findall(text.lower())) for text in (truth, answer))
-    total = known.total() + found.total()
-    return 2 * (known & found).total() / total if total else 1.0
+    return shared_words(_words(truth), _words(answer))
 
 
 def rouge_l(truth: str, answer: str) -> float:
     """F1 of the longest common subsequence of words; 1 where both are empty."""
-    known, found = (_WORD.findall(text.lower()) for text in (truth, answer))
-    if not known and not found:
-        return 1.0
-    row = [0] * (len(found) + 1)
-    for word in known:
-        before = 0
-        for i, other in enumerate(found, 1):
-            before, row[i] = row[i], before + 1 if word == other else max(row[i], row[i - 1])
-    return 2 * row[-1] / (len(known) + len(found))
+    return shared_sequence(_words(truth), _words(answer))
 
 
-def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve by ranks, ties shared; nan where only one class is there."""
-    yes, no = int(positive.sum()), int((~positive).sum())
-    if not yes or not no:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 def _interval(told: Sequence[Told], exact: Sequence[bool], seed: int) -> tuple[float, float]:

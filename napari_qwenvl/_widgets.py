@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QSizePolicy,
     QTableView,
+    QTableWidget,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -40,6 +41,21 @@ def while_alive(method: Callable[Concatenate[Any, P], None]) -> Callable[Concate
             method(self, *args, **kwargs)
 
     return call
+
+
+def small_table(columns: Sequence[str]) -> QTableWidget:
+    """An empty table without grid and row numbers, whose cells are read only and whose first column takes the room."""
+    table = QTableWidget(0, len(columns))
+    table.setHorizontalHeaderLabels(list(columns))
+    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    table.setShowGrid(False)
+    vertical: Any = table.verticalHeader()
+    vertical.hide()
+    vertical.setDefaultSectionSize(21)
+    header: Any = table.horizontalHeader()
+    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+    return table
 
 
 class Message(QLabel):

@@ -15,13 +15,12 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QPushButton,
-    QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_qwenvl._widgets import while_alive
+from napari_qwenvl._widgets import small_table, while_alive
 from napari_qwenvl.frame import look_at
 from napari_qwenvl.running import in_background, running_of
 
@@ -128,15 +127,9 @@ class QueuePage(QWidget):
         self._ticket = 0
         self.words = QLabel()
         self.words.setWordWrap(True)
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Tile", "Doubt", "Unreviewed", "Answer"])
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table = small_table(["Tile", "Doubt", "Unreviewed", "Answer"])
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.table.setShowGrid(False)
-        vertical: Any = self.table.verticalHeader()
-        vertical.hide()
-        vertical.setDefaultSectionSize(21)
         header: Any = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.table.currentCellChanged.connect(self._on_row)

@@ -13,17 +13,15 @@ from qtpy.QtGui import QColor, QFontMetrics, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QPushButton,
     QSizePolicy,
-    QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_qwenvl._widgets import while_alive
+from napari_qwenvl._widgets import small_table, while_alive
 from napari_qwenvl.adapter_row import COLOURS, FORGETS, UNMEASURED, adapting_of, verdict
 from napari_qwenvl.train_process import training_of
 from napari_qwenvl.train_recipe import RUN
@@ -58,17 +56,8 @@ class ResultPage(QWidget):
         self.title.setWordWrap(True)
         self.gate = QLabel()
         self.gate.setWordWrap(True)
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Held-out tiles", "Base", "Adapter", ""])
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table = small_table(["Held-out tiles", "Base", "Adapter", ""])
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-        self.table.setShowGrid(False)
-        vertical: Any = self.table.verticalHeader()
-        vertical.hide()
-        vertical.setDefaultSectionSize(21)
-        header: Any = self.table.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.use = QPushButton("Use it in the Ask panel")
         self.compare = QPushButton("Before and after")
         self.compare.setToolTip("Held-out tiles side by side: labels, the model before, the model now")

@@ -187,14 +187,3 @@ def _corners(feature: dict[str, Any], path: Path) -> NDArray[np.float64]:
         name = feature.get("id") or class_name(feature) or "a feature"
         raise AnnotationError(f"{path}: {name} has no usable outline ({error}).") from error
     return corners
-
-
-def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve by ranks (Hanley and McNeil 1982), ties counted half; nan with one class only."""
-    from scipy.stats import rankdata
-
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if n_positive == 0 or n_negative == 0:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))

@@ -17,9 +17,10 @@ from finetune.conversations import Asked, ConversationExam, read_split, request_
 from finetune.errors import DatasetError, LeakError, RecipeError
 from finetune.formats import read_conversations
 from finetune.lora import LoraSettings, matched_modules
-from finetune.text_metrics import Told, auroc, rouge_l, same, score_texts, token_f1
+from finetune.text_metrics import Told, rouge_l, same, score_texts, token_f1
 from finetune.train import finetune
 from qwenvl.adapter import AdapterSwitch, read_card
+from qwenvl.agreement import auroc
 from qwenvl.answer import Answer, Status
 from qwenvl.checkpoint import load_checkpoint
 from qwenvl.engines.local import LocalEngine

@@ -20,7 +20,7 @@ from finetune.pretrain.metrics import BoxTally, match
 from finetune.pretrain.model import answer_states, build_model, encode_pictures, patchify, processor_pixels
 from finetune.pretrain.tokenizer import TextCodec
 from finetune.pretrain.turns import IGNORED, TurnWriter
-from workflows.compare import auroc
+from qwenvl.agreement import auroc
 
 MICRO = PretrainConfig(
     threads=1,

@@ -12,7 +12,7 @@ from napari_qwenvl.timelapse import add_timelapse, timelapse_layers
 from qwenvl.request import Request
 from workflows.errors import RunNotFoundError, StackError
 from workflows.timelapse.run import ask_frames, choose_frames
-from workflows.timelapse.stack import open_stack
+from workflows.timelapse.stack import Stack, open_stack
 
 sys.path.append(str(Path(__file__).parent.parent / "workflows" / "timelapse"))
 from film_helpers import SIDE, SPOTS, SpotEngine, spots_film, write_stack
@@ -24,16 +24,15 @@ def path(tmp_path: Path) -> Path:
     return write_stack(tmp_path / "film.ome.tif", spots_film(), **scale)
 
 
+def ask_all(stack: Stack, request: Request, out: Path) -> None:
+    """Every frame, by an engine that sees bright spots."""
+    ask_frames(stack, SpotEngine(), request, choose_frames(stack, SpotEngine(), side=96, budget=None), out)
+
+
 def test_tracks_and_boxes_lie_on_the_time_axis(path: Path, tmp_path: Path) -> None:
     stack = open_stack(path)
     request = Request(task="detect", labels=("spot",), tile_size=96, overlap=0)
-    ask_frames(
-        stack,
-        SpotEngine(),
-        request,
-        choose_frames(stack, SpotEngine(), side=96, budget=None),
-        tmp_path / "out",
-    )
+    ask_all(stack, request, tmp_path / "out")
     layers = {kind: (data, facts) for data, facts, kind in timelapse_layers(tmp_path / "out")}
     assert set(layers) == {"image", "shapes", "points", "tracks"}
     for _, facts in layers.values():
@@ -61,13 +60,7 @@ def test_ranges_frame_their_frames_in_a_viewer(path: Path, tmp_path: Path) -> No
 
     stack = open_stack(path)
     request = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
-    ask_frames(
-        stack,
-        SpotEngine(),
-        request,
-        choose_frames(stack, SpotEngine(), side=96, budget=None),
-        tmp_path / "out",
-    )
+    ask_all(stack, request, tmp_path / "out")
     viewer = ViewerModel()
     film, answer = add_timelapse(viewer, tmp_path / "out")
     assert (film.name, answer.name) == ("film film", "film answer")
@@ -79,13 +72,7 @@ def test_ranges_frame_their_frames_in_a_viewer(path: Path, tmp_path: Path) -> No
 def test_another_file_in_its_place_is_not_shown(path: Path, tmp_path: Path) -> None:
     stack = open_stack(path)
     request = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
-    ask_frames(
-        stack,
-        SpotEngine(),
-        request,
-        choose_frames(stack, SpotEngine(), side=96, budget=None),
-        tmp_path / "out",
-    )
+    ask_all(stack, request, tmp_path / "out")
     stack.close()
     path.unlink()
     assert [kind for _, _, kind in timelapse_layers(tmp_path / "out")] == ["shapes"]

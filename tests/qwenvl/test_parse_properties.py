@@ -247,7 +247,8 @@ OVERLONG = {
 }
 
 
-@pytest.mark.timeout(60)  # it takes about a second; work that grows with the square of the length would take hours
+# It takes about a second; work that grows with the square of the length would take hours.
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("scrap", OVERLONG.values(), ids=OVERLONG.keys())
 def test_a_megabyte_of_anything_is_read_in_linear_time(scrap: str) -> None:
     text = scrap * (MEGABYTE // len(scrap))

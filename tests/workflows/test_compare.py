@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwenvl.agreement import auroc
 from workflows._merge_pairs import iou as iou_of_pairs
-from workflows.compare import auroc, compare_boxes, match_boxes, read_truth_boxes
+from workflows.compare import compare_boxes, match_boxes, read_truth_boxes
 from wsi.errors import AnnotationError
 
 

@@ -81,7 +81,7 @@ def _tumor_auroc(run: RunResult, slide: Path) -> float:
     import numpy as np
     from PIL import Image
 
-    from workflows.compare import auroc
+    from qwenvl.agreement import auroc
     from workflows.store import RunStore
     from wsi.synthetic import REGIONS
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
 from pydantic import Field
 
+from qwenvl.agreement import shared_sequence, shared_words
 from workflows.errors import JudgeError
 from workflows.judge.agreement import Agreement, share
 from workflows.judge.answers import Item
@@ -78,29 +78,12 @@ def words(text: str) -> list[str]:
 
 def token_f1(reference: str, answer: str) -> float:
     """F1 of the words of two texts, whatever their order; 1 where both are empty."""
-    known, found = Counter(words(reference)), Counter(words(answer))
-    total = known.total() + found.total()
-    return 2 * (known & found).total() / total if total else 1.0
+    return shared_words(words(reference), words(answer))
 
 
 def rouge_l(reference: str, answer: str) -> float:
-    """F1 of the longest common subsequence of words; 1 where both are empty.
-
-    The length is found in one machine word per answer's word (Hyyrö, bit-parallel LCS, 2004).
-    """
-    known, found = words(reference), words(answer)
-    if not known and not found:
-        return 1.0
-    places: dict[str, int] = {}
-    for at, word in enumerate(known):
-        places[word] = places.get(word, 0) | 1 << at
-    whole = (1 << len(known)) - 1
-    open_ = whole
-    for word in found:
-        matched = open_ & places.get(word, 0)
-        open_ = ((open_ + matched) | (open_ - matched)) & whole
-    common = len(known) - open_.bit_count()
-    return 2 * common / (len(known) + len(found))
+    """F1 of the longest common subsequence of words; 1 where both are empty."""
+    return shared_sequence(words(reference), words(answer))
 
 
 def _sacrebleu(known: Sequence[tuple[str, str]]) -> tuple[float | None, float | None, str | None]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.compare import Agreement, auroc, match_boxes
+from qwenvl.agreement import auroc
+from workflows.compare import Agreement, match_boxes
 from workflows.errors import SpatialError
 from workflows.spatial.regions import Level
 from workflows.spatial.samples import regions_of
