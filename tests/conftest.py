@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 
 # As the command line does: see qwenvl.cli.main.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Mesa's software OpenGL and triton each bring an LLVM. The process dies where triton comes second, as it does when a test
+# of the viewer runs before the first one that loads a model; the viewer itself loads models in a child process.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
