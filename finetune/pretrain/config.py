@@ -97,6 +97,8 @@ class PhaseConfig:
     """Before this step the only question is where the nuclei are; all tasks come after it."""
     dense_weight: float = 0.0
     """Weight of the dense loss beside the answers in the joint phase."""
+    own_answers: int = 0
+    """Tiles per step (joint phase) whose nuclei the model lists itself, to learn what should have stood there."""
     other_sides: tuple[int, ...] = ()
     """Sides in px of further tiles (joint phase), multiples of 32: any two of about the usual area make a tile."""
     other_share: float = 0.0

@@ -18,6 +18,7 @@ from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.model import answer_states
 from finetune.pretrain.object_tasks import detect_question, every_nucleus
+from finetune.pretrain.own_answers import own_answers
 from finetune.pretrain.pointer import evidence_loss, pointer_loss
 from finetune.pretrain.state import (
     Curves,
@@ -201,8 +202,12 @@ def run_answer_phase(
         total, pointers = merged.new_zeros(()).float(), merged.new_zeros(()).float()
         weight, boxes, cells = 0.0, 0, tiles[0].cells
         writer = writers.setdefault(cells, TurnWriter(codec, cells))
+        batches = list(question_batches(tiles, phase, writer, rng, step))
+        if moving and phase.own_answers:
+            own = own_answers(model, codec, writer, tiles[: phase.own_answers], rng, device)
+            batches += [own] if own is not None else []
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            for turns in question_batches(tiles, phase, writer, rng, step):
+            for turns in batches:
                 part, amount, pointing = answer_loss(
                     model,
                     codec,

@@ -91,7 +91,8 @@ class TurnWriter:
         self._picture = [codec.special["<|image_pad|>"]] * (cells[0] * cells[1])
         self._rows, self._columns = cells
         self._end = codec.special["<|im_end|>"]
-        self._goes_on = [codec.encode(end)[-1] for end in _AFTER_LABEL]
+        self.goes_on = [codec.encode(end)[-1] for end in _AFTER_LABEL]
+        """Tokens after a label: the one that begins another object, and the one that ends the list."""
         self._pad = codec.special["<|endoftext|>"]
         self._value = np.full(codec.size, IGNORED, np.int64)
         self._value[codec.bare_numbers] = np.arange(len(codec.bare_numbers))
@@ -149,7 +150,10 @@ class TurnWriter:
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 # Which object comes next, and whether one does: where a model that sees goes wrong.
                 weights[row, at[::4]] *= 2
-                weights[row, np.isin(targets[row], self._goes_on)] *= 2.5
+                # Two in one cell: the second must not become a copy of the first, or a mixture of both.
+                second = np.flatnonzero(np.diff(pointers[row, at[::4]]) == 0) + 1
+                weights[row, at.reshape(-1, 4)[second]] *= 3
+                weights[row, np.isin(targets[row], self.goes_on)] *= 2.5
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
                 previous[row, at[3::4] + 2] = at.reshape(-1, 4) + 1
                 if len(set(targets[row, at[3::4] + 2].tolist())) > 1:
@@ -160,7 +164,7 @@ class TurnWriter:
                     ids[row, at + 1] = self._shaken(boxes, rng).ravel()
                 first, last = repeats[row]
                 if last:
-                    ends = np.flatnonzero(np.isin(targets[row], self._goes_on))
+                    ends = np.flatnonzero(np.isin(targets[row], self.goes_on))
                     twice = slice(ends[first - 1], ends[last - 1])
                     for kept in (targets, places, pointers, corners, left, naming):
                         kept[row, twice] = IGNORED

@@ -33,7 +33,8 @@ MICRO = PretrainConfig(
     vision=PhaseConfig(steps=8, batch=4, learning_rate=3e-3, warmup=2, save_every=4),
     language=PhaseConfig(steps=8, batch=4, questions=2, learning_rate=3e-3, warmup=2, save_every=4, fresh=2, window=6,
                          pointer_weight=0.5, short_questions=1, curriculum=((0, 4),)),
-    joint=PhaseConfig(steps=4, batch=2, learning_rate=1e-3, vision_learning_rate=1e-4, dense_weight=0.3, save_every=2),
+    joint=PhaseConfig(steps=4, batch=2, learning_rate=1e-3, vision_learning_rate=1e-4, dense_weight=0.3, save_every=2,
+                      own_answers=1),
 )  # fmt: skip
 
 

@@ -1,0 +1,151 @@
+"""What the model wrote itself, with what should have stood there: it learns to go on after its own mistakes.
+
+Answers that a person wrote never hold a box twice; a model that only reads those does not know what comes after one
+(Ross, Gordon and Bagnell, "A reduction of imitation learning and structured prediction to no-regret online learning",
+AISTATS 2011).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.pretrain.evaluate import generate
+from finetune.pretrain.metrics import iou_matrix
+from finetune.pretrain.object_tasks import detect
+from finetune.pretrain.question import Question
+from finetune.pretrain.tiles import LabelledTile
+from finetune.pretrain.tokenizer import TextCodec
+from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter
+
+SAME = 0.3
+"""Intersection over union from which a written box stands for a true one."""
+SPARE = 8
+"""Objects that are kept of an answer beyond the true number: a loop says the same thing from then on."""
+NEAR = 40
+"""A coordinate within this many of 1000 may still be of the object that should come."""
+LESSON = 3.0
+"""How much more a target weighs where the model wrote something else: a false end, a false beginning."""
+_CHANGED = ("targets", "weights", "places", "pointers", "corners", "left", "naming")
+_OBJECT = re.compile(r'\{"bbox_2d": \[(?:(?:1000|\d{1,3}), ){3}(?:1000|\d{1,3})\], "label": "[^"]*"\}')
+
+
+def own_answers(
+    model: Any,
+    codec: TextCodec,
+    writer: TurnWriter,
+    tiles: list[LabelledTile],
+    rng: np.random.Generator,
+    device: torch.device,
+) -> TurnBatch | None:
+    """Turns with the model's own greedy answers about where nuclei are, corrected; None where there are none.
+
+    Parameters
+    ----------
+    tiles : list of LabelledTile
+        Of one shape; sequence `i` is about tile `owner[i]` of them.
+    """
+    questions = [detect(tile, rng) for tile in tiles]
+    texts = generate(model, codec, tiles, [question.prompt for question in questions], device)
+    model.train()
+    asked, wrote, owner = [], [], []
+    for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
+        own = readable(text, question.answer.count("bbox_2d") + SPARE)
+        if own is not None and question.answer != "[]":
+            asked.append(question)
+            wrote.append(replace(question, answer=own))
+            owner.append(row)
+    return corrected(writer, wrote, asked, owner) if asked else None
+
+
+def readable(text: str, most: int) -> str | None:
+    """The first `most` objects of an answer, closed where it never ended; None where it does not begin with one."""
+    objects = _OBJECT.findall(text)
+    if not objects or not text.startswith("[" + ", ".join(objects)):
+        return None
+    return "[" + ", ".join(objects[:most]) + "]"
+
+
+def corrected(
+    writer: TurnWriter, wrote: list[Question], asked: list[Question], owner: list[int]
+) -> TurnBatch:
+    """Turns of what was written, with the targets of what was asked.
+
+    A written box that stands for a true one is corrected; one that does not (it is false, or was written before) is
+    read and never a target. Where an object begins, the target is the first true one behind all that were found, and
+    not before the cell of the last one written, whatever that was.
+
+    Parameters
+    ----------
+    wrote, asked : list of Question
+        The same questions with the model's answers and with the true ones; neither is empty.
+    """
+    own, true = writer.batch(wrote, owner), writer.batch(asked, owner)
+    arrays = {name: getattr(own, name).numpy().copy() for name in _CHANGED}
+
+    def ignore(row: int, place: int | slice) -> None:
+        for name, values in arrays.items():
+            values[row, place] = 0 if name == "weights" else IGNORED
+
+    for row in range(len(wrote)):
+        at, boxes = _boxes(own, row)
+        true_at, true_boxes = _boxes(true, row)
+        tokens, cells = true.targets[row].numpy(), true.pointers[row].numpy()[true_at[:, 0]]
+        homes = own.pointers[row].numpy()[at[:, 0]]
+        targets, weights = arrays["targets"][row], arrays["weights"][row]
+        ends = np.flatnonzero(np.isin(targets, writer.goes_on))
+        coming = 0
+        for slot, end, box, home, j in zip(at, ends, boxes, homes, matches(boxes, true_boxes), strict=True):
+            ahead = _right_until(box, true_boxes[coming]) if coming < len(true_boxes) else 0
+            for corner, place in enumerate(slot):
+                if (k := coming if corner < ahead else j if corner else -1) < 0:
+                    ignore(row, place)
+                else:
+                    targets[place] = tokens[true_at[k, corner]]
+                    arrays["places"][row, place] = true_boxes[k, corner]
+                    arrays["pointers"][row, place] = cells[k]
+            if j < 0:
+                weights[slot] *= LESSON
+                ignore(row, slice(slot[3] + 1, end))
+                coming = max(coming, int(np.searchsorted(cells, home)))
+            else:
+                label, name = slot[3] + 2, tokens[true_at[j, 3] + 2]
+                arrays["naming"][row, label] = cells[j]
+                if targets[label] != name:
+                    ignore(row, slice(label + 1, end))
+                    targets[label] = name
+                coming = max(coming, j + 1)
+            more = writer.goes_on[coming == len(true_boxes)]
+            weights[end] *= LESSON if targets[end] != more else 1
+            targets[end] = more
+    return replace(own, **{name: torch.from_numpy(values) for name, values in arrays.items()})
+
+
+def _right_until(box: NDArray[np.int64], true: NDArray[np.int64]) -> int:
+    """How many coordinates of `true` can be targets while `box` is read: those before it, and one, where it departs."""
+    far = np.flatnonzero(abs(box - true) > NEAR)
+    return int(far[0]) + 1 if len(far) else 4
+
+
+def matches(boxes: NDArray[np.int64], true: NDArray[np.int64]) -> list[int]:
+    """Which true box each written one stands for, none twice; -1 where it stands for none."""
+    overlap = iou_matrix(boxes.astype(np.float64), true.astype(np.float64))
+    found = []
+    for row in overlap:
+        best = int(row.argmax())
+        found.append(best if row[best] >= SAME else -1)
+        if row[best] >= SAME:
+            overlap[:, best] = 0
+    return found
+
+
+def _boxes(turns: TurnBatch, row: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Where the coordinates of a sequence are targets (n, 4), and the boxes (n, 4) they stand for."""
+    places = turns.places[row].numpy()
+    at = np.flatnonzero(places != IGNORED).reshape(-1, 4)
+    return at, places[at]
