@@ -14,7 +14,8 @@ from workflows.commands._progress import progress_bar
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
-    from workflows.judge.report import JudgeReport
+    from workflows.judge.answers import Item
+    from workflows.judge.report import JudgeReport, Source
 
 group = typer.Typer(no_args_is_help=True, help="Judge answers: by their words, or by a model.")
 
@@ -65,16 +66,13 @@ def text(
     as_json: AsJson = False,
 ) -> None:
     """Compare answers with references: words, ROUGE-L, BLEU, chrF, numbers with units."""
-    from workflows.judge import read_items, score_texts, with_references
+    from workflows.judge import read_items, score_texts
     from workflows.judge.report import JudgeReport, source_of
 
     named = _columns(columns)
     items = read_items(answers, named)
-    sources, unmatched = [source_of(answers, items)], 0
-    if reference is not None:
-        known = read_items(reference, _columns(reference_columns))
-        sources.append(source_of(reference, known))
-        items, unmatched = with_references(items, known)
+    sources = [source_of(answers, items)]
+    items, unmatched = _joined(items, sources, reference, reference_columns)
     scores = score_texts(items, tolerance=tolerance)
     warnings = [] if scores.bleu is not None else ["BLEU and chrF were not measured: pip install sacrebleu"]
     if scores.unanswered:
@@ -124,7 +122,7 @@ def pair(
     as_json: AsJson = False,
 ) -> None:
     """Let a model choose the better of two answers, in both orders."""
-    from workflows.judge import compare, open_journal, paired, read_items, with_references
+    from workflows.judge import compare, open_journal, paired, read_items
     from workflows.judge.pairwise import STANDARD, question
     from workflows.judge.report import JudgeReport, pair_warnings, source_of, write_judging
     from workflows.provenance import model_facts
@@ -132,10 +130,7 @@ def pair(
     named = _columns(columns)
     items, others = read_items(first, named), read_items(second, named)
     sources = [source_of(first, items), source_of(second, others)]
-    if reference is not None:
-        known = read_items(reference, _columns(reference_columns))
-        sources.append(source_of(reference, known))
-        items, _ = with_references(items, known)
+    items, _ = _joined(items, sources, reference, reference_columns)
     pairs, unmatched = paired(items, others)
     pairs = pairs[:limit]
     told = instruction or STANDARD
@@ -198,18 +193,15 @@ def rubric(
     as_json: AsJson = False,
 ) -> None:
     """Let a model score answers by a rubric of yours."""
-    from workflows.judge import Rubric, open_journal, read_items, score, with_references
+    from workflows.judge import Rubric, open_journal, read_items, score
     from workflows.judge.report import JudgeReport, rubric_warnings, source_of, write_judging
     from workflows.judge.rubric import question
     from workflows.provenance import model_facts
 
     criteria, named = Rubric.read(rubric), _columns(columns)
     items = read_items(answers, named)
-    sources, unmatched = [source_of(answers, items)], 0
-    if reference is not None:
-        known = read_items(reference, _columns(reference_columns))
-        sources.append(source_of(reference, known))
-        items, unmatched = with_references(items, known)
+    sources = [source_of(answers, items)]
+    items, unmatched = _joined(items, sources, reference, reference_columns)
     items = items[:limit]
     if dry_run:
         typer.echo(f"{len(items)} items. The first question:\n")
@@ -252,6 +244,20 @@ def _columns(words: str | None) -> dict[str, str]:
                 stop(f"--columns {words!r}: write answer=NAME, several apart by commas.", USAGE)
             found[ours.strip()] = theirs.strip()
     return found
+
+
+def _joined(
+    items: list[Item], sources: list[Source], reference: Path | None, columns: str | None
+) -> tuple[list[Item], int]:
+    """Items with what is right of them, and how many have none; the file it stands in joins the sources."""
+    from workflows.judge import read_items, with_references
+    from workflows.judge.report import source_of
+
+    if reference is None:
+        return items, 0
+    known = read_items(reference, _columns(columns))
+    sources.append(source_of(reference, known))
+    return with_references(items, known)
 
 
 def _engine(
