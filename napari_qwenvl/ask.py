@@ -309,10 +309,15 @@ class AskPanel(AskFields):
     def _show_state(self) -> None:
         running, worker = self.running, self.running.worker
         busy = running.busy
-        self.run.setEnabled(not busy and self.plan is not None)
+        session = running.session
+        answered, failed = sum(session.statuses.values()), session.statuses.get(Status.FAILED, 0)
+        unfinished = answered < session.tiles_in_all() or failed > 0
+        begun = self.plan is not None and (self.plan.out / "run.sqlite").exists() and not busy
+        done = begun and self.plan is not None and self.plan.out == session.folder and not unfinished
+        self.run.setEnabled(not busy and not done and self.plan is not None)
+        self.run.setText("All answered" if done else "Go on" if begun else "Run")
+        self.run.setToolTip("Every tile has its answer. Ask something else, or elsewhere." if done else "")
         self.cancel.setEnabled(busy)
-        resumable = self.plan is not None and (self.plan.out / "run.sqlite").exists()
-        self.run.setText("Go on" if resumable and not busy else "Run")
         if running.loading is not None:
             self.state.setText(f"loading {running.loading}...")
         elif worker.model is not None:
@@ -323,9 +328,7 @@ class AskPanel(AskFields):
             self.state.setText("not loaded; Run loads it")
         self.load.setText("Unload" if worker.model is not None else "Load")
         self.load.setEnabled(not busy and running.loading is None)
-        session = running.session
-        answered, failed = sum(session.statuses.values()), session.statuses.get(Status.FAILED, 0)
-        self.go_on.setEnabled(not busy and (answered < session.tiles_in_all() or failed > 0))
+        self.go_on.setEnabled(not busy and unfinished)
         progress = running.progress
         if busy and progress is None:
             self.bar.setRange(0, 0)

@@ -11,8 +11,8 @@ import pytest
 
 # As the command line does: see qwenvl.cli.main.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Mesa's software OpenGL and triton each bring an LLVM. The process dies where triton comes second, as it does when a test
-# of the viewer runs before the first one that loads a model; the viewer itself loads models in a child process.
+# Mesa and triton each bring an LLVM. The process dies where triton comes second, as it does when a test of the viewer
+# runs before the first one that loads a model; the viewer itself loads models in a child process.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 

@@ -118,6 +118,8 @@ def test_a_session_of_work(open_viewer, qtbot, slide):
         assert store.attempts() == tiles, "a tile was asked twice"
     qtbot.waitUntil(lambda: len(session.overlay) == expected, timeout=LONG_MS)
     qtbot.waitUntil(lambda: results.model.rowCount() == expected, timeout=LONG_MS)
+    qtbot.waitUntil(lambda: ask.plan is not None and ask.run.text() == "All answered", timeout=LONG_MS)
+    assert not ask.run.isEnabled(), "there is nothing left to ask"
 
     # Filter by dragging.
     scores = session.overlay.objects.score
