@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,7 +22,8 @@ class Anchor(StrEnum):
     MODEL = "model"
     """Box from the model only: there are no words to look it up in (a scan, a picture within the page)."""
     ELSEWHERE = "elsewhere"
-    """A number or short text that is printed on the page, but not beside the record's other values: not proved."""
+    """A number or short text that is printed on the page, but not beside the record's other values, or beside hardly
+    any while a word that names the record is not printed: not proved."""
     MISSING = "missing"
     """Not found on the page."""
     ABSENT = "absent"
@@ -82,6 +83,7 @@ def place_record(
     said: int | None,
     record_box_pt: Box | None = None,
     boxes_pt: Mapping[str, Box] | None = None,
+    key: Collection[str] = (),
 ) -> Placed:
     """Find the values of a record on the pages that the model saw.
 
@@ -96,6 +98,9 @@ def place_record(
         Where it says the record stands, on that page.
     boxes_pt : mapping, optional
         Where it says each value stands, by path.
+    key : collection of str, optional
+        Properties that tell records apart. Where one of them is not printed, the record's numbers prove each other, all
+        of them together, or are not proved.
 
     Notes
     -----
@@ -135,7 +140,20 @@ def place_record(
         if each.anchor is Anchor.MISSING:
             each = replace(each, page=chosen)
         found[path] = replace(each, model_box_pt=claim if each.page == chosen else None)
+    numbers = [path for path, value in leaves if as_number(value) is not None]
+    nameless = any(found[path].anchor is Anchor.MISSING for path, value in leaves if _tells(path, value, key))
+    together = len(numbers) > 1 and all(found[path].anchor is Anchor.ANCHORED for path in numbers)
+    if nameless and not together:
+        for path in numbers:
+            if found[path].anchor is Anchor.ANCHORED:
+                found[path] = replace(found[path], anchor=Anchor.ELSEWHERE, beside=False)
     return Placed(chosen, found, tuple(notes))
+
+
+def _tells(path: str, value: object, key: Collection[str]) -> bool:
+    """Whether a value is a word that tells its record from others."""
+    top = path.partition(".")[0].partition("[")[0]
+    return top in key and isinstance(value, str) and as_number(value) is None and _telling(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,8 @@ def read_answer(
             for name, b in (entry.get("boxes") or {}).items()
             if (place := _box(question, b, page))
         }
-        placed = place_record(here, list(leaves_of(record)), said if said in here else None, box, boxes)
+        named = said if said in here else None
+        placed = place_record(here, list(leaves_of(record)), named, box, boxes, question.schema.key)
         found.append(
             Reading(record, placed.page, placed.fields, ((stored.tile, placed.page),), placed.notes)
         )  # fmt: skip

@@ -104,6 +104,18 @@ def test_a_misread_name_leaves_its_numbers_anchored(finders):
     assert placed.fields["n"].anchor is placed.fields["value"].anchor is Anchor.ANCHORED
 
 
+def test_one_number_proves_nothing_while_the_name_of_its_record_is_not_printed(finders):
+    """A record that was made up meets a number of its kind in many a line."""
+    record = {"gene": "HACK1", "method": "ELISA", "n": 44, "value": 99.5}
+    by_chance = place(finders, 2, record, key=("gene",))
+    assert by_chance.fields["n"].anchor is Anchor.ELSEWHERE
+    assert not by_chance.fields["n"].beside
+    assert by_chance.fields["method"].anchor is Anchor.ANCHORED, "its word is printed, wherever"
+    both = place(finders, 2, {**record, "value": 0.75}, key=("gene",))
+    assert {both.fields[name].anchor for name in ("n", "value")} == {Anchor.ANCHORED}, "a misread name"
+    assert place(finders, 2, {**record, "gene": "VIM"}, key=("gene",)).fields["n"].anchor is Anchor.ANCHORED
+
+
 def test_a_number_alone_needs_the_models_box_or_to_be_the_only_one(finders):
     assert place(finders, 2, {"n": 900}).fields["n"].anchor is Anchor.ANCHORED
     assert place(finders, 1, {"n": 31}).fields["n"].anchor is Anchor.ELSEWHERE
