@@ -18,7 +18,7 @@ from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
 from finetune.pretrain.model import answer_states
 from finetune.pretrain.object_tasks import detect_question, every_nucleus
-from finetune.pretrain.own_answers import own_answers
+from finetune.pretrain.own_answers import HardTiles, own_answers
 from finetune.pretrain.pointer import evidence_loss, pointer_loss
 from finetune.pretrain.state import (
     Curves,
@@ -189,6 +189,7 @@ def run_answer_phase(
     curves = Curves(folder / f"{name}.csv", first)
     writers: dict[tuple[int, int], TurnWriter] = {}
     smooth = smoothed_numbers().to(device)
+    hard = HardTiles()
     began = time.monotonic()
 
     def encode(tiles: list[LabelledTile]) -> Encoded:
@@ -202,20 +203,25 @@ def run_answer_phase(
         total, pointers = merged.new_zeros(()).float(), merged.new_zeros(()).float()
         weight, boxes, cells = 0.0, 0, tiles[0].cells
         writer = writers.setdefault(cells, TurnWriter(codec, cells))
-        batches = list(question_batches(tiles, phase, writer, rng, step))
+        lessons = [(turns, merged, deepstack) for turns in question_batches(tiles, phase, writer, rng, step)]
         if moving and phase.own_answers:
-            own = own_answers(model, codec, writer, tiles[: phase.own_answers], rng, device)
-            batches += [own] if own is not None else []
+            again = hard.drawn(phase.own_answers // 2, cells, rng)
+            asked = [(tiles[: phase.own_answers - len(again)], (merged, deepstack))]
+            asked += [(again, encode(again))] if again else []
+            for some, tokens in asked:
+                own, wrong = own_answers(model, codec, writer, some, rng, device)
+                lessons += [(own, *tokens)] if own is not None else []
+                hard.add(wrong)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            for turns in batches:
+            for turns, seen, taps in lessons:
                 part, amount, pointing = answer_loss(
                     model,
                     codec,
                     turns.to(device),
                     writer.first_cell,
                     cells,
-                    merged,
-                    deepstack,
+                    seen,
+                    taps,
                     smooth,
                     phase.pointer_weight,
                 )

@@ -7,7 +7,9 @@ AISTATS 2011).
 
 from __future__ import annotations
 
+import json
 import re
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune.pretrain.data import augment
 from finetune.pretrain.evaluate import generate
 from finetune.pretrain.metrics import iou_matrix
 from finetune.pretrain.object_tasks import detect
@@ -27,12 +30,34 @@ SAME = 0.3
 """Intersection over union from which a written box stands for a true one."""
 SPARE = 8
 """Objects that are kept of an answer beyond the true number: a loop says the same thing from then on."""
+UNREADABLE = 10.0
+"""The same for a box that a reader has to drop: a copy of an earlier one, or one whose corners are swapped."""
 NEAR = 40
 """A coordinate within this many of 1000 may still be of the object that should come."""
 LESSON = 3.0
 """How much more a target weighs where the model wrote something else: a false end, a false beginning."""
 _CHANGED = ("targets", "weights", "places", "pointers", "corners", "left", "naming")
 _OBJECT = re.compile(r'\{"bbox_2d": \[(?:(?:1000|\d{1,3}), ){3}(?:1000|\d{1,3})\], "label": "[^"]*"\}')
+
+
+class HardTiles:
+    """The last tiles about which the model wrote what a reader has to drop; it is asked about them again, turned.
+
+    They are kept in memory alone: a run that goes on after an interruption gathers them anew.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self._tiles: deque[LabelledTile] = deque(maxlen=most)
+
+    def add(self, tiles: list[LabelledTile]) -> None:
+        """Keep tiles; the oldest make room."""
+        self._tiles.extend(tiles)
+
+    def drawn(self, count: int, cells: tuple[int, int], rng: np.random.Generator) -> list[LabelledTile]:
+        """Up to `count` of them, augmented anew; those of another shape than `cells` wait."""
+        fitting = [tile for tile in self._tiles if tile.cells == cells]
+        chosen = rng.permutation(len(fitting))[:count]
+        return [augment(fitting[i], rng) for i in chosen]
 
 
 def own_answers(
@@ -42,25 +67,34 @@ def own_answers(
     tiles: list[LabelledTile],
     rng: np.random.Generator,
     device: torch.device,
-) -> TurnBatch | None:
-    """Turns with the model's own greedy answers about where nuclei are, corrected; None where there are none.
+) -> tuple[TurnBatch | None, list[LabelledTile]]:
+    """Turns with the model's own greedy answers about where nuclei are, corrected; and the tiles it went wrong on.
 
     Parameters
     ----------
     tiles : list of LabelledTile
-        Of one shape; sequence `i` is about tile `owner[i]` of them.
+        Of one shape; sequence `i` is about tile `owner[i]` of them. None where there is no answer to correct.
     """
     questions = [detect(tile, rng) for tile in tiles]
     texts = generate(model, codec, tiles, [question.prompt for question in questions], device)
     model.train()
-    asked, wrote, owner = [], [], []
+    asked, wrote, owner, hard = [], [], [], []
     for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
         own = readable(text, question.answer.count("bbox_2d") + SPARE)
-        if own is not None and question.answer != "[]":
-            asked.append(question)
-            wrote.append(replace(question, answer=own))
-            owner.append(row)
-    return corrected(writer, wrote, asked, owner) if asked else None
+        if own is None or question.answer == "[]":
+            continue
+        asked.append(question)
+        wrote.append(replace(question, answer=own))
+        owner.append(row)
+        if dropped(np.array([item["bbox_2d"] for item in json.loads(own)])).any():
+            hard.append(tiles[row])
+    return corrected(writer, wrote, asked, owner) if asked else None, hard
+
+
+def dropped(boxes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which boxes (n, 4) a reader drops or repairs: copies of an earlier one, and swapped corners."""
+    again = [bool((boxes[:k] == box).all(1).any()) for k, box in enumerate(boxes)]
+    return again | (boxes[:, 2:] <= boxes[:, :2]).any(1)
 
 
 def readable(text: str, most: int) -> str | None:
@@ -100,7 +134,9 @@ def corrected(
         targets, weights = arrays["targets"][row], arrays["weights"][row]
         ends = np.flatnonzero(np.isin(targets, writer.goes_on))
         coming = 0
-        for slot, end, box, home, j in zip(at, ends, boxes, homes, matches(boxes, true_boxes), strict=True):
+        bad = dropped(boxes)
+        found = matches(boxes, true_boxes)
+        for n, (slot, end, box, j) in enumerate(zip(at, ends, boxes, found, strict=True)):
             ahead = _right_until(box, true_boxes[coming]) if coming < len(true_boxes) else 0
             for corner, place in enumerate(slot):
                 if (k := coming if corner < ahead else j if corner else -1) < 0:
@@ -109,10 +145,10 @@ def corrected(
                     targets[place] = tokens[true_at[k, corner]]
                     arrays["places"][row, place] = true_boxes[k, corner]
                     arrays["pointers"][row, place] = cells[k]
+            weights[slot] *= UNREADABLE if bad[n] else LESSON if j < 0 else 1
             if j < 0:
-                weights[slot] *= LESSON
                 ignore(row, slice(slot[3] + 1, end))
-                coming = max(coming, int(np.searchsorted(cells, home)))
+                coming = max(coming, int(np.searchsorted(cells, homes[n])))
             else:
                 label, name = slot[3] + 2, tokens[true_at[j, 3] + 2]
                 arrays["naming"][row, label] = cells[j]
@@ -121,7 +157,8 @@ def corrected(
                     targets[label] = name
                 coming = max(coming, j + 1)
             more = writer.goes_on[coming == len(true_boxes)]
-            weights[end] *= LESSON if targets[end] != more else 1
+            if targets[end] != more:
+                weights[end] *= UNREADABLE if bad[n + 1 : n + 2].any() else LESSON
             targets[end] = more
     return replace(own, **{name: torch.from_numpy(values) for name, values in arrays.items()})
 

@@ -150,9 +150,6 @@ class TurnWriter:
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 # Which object comes next, and whether one does: where a model that sees goes wrong.
                 weights[row, at[::4]] *= 2
-                # Two in one cell: the second must not become a copy of the first, or a mixture of both.
-                second = np.flatnonzero(np.diff(pointers[row, at[::4]]) == 0) + 1
-                weights[row, at.reshape(-1, 4)[second]] *= 3
                 weights[row, np.isin(targets[row], self.goes_on)] *= 2.5
                 naming[row, at[3::4] + 2] = pointers[row, at[3::4]]
                 previous[row, at[3::4] + 2] = at.reshape(-1, 4) + 1

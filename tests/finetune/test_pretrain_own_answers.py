@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from finetune.pretrain.own_answers import corrected, readable
+from finetune.pretrain.own_answers import LESSON, UNREADABLE, HardTiles, corrected, dropped, readable
 from finetune.pretrain.question import Question
 from finetune.pretrain.tasks import corpus
+from finetune.pretrain.tiles import LabelledTile
 from finetune.pretrain.tokenizer import TextCodec, build_tokenizer
 from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter
 
@@ -92,6 +95,34 @@ def test_mistakes_weigh_more(codec: TextCodec) -> None:
     end = int((right.targets[0] != IGNORED).nonzero()[-2])
     assert wrong.ids.shape == right.ids.shape
     assert wrong.weights[0, end] == pytest.approx(3 * right.weights[0, end].item())
+
+
+def test_copies_and_swapped_corners_are_what_a_reader_drops() -> None:
+    boxes = np.array([FIRST, BESIDE, FIRST, [130, 150, 120, 260], [10, 20, 110, 121]])
+    assert dropped(boxes).tolist() == [False, False, True, True, False]
+
+
+def test_a_box_to_drop_weighs_most(codec: TextCodec) -> None:
+    copied, false = lesson(codec, [FIRST, FIRST, LATER]), lesson(codec, [FIRST, [400, 20, 490, 110], LATER])
+    begins = (copied.corners[0] == 0).nonzero()[1]
+    assert copied.places[0, begins] == false.places[0, begins] == BESIDE[0]
+    assert copied.weights[0, begins].item() == pytest.approx(
+        UNREADABLE / LESSON * false.weights[0, begins].item()
+    )
+
+
+def test_hard_tiles_are_asked_about_again() -> None:
+    """Those of another shape wait, and the oldest make room."""
+    hard = HardTiles(3)
+    rng = np.random.default_rng(0)
+    blank = LabelledTile(np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    wide = replace(blank, image=np.zeros((64, 96, 3), np.uint8))
+    assert hard.drawn(4, (2, 2), rng) == []
+    hard.add([blank, wide, blank])
+    assert [tile.cells for tile in hard.drawn(4, (2, 2), rng)] == [(2, 2)] * 2
+    assert len(hard.drawn(1, (2, 2), rng)) == 1
+    hard.add([wide, wide, wide])
+    assert hard.drawn(4, (2, 2), rng) == []
 
 
 def test_a_loop_is_cut_and_closed() -> None:
