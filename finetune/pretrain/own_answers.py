@@ -93,7 +93,7 @@ def own_answers(
 
 def dropped(boxes: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which boxes (n, 4) a reader drops or repairs: copies of an earlier one, and swapped corners."""
-    again = [bool((boxes[:k] == box).all(1).any()) for k, box in enumerate(boxes)]
+    again = np.array([(boxes[:k] == box).all(1).any() for k, box in enumerate(boxes)], bool)
     return again | (boxes[:, 2:] <= boxes[:, :2]).any(1)
 
 
