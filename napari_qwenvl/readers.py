@@ -64,13 +64,14 @@ def read_slide(path: str) -> list[LayerData]:
 
 
 def get_run_reader(path: str | Sequence[str]) -> Reader | None:
-    """npe2 reader of run folders and their journal."""
+    """npe2 reader of run folders and their journal; one of a time-lapse has a reader of its own."""
     from workflows._folder import JOURNAL
+    from workflows.timelapse.report import NAME
 
     if not isinstance(path, str):
         return None
     folder = Path(path).parent if Path(path).name == JOURNAL else Path(path)
-    return read_run if (folder / JOURNAL).is_file() else None
+    return read_run if (folder / JOURNAL).is_file() and not (folder / NAME).exists() else None
 
 
 def read_run(path: str) -> list[LayerData]:

@@ -7,6 +7,7 @@ metadata and in the features of what was found in it. Along a z-stack the axis i
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workflows.errors import StackError
-from workflows.timelapse.report import TRACKS, TimelapseReport
+from workflows.timelapse.report import NAME, TRACKS, TimelapseReport
 from workflows.timelapse.stack import Stack, open_stack
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -58,6 +59,27 @@ def timelapse_layers(folder: Path | str, stack: Stack | None = None) -> list[Lay
     if report.ranges:
         layers.append(_ranges(report))
     return layers
+
+
+def get_timelapse_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
+    """npe2 reader of the folders of `qwenvl timelapse` and their report; None for any other file."""
+    if not isinstance(path, str):
+        return None
+    return read_timelapse if (_folder(path) / NAME).is_file() else None
+
+
+def read_timelapse(path: str) -> list[LayerData]:
+    """The layers of `timelapse_layers`, of a folder or of the report in it.
+
+    Raises
+    ------
+    RunNotFoundError, StackError
+    """
+    return timelapse_layers(_folder(path))
+
+
+def _folder(path: str) -> Path:
+    return Path(path).parent if Path(path).name == NAME else Path(path)
 
 
 def add_timelapse(viewer: Any, folder: Path | str) -> list[Any]:

@@ -69,6 +69,24 @@ def test_ranges_frame_their_frames_in_a_viewer(path: Path, tmp_path: Path) -> No
     assert viewer.dims.current_step[0] == 4
 
 
+@pytest.mark.parametrize("name", ["", "timelapse.json"])
+def test_napari_opens_the_folder_and_its_report(path: Path, tmp_path: Path, name: str) -> None:
+    """By the manifest's readers, of which the one of runs on slides lets it be."""
+    import npe2
+
+    from napari_qwenvl.readers import get_run_reader
+
+    request = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
+    ask_all(open_stack(path), request, tmp_path / "out")
+    assert get_run_reader(str(tmp_path / "out")) is None
+    npe2.PluginManager.instance().discover()
+    layers, used = npe2.io_utils.read_get_reader(
+        [str(tmp_path / "out" / name)], plugin_name="napari-qwenvl", stack=False
+    )
+    assert used.command == "napari-qwenvl.read_timelapse"
+    assert [kind for _, _, kind in layers] == ["image", "shapes"]
+
+
 def test_another_file_in_its_place_is_not_shown(path: Path, tmp_path: Path) -> None:
     stack = open_stack(path)
     request = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
