@@ -99,6 +99,8 @@ class PhaseConfig:
     """Weight of the dense loss beside the answers in the joint phase."""
     own_answers: int = 0
     """Tiles per step (joint phase) whose nuclei the model lists itself, to learn what should have stood there."""
+    own_from: int = 0
+    """First step with own answers: before a model can see, its mistakes teach little and cost as much."""
     other_sides: tuple[int, ...] = ()
     """Sides in px of further tiles (joint phase), multiples of 32: any two of about the usual area make a tile."""
     other_share: float = 0.0

@@ -204,7 +204,7 @@ def run_answer_phase(
         weight, boxes, cells = 0.0, 0, tiles[0].cells
         writer = writers.setdefault(cells, TurnWriter(codec, cells))
         lessons = [(turns, merged, deepstack) for turns in question_batches(tiles, phase, writer, rng, step)]
-        if moving and phase.own_answers:
+        if moving and phase.own_answers and step >= phase.own_from:
             again = hard.drawn(phase.own_answers // 2, cells, rng)
             asked = [(tiles[: phase.own_answers - len(again)], (merged, deepstack))]
             asked += [(again, encode(again))] if again else []
