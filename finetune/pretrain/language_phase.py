@@ -162,6 +162,12 @@ def _encoded(
     yield from recycled(batches, encode, FeatureWindow(phase.window), fill, phase.batch, seeds)
 
 
+def _joined(tokens: Encoded, count: int, more: Encoded) -> Encoded:
+    """Tokens of the first `count` tiles of one batch, then those of another."""
+    taps = [torch.cat([tap[:count], other]) for tap, other in zip(tokens[1], more[1], strict=True)]
+    return torch.cat([tokens[0][:count], more[0]]), taps
+
+
 def run_answer_phase(
     name: str,
     config: PretrainConfig,
@@ -206,12 +212,14 @@ def run_answer_phase(
         lessons = [(turns, merged, deepstack) for turns in question_batches(tiles, phase, writer, rng, step)]
         if moving and phase.own_answers and step >= phase.own_from:
             again = hard.drawn(phase.own_answers // 2, cells, rng)
-            asked = [(tiles[: phase.own_answers - len(again)], (merged, deepstack))]
-            asked += [(again, encode(again))] if again else []
-            for some, tokens in asked:
-                own, wrong = own_answers(model, codec, writer, some, rng, device)
-                lessons += [(own, *tokens)] if own is not None else []
-                hard.add(wrong)
+            asked = tiles[: phase.own_answers - len(again)]
+            own, wrong = own_answers(model, codec, writer, asked + again, rng, device)
+            hard.add(wrong)
+            if own is not None:
+                tokens = (
+                    _joined((merged, deepstack), len(asked), encode(again)) if again else (merged, deepstack)
+                )
+                lessons.append((own, *tokens))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             for turns, seen, taps in lessons:
                 part, amount, pointing = answer_loss(

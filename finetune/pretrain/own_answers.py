@@ -30,6 +30,8 @@ SAME = 0.3
 """Intersection over union from which a written box stands for a true one."""
 SPARE = 8
 """Objects that are kept of an answer beyond the true number: a loop says the same thing from then on."""
+TOKENS = 8
+"""Of an object, with some to spare for labels of two."""
 UNREADABLE = 10.0
 """The same for a box that a reader has to drop: a copy of an earlier one, or one whose corners are swapped."""
 NEAR = 40
@@ -76,11 +78,13 @@ def own_answers(
         Of one shape; sequence `i` is about tile `owner[i]` of them. None where there is no answer to correct.
     """
     questions = [detect(tile, rng) for tile in tiles]
-    texts = generate(model, codec, tiles, [question.prompt for question in questions], device)
+    true = [question.answer.count("bbox_2d") for question in questions]
+    longest = (max(true) + SPARE) * TOKENS
+    texts = generate(model, codec, tiles, [question.prompt for question in questions], device, longest)
     model.train()
     asked, wrote, owner, hard = [], [], [], []
     for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
-        own = readable(text, question.answer.count("bbox_2d") + SPARE)
+        own = readable(text, true[row] + SPARE)
         if own is None or question.answer == "[]":
             continue
         asked.append(question)
