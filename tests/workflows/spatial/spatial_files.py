@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qwenvl.answer import Answer, Status
+from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.stand_in import StandInEngine
-from qwenvl.request import Request
+from qwenvl.request import Request, Task
 
 WIDTH, HEIGHT = 1500, 1100
 PITCH0 = 60.0
@@ -190,9 +190,22 @@ class DarknessEngine(StandInEngine):
             raise KeyboardInterrupt
         self.pictures += len(pictures)
         question = request.prompt or ""
+        if request.task is Task.DETECT:
+            return [self._located(np.asarray(picture), request) for picture in pictures]
         answers = []
         for picture in pictures:
             share = float(np.clip((230 - np.asarray(picture, np.float64).mean()) / 130, 0, 1))
             yes = share if "DARK" in question else 1 - share if "LIGHT" in question else 0.5
             answers.append(Answer(Status.OK, scores={"yes": yes, "no": 1 - yes}, raw="yes"))
         return answers
+
+    @staticmethod
+    def _located(picture: NDArray[np.uint8], request: Request) -> Answer:
+        """A box around what is dark in a tile (for LIGHT genes: around what is pink), where there is enough of it."""
+        mean = cv2.blur(picture, (5, 5)).astype(float).mean(axis=2)
+        wanted = mean < 125 if "DARK" in request.labels[0] else (mean > 125) & (mean < 215)
+        if wanted.mean() < 0.05:
+            return Answer(Status.EMPTY, raw="[]")
+        rows, columns = np.flatnonzero(wanted.mean(axis=1) > 0.1), np.flatnonzero(wanted.mean(axis=0) > 0.1)
+        box = (float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0)
+        return Answer(Status.OK, (TileObject(request.labels[0], box=box),), raw="[...]")

@@ -21,7 +21,7 @@ from qwenvl.writing import Writer
 from workflows.errors import ExportExistsError, ForeignFolderError, RunMismatchError, SpatialError
 from workflows.spatial.genes import parse_targets
 from workflows.spatial.job import PredictionSettings, evaluate_prediction, predict_section
-from workflows.spatial.predict import ANSWERS, slug
+from workflows.spatial.predict import ANSWERS, LOCATED, slug
 from workflows.spatial.questions import region_question
 from workflows.spatial.samples import SampleSettings, write_samples
 from workflows.store import RunStore
@@ -188,6 +188,34 @@ def test_a_prediction_is_anndata_boxes_and_maps(entry, tmp_path):
     assert score.scores[0].mean("auroc") > 0.9
     assert score.shuffled.upper < 0.3
     assert json.loads((tmp_path / "p" / "evaluation.json").read_text())["section"] == "planted"
+
+
+def test_regions_that_the_model_locates_are_a_run_of_their_own_and_are_scored(entry, tmp_path):
+    result = predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "p", replace(ASKED, locate=True))
+    assert result.facts["located"] == ["DARK1", "LIGHT1"]
+    with RunStore.open(tmp_path / "p" / LOCATED / "DARK1") as store:
+        boxes = store.reviewed_objects().box
+        assert store.manifest.request.labels == ("high DARK1",)
+    assert len(boxes)
+    assert boxes[:, 0].min() < 200
+    assert boxes[:, 2].max() < 680, "no box reaches far into the light half"
+    located = evaluate_prediction(tmp_path / "p").located
+    assert set(located) == {"DARK1", "LIGHT1"}
+    assert located["DARK1"] > 0.6
+    told = json.loads((tmp_path / "p" / "evaluation.json").read_text())
+    assert told["located_box_f1"] == located
+
+    class Wrong(DarknessEngine):
+        @staticmethod
+        def _located(picture, request):
+            label = request.labels[0]
+            asked = request.model_copy(update={"labels": (label.replace("DARK", "LIGHT"),)})
+            found = DarknessEngine._located(picture, asked)
+            return replace(found, objects=tuple(replace(each, label=label) for each in found.objects))
+
+    predict_section(entry, TARGETS[:1], Wrong(), tmp_path / "q", replace(ASKED, locate=True))
+    assert (tmp_path / "q" / LOCATED / "DARK1" / "report.json").is_file()
+    assert evaluate_prediction(tmp_path / "q").located == {"DARK1": 0.0}
 
 
 def test_a_killed_prediction_goes_on_and_ends_the_same(entry, tmp_path):
