@@ -7,7 +7,6 @@ AISTATS 2011).
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from dataclasses import replace
@@ -18,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.pretrain.data import augment
-from finetune.pretrain.evaluate import generate
+from finetune.pretrain.evaluate import generate, read_boxes
 from finetune.pretrain.metrics import iou_matrix
 from finetune.pretrain.object_tasks import detect
 from finetune.pretrain.question import Question
 from finetune.pretrain.tiles import LabelledTile
-from finetune.pretrain.tokenizer import TextCodec
+from finetune.pretrain.tokenizer import LARGEST_NUMBER, TextCodec
 from finetune.pretrain.turns import IGNORED, TurnBatch, TurnWriter
 
 SAME = 0.3
@@ -32,12 +31,12 @@ SPARE = 8
 """Objects that are kept of an answer beyond the true number: a loop says the same thing from then on."""
 TOKENS = 8
 """Of an object, with some to spare for labels of two."""
+LESSON = 3.0
+"""How much more a target weighs where the model wrote something else: a false end, a false beginning."""
 UNREADABLE = 10.0
 """The same for a box that a reader has to drop: a copy of an earlier one, or one whose corners are swapped."""
 NEAR = 40
 """A coordinate within this many of 1000 may still be of the object that should come."""
-LESSON = 3.0
-"""How much more a target weighs where the model wrote something else: a false end, a false beginning."""
 _CHANGED = ("targets", "weights", "places", "pointers", "corners", "left", "naming")
 _OBJECT = re.compile(r'\{"bbox_2d": \[(?:(?:1000|\d{1,3}), ){3}(?:1000|\d{1,3})\], "label": "[^"]*"\}')
 
@@ -70,32 +69,40 @@ def own_answers(
     rng: np.random.Generator,
     device: torch.device,
 ) -> tuple[TurnBatch | None, list[LabelledTile]]:
-    """Turns with the model's own greedy answers about where nuclei are, corrected; and the tiles it went wrong on.
+    """The model's own greedy answers about where nuclei are, corrected; and the tiles it went wrong on.
 
     Parameters
     ----------
     tiles : list of LabelledTile
-        Of one shape; sequence `i` is about tile `owner[i]` of them. None where there is no answer to correct.
+        Of one shape. Those without any nucleus asked for have nothing to correct and are passed over.
+
+    Returns
+    -------
+    TurnBatch or None, list of LabelledTile
+        Sequence `i` is about tile `owner[i]`. None where no answer could be corrected.
     """
-    questions = [detect(tile, rng) for tile in tiles]
-    true = [question.answer.count("bbox_2d") for question in questions]
-    longest = (max(true) + SPARE) * TOKENS
-    texts = generate(model, codec, tiles, [question.prompt for question in questions], device, longest)
+    questions = {row: detect(tile, rng) for row, tile in enumerate(tiles)}
+    questions = {row: question for row, question in questions.items() if question.answer != "[]"}
+    if not questions:
+        return None, []
+    true = [question.answer.count("bbox_2d") for question in questions.values()]
+    prompts = [question.prompt for question in questions.values()]
+    shown = [tiles[row] for row in questions]
+    texts = generate(model, codec, shown, prompts, device, (max(true) + SPARE) * TOKENS)
     model.train()
-    asked, wrote, owner, hard = [], [], [], []
-    for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
-        own = readable(text, true[row] + SPARE)
-        if own is None or question.answer == "[]":
+    wrote, hard = {}, []
+    for (row, question), text, count in zip(questions.items(), texts, true, strict=True):
+        own = readable(text, count + SPARE)
+        if own is None or (read := read_boxes(own, LARGEST_NUMBER)) is None:
             continue
-        asked.append(question)
-        wrote.append(replace(question, answer=own))
-        owner.append(row)
-        if dropped(np.array([item["bbox_2d"] for item in json.loads(own)])).any():
+        wrote[row] = replace(question, answer=own)
+        if dropped(read[0]).any():
             hard.append(tiles[row])
-    return corrected(writer, wrote, asked, owner) if asked else None, hard
+    asked = [questions[row] for row in wrote]
+    return corrected(writer, list(wrote.values()), asked, list(wrote)) if wrote else None, hard
 
 
-def dropped(boxes: NDArray[np.int64]) -> NDArray[np.bool_]:
+def dropped(boxes: NDArray[Any]) -> NDArray[np.bool_]:
     """Which boxes (n, 4) a reader drops or repairs: copies of an earlier one, and swapped corners."""
     again = np.array([(boxes[:k] == box).all(1).any() for k, box in enumerate(boxes)], bool)
     return again | (boxes[:, 2:] <= boxes[:, :2]).any(1)
@@ -174,7 +181,10 @@ def _right_until(box: NDArray[np.int64], true: NDArray[np.int64]) -> int:
 
 
 def matches(boxes: NDArray[np.int64], true: NDArray[np.int64]) -> list[int]:
-    """Which true box each written one stands for, none twice; -1 where it stands for none."""
+    """Which true box each written one stands for, none twice; -1 where it stands for none.
+
+    In the order of writing, unlike `metrics.match`: a copy that fits better than the box before it is still a copy.
+    """
     overlap = iou_matrix(boxes.astype(np.float64), true.astype(np.float64))
     found = []
     for row in overlap:

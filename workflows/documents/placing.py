@@ -150,10 +150,14 @@ def place_record(
     return Placed(chosen, found, tuple(notes))
 
 
+def _property(path: str) -> str:
+    """The property of a record that a path lies in: 'genes' of 'genes[0]'."""
+    return path.partition(".")[0].partition("[")[0]
+
+
 def _tells(path: str, value: object, key: Collection[str]) -> bool:
     """Whether a value is a word that tells its record from others."""
-    top = path.partition(".")[0].partition("[")[0]
-    return top in key and isinstance(value, str) and as_number(value) is None and _telling(value)
+    return _property(path) in key and isinstance(value, str) and as_number(value) is None and _telling(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +168,7 @@ class _Claims:
     values: Mapping[str, Box]
 
     def of(self, path: str) -> Box | None:
-        top = path.partition(".")[0].partition("[")[0]
-        return self.values.get(path) or self.values.get(top) or self.record
+        return self.values.get(path) or self.values.get(_property(path)) or self.record
 
     def agrees(self, path: str, place: Place) -> bool:
         box = self.of(path)
