@@ -95,7 +95,7 @@ def rescale_merger(merger: nn.Module, tokens: Tensor, wanted: float) -> None:
 
 @torch.no_grad()
 def copy_box_head(attention: Any, heads: Any, objects: Tensor, wanted: float = 3.0) -> None:
-    """Let attention heads copy what the box head of the vision phase reads: head j the coordinate j of slot 0.
+    """Let attention heads copy what the box head of the vision phase reads: head 4 * i + j coordinate j of slot i.
 
     Learning where to look and what to take away at once is a saddle that costs most of the training of a small
     model; with the second given, the first is learned within minutes. Keys start from the objectness of a cell.
@@ -103,7 +103,7 @@ def copy_box_head(attention: Any, heads: Any, objects: Tensor, wanted: float = 3
     Parameters
     ----------
     attention : Qwen3VLTextAttention
-        With at least one head per coordinate; with fewer nothing is done.
+        With at least one head per coordinate; with fewer nothing is done, and those for a second slot may lack.
     heads : DenseHeads
     objects : (n, width)
         Merged tokens of cells that hold an object, for the scale.
@@ -116,9 +116,10 @@ def copy_box_head(attention: Any, heads: Any, objects: Tensor, wanted: float = 3
     centred = torch.eye(width) - 1.0 / width
     reading = torch.diag(heads.norm.weight) @ centred
     normed = objects * torch.rsqrt(objects.pow(2).mean(-1, keepdim=True) + 1e-6)
-    count = (heads.count.weight[1] - heads.count.weight[0]) @ reading
-    for j in range(4):
-        full = heads.number.weight.view(-1, 4, width, width)[0, j] @ reading
+    numbers = heads.number.weight.view(-1, width, width)
+    for j in range(min(len(numbers), attention.k_proj.out_features // size // 4 * 4)):
+        count = (heads.count.weight[j // 4 + 1] - heads.count.weight[j // 4]) @ reading
+        full = numbers[j] @ reading
         full = full * (wanted / (normed @ full.T).norm(dim=-1).mean())
         u, s, v = torch.linalg.svd(full)
         rows = slice(j * size, (j + 1) * size)

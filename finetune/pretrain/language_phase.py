@@ -16,7 +16,7 @@ from finetune.pretrain.data import TileSource
 from finetune.pretrain.dense import DenseHeads, DenseTargets, smoothed_numbers
 from finetune.pretrain.evaluate import answer_scores
 from finetune.pretrain.feature_window import Encoded, FeatureWindow, recycled
-from finetune.pretrain.model import answer_states
+from finetune.pretrain.model import Compared, answer_states
 from finetune.pretrain.object_tasks import detect_question, every_nucleus
 from finetune.pretrain.own_answers import HardTiles, own_answers
 from finetune.pretrain.pointer import evidence_loss, pointer_loss
@@ -60,7 +60,7 @@ def answer_loss(
         Soft targets of coordinates.
     """
     pictures = merged[turns.owner], [tap[turns.owner] for tap in deepstack]
-    looked: list[tuple[Tensor, Tensor]] | None = [] if pointer_weight else None
+    looked: list[Compared] | None = [] if pointer_weight else None
     states = answer_states(model, turns.ids, cells, *pictures, first_cell, looked)
     asked = turns.targets != IGNORED
     targets, weights, places = turns.targets[asked], turns.weights[asked], turns.places[asked]
@@ -213,13 +213,11 @@ def run_answer_phase(
         if moving and phase.own_answers and step >= phase.own_from:
             again = hard.drawn(phase.own_answers // 2, cells, rng)
             asked = tiles[: phase.own_answers - len(again)]
-            own, wrong = own_answers(model, codec, writer, asked + again, rng, device)
+            shown = _joined((merged, deepstack), len(asked), encode(again)) if again else (merged, deepstack)
+            own, wrong = own_answers(model, codec, writer, asked + again, *shown, rng)
             hard.add(wrong)
             if own is not None:
-                tokens = (
-                    _joined((merged, deepstack), len(asked), encode(again)) if again else (merged, deepstack)
-                )
-                lessons.append((own, *tokens))
+                lessons.append((own, *shown))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             for turns, seen, taps in lessons:
                 part, amount, pointing = answer_loss(

@@ -15,6 +15,9 @@ from finetune.pretrain.first_weights import init_embeddings, init_language, init
 from finetune.pretrain.geometry import CELL, MERGE, PATCH
 from finetune.pretrain.tokenizer import TextCodec
 
+Compared = tuple[Tensor, Tensor, Tensor]
+"""Scaled queries, keys and values of a layer, all (batch, heads, length, head width)."""
+
 
 def build_model(shape: ModelShape, codec: TextCodec) -> Any:
     """A `Qwen3VLForConditionalGeneration` with fresh weights, in float32.
@@ -134,7 +137,7 @@ def answer_states(
     merged: Tensor,
     deepstack: list[Tensor],
     first_cell: int,
-    looked: list[tuple[Tensor, Tensor]] | None = None,
+    looked: list[Compared] | None = None,
 ) -> Tensor:
     """Last hidden states (after the norm) of right-padded sequences that hold one picture each at the same place.
 
@@ -146,7 +149,7 @@ def answer_states(
     first_cell : int
         Index of the first image token.
     looked : list, optional
-        Takes scaled queries and keys of every layer, both (batch, heads, length, head width).
+        Takes scaled queries, keys and values of every layer, all (batch, heads, length, head width).
 
     Returns
     -------
@@ -158,9 +161,9 @@ def answer_states(
     x = torch.cat([x[:, :first_cell], merged.to(x.dtype), x[:, first_cell + count :]], 1)
     turns = language.rotary_emb(x, rope_positions(cells, first_cell, ids.shape[1], ids.device)[:, None])
     for index, layer in enumerate(language.layers):
-        x, queries_and_keys = _language_layer(layer, x, turns)
+        x, compared = _language_layer(layer, x, turns)
         if looked is not None:
-            looked.append(queries_and_keys)
+            looked.append(compared)
         if index < len(deepstack):
             added = x[:, first_cell : first_cell + count] + deepstack[index].to(x.dtype)
             x = torch.cat([x[:, :first_cell], added, x[:, first_cell + count :]], 1)
@@ -168,10 +171,85 @@ def answer_states(
     return normed
 
 
+@torch.no_grad()
+def greedy_answers(
+    model: Any,
+    prompts: list[list[int]],
+    cells: tuple[int, int],
+    merged: Tensor,
+    deepstack: list[Tensor],
+    first_cell: int,
+    end: int,
+    longest: int,
+) -> list[list[int]]:
+    """The most probable token after the other, as transformers' `generate` without sampling, from tokens of pictures.
+
+    While a model trains its pictures are encoded anyway, and keys and values of known length need not grow: a third
+    of the time of `generate`.
+
+    Parameters
+    ----------
+    prompts : lists of int
+        Picture tokens included; of any length.
+    cells, merged, deepstack, first_cell
+        As in `answer_states`, one picture per prompt.
+    end : int
+        Token that ends an answer.
+    longest : int
+        Most tokens of an answer.
+
+    Returns
+    -------
+    list of list of int
+        Without the end.
+    """
+    device, language = merged.device, model.model.language_model
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    rows, first = torch.arange(len(prompts), device=device), int(lengths.max())
+    ids = torch.full((len(prompts), first), end, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt, device=device)
+    compared: list[Compared] = []
+    states = answer_states(model, ids, cells, merged, deepstack, first_cell, compared)
+    past = [tuple(F.pad(part.float(), (0, 0, 0, longest)) for part in layer[1:]) for layer in compared]
+    places = torch.arange(first + longest, device=device)
+    hidden = torch.zeros(len(prompts), 1, 1, first + longest, device=device)
+    hidden.masked_fill_(((places >= lengths[:, None]) & (places < first))[:, None, None], float("-inf"))
+    positions = rope_positions(cells, first_cell, first + longest, device)[:, None]
+    cos, sin = (table[0] for table in language.rotary_emb(states.float(), positions))
+    token = model.lm_head(states[rows, lengths - 1]).argmax(-1)
+    answers: list[list[int]] = [[] for _ in prompts]
+    going = torch.ones_like(token, dtype=torch.bool)
+    for step in range(longest):
+        going = going & (token != end)
+        for row, one in zip(rows[going].tolist(), token[going].tolist(), strict=True):
+            answers[row].append(one)
+        if not going.any() or step + 1 == longest:
+            break
+        if going.sum() <= len(going) // 2:  # those that are done cost as much as the others
+            rows, token, lengths, hidden = (kept[going] for kept in (rows, token, lengths, hidden))
+            past = [tuple(part[going] for part in layer) for layer in past]
+            going = going[going]
+        x, turns = (
+            language.embed_tokens(token[:, None]),
+            (cos[lengths + step][:, None], sin[lengths + step][:, None]),
+        )
+        for layer, (keys, values) in zip(language.layers, past, strict=True):
+            x, _ = _language_layer(layer, x, turns, (keys, values, hidden, first + step))
+        token = model.lm_head(language.norm(x)[:, 0]).argmax(-1)
+    return answers
+
+
 def _language_layer(
-    layer: Any, x: Tensor, turns: tuple[Tensor, Tensor]
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """One causal decoder layer, and what its attention compared."""
+    layer: Any,
+    x: Tensor,
+    turns: tuple[Tensor, Tensor],
+    past: tuple[Tensor, Tensor, Tensor, int] | None = None,
+) -> tuple[Tensor, Compared]:
+    """One causal decoder layer, and what its attention compared.
+
+    With keys, values, what is hidden of them and a place, `x` is the one token of that place, which is written there.
+    """
     attention = layer.self_attn
     normed = layer.input_layernorm(x)
     shape = (*x.shape[:2], -1, attention.head_dim)
@@ -182,14 +260,20 @@ def _language_layer(
     q, k = _rotate(q.to(v.dtype), cos, sin) * attention.scaling, _rotate(k.to(v.dtype), cos, sin)
     groups = attention.num_key_value_groups
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+    if past is not None:
+        keys, values, hidden, place = past
+        keys[:, :, place], values[:, :, place] = k[:, :, 0], v[:, :, 0]
+        upto = slice(place + 1)
+        scores = q @ keys[:, :, upto].transpose(-1, -2) + hidden[..., upto]
+        mixed = scores.softmax(-1) @ values[:, :, upto]
+    elif q.dtype == torch.bfloat16 and q.device.type == "cpu":
         length = x.shape[1]
         future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu(1)
         mixed = (q @ k.transpose(-1, -2) + future).softmax(-1) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
     x = x + attention.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
-    return x + layer.mlp(layer.post_attention_layernorm(x)), (q, k)
+    return x + layer.mlp(layer.post_attention_layernorm(x)), (q, k, v)
 
 
 def rope_positions(cells: tuple[int, int], first_cell: int, length: int, device: torch.device) -> Tensor:

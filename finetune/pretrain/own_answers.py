@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from finetune.pretrain.data import augment
-from finetune.pretrain.evaluate import generate, read_boxes
+from finetune.pretrain.evaluate import read_boxes
 from finetune.pretrain.metrics import iou_matrix
+from finetune.pretrain.model import greedy_answers
 from finetune.pretrain.object_tasks import detect
 from finetune.pretrain.question import Question
 from finetune.pretrain.tiles import LabelledTile
@@ -37,7 +39,7 @@ UNREADABLE = 10.0
 """The same for a box that a reader has to drop: a copy of an earlier one, or one whose corners are swapped."""
 NEAR = 40
 """A coordinate within this many of 1000 may still be of the object that should come."""
-_CHANGED = ("targets", "weights", "places", "pointers", "corners", "left", "naming")
+_CHANGED = ("targets", "weights", "places", "pointers", "corners", "slots", "left", "naming")
 _OBJECT = re.compile(r'\{"bbox_2d": \[(?:(?:1000|\d{1,3}), ){3}(?:1000|\d{1,3})\], "label": "[^"]*"\}')
 
 
@@ -66,8 +68,9 @@ def own_answers(
     codec: TextCodec,
     writer: TurnWriter,
     tiles: list[LabelledTile],
+    merged: Tensor,
+    deepstack: list[Tensor],
     rng: np.random.Generator,
-    device: torch.device,
 ) -> tuple[TurnBatch | None, list[LabelledTile]]:
     """The model's own greedy answers about where nuclei are, corrected; and the tiles it went wrong on.
 
@@ -75,6 +78,8 @@ def own_answers(
     ----------
     tiles : list of LabelledTile
         Of one shape. Those without any nucleus asked for have nothing to correct and are passed over.
+    merged, deepstack
+        Their tokens, and perhaps those of further tiles behind them.
 
     Returns
     -------
@@ -86,10 +91,12 @@ def own_answers(
     if not questions:
         return None, []
     true = [question.answer.count("bbox_2d") for question in questions.values()]
-    prompts = [question.prompt for question in questions.values()]
-    shown = [tiles[row] for row in questions]
-    texts = generate(model, codec, shown, prompts, device, (max(true) + SPARE) * TOKENS)
-    model.train()
+    rows = torch.tensor(list(questions), device=merged.device)
+    shown = merged.detach()[rows], [tap.detach()[rows] for tap in deepstack]
+    prompts = [writer.prompt(question.prompt) for question in questions.values()]
+    longest = (max(true) + SPARE) * TOKENS
+    answers = greedy_answers(model, prompts, writer.cells, *shown, writer.first_cell, writer.end, longest)
+    texts = [codec.decode(answer) for answer in answers]
     wrote, hard = {}, []
     for (row, question), text, count in zip(questions.items(), texts, true, strict=True):
         own = readable(text, count + SPARE)
@@ -141,6 +148,7 @@ def corrected(
         at, boxes = _boxes(own, row)
         true_at, true_boxes = _boxes(true, row)
         tokens, cells = true.targets[row].numpy(), true.pointers[row].numpy()[true_at[:, 0]]
+        slots = true.slots[row].numpy()[true_at[:, 0]]
         homes = own.pointers[row].numpy()[at[:, 0]]
         targets, weights = arrays["targets"][row], arrays["weights"][row]
         ends = np.flatnonzero(np.isin(targets, writer.goes_on))
@@ -155,7 +163,7 @@ def corrected(
                 else:
                     targets[place] = tokens[true_at[k, corner]]
                     arrays["places"][row, place] = true_boxes[k, corner]
-                    arrays["pointers"][row, place] = cells[k]
+                    arrays["pointers"][row, place], arrays["slots"][row, place] = cells[k], slots[k]
             weights[slot] *= UNREADABLE if bad[n] else LESSON if j < 0 else 1
             if j < 0:
                 ignore(row, slice(slot[3] + 1, end))

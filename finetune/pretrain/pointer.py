@@ -1,4 +1,4 @@
-"""Where attention should look while a box is written: at the cell of its nucleus, one head per coordinate.
+"""Where attention should look while a box is written: at the cell of its nucleus, a head per coordinate and slot.
 
 The answers alone teach this too, but slowly: what to look at and what to take from there are learned through each
 other. The cell is known, so it is told. The loss is used in training only and changes nothing in the model's form.
@@ -9,31 +9,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finetune.pretrain.dense import SLOTS
+from finetune.pretrain.model import Compared
 from finetune.pretrain.turns import IGNORED, TurnBatch
 
 SINK = 0
 """Position that a head attends to when the coordinate is another head's."""
 
 
-def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_cell: int) -> Tensor:
+def pointer_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> Tensor:
     """Mean cross-entropy of the attention of the last two layers and of the first.
 
-    In the last layer head j looks at the nucleus' cell for coordinate j, and at the first token for the others;
-    in the layer before, head 0 looks at the cell for every coordinate. In the first of three or more layers, where
-    a box begins, head j looks at coordinate j of the box before, and head 1 of the layer in the middle at that box's
-    cell: what comes next depends on where that was. Where a label begins, head 2 of the layer in the middle looks at
-    the cell again.
+    In the last layer head j looks at the nucleus' cell for coordinate j, and at the first token for the others; a
+    second set of four heads, where there is one, does so for what is not the first nucleus of its cell. In the layer
+    before, head 0 looks at the cell for every coordinate. In the first of three or more layers, where a box begins,
+    head j looks at coordinate j of the box before, and head 1 of the layer before the last at that box's cell: what
+    comes next depends on where that was. Where a label begins, head 2 of that layer looks at the cell again.
     """
     asked = turns.pointers != IGNORED
     if not asked.any() or len(looked) < 2:
         return looked[0][0].new_zeros(()).float()
     heads = looked[-1][0].shape[1]
     cell = turns.pointers[asked] + first_cell
-    corner = turns.corners[asked] % heads  # a model of fewer heads shares them
+    slot = turns.slots[asked].clamp(max=SLOTS - 1)
+    reader = (turns.corners[asked] + 4 * slot) % heads  # a model of fewer heads shares them
     order = torch.arange(heads, device=cell.device)[None]
-    wanted = torch.where(order == corner[:, None], cell[:, None], torch.full_like(cell[:, None], SINK))
+    wanted = torch.where(order == reader[:, None], cell[:, None], torch.full_like(cell[:, None], SINK))
     routed = _surprise(looked[-1], range(heads), asked, wanted)
-    loss = routed.gather(1, corner[:, None]).mean() + routed.mean()
+    loss = routed.gather(1, reader[:, None]).mean() + routed.mean()
     loss = loss + _surprise(looked[-2], range(1), asked, cell[:, None]).mean()
     naming = turns.naming != IGNORED
     named = range(2 % heads, 2 % heads + 1)
@@ -51,16 +54,18 @@ def pointer_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_ce
     return loss + 0.5 * _surprise(looked[-2], range(1, 2), begins, place).mean()
 
 
-def evidence_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_cell: int) -> Tensor:
+def evidence_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> Tensor:
     """Sum over true yes/no questions about nuclei of minus the log of the attention that finds one of them.
 
-    The last head of the layer before the last is to look at any such nucleus where the answer begins.
+    The fourth head (the last of fewer) of the layer before the last is to look at any such nucleus where the answer
+    begins.
     """
     rows = turns.evidence.any(1)
     if not rows.any() or len(looked) < 2:
         return looked[0][0].new_zeros(()).float()
     position = (turns.targets[rows] != IGNORED).float().argmax(1)
-    q, k = (x[rows, -1] for x in looked[-2])
+    head = min(4, looked[-2][0].shape[1]) - 1
+    q, k = (x[rows, head] for x in looked[-2][:2])
     scores = (q[torch.arange(len(q), device=q.device), position][:, None] @ k.transpose(-1, -2))[:, 0].float()
     scores = scores.masked_fill(
         torch.arange(k.shape[1], device=k.device)[None] > position[:, None], float("-inf")
@@ -70,14 +75,14 @@ def evidence_loss(looked: list[tuple[Tensor, Tensor]], turns: TurnBatch, first_c
     return (scores.logsumexp(-1) - found.logsumexp(-1)).sum()
 
 
-def _surprise(compared: tuple[Tensor, Tensor], heads: range, asked: Tensor, wanted: Tensor) -> Tensor:
+def _surprise(compared: Compared, heads: range, asked: Tensor, wanted: Tensor) -> Tensor:
     """Minus the log-probability with which heads attend to `wanted` (n, len(heads)) places.
 
     The n queries are where `asked` (batch, length) is true; queries before the first of them are not computed.
     """
     row, position = asked.nonzero(as_tuple=True)
     start = int(position.min())
-    q, k = (x[:, heads.start : heads.stop] for x in compared)
+    q, k = (x[:, heads.start : heads.stop] for x in compared[:2])
     length = k.shape[2]
     scores = q[:, :, start:] @ k.transpose(-1, -2)
     future = (

@@ -44,6 +44,8 @@ class TurnBatch:
         The cell that holds the nucleus whose box coordinate is the target; IGNORED elsewhere.
     corners : int64 (batch, length)
         Which of x1, y1, x2, y2 the target is, where `pointers` is given.
+    slots : int64 (batch, length)
+        How many other nuclei of that cell come earlier in the answer, where `pointers` is given.
     previous : int64 (batch, length, 4)
         Positions of the four coordinates just written: of the box before, where the target is an x1 (0 for the
         first box); of the box itself, where it is a label.
@@ -63,6 +65,7 @@ class TurnBatch:
     places: Tensor
     pointers: Tensor
     corners: Tensor
+    slots: Tensor
     previous: Tensor
     left: Tensor
     naming: Tensor
@@ -89,8 +92,8 @@ class TurnWriter:
         self.head = codec.encode("<|im_start|>user\n<|vision_start|>")
         self.first_cell = len(self.head)
         self._picture = [codec.special["<|image_pad|>"]] * (cells[0] * cells[1])
-        self._rows, self._columns = cells
-        self._end = codec.special["<|im_end|>"]
+        self.cells = self._rows, self._columns = cells
+        self.end = codec.special["<|im_end|>"]
         self.goes_on = [codec.encode(end)[-1] for end in _AFTER_LABEL]
         """Tokens after a label: the one that begins another object, and the one that ends the list."""
         self._pad = codec.special["<|endoftext|>"]
@@ -116,14 +119,14 @@ class TurnWriter:
             text, repeat = question.answer, (0, 0)
             if rng is not None and question.task == "detect" and rng.random() < REPEAT_SHARE:
                 text, repeat = with_repeat(text, rng)
-            rows.append((prompt, [*self.codec.encode(text), self._end], question))
+            rows.append((prompt, [*self.codec.encode(text), self.end], question))
             repeats.append(repeat)
         length = max(len(prompt) + len(answer) for prompt, answer, _ in rows)
         ids = np.full((len(rows), length), self._pad, np.int64)
         targets = np.full((len(rows), length), IGNORED, np.int64)
         places = np.full((len(rows), length), IGNORED, np.int64)
         weights = np.zeros((len(rows), length), np.float32)
-        pointers, corners = np.full_like(places, IGNORED), np.full_like(places, IGNORED)
+        pointers, corners, slots = (np.full_like(places, IGNORED) for _ in range(3))
         previous, left = np.zeros((*ids.shape, 4), np.int64), np.full_like(places, IGNORED)
         naming = np.full_like(places, IGNORED)
         evidence = np.zeros((len(rows), len(self._picture)), bool)
@@ -146,6 +149,7 @@ class TurnWriter:
                 home = np.minimum(centre.astype(np.int64), (self._columns - 1, self._rows - 1))
                 pointers[row, at] = np.repeat(home[:, 1] * self._columns + home[:, 0], 4)
                 corners[row, at] = np.tile(np.arange(4), len(boxes))
+                slots[row, at] = np.repeat(places_in_cell(pointers[row, at[::4]], boxes), 4)
                 # The token of a target stands one place after the position that predicts it.
                 left[row, at[4::4]] = pointers[row, at[:-4:4]]
                 # Which object comes next, and whether one does: where a model that sees goes wrong.
@@ -163,11 +167,12 @@ class TurnWriter:
                 if last:
                     ends = np.flatnonzero(np.isin(targets[row], self.goes_on))
                     twice = slice(ends[first - 1], ends[last - 1])
-                    for kept in (targets, places, pointers, corners, left, naming):
+                    for kept in (targets, places, pointers, corners, slots, left, naming):
                         kept[row, twice] = IGNORED
                     weights[row, twice] = 0
         owners = np.array(owner, np.int64)
-        arrays = (ids, targets, weights, places, pointers, corners, previous, left, naming, evidence, owners)
+        cells = (pointers, corners, slots, previous, left, naming, evidence)
+        arrays = (ids, targets, weights, places, *cells, owners)
         return TurnBatch(*(torch.from_numpy(a) for a in arrays))
 
     def _shaken(self, boxes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -177,6 +182,18 @@ class TurnWriter:
         tokens = self.codec.comma_numbers[moved]
         tokens[:, 3] = self.codec.bare_numbers[moved[:, 3]]
         return tokens
+
+
+def places_in_cell(homes: NDArray[np.int64], boxes: NDArray[np.int64]) -> list[int]:
+    """How many other boxes (n, 4) of the same cell (n) come before each; a box that is written again is the same."""
+    met: dict[int, list[tuple[int, ...]]] = {}
+    found = []
+    for home, box in zip(homes.tolist(), map(tuple, boxes.tolist()), strict=True):
+        earlier = met.setdefault(home, [])
+        if box not in earlier:
+            earlier.append(box)
+        found.append(earlier.index(box))
+    return found
 
 
 def with_repeat(answer: str, rng: np.random.Generator) -> tuple[str, tuple[int, int]]:

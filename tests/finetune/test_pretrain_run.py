@@ -17,7 +17,14 @@ from finetune.pretrain.config import ModelShape, PhaseConfig, PoolConfig, Pretra
 from finetune.pretrain.data import TileSource
 from finetune.pretrain.geometry import CELL
 from finetune.pretrain.metrics import BoxTally, match
-from finetune.pretrain.model import answer_states, build_model, encode_pictures, patchify, processor_pixels
+from finetune.pretrain.model import (
+    answer_states,
+    build_model,
+    encode_pictures,
+    greedy_answers,
+    patchify,
+    processor_pixels,
+)
 from finetune.pretrain.tokenizer import TextCodec
 from finetune.pretrain.turns import IGNORED, TurnWriter
 from qwenvl.agreement import auroc
@@ -123,6 +130,48 @@ def test_batched_passes_equal_those_of_transformers(tmp_path: Path) -> None:
             image_grid_thw=torch.tensor([[1, 6, 8]] * 2),
         ).logits
     torch.testing.assert_close(model.lm_head(states), reference, rtol=1e-4, atol=1e-4)
+
+
+def test_answers_of_a_model_under_training_are_those_of_transformers() -> None:
+    """Prompts of several lengths in one batch, answers that end at different places."""
+    from finetune.pretrain.tasks import corpus
+    from finetune.pretrain.tokenizer import build_tokenizer
+
+    codec = TextCodec(build_tokenizer(corpus(1, count=200)))
+    torch.manual_seed(4)
+    model = build_model(MICRO.model, codec).eval()
+    pictures = torch.randint(0, 256, (5, 128, 128, 3), dtype=torch.uint8)
+    writer, patches = TurnWriter(codec, (4, 4)), patchify(pictures)
+    texts = (
+        "Locate.",
+        "Locate every nucleus.",
+        "Count",
+        "Is there a tumor in this image?",
+        "Point at nuclei.",
+    )
+    prompts, longest, pad = [writer.prompt(text) for text in texts], 24, writer.end
+    free = []
+    with torch.no_grad():
+        merged, deepstack = encode_pictures(model.model.visual, patches, (8, 8))
+        for row, prompt in enumerate(prompts):
+            ids = torch.tensor([prompt])
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=torch.eq(ids, codec.special["<|image_pad|>"]).int(),
+                pixel_values=processor_pixels(patches[row : row + 1].flatten(0, 1)),
+                image_grid_thw=torch.tensor([[1, 8, 8]]),
+                max_new_tokens=longest, do_sample=False, eos_token_id=-1, pad_token_id=pad,
+            )  # fmt: skip
+            free.append(out[0, len(prompt) :].tolist())
+    ends = {}
+    for end in {token for answer in free for token in answer[2:]}:
+        cut = [answer[: answer.index(end)] if end in answer else answer for answer in free]
+        ends[len({len(answer) for answer in cut})] = end, cut
+    end, expected = ends[max(ends)]
+    assert max(ends) > 1, "some end sooner than others"
+    found = greedy_answers(model, prompts, (4, 4), merged, deepstack, writer.first_cell, end, longest)
+    assert found == expected
 
 
 def test_only_answers_are_targets() -> None:
