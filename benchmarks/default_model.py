@@ -87,6 +87,8 @@ class Asker:
             "generation": Generation(max_new_tokens=advice["max_new_tokens"]),
         }
         self.statuses: list[Status] = []
+        self.free = LocalEngine(self.engine.checkpoint, constrained=False)
+        self.free_statuses: list[Status] = []
 
     def ask(
         self,
@@ -124,6 +126,8 @@ def measure_fields(
         every, by_class = BoxTally(), BoxTally()
         for tile, answer in zip(tiles, asker.ask(images, Task.DETECT, labels=("nucleus",)), strict=True):
             every.add(boxes_of(answer.objects)[0], tile.boxes)
+        question = Request(task=Task.DETECT, labels=("nucleus",), **asker.settings)
+        asker.free_statuses += [answer.status for answer in asker.free.answer(images, question)]
         answers = asker.ask(images, Task.DETECT, labels=CLASSES)
         for tile, answer in zip(tiles, answers, strict=True):
             by_class.add(*_named(answer, tile))
@@ -268,6 +272,11 @@ def _named(
     return boxes, tile.boxes, labels, [CLASSES[c] for c in tile.classes]
 
 
+def parsed(statuses: list[Status]) -> tuple[float, ...]:
+    """1 for every answer that came in the form asked for."""
+    return tuple(float(status in (Status.OK, Status.EMPTY)) for status in statuses)
+
+
 def draw(shown: list[tuple[LabelledTile, Answer]], path: Path, columns: int = 6) -> None:
     """Predictions in colour by label over thin white truth."""
     panels = []
@@ -303,11 +312,11 @@ def main() -> int:
     asker = Asker(options.checkpoint)
     measures, fields = measure_fields(asker, *((2, 32) if options.fast else (5, 80)))
     real, pictures = measure_real(asker, *((2, 3) if options.fast else (3, 7)))
-    complete = [float(s in (Status.OK, Status.EMPTY)) for s in asker.statuses]
-    parsed = Measure("parse rate (status ok or empty)", tuple(complete), 0.99, 1.0)
+    kept = Measure("parse rate (status ok or empty)", parsed(asker.statuses), 0.99, 1.0)
+    free = Measure("same, nuclei, decoded freely", parsed(asker.free_statuses), float("nan"), float("nan"))
     speed = measure_speed(asker, 5 if options.fast else 20)
     others = measure_shapes(asker, *((1, 24) if options.fast else (3, 40)))
-    rows = [parsed, *measures[:3], *real, *measures[3:], speed, *others]
+    rows = [kept, free, *measures[:3], *real, *measures[3:], speed, *others]
     print(f"| {'measure':38} | {'mean':>6} | {'spread':>6} | {'bar':>5} | {'aim':>5} | |")
     print("|---|---|---|---|---|---|")
     for row in rows:

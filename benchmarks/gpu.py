@@ -123,6 +123,10 @@ class Endless:
         """Go on, though random weights like to repeat themselves."""
         return True
 
+    def back(self, row: int, most: int) -> int:
+        """Take nothing back."""
+        return 0
+
 
 class ForcedEngine(LocalEngine):
     """The engine, made to write as many tokens as it may, and to remember them."""

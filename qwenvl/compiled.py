@@ -166,6 +166,15 @@ class CompiledSteps:
         self._positions += 1
         return logits[self._rows]
 
+    def back(self, row: int, count: int) -> None:
+        """Forget the last tokens that were read in one row: they are never looked at again."""
+        if self._instead is not None:
+            self._instead.back(row, count)
+            return
+        place = self._rows[row]
+        self._bias[place, ..., self._at - count : self._at] = torch.finfo(self._bias.dtype).min
+        self._positions[place] -= count
+
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these; the others are computed on and not looked at."""
         self._rows = self._rows[rows]

@@ -21,6 +21,7 @@ from qwenvl.sampling import Sampler
 from qwenvl.vision import picture_features
 
 _COMPACT = 0.75  # share of rows still writing at which the others are dropped
+_SPARE = 0.5  # tokens that may be taken back, as a share of those that may be written
 
 
 @dataclass(slots=True)
@@ -56,11 +57,14 @@ class Decoded:
         Of each token under the model's own distribution, before temperature, penalty or grammar.
     finish_reason : str
         'stop', 'length' or 'loop'.
+    retaken : int
+        How often something was taken back and written again.
     """
 
     tokens: list[int]
     log_probabilities: list[float]
     finish_reason: str
+    retaken: int = 0
 
 
 class Constraint(Protocol):
@@ -75,6 +79,9 @@ class Constraint(Protocol):
     def interrupt(self, row: int) -> bool:
         """End what goes in circles in `row`; False where nothing can be done but to stop the answer."""
 
+    def back(self, row: int, most: int) -> int:
+        """Take back up to `most` tokens of `row` to write others; how many, never all of them, or 0."""
+
 
 class Steps(Protocol):
     """The decoding steps of one batch, with the state between them."""
@@ -84,6 +91,9 @@ class Steps(Protocol):
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these, int64 in rising order."""
+
+    def back(self, row: int, count: int) -> None:
+        """Forget the last tokens that were read in one row."""
 
 
 def prefill(model: Any, batch: Batch, features: Any = None) -> Prefilled:
@@ -198,25 +208,26 @@ def decode(
     list of Decoded
         One per row of the batch.
     """
-    ends = frozenset(eos)
+    ends, most = frozenset(eos), settings.max_new_tokens
     count = len(batch.lengths)
     tokens: list[list[int]] = [[] for _ in range(count)]
     chances: list[list[float]] = [[] for _ in range(count)]
-    reasons = ["length"] * count
+    reasons, retaken = ["length"] * count, [0] * count
     rows = list(range(count))  # batch row of each row of the state
     writing = set(rows)
     watches = [Repetition() for _ in rows]
     sampler = Sampler(settings, batch.input_ids, state.logits.shape[-1])
     # The most likely token is most often one that may come, and then no mask is needed to find it.
     plain = settings.temperature == 0 and settings.repetition_penalty == 1.0
+    spare = [int(_SPARE * most) if constraint is not None and croppable(state.cache) else 0] * count
     steps: Steps = TransformersSteps(model, state)
     if stepper is not None:
-        steps = stepper(state, settings.max_new_tokens)
+        steps = stepper(state, most + max(spare))
     elif language is not None:
         steps = LightSteps(language, state.cache, state.attention_mask, state.next_position)
         state.cache = None
     logits = state.logits
-    for step in range(settings.max_new_tokens):
+    while True:
         if constraint is None:
             chosen = sampler.choose(logits)
         elif plain:
@@ -227,7 +238,8 @@ def decode(
             chosen = sampler.choose(allowed)
             _note(chosen, rows, writing, constraint)
         chance = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(-1)
-        for row, token, log_probability in zip(rows, chosen.tolist(), chance.tolist(), strict=True):
+        written = zip(rows, chosen.tolist(), chance.tolist(), strict=True)
+        for at, (row, token, log_probability) in enumerate(written):
             if row not in writing:
                 continue
             if token in ends:
@@ -236,13 +248,21 @@ def decode(
                 continue
             tokens[row].append(token)
             chances[row].append(log_probability)
-            if watches[row].add(token):
-                if constraint is not None and constraint.interrupt(row):
-                    watches[row].forget()
-                    continue
-                reasons[row] = "loop"
+            circling = watches[row].add(token)
+            back = constraint.back(row, spare[row]) if constraint is not None else 0
+            if back:
+                del tokens[row][-back:], chances[row][-back:]
+                watches[row].back(back)
+                steps.back(at, back)
+                chosen[at] = tokens[row][-1]
+                spare[row] -= back
+                retaken[row] += 1
+            elif circling and constraint is not None and constraint.interrupt(row):
+                watches[row].forget()
+            elif circling or len(tokens[row]) == most:
+                reasons[row] = "loop" if circling else "length"
                 writing.discard(row)
-        if not writing or step + 1 == settings.max_new_tokens:
+        if not writing:
             break
         if len(writing) <= _COMPACT * len(rows):
             kept = [index for index, row in enumerate(rows) if row in writing]
@@ -252,7 +272,7 @@ def decode(
             sampler.keep(index)
             steps.keep(index)
         logits = steps.read(chosen)
-    return [Decoded(*parts) for parts in zip(tokens, chances, reasons, strict=True)]
+    return [Decoded(*parts) for parts in zip(tokens, chances, reasons, retaken, strict=True)]
 
 
 class TransformersSteps:
@@ -272,6 +292,15 @@ class TransformersSteps:
                 [state.attention_mask, state.attention_mask.new_ones(len(tokens), 1)], dim=1
             )
         return logits
+
+    def back(self, row: int, count: int) -> None:
+        """Forget the last tokens that were read in one row: they are never looked at again."""
+        state = self._state
+        if state.attention_mask is None:
+            length = state.cache.get_seq_length()
+            state.attention_mask = state.next_position.new_ones(len(state.next_position), length)
+        state.attention_mask[row, -count:] = 0
+        state.next_position[row] -= count
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these."""

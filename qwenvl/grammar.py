@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwenvl.confidence import token_bytes
 from qwenvl.decoding import Constraint
 from qwenvl.errors import RequestError
 from qwenvl.geometry import PictureFrame
 from qwenvl.parse._counting import MAX_COUNT
 from qwenvl.request import Request, Task
 from qwenvl.tag_grammar import TagConstraint, label_grammar, place_grammar, tag_tokens
+from qwenvl.written_boxes import WrittenBoxes
 
 _ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
 _KEPT = 32  # compiled grammars; the questions and picture sizes of a long session have no end
@@ -85,6 +87,9 @@ class Grammars:
         # Marks of the conversation are text to xgrammar, and would be taken inside a string.
         self._barred = {*tokenizer.added_tokens_decoder, *info.special_token_ids} - set(eos)
         self._compiled: dict[str, Any] = {}
+        names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        # A model may have more tokens than its tokenizer; those stand for nothing.
+        self._pieces = [token_bytes(name or "") for name in names] + [b""] * (vocabulary - len(names))
 
     def constraint(
         self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: Any
@@ -103,9 +108,15 @@ class Grammars:
                 label, place, self._tags, len(frames), vocabulary=self._vocabulary, barred=self._barred,
                 eos=self._eos, most=request.max_objects,
             )  # fmt: skip
-        schemas = [answer_schema(request, dialect=dialect, extent=frame.extent(space)) for frame in frames]
+        extents = [frame.extent(space) for frame in frames]
+        schemas = [answer_schema(request, dialect=dialect, extent=extent) for extent in extents]
         grammars = [self._grammar(schema) for schema in schemas if schema is not None]
-        return JsonConstraint(grammars, self._vocabulary, self._barred) if grammars else None
+        if not grammars:
+            return None
+        boxes = None
+        if request.task is Task.DETECT:
+            boxes = WrittenBoxes(self._pieces, [(int(x), int(y)) for x, y in extents])
+        return JsonConstraint(grammars, self._vocabulary, self._barred, boxes)
 
     def _grammar(self, schema: dict[str, Any] | str) -> Any:
         """A compiled JSON Schema, or a grammar in xgrammar's EBNF."""
@@ -139,14 +150,18 @@ class JsonConstraint:
         Width of the logits.
     barred : set of int
         Tokens that may never come.
+    boxes : WrittenBoxes, optional
+        What is asked of boxes beyond the grammar.
     """
 
-    def __init__(self, grammars: Sequence[Any], vocabulary: int, barred: set[int]) -> None:
+    def __init__(
+        self, grammars: Sequence[Any], vocabulary: int, barred: set[int], boxes: WrittenBoxes | None = None
+    ) -> None:
         import xgrammar
 
+        self.boxes = boxes
         self._barred = barred
         self._barred_index = torch.tensor(sorted(barred), dtype=torch.int64)
-
         self._xgrammar = xgrammar
         self._matchers = [xgrammar.GrammarMatcher(grammar) for grammar in grammars]
         self._together = xgrammar.BatchGrammarMatcher(max_threads=1)
@@ -168,14 +183,29 @@ class JsonConstraint:
         mask = self._bitmask[: len(rows)].to(logits.device)
         self._xgrammar.apply_token_bitmask_inplace(logits, mask, indices=indices)
         logits.index_fill_(1, self._barred_index.to(logits.device), -torch.inf)
+        if self.boxes is not None:
+            for index in indices:
+                self.boxes.narrow(rows[index], logits[index])
 
     def accept(self, row: int, token: int) -> bool:
         """Take note of a token; False where it may not come."""
-        return token not in self._barred and bool(self._matchers[row].accept_token(token))
+        if token in self._barred or not self._matchers[row].accept_token(token):
+            return False
+        if self.boxes is not None and not self.boxes.take(row, token):
+            self._matchers[row].rollback(1)
+            return False
+        return True
 
     def interrupt(self, row: int) -> bool:
         """False: an answer has no thought to end."""
         return False
+
+    def back(self, row: int, most: int) -> int:
+        """Take back a box that stands there already, of up to `most` tokens; how many it has, or 0."""
+        count = 0 if self.boxes is None else self.boxes.back(row, most)
+        if count:
+            self._matchers[row].rollback(count)
+        return count
 
 
 class ThinkFirst:
@@ -242,6 +272,10 @@ class ThinkFirst:
         thinking = self._forced[row] == 0 and self._left[row] > 0
         self._left[row] = 0
         return thinking
+
+    def back(self, row: int, most: int) -> int:
+        """Take back up to `most` tokens of the answer; how many, or 0."""
+        return self._answer.back(row, most)
 
 
 def vocabulary_size(model: Any) -> int:

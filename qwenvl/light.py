@@ -148,6 +148,14 @@ class LightSteps:
         self._position = self._position + 1
         return language.head(_normed(x, language.norm))
 
+    def back(self, row: int, count: int) -> None:
+        """Forget the last tokens that were read in one row: they are never looked at again."""
+        if self._bias is None:
+            self._bias = torch.zeros(len(self._position), self._keys[0].shape[2])
+        self._bias[row, self._length - count : self._length] = torch.finfo(torch.float32).min
+        self._position = self._position.clone()
+        self._position[row] -= count
+
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these, given in rising order."""
         for tables in (self._keys, self._values):

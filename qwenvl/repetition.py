@@ -22,19 +22,29 @@ class Repetition:
     def __init__(self) -> None:
         self._tokens: list[int] = []
         self._said: set[tuple[int, ...]] = set()
+        self._new: list[bool] = []  # whether each token said something new
         self._stale = 0
 
     def add(self, token: int) -> bool:
         """Take note of a token; True where the answer goes in circles."""
         self._tokens.append(token)
         gram = tuple(self._tokens[-_GRAM:])
-        self._stale = self._stale + 1 if gram in self._said else 0
+        self._new.append(gram not in self._said)
+        self._stale = 0 if self._new[-1] else self._stale + 1
         self._said.add(gram)
         return self._stale >= _STALE or (len(self._tokens) % _EVERY == 1 and loops(self._tokens))
 
+    def back(self, count: int) -> None:
+        """Forget the last tokens: they have been taken back."""
+        for _ in range(count):
+            if self._new.pop():
+                self._said.discard(tuple(self._tokens[-_GRAM:]))
+            self._tokens.pop()
+        self._stale = next((at for at, new in enumerate(reversed(self._new)) if new), len(self._new))
+
     def forget(self) -> None:
         """Begin anew: what follows is another text."""
-        self._tokens, self._stale = [], 0
+        self._tokens, self._new, self._stale = [], [], 0
         self._said.clear()
 
 

@@ -153,6 +153,10 @@ class TagConstraint:
         """False: an answer has no thought to end."""
         return False
 
+    def back(self, row: int, most: int) -> int:
+        """0: nothing is taken back."""
+        return 0
+
     def _opening(self, row: int) -> set[int] | None:
         """Tokens that are no text and may come next; None within a label or a place."""
         mode, tags = self._modes[row], self._tags

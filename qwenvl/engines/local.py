@@ -355,6 +355,8 @@ class LocalEngine(Engine):
             thinking=(family.think_open, family.think_close) if self._thinks() else None,
             prompt_tokens=prompt_tokens, new_tokens=len(written.tokens),
         )  # fmt: skip
+        if written.retaken:
+            answer = replace(answer, notes=(*answer.notes, f"retaken:{written.retaken}"))
         if frame is None:
             return answer
         objects = add_scores(

@@ -44,13 +44,14 @@ class State:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.connections = 0
+        self.connections = self.times_told = 0
         self.told: dict[str, Any] = {}
         self.control({})
 
     def control(self, told: dict[str, Any]) -> None:
         with self.lock:
             self.told = QUIET | told
+            self.times_told += 1
             self.now = self.most = self.answered = self.connections = 0
             self.asked: list[dict[str, Any]] = []
 
@@ -211,11 +212,13 @@ class Handler(BaseHTTPRequestHandler):
         with self.state.lock:
             self.state.now += 1
             self.state.most = max(self.state.most, self.state.now)
+            began = self.state.times_told
         try:
             return self.chat(body)
         finally:
             with self.state.lock:
-                self.state.now -= 1
+                # A request that a client gave up on may outlive the counting it belongs to.
+                self.state.now -= began == self.state.times_told
 
     def chat(self, body: dict[str, Any]) -> None:
         told = self.state.told

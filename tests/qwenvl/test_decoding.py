@@ -253,6 +253,9 @@ def test_a_loop_is_stopped(tiny: Tiny, pictures: Pictures) -> None:
         def interrupt(self, row: int) -> bool:
             return False
 
+        def back(self, row: int, most: int) -> int:
+            return 0
+
     settings = Generation(max_new_tokens=200)
     rows = decode(
         checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=(), constraint=OnlyA()

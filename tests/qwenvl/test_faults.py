@@ -67,6 +67,9 @@ class Script:
             self._written[row].append(token)
         return self.wishes()
 
+    def back(self, row: int, count: int) -> None:
+        del self._written[self._rows[row]][-count:]
+
     def keep(self, rows: torch.Tensor) -> None:
         self._rows = [self._rows[row] for row in rows.tolist()]
 

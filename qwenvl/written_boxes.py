@@ -1,0 +1,241 @@
+"""Boxes while they are written: what a grammar of words cannot ask of them.
+
+The corners of a box keep in order, so that no box is empty or made of two. And where a box stands for what an earlier
+one of its label stands for already, it is taken back, and the model writes again, with one corner elsewhere: a model
+that wavers between two neighbours writes the likelier one twice, though it has seen the other. If it has not, the list
+may end before the box. What is too unlikely to the model is never forced on it; the repeated box then stays, and the
+parser drops a copy and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SAME = 0.75
+"""Intersection over union from which two boxes of one label are one object."""
+APART = 0.5
+"""Share of the repeated box's side that the corner must lie away from the old one."""
+LIKELY = 0.1
+"""Probability that the model itself must give to a corner elsewhere, or to the end of the list."""
+
+Box = tuple[int, ...]
+_QUOTE, _ESCAPE, _COMMA, _OPEN, _CLOSE, _END = b'"\\,[]}'
+_DIGITS = range(48, 58)
+_OBJECTS, _NUMBERS = 1, 2  # brackets that are open around objects, and around coordinates
+_ENDING = 4  # after the four numbers of a box: not to begin it
+
+
+class _Reading(NamedTuple):
+    """Where a reader of the answer stands."""
+
+    inside: bool = False  # a string
+    escaped: bool = False
+    string: bytes = b""  # the last one, as it is written
+    depth: int = 0  # brackets that are open
+    number: str = ""  # the digits so far
+    numbers: Box = ()
+    joined: int = 0  # tokens before the one that said that another object comes
+    began: int = 0  # tokens before the one that began its box
+    done: tuple[tuple[bytes, Box], ...] = ()  # label and box of every object
+
+
+@dataclass(slots=True)
+class _Retry:
+    """A repeated box that is written again."""
+
+    place: int
+    """Objects before it."""
+    box: Box
+    first: int = 0
+    """The first of its numbers that may be another; `_ENDING` where the list may end instead."""
+    moved: int | None = None
+    """Which one is."""
+    spared: set[int] = field(default_factory=set)
+    """Those in whose place the model has nothing else to say."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether no further object may come."""
+        return self.first == _ENDING and _ENDING not in self.spared
+
+    def barred(self, at: int) -> tuple[int, int] | None:
+        """Lowest and highest value that number `at` may not have; None where it is free."""
+        if at < self.first or at in self.spared or self.moved is not None:
+            return None
+        return self.box[at] - self.reach(at), self.box[at] + self.reach(at)
+
+    def reach(self, at: int) -> int:
+        """How far from the old number is elsewhere."""
+        return max(1, round(APART * (self.box[at % 2 + 2] - self.box[at % 2])))
+
+
+class WrittenBoxes:
+    """The boxes of each row of one batch, in JSON of the form `[{"bbox_2d": [x, y, x, y], "label": ".."}]`.
+
+    Parameters
+    ----------
+    pieces : sequence of bytes
+        What each token of the vocabulary stands for.
+    extents : sequence of tuple of int
+        Largest x and y of each row.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], extents: Sequence[tuple[int, int]]) -> None:
+        self._pieces, self._extents = pieces, extents
+        self._readings = [_Reading() for _ in extents]
+        self._earlier: list[list[_Reading]] = [[] for _ in extents]  # before each token
+        self._retries: list[_Retry | None] = [None] * len(extents)
+        self._due = [0] * len(extents)
+
+    def take(self, row: int, token: int) -> bool:
+        """Take note of a token that the grammar lets come next; False, and nothing noted, where it may not come."""
+        old, retry = self._readings[row], self._retries[row]
+        new = self._after(row, token, retry)
+        if new is None:
+            return False
+        self._earlier[row].append(old)
+        self._readings[row] = new
+        at = len(old.numbers)
+        if (
+            retry is not None and retry.moved is None and len(new.numbers) > at
+            and abs(new.numbers[at] - retry.box[at]) > retry.reach(at)
+        ):  # fmt: skip
+            retry.moved = at
+        # One token may both end the object before and begin the repeated one anew.
+        if len(new.done) > len(old.done) and (retry is None or len(new.done) > retry.place):
+            self._finished(row, new.done, old)
+        return True
+
+    def narrow(self, row: int, logits: Tensor) -> None:
+        """Rule out in `logits` (vocabulary,), where the grammar has ruled out its part, what may not come next."""
+        retry = self._retries[row]
+        if self._readings[row].inside and (retry is None or not retry.ends):
+            return
+        tokens = (logits > -torch.inf).nonzero()[:, 0]
+        ordered = [self._after(row, token, None) is not None for token in tokens.tolist()]
+        logits[tokens[torch.tensor([not may for may in ordered], device=tokens.device)]] = -torch.inf
+        if retry is None:
+            return
+        tokens = tokens[torch.tensor(ordered, device=tokens.device)]
+        near = tokens[
+            torch.tensor(
+                [self._after(row, token, retry) is None for token in tokens.tolist()], device=tokens.device
+            )
+        ]
+        if not len(near):
+            return
+        if 1 - float(logits.softmax(-1)[near].sum()) >= LIKELY:
+            logits[near] = -torch.inf
+        else:
+            retry.spared.add(_ENDING if retry.ends else len(self._readings[row].numbers))
+
+    def back(self, row: int, most: int) -> int:
+        """Take back the box that was just written and stands there already; how many tokens, or 0.
+
+        A box of more than `most` tokens stays.
+        """
+        count, self._due[row] = self._due[row], 0
+        if count > most:
+            self._retries[row], count = None, 0
+        if count:
+            self._readings[row] = self._earlier[row][-count]
+            del self._earlier[row][-count:]
+        return count
+
+    def _finished(self, row: int, done: tuple[tuple[bytes, Box], ...], before: _Reading) -> None:
+        """See whether the last object stands there already; `before` is the reading before the token that ended it."""
+        retry, (label, box) = self._retries[row], done[-1]
+        repeated = any(name == label and _overlap(box, other) >= SAME for name, other in done[:-1])
+        # With one corner elsewhere and the others where they were, a box holds two objects.
+        repeated = repeated or (retry is not None and _shared(box, retry.box) >= SAME * _area(retry.box))
+        if not repeated:
+            self._retries[row] = None
+        elif retry is None:
+            self._retries[row] = _Retry(len(done) - 1, box)
+        elif retry.first < _ENDING:
+            later = _ENDING if retry.moved is None else retry.moved + 1
+            self._retries[row] = _Retry(retry.place, retry.box, later)
+        else:
+            self._retries[row] = None
+        if (retry := self._retries[row]) is not None:
+            self._due[row] = len(self._earlier[row]) - (before.joined if retry.ends else before.began)
+
+    def _after(self, row: int, token: int, retry: _Retry | None) -> _Reading | None:
+        """The reading after a token; None where the token may not come."""
+        inside, escaped, string, depth, number, numbers, joined, began, done = self._readings[row]
+        changed = False
+        for byte in self._pieces[token]:
+            if inside:
+                if escaped or byte not in (_QUOTE, _ESCAPE):
+                    string, escaped = string + bytes((byte,)), False
+                elif byte == _ESCAPE:
+                    string, escaped = string + b"\\", True
+                else:
+                    inside = False
+                continue
+            if depth == _NUMBERS and byte in _DIGITS:
+                if not number and not numbers:
+                    began = len(self._earlier[row])
+                number, changed = number + chr(byte), True
+                continue
+            if number:
+                if not self._may_be(int(number), int(number), row, numbers, retry):
+                    return None
+                number, numbers = "", (*numbers, int(number))
+            if byte == _QUOTE:
+                inside, string = True, b""
+            elif byte == _OPEN:
+                depth += 1
+            elif byte == _CLOSE:
+                depth -= 1
+            elif byte == _END and numbers:
+                done, numbers = (*done, (string, numbers)), ()
+            elif byte == _COMMA and depth == _OBJECTS and not numbers:
+                if retry is not None and retry.ends:
+                    return None
+                joined = len(self._earlier[row])
+        if changed and number and not self._may_become(number, row, numbers, retry):
+            return None
+        return _Reading(inside, escaped, string, depth, number, numbers, joined, began, done)
+
+    def _may_become(self, digits: str, row: int, numbers: Box, retry: _Retry | None) -> bool:
+        """Whether a number that begins with `digits` may be the next."""
+        low, high, most = int(digits), int(digits), max(self._extents[row])
+        while low <= most:
+            if self._may_be(low, high, row, numbers, retry):
+                return True
+            if digits == "0":
+                return False
+            low, high = low * 10, high * 10 + 9
+        return False
+
+    def _may_be(self, low: int, high: int, row: int, numbers: Box, retry: _Retry | None) -> bool:
+        """Whether one of the values low..high may be the next number."""
+        at = len(numbers)
+        if at > 3:
+            return False
+        low = max(low, numbers[at - 2] + 1 if at > 1 else 0)
+        high = min(high, self._extents[row][at % 2] - (at < 2))
+        barred = retry.barred(at) if retry is not None else None
+        if low > high or barred is None:
+            return low <= high
+        return low < barred[0] or high > barred[1]
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    shared = _shared(a, b)
+    return shared / (_area(a) + _area(b) - shared)
+
+
+def _shared(a: Box, b: Box) -> int:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _area(a: Box) -> int:
+    return (a[2] - a[0]) * (a[3] - a[1])
