@@ -25,9 +25,6 @@ def pointer_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> T
     before, head 0 looks at the cell for every coordinate. In the first of three or more layers, where a box begins,
     head j looks at coordinate j of the box before, and head 1 of the layer before the last at that box's cell: what
     comes next depends on where that was. Where a label begins, head 2 of that layer looks at the cell again.
-
-    With four layers or more, the second from the end chooses the cell already where a box begins, and head 3 of the
-    layer before the last looks back at that place from the other three coordinates: they are to be of the same nucleus.
     """
     asked = turns.pointers != IGNORED
     if not asked.any() or len(looked) < 2:
@@ -46,22 +43,15 @@ def pointer_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> T
     loss = (
         loss + 0.5 * _surprise(looked[-2], named, naming, turns.naming[naming][:, None] + first_cell).mean()
     )
-    begins = turns.corners == 0
-    if len(looked) < 3 or not begins.any():
+    if len(looked) < 3:
         return loss
+    begins = turns.corners == 0
     both = begins | naming
     written = turns.previous[both][:, : min(4, heads)]
     loss = loss + _surprise(looked[0], range(written.shape[1]), both, written).mean()
     left = turns.left[begins]
     place = torch.where(left == IGNORED, SINK, left + first_cell)[:, None]
-    loss = loss + 0.5 * _surprise(looked[-2], range(1, 2), begins, place).mean()
-    follows = turns.corners > 0
-    if len(looked) < 4 or heads < 4 or not follows.any():
-        return loss
-    chosen = (turns.pointers[begins] + first_cell)[:, None]
-    loss = loss + 0.5 * _surprise(looked[-3], range(1), begins, chosen).mean()
-    origin = (follows.nonzero()[:, 1] - turns.corners[follows])[:, None]
-    return loss + 0.5 * _surprise(looked[-2], range(3, 4), follows, origin).mean()
+    return loss + 0.5 * _surprise(looked[-2], range(1, 2), begins, place).mean()
 
 
 def evidence_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> Tensor:
