@@ -51,6 +51,37 @@ def fields(name: str) -> None:
     Image.fromarray(sheet).save(HERE / name, quality=88)
 
 
+def said_twice(name: str, seeds: tuple[int, ...] = (820063, 720038, 820047, 820059), zoom: int = 2) -> None:
+    """Tiles as the model writes them (above) and with what it says twice taken back (below). Copies are red."""
+    import re
+
+    import numpy as np
+    from PIL import ImageDraw
+
+    import qwenvl.written_boxes as rules
+    from qwenvl.engines.local import LocalEngine
+    from qwenvl.request import Request, Task
+    from wsi.synthetic import sample_field
+
+    tiles = [sample_field(seed, size=256, max_nuclei=20).image for seed in seeds]
+    engine = LocalEngine.load("embedded")
+    request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=256, mpp=0.25)
+    rows, same = [], rules.SAME
+    for rules.SAME in (2.0, same):
+        row = []
+        for tile, answer in zip(tiles, engine.answer(tiles, request), strict=True):
+            picture = Image.fromarray(tile).resize((256 * zoom, 256 * zoom), Image.Resampling.BICUBIC)
+            draw, earlier = ImageDraw.Draw(picture), []
+            for numbers in re.findall(r"\[(\d+, \d+, \d+, \d+)\]", answer.raw):
+                box = np.array([float(number) for number in numbers.split(",")]) * 256 * zoom / 1000
+                again = any(np.abs(box - other).max() < 0.02 * 256 * zoom for other in earlier)
+                draw.rectangle(tuple(box), outline=(220, 0, 0) if again else (0, 90, 60), width=3)
+                earlier.append(box)
+            row.append(np.asarray(picture))
+        rows.append(np.hstack(row))
+    Image.fromarray(np.vstack(rows)).save(HERE / name, quality=88)
+
+
 def where_looked(run: Path, name: str, side: int = 700) -> None:
     """Coarse scores of a cascade on the left; on the right what each tile owns, finer tiles in warmer colours."""
     import cv2
@@ -130,6 +161,7 @@ def main() -> None:
     """Run the demonstration in a temporary folder and keep its pictures."""
     HERE.mkdir(exist_ok=True)
     fields("synthetic.jpg")
+    said_twice("engine-retaken.jpg")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "demo"
         subprocess.run([sys.executable, "-m", "qwenvl", "demo", "-o", str(out)], check=True)

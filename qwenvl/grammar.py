@@ -16,7 +16,7 @@ from qwenvl.geometry import PictureFrame
 from qwenvl.parse._counting import MAX_COUNT
 from qwenvl.request import Request, Task
 from qwenvl.tag_grammar import TagConstraint, label_grammar, place_grammar, tag_tokens
-from qwenvl.written_boxes import WrittenBoxes
+from qwenvl.written_boxes import Pieces, WrittenBoxes
 
 _ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
 _KEPT = 32  # compiled grammars; the questions and picture sizes of a long session have no end
@@ -89,7 +89,7 @@ class Grammars:
         self._compiled: dict[str, Any] = {}
         names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         # A model may have more tokens than its tokenizer; those stand for nothing.
-        self._pieces = [token_bytes(name or "") for name in names] + [b""] * (vocabulary - len(names))
+        self._pieces = Pieces([token_bytes(name or "") for name in names] + [b""] * (vocabulary - len(names)))
 
     def constraint(
         self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: Any

@@ -9,9 +9,10 @@ parser drops a copy and says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ LIKELY = 0.1
 Box = tuple[int, ...]
 _QUOTE, _ESCAPE, _COMMA, _OPEN, _CLOSE, _END = b'"\\,[]}'
 _DIGITS = range(48, 58)
+_NUMBER = re.compile(rb"(0|[1-9][0-9]{0,8})([\s,\]]*)")
 _OBJECTS, _NUMBERS = 1, 2  # brackets that are open around objects, and around coordinates
 _ENDING = 4  # after the four numbers of a box: not to begin it
 
@@ -74,18 +76,39 @@ class _Retry:
         return max(1, round(APART * (self.box[at % 2 + 2] - self.box[at % 2])))
 
 
+class Pieces:
+    """What each token of a vocabulary stands for.
+
+    Parameters
+    ----------
+    texts : sequence of bytes
+
+    Attributes
+    ----------
+    numbers : int64 Tensor (vocabulary,)
+        The number that a token begins; -1 for a token that is no number.
+    closed : bool Tensor (vocabulary,)
+        Whether the number ends with the token.
+    """
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.texts = list(texts)
+        found = [_NUMBER.fullmatch(text) for text in self.texts]
+        self.numbers = torch.tensor([-1 if match is None else int(match[1]) for match in found])
+        self.closed = torch.tensor([match is not None and bool(match[2]) for match in found])
+
+
 class WrittenBoxes:
     """The boxes of each row of one batch, in JSON of the form `[{"bbox_2d": [x, y, x, y], "label": ".."}]`.
 
     Parameters
     ----------
-    pieces : sequence of bytes
-        What each token of the vocabulary stands for.
+    pieces : Pieces
     extents : sequence of tuple of int
         Largest x and y of each row.
     """
 
-    def __init__(self, pieces: Sequence[bytes], extents: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, pieces: Pieces, extents: Sequence[tuple[int, int]]) -> None:
         self._pieces, self._extents = pieces, extents
         self._readings = [_Reading() for _ in extents]
         self._earlier: list[list[_Reading]] = [[] for _ in extents]  # before each token
@@ -117,16 +140,12 @@ class WrittenBoxes:
         if self._readings[row].inside and (retry is None or not retry.ends):
             return
         tokens = (logits > -torch.inf).nonzero()[:, 0]
-        ordered = [self._after(row, token, None) is not None for token in tokens.tolist()]
-        logits[tokens[torch.tensor([not may for may in ordered], device=tokens.device)]] = -torch.inf
+        ordered = self._fitting(row, tokens, None)
+        logits[tokens[~ordered]] = -torch.inf
         if retry is None:
             return
-        tokens = tokens[torch.tensor(ordered, device=tokens.device)]
-        near = tokens[
-            torch.tensor(
-                [self._after(row, token, retry) is None for token in tokens.tolist()], device=tokens.device
-            )
-        ]
+        tokens = tokens[ordered]
+        near = tokens[~self._fitting(row, tokens, retry)]
         if not len(near):
             return
         if 1 - float(logits.softmax(-1)[near].sum()) >= LIKELY:
@@ -169,7 +188,7 @@ class WrittenBoxes:
         """The reading after a token; None where the token may not come."""
         inside, escaped, string, depth, number, numbers, joined, began, done = self._readings[row]
         changed = False
-        for byte in self._pieces[token]:
+        for byte in self._pieces.texts[token]:
             if inside:
                 if escaped or byte not in (_QUOTE, _ESCAPE):
                     string, escaped = string + bytes((byte,)), False
@@ -203,6 +222,22 @@ class WrittenBoxes:
             return None
         return _Reading(inside, escaped, string, depth, number, numbers, joined, began, done)
 
+    def _fitting(self, row: int, tokens: Tensor, retry: _Retry | None) -> Tensor:
+        """Which of the tokens, int64 (n,), may come: bool (n,). Numbers are looked at together, there are many."""
+        reading, asked = self._readings[row], tokens.cpu()
+        values, closed = self._pieces.numbers[asked], self._pieces.closed[asked]
+        if reading.inside or reading.depth != _NUMBERS or reading.number or len(reading.numbers) > 3:
+            values = torch.full_like(values, -1)
+        limits = self._limits(row, reading.numbers, retry)
+        low, high = values, values
+        fits = _within(low, high, limits)
+        for _ in range(len(str(max(self._extents[row]))) - 1):
+            low, high = low * 10, high * 10 + 9
+            fits |= _within(low, high, limits) & ~closed & (values > 0)
+        for at in (values < 0).nonzero()[:, 0].tolist():
+            fits[at] = self._after(row, int(asked[at]), retry) is not None
+        return fits.to(tokens.device)
+
     def _may_become(self, digits: str, row: int, numbers: Box, retry: _Retry | None) -> bool:
         """Whether a number that begins with `digits` may be the next."""
         low, high, most = int(digits), int(digits), max(self._extents[row])
@@ -216,15 +251,24 @@ class WrittenBoxes:
 
     def _may_be(self, low: int, high: int, row: int, numbers: Box, retry: _Retry | None) -> bool:
         """Whether one of the values low..high may be the next number."""
+        return len(numbers) < 4 and bool(_within(low, high, self._limits(row, numbers, retry)))
+
+    def _limits(self, row: int, numbers: Box, retry: _Retry | None) -> tuple[int, int, int, int]:
+        """Least and largest value of the next number, and the first and last of those that are barred (none: 1, 0)."""
         at = len(numbers)
-        if at > 3:
-            return False
-        low = max(low, numbers[at - 2] + 1 if at > 1 else 0)
-        high = min(high, self._extents[row][at % 2] - (at < 2))
-        barred = retry.barred(at) if retry is not None else None
-        if low > high or barred is None:
-            return low <= high
-        return low < barred[0] or high > barred[1]
+        low = numbers[at - 2] + 1 if at > 1 else 0
+        high = self._extents[row][at % 2] - (at < 2)
+        barred = retry.barred(at) if retry is not None and at < _ENDING else None
+        return low, high, *(barred or (1, 0))
+
+
+def _within(low: Any, high: Any, limits: tuple[int, int, int, int]) -> Any:
+    """Whether low..high holds a value within the limits, for ints or int64 Tensors."""
+    least, most, first, last = limits
+    # Either below the barred ones or above them; none barred is all of them on one side.
+    below = (low <= min(most, first - 1)) & (high >= least)
+    above = (low <= most) & (high >= max(least, last + 1))
+    return (below | above) if first <= last else (low <= most) & (high >= least)
 
 
 def _overlap(a: Box, b: Box) -> float:

@@ -21,23 +21,23 @@ from qwenvl.light import LightLanguage, LightSteps
 from qwenvl.preprocess import preprocess
 from qwenvl.request import Generation, Request, Task
 from qwenvl.testing import TINY_FAMILIES
-from qwenvl.written_boxes import WrittenBoxes
+from qwenvl.written_boxes import Pieces, WrittenBoxes
 from wsi.synthetic import sample_field
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
-Pieces = list[bytes]
+Vocabulary = list[bytes]
 
-DIGITS: Pieces = [bytes((byte,)) for byte in range(128)]
+DIGITS: Vocabulary = [bytes((byte,)) for byte in range(128)]
 """One token per character, as the numbers of every published Qwen."""
-WHOLE: Pieces = [
+WHOLE: Vocabulary = [
     b'[{"bbox_2d": [', b'], "label": "', b'"}, {"bbox_2d": [', b'"}]', b"a", b"b", b"[]",
     *(b"%d, " % value for value in range(1001)), *(b"%d" % value for value in range(1001)),
 ]  # fmt: skip
 """One token per number, as in the embedded model."""
 
 
-def spelled(text: str, pieces: Pieces) -> list[int]:
+def spelled(text: str, pieces: Vocabulary) -> list[int]:
     """Longest token first."""
     rest, tokens = text.encode(), []
     while rest:
@@ -53,7 +53,7 @@ def written(*objects: tuple[list[int], str]) -> str:
     return json.dumps([{"bbox_2d": box, "label": label} for box, label in objects])
 
 
-def read(boxes: WrittenBoxes, text: str, pieces: Pieces, most: int = 100) -> tuple[str, str]:
+def read(boxes: WrittenBoxes, text: str, pieces: Vocabulary, most: int = 100) -> tuple[str, str]:
     """What can be written of a text, and what of that is taken back: up to the first token that is not allowed."""
     told: list[str] = []
     for token in spelled(text, pieces):
@@ -74,8 +74,8 @@ def read(boxes: WrittenBoxes, text: str, pieces: Pieces, most: int = 100) -> tup
         ([1000, 20, 30, 40], False), ([10, 1000, 30, 40], False), ([100, 20, 99, 40], False),
     ],
 )  # fmt: skip
-def test_corners_keep_in_order(pieces: Pieces, box: list[int], stands: bool) -> None:
-    boxes = WrittenBoxes(pieces, [(1000, 1000)])
+def test_corners_keep_in_order(pieces: Vocabulary, box: list[int], stands: bool) -> None:
+    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
     text = written(([1, 1, 9, 9], "a"), (box, "b"))
     told, _ = read(boxes, text, pieces)
     assert (told == text) is stands
@@ -84,10 +84,10 @@ def test_corners_keep_in_order(pieces: Pieces, box: list[int], stands: bool) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=4, max_size=4), st.sampled_from([DIGITS, WHOLE]))
-def test_numbers_are_judged_alike_however_they_are_spelled(box: list[int], pieces: Pieces) -> None:
+def test_numbers_are_judged_alike_however_they_are_spelled(box: list[int], pieces: Vocabulary) -> None:
     """By digits too a number that cannot become one in order is stopped at once, and no other is."""
     text = written((box, "a"))
-    told, _ = read(WrittenBoxes(pieces, [(300, 120)]), text, pieces)
+    told, _ = read(WrittenBoxes(Pieces(pieces), [(300, 120)]), text, pieces)
     in_order = box[0] < box[2] and box[1] < box[3] and max(box[1], box[3]) <= 120
     assert (told == text) is in_order
 
@@ -95,7 +95,7 @@ def test_numbers_are_judged_alike_however_they_are_spelled(box: list[int], piece
 def test_text_within_labels_is_not_read() -> None:
     label = 'a, 9] [["}\\'
     text = written(([1, 2, 3, 4], label), ([1, 2, 3, 4], label))
-    told, taken = read(WrittenBoxes(DIGITS, [(1000, 1000)]), text, DIGITS)
+    told, taken = read(WrittenBoxes(Pieces(DIGITS), [(1000, 1000)]), text, DIGITS)
     assert told == text[:-1]
     assert taken == '1, 2, 3, 4], "label": ' + json.dumps(label) + "}"
 
@@ -109,10 +109,10 @@ FIRST, SHIFTED, BESIDE = [100, 200, 200, 300], [104, 203, 205, 298], [160, 200, 
     [(FIRST, "a", True), (SHIFTED, "a", True), (BESIDE, "a", False), (FIRST, "b", False)],
 )
 def test_what_stands_there_already_is_taken_back(
-    pieces: Pieces, box: list[int], label: str, taken: bool
+    pieces: Vocabulary, box: list[int], label: str, taken: bool
 ) -> None:
     text = written((FIRST, "a"), (box, label), ([500, 500, 600, 600], "a"))
-    boxes = WrittenBoxes(pieces, [(1000, 1000)])
+    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
     told, back = read(boxes, text, pieces)
     if not taken:
         assert (told, back) == (text, "")
@@ -122,7 +122,7 @@ def test_what_stands_there_already_is_taken_back(
     # By digits it shows late: 100 may yet become 1000.
     again, _ = read(boxes, f'{numbers}], "label": "', pieces)
     assert len(again) <= (3 if pieces is DIGITS else 0)
-    boxes = WrittenBoxes(pieces, [(1000, 1000)])
+    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
     read(boxes, text, pieces)
     moved = f'{box[0] + 60}, {box[1]}, {box[2] + 60}, {box[3]}], "label": "a"}}, {{"bbox_2d": ['
     assert read(boxes, moved, pieces) == (moved, "")
@@ -132,11 +132,11 @@ def test_what_stands_there_already_is_taken_back(
 
 def test_a_box_is_taken_back_only_as_far_as_tokens_are_left() -> None:
     text = written((FIRST, "a"), (FIRST, "a"), (FIRST, "a"))
-    assert read(WrittenBoxes(WHOLE, [(1000, 1000)]), text, WHOLE, most=6) == (text, "")
-    assert read(WrittenBoxes(WHOLE, [(1000, 1000)]), text, WHOLE, most=7)[1]
+    assert read(WrittenBoxes(Pieces(WHOLE), [(1000, 1000)]), text, WHOLE, most=6) == (text, "")
+    assert read(WrittenBoxes(Pieces(WHOLE), [(1000, 1000)]), text, WHOLE, most=7)[1]
 
 
-def offered(boxes: WrittenBoxes, likely: dict[bytes, float], pieces: Pieces = WHOLE) -> list[bytes]:
+def offered(boxes: WrittenBoxes, likely: dict[bytes, float], pieces: Vocabulary = WHOLE) -> list[bytes]:
     """What may come of tokens with these probabilities."""
     logits = torch.full((len(pieces),), -torch.inf)
     for piece, probability in likely.items():
@@ -147,7 +147,7 @@ def offered(boxes: WrittenBoxes, likely: dict[bytes, float], pieces: Pieces = WH
 
 def test_another_corner_is_taken_only_where_the_model_thinks_of_one() -> None:
     """At x nothing else is likely, at y it is: the second nucleus lies below the first."""
-    boxes = WrittenBoxes(WHOLE, [(1000, 1000)])
+    boxes = WrittenBoxes(Pieces(WHOLE), [(1000, 1000)])
     assert read(boxes, written((FIRST, "a"), (FIRST, "a")), WHOLE)[1]
     assert not boxes.take(0, WHOLE.index(b"100, "))
     assert offered(boxes, {b"100, ": 0.85, b"110, ": 0.1, b"700, ": 0.05}) == [b"100, ", b"110, ", b"700, "]
@@ -164,7 +164,7 @@ def test_another_corner_is_taken_only_where_the_model_thinks_of_one() -> None:
 
 def test_a_box_made_of_two_is_no_other_box() -> None:
     """Its left side is elsewhere, the rest where it was: taken back too, and the next number may be another."""
-    boxes = WrittenBoxes(WHOLE, [(1000, 1000)])
+    boxes = WrittenBoxes(Pieces(WHOLE), [(1000, 1000)])
     assert read(boxes, written((FIRST, "a"), (FIRST, "a")), WHOLE)[1]
     told, back = read(boxes, '1, 200, 200, 300], "label": "a"}, {"bbox_2d": [', WHOLE)
     assert back == told
@@ -174,9 +174,9 @@ def test_a_box_made_of_two_is_no_other_box() -> None:
 
 @pytest.mark.parametrize(("pieces", "label"), [(WHOLE, "a"), (DIGITS, "a"), (DIGITS, 'a"}, {')])
 @pytest.mark.parametrize("ends", [0.05, 0.3])
-def test_a_model_that_has_nothing_else_to_say(pieces: Pieces, label: str, ends: float) -> None:
+def test_a_model_that_has_nothing_else_to_say(pieces: Vocabulary, label: str, ends: float) -> None:
     """It may end its list before the repeated box, where that is likely enough; otherwise the box stays."""
-    boxes = WrittenBoxes(pieces, [(1000, 1000)])
+    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
     first = written((FIRST, label))[:-1]
     again = written((FIRST, label), (FIRST, label), (BESIDE, label))
     told, taken = read(boxes, again, pieces)
@@ -316,3 +316,29 @@ def test_the_embedded_model_says_no_box_twice(monkeypatch: pytest.MonkeyPatch) -
     before = engine.answer(fields, request)
     assert [answer.status for answer in before] == [Status.REPAIRED] * 3
     assert all(len(set(map(tuple, boxes_of(answer)))) < len(boxes_of(answer)) for answer in before)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.integers(0, 40), max_size=3),
+    st.sampled_from([(40, 40), (1000, 1000), (1036, 77)]),
+    st.booleans(),
+)
+def test_numbers_looked_at_together_are_judged_as_one_by_one(
+    numbers: list[int], extent: tuple[int, int], retried: bool
+) -> None:
+    """Every token of both spellings, with and without a box that is not to be written again."""
+    vocabulary = [*DIGITS, *WHOLE[7:], b"10, 4", b"1]", b"0"]
+    boxes = WrittenBoxes(Pieces(vocabulary), [extent])
+    start = written(([3, 4, 20, 30], "a"), ([3, 4, 20, 30], "a"))
+    told = start[: -len('3, 4, 20, 30], "label": "a"}]')]
+    assert read(boxes, start if retried else told, DIGITS)[1] == (
+        "" if not retried else start[len(told) : -1]
+    )
+    for number in numbers:
+        if not all(boxes.take(0, byte) for byte in b"%d, " % number):
+            return
+    retry = boxes._retries[0]
+    together = boxes._fitting(0, torch.arange(len(vocabulary)), retry).tolist()
+    for token, fits in enumerate(together):
+        assert (boxes._after(0, token, retry) is not None) is fits, vocabulary[token]
