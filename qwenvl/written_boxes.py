@@ -21,6 +21,8 @@ SAME = 0.75
 """Intersection over union from which two boxes of one label are one object."""
 APART = 0.5
 """Share of the repeated box's side that the corner must lie away from the old one."""
+LONGER = 3
+"""Times the side of the repeated box from which one in its place is made of two."""
 LIKELY = 0.1
 """Probability that the model itself must give to a corner elsewhere, or to the end of the list."""
 
@@ -70,6 +72,11 @@ class _Retry:
         if at < self.first or at in self.spared or self.moved is not None:
             return None
         return self.box[at] - self.reach(at), self.box[at] + self.reach(at)
+
+    def spans(self, box: Box) -> bool:
+        """Whether a box is made of two: with one number elsewhere and the others where they were, it holds both."""
+        long = any(box[at + 2] - box[at] > LONGER * (self.box[at + 2] - self.box[at]) for at in (0, 1))
+        return long or _shared(box, self.box) >= SAME * _area(self.box)
 
     def reach(self, at: int) -> int:
         """How far from the old number is elsewhere."""
@@ -170,8 +177,7 @@ class WrittenBoxes:
         """See whether the last object stands there already; `before` is the reading before the token that ended it."""
         retry, (label, box) = self._retries[row], done[-1]
         repeated = any(name == label and _overlap(box, other) >= SAME for name, other in done[:-1])
-        # With one corner elsewhere and the others where they were, a box holds two objects.
-        repeated = repeated or (retry is not None and _shared(box, retry.box) >= SAME * _area(retry.box))
+        repeated = repeated or (retry is not None and retry.spans(box))
         if not repeated:
             self._retries[row] = None
         elif retry is None:

@@ -162,11 +162,12 @@ def test_another_corner_is_taken_only_where_the_model_thinks_of_one() -> None:
     assert read(boxes, rest, WHOLE) == (rest, "")
 
 
-def test_a_box_made_of_two_is_no_other_box() -> None:
-    """Its left side is elsewhere, the rest where it was: taken back too, and the next number may be another."""
+@pytest.mark.parametrize("numbers", ["1, 200, 200, 300", "220, 190, 540, 300", "160, 200, 260, 600"])
+def test_a_box_made_of_two_is_no_other_box(numbers: str) -> None:
+    """Its left side is elsewhere, another where it was: taken back too, and the next number may be another."""
     boxes = WrittenBoxes(Pieces(WHOLE), [(1000, 1000)])
     assert read(boxes, written((FIRST, "a"), (FIRST, "a")), WHOLE)[1]
-    told, back = read(boxes, '1, 200, 200, 300], "label": "a"}, {"bbox_2d": [', WHOLE)
+    told, back = read(boxes, f'{numbers}], "label": "a"}}, {{"bbox_2d": [', WHOLE)
     assert back == told
     assert boxes.take(0, WHOLE.index(b"100, "))
     assert not boxes.take(0, WHOLE.index(b"200, "))
