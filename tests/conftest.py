@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,24 @@ def real_data() -> Path:
     if not (folder / "slides").is_dir():
         pytest.skip(f"no real data at {folder}; set QWENVL_TEST_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark_script() -> Callable[[str], Any]:
+    """Loads a script of `benchmarks/` by its name, as a module."""
+
+    def load(name: str) -> Any:
+        path, module_name = ROOT / "benchmarks" / f"{name}.py", f"benchmark_{name}"
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+        before = list(sys.path)
+        spec.loader.exec_module(module)
+        sys.path[:] = before  # scripts take their own folder out
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "default_model.py"
 
 LEAST = {
     "synthetic nuclei, F1 at IoU 0.5": 0.84,
@@ -23,16 +20,8 @@ MOST = {"count, mean absolute error": 1.3}
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> Any:
-    path = list(sys.path)
-    spec = importlib.util.spec_from_file_location("benchmark_default_model", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    sys.path[:] = path  # the script takes its own folder out
-    return module
+def benchmark(benchmark_script: Callable[[str], Any]) -> Any:
+    return benchmark_script("default_model")
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """The benchmark for CUDA devices: its geometries are those of the published models, and every step runs on a CPU."""
 
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def gpu(benchmark_script: Callable[[str], Any]) -> Any:
+    return benchmark_script("gpu")
 
 
 @pytest.mark.parametrize(
