@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,19 +59,31 @@ class _Retry:
     """The first of its numbers that may be another; `_ENDING` where the list may end instead."""
     moved: int | None = None
     """Which one is."""
-    spared: set[int] = field(default_factory=set)
-    """Those in whose place the model has nothing else to say."""
+    spared: set[tuple[int, int]] = field(default_factory=set)
+    """Numbers, and how many digits of them stood there, where the model had nothing else to say."""
 
     @property
     def ends(self) -> bool:
         """Whether no further object may come."""
-        return self.first == _ENDING and _ENDING not in self.spared
+        return self.first == _ENDING and (_ENDING, 0) not in self.spared
 
-    def barred(self, at: int) -> tuple[int, int] | None:
-        """Lowest and highest value that number `at` may not have; None where it is free."""
-        if at < self.first or at in self.spared or self.moved is not None:
+    def barred(self, at: int, digits: int) -> tuple[int, int] | None:
+        """Lowest and highest value that number `at` may not have once `digits` of it stand there; None: any."""
+        if at < self.first or at >= _ENDING or (at, digits) in self.spared or self.moved is not None:
             return None
         return self.box[at] - self.reach(at), self.box[at] + self.reach(at)
+
+    def near(self, at: int, digits: int, text: str, closed: bool) -> bool:
+        """Whether a number that is written so, or begins so, is the old one or near it.
+
+        A beginning is near where more than half of the numbers of the old one's length that begin so are: 3 of 345.
+        """
+        if (barred := self.barred(at, digits)) is None:
+            return False
+        spread = 1 if closed or text == "0" else 10 ** max(0, len(str(self.box[at])) - len(text))
+        low = int(text) * spread
+        high = low + spread - 1
+        return 2 * (min(high, barred[1]) - max(low, barred[0]) + 1) > spread
 
     def spans(self, box: Box) -> bool:
         """Whether a box is made of two: with one number elsewhere and the others where they were, it holds both."""
@@ -94,6 +106,8 @@ class Pieces:
     ----------
     numbers : int64 Tensor (vocabulary,)
         The number that a token begins; -1 for a token that is no number.
+    digits : int64 Tensor (vocabulary,)
+        How many digits it has there.
     closed : bool Tensor (vocabulary,)
         Whether the number ends with the token.
     """
@@ -102,6 +116,7 @@ class Pieces:
         self.texts = list(texts)
         found = [_NUMBER.fullmatch(text) for text in self.texts]
         self.numbers = torch.tensor([-1 if match is None else int(match[1]) for match in found])
+        self.digits = torch.tensor([0 if match is None else len(match[1]) for match in found])
         self.closed = torch.tensor([match is not None and bool(match[2]) for match in found])
 
 
@@ -158,7 +173,8 @@ class WrittenBoxes:
         if 1 - float(logits.softmax(-1)[near].sum()) >= LIKELY:
             logits[near] = -torch.inf
         else:
-            retry.spared.add(_ENDING if retry.ends else len(self._readings[row].numbers))
+            reading = self._readings[row]
+            retry.spared.add((_ENDING, 0) if retry.ends else (len(reading.numbers), len(reading.number)))
 
     def back(self, row: int, most: int) -> int:
         """Take back the box that was just written and stands there already; how many tokens, or 0.
@@ -193,7 +209,7 @@ class WrittenBoxes:
     def _after(self, row: int, token: int, retry: _Retry | None) -> _Reading | None:
         """The reading after a token; None where the token may not come."""
         inside, escaped, string, depth, number, numbers, joined, began, done = self._readings[row]
-        changed = False
+        changed, stood = False, len(number)
         for byte in self._pieces.texts[token]:
             if inside:
                 if escaped or byte not in (_QUOTE, _ESCAPE):
@@ -209,9 +225,11 @@ class WrittenBoxes:
                 number, changed = number + chr(byte), True
                 continue
             if number:
-                if not self._may_be(int(number), int(number), row, numbers, retry):
+                if not self._may_come(number, row, numbers, closed=True):
                     return None
-                number, numbers = "", (*numbers, int(number))
+                if retry is not None and retry.near(len(numbers), stood, number, True):
+                    return None
+                number, numbers, stood = "", (*numbers, int(number)), 0
             if byte == _QUOTE:
                 inside, string = True, b""
             elif byte == _OPEN:
@@ -224,8 +242,11 @@ class WrittenBoxes:
                 if retry is not None and retry.ends:
                     return None
                 joined = len(self._earlier[row])
-        if changed and number and not self._may_become(number, row, numbers, retry):
-            return None
+        if changed and number:
+            if not self._may_come(number, row, numbers, closed=False):
+                return None
+            if retry is not None and retry.near(len(numbers), stood, number, False):
+                return None
         return _Reading(inside, escaped, string, depth, number, numbers, joined, began, done)
 
     def _fitting(self, row: int, tokens: Tensor, retry: _Retry | None) -> Tensor:
@@ -234,47 +255,40 @@ class WrittenBoxes:
         values, closed = self._pieces.numbers[asked], self._pieces.closed[asked]
         if reading.inside or reading.depth != _NUMBERS or reading.number or len(reading.numbers) > 3:
             values = torch.full_like(values, -1)
-        limits = self._limits(row, reading.numbers, retry)
+        at = len(reading.numbers)
+        least, most = self._limits(row, reading.numbers)
         low, high = values, values
-        fits = _within(low, high, limits)
-        for _ in range(len(str(max(self._extents[row]))) - 1):
+        fits = (low <= most) & (high >= least)
+        for _ in range(len(str(most))):
             low, high = low * 10, high * 10 + 9
-            fits |= _within(low, high, limits) & ~closed & (values > 0)
-        for at in (values < 0).nonzero()[:, 0].tolist():
-            fits[at] = self._after(row, int(asked[at]), retry) is not None
+            fits |= (low <= most) & (high >= least) & ~closed & (values > 0)
+        if retry is not None and (barred := retry.barred(at, 0)) is not None:
+            missing = (len(str(retry.box[at])) - self._pieces.digits[asked]).clamp(min=0)
+            spread = torch.where(closed | (values <= 0), 1, 10**missing)
+            low, high = values * spread, (values + 1) * spread - 1
+            fits &= 2 * (high.clamp(max=barred[1]) - low.clamp(min=barred[0]) + 1) <= spread
+        for index in (values < 0).nonzero()[:, 0].tolist():
+            fits[index] = self._after(row, int(asked[index]), retry) is not None
         return fits.to(tokens.device)
 
-    def _may_become(self, digits: str, row: int, numbers: Box, retry: _Retry | None) -> bool:
-        """Whether a number that begins with `digits` may be the next."""
-        low, high, most = int(digits), int(digits), max(self._extents[row])
+    def _may_come(self, digits: str, row: int, numbers: Box, *, closed: bool) -> bool:
+        """Whether a number that is written so, or begins so where it is not closed, leaves the corners in order."""
+        if len(numbers) > 3:
+            return False
+        least, most = self._limits(row, numbers)
+        low = high = int(digits)
         while low <= most:
-            if self._may_be(low, high, row, numbers, retry):
+            if high >= least:
                 return True
-            if digits == "0":
+            if closed or digits == "0":
                 return False
             low, high = low * 10, high * 10 + 9
         return False
 
-    def _may_be(self, low: int, high: int, row: int, numbers: Box, retry: _Retry | None) -> bool:
-        """Whether one of the values low..high may be the next number."""
-        return len(numbers) < 4 and bool(_within(low, high, self._limits(row, numbers, retry)))
-
-    def _limits(self, row: int, numbers: Box, retry: _Retry | None) -> tuple[int, int, int, int]:
-        """Least and largest value of the next number, and the first and last of those that are barred (none: 1, 0)."""
+    def _limits(self, row: int, numbers: Box) -> tuple[int, int]:
+        """Least and largest value of the next number."""
         at = len(numbers)
-        low = numbers[at - 2] + 1 if at > 1 else 0
-        high = self._extents[row][at % 2] - (at < 2)
-        barred = retry.barred(at) if retry is not None and at < _ENDING else None
-        return low, high, *(barred or (1, 0))
-
-
-def _within(low: Any, high: Any, limits: tuple[int, int, int, int]) -> Any:
-    """Whether low..high holds a value within the limits, for ints or int64 Tensors."""
-    least, most, first, last = limits
-    # Either below the barred ones or above them; none barred is all of them on one side.
-    below = (low <= min(most, first - 1)) & (high >= least)
-    above = (low <= most) & (high >= max(least, last + 1))
-    return (below | above) if first <= last else (low <= most) & (high >= least)
+        return numbers[at - 2] + 1 if at > 1 else 0, self._extents[row][at % 2] - (at < 2)
 
 
 def _overlap(a: Box, b: Box) -> float:
