@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenvl.decoding import Prefilled, TransformersSteps
+from qwenvl.decoding import Prefilled, TransformersSteps, cache_word
 
 _SHAPES = 64  # shapes that may be compiled in one process
 _ROOM = 256  # lengths are rounded up to multiples of it, so that few shapes are compiled
@@ -36,6 +36,7 @@ class CompiledStep:
     def __init__(self, model: Any, backend: str = "inductor") -> None:
         self.model = model
         self._caches: dict[tuple[int, int], Any] = {}
+        self._word = cache_word()
         self.reason = _unfit(model)
         # Without fullgraph, a part that cannot be compiled would run as it is, and nobody would know.
         options: dict[str, Any] = {"backend": backend, "fullgraph": True}
@@ -88,8 +89,8 @@ class CompiledStep:
         rows = len(tokens)
         hidden = model.model.language_model(
             inputs_embeds=model.get_input_embeddings()(tokens[:, None]),
-            position_ids=positions[:, None].expand(3, rows, 1), attention_mask=bias, past_key_values=cache,
-            use_cache=True,
+            position_ids=positions[:, None].expand(3, rows, 1), attention_mask=bias, use_cache=True,
+            **{self._word: cache},
         ).last_hidden_state  # fmt: skip
         logits: Tensor = model.get_output_embeddings()(hidden[:, -1])
         return logits.float()
@@ -100,7 +101,7 @@ class CompiledStep:
         model = self.model
         tokens = torch.zeros(2, 1, dtype=torch.int64, device=model.get_input_embeddings().weight.device)
         first = model.model.language_model(inputs_embeds=model.get_input_embeddings()(tokens), use_cache=True)
-        state = Prefilled(first.past_key_values, None, tokens[:, 0] + 1, first.last_hidden_state[:, 0])
+        state = Prefilled(getattr(first, self._word), None, tokens[:, 0] + 1, first.last_hidden_state[:, 0])
         ours = CompiledSteps(self, state, 1).read(tokens[:, 0])
         if self.reason is not None:
             return

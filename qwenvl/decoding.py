@@ -6,6 +6,7 @@ have ended, keeps the probability of every token, and stops answers that repeat 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -123,7 +124,7 @@ def prefill(model: Any, batch: Batch, features: Any = None) -> Prefilled:
         logits_to_keep=1,
         **pictures,
     )
-    return Prefilled(output.past_key_values, mask, batch.next_position, output.logits[:, -1].float())
+    return Prefilled(getattr(output, cache_word()), mask, batch.next_position, output.logits[:, -1].float())
 
 
 def read_on(model: Any, state: Prefilled, ids: Sequence[int]) -> Prefilled:
@@ -135,6 +136,15 @@ def read_on(model: Any, state: Prefilled, ids: Sequence[int]) -> Prefilled:
     if mask is not None:
         mask = torch.cat([mask, mask.new_ones(rows, len(ids))], dim=1)
     return Prefilled(state.cache, mask, state.next_position + len(ids), logits)
+
+
+@functools.cache
+def cache_word() -> str:
+    """What transformers calls the cache of keys and values, in what models take and give: renamed in 5.24."""
+    import transformers
+
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return "cache" if release >= (5, 24) else "past_key_values"
 
 
 def croppable(cache: Any) -> bool:
@@ -167,8 +177,8 @@ def extend(model: Any, state: Prefilled, tokens: Tensor, *, last: bool = False) 
         inputs_embeds=model.get_input_embeddings()(tokens),
         position_ids=position.expand(3, rows, count),
         attention_mask=mask,
-        past_key_values=state.cache,
         use_cache=True,
+        **{cache_word(): state.cache},
     ).last_hidden_state
     logits: Tensor = model.get_output_embeddings()(hidden[:, -1:] if last else hidden)
     return logits.float()
