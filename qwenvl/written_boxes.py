@@ -194,17 +194,15 @@ class WrittenBoxes:
         retry, (label, box) = self._retries[row], done[-1]
         repeated = any(name == label and _overlap(box, other) >= SAME for name, other in done[:-1])
         repeated = repeated or (retry is not None and retry.spans(box))
-        if not repeated:
-            self._retries[row] = None
-        elif retry is None:
-            self._retries[row] = _Retry(len(done) - 1, box)
-        elif retry.first < _ENDING:
+        following: _Retry | None = None
+        if repeated and retry is None:
+            following = _Retry(len(done) - 1, box)
+        elif repeated and retry is not None and retry.first < _ENDING:
             later = _ENDING if retry.moved is None else retry.moved + 1
-            self._retries[row] = _Retry(retry.place, retry.box, later)
-        else:
-            self._retries[row] = None
-        if (retry := self._retries[row]) is not None:
-            self._due[row] = len(self._earlier[row]) - (before.joined if retry.ends else before.began)
+            following = _Retry(retry.place, retry.box, later)
+        self._retries[row] = following
+        if following is not None:
+            self._due[row] = len(self._earlier[row]) - (before.joined if following.ends else before.began)
 
     def _after(self, row: int, token: int, retry: _Retry | None) -> _Reading | None:
         """The reading after a token; None where the token may not come."""
