@@ -7,6 +7,8 @@ DEMO ?= demo-run
 # A CPU build of torch keeps the download small; set TORCH=torch for the build of your GPU.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+# Test processes side by side; each takes up to 2.5 GB of memory.
+JOBS ?= 2
 
 # What Qt and a screenless X server need on Debian, for the viewer's tests.
 DEBIAN_VIEWER := xvfb libegl1 libgl1 libgl1-mesa-dri libopengl0 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 \
@@ -81,7 +83,7 @@ lint: setup-dev
 	$(BIN)/lint-imports
 
 test: lint debian-viewer
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) $(DEMO)

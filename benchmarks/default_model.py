@@ -310,7 +310,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, help="folder for pictures of predictions")
     options = parser.parse_args()
     asker = Asker(options.checkpoint)
-    measures, fields = measure_fields(asker, *((2, 32) if options.fast else (5, 80)))
+    measures, fields = measure_fields(asker, *((3, 64) if options.fast else (5, 80)))
     real, pictures = measure_real(asker, *((2, 3) if options.fast else (3, 7)))
     kept = Measure("parse rate (status ok or empty)", parsed(asker.statuses), 0.99, 1.0)
     free = Measure("same, nuclei, decoded freely", parsed(asker.free_statuses), float("nan"), float("nan"))

@@ -65,6 +65,8 @@ class Session:
     """New answers were taken in."""
     settled = Signal()
     """Objects were merged anew: rows have changed."""
+    shown = Signal()
+    """All of the run stands as it was read: objects, words, layers, and the marks of tiles without an answer."""
     decided = Signal()
     """Decisions were made, undone or redone."""
     failed = Signal(str)
@@ -121,7 +123,7 @@ class Session:
 
     # ------------------------------------------------------------------ open and close
 
-    def open_run(self, folder: Path | str, done: Step | None = None, *, layers: bool = True) -> None:
+    def open_run(self, folder: Path | str, *, layers: bool = True) -> None:
         """Show a run: layers, objects, words, and the state of its review. The run may still be going on.
 
         Without `layers` only its objects: of a run that this viewer makes itself. With a background, what goes wrong
@@ -138,7 +140,7 @@ class Session:
 
         def show(prepared: Prepared) -> None:
             if ticket == self._opening:
-                self._in_turns(self._opened(prepared, done), lambda: ticket == self._opening)
+                self._in_turns(self._opened(prepared), lambda: ticket == self._opening)
             else:
                 prepared.close()
 
@@ -150,7 +152,7 @@ class Session:
         shown = {slide.fingerprint: slide.path.name for slide in slides if slide is not None}
         self._background(prepare, run_folder(Path(folder)), shown, layers, then=show, failed=failed)
 
-    def _opened(self, prepared: Prepared, done: Step | None) -> Iterator[Step]:
+    def _opened(self, prepared: Prepared) -> Iterator[Step]:
         """The steps that put a run into the viewer."""
         if self.folder is not None:
             yield self._let_go
@@ -164,7 +166,6 @@ class Session:
                 yield other.close  # napari's own reader has put it there; this one can be reviewed
         yield lambda: self._hold(prepared)
         yield self.opened.emit
-        yield lambda: self.reload(done)
         for note in prepared.notes:
             yield lambda note=note: self.failed.emit(note)  # type: ignore[misc]
 
@@ -182,6 +183,7 @@ class Session:
             self.deciding.changed.connect(self.decided.emit)
         self._seq, self._tiles, self.said = 0, prepared.tiles, []
         self.statuses = dict.fromkeys(Status, 0)
+        self.reload()  # in the same step: a poll before it would bring what is read anyway
 
     def close_run(self) -> None:
         """Let go of the run; everything decided is stored already."""
@@ -202,7 +204,7 @@ class Session:
 
     # ------------------------------------------------------------------ objects and words
 
-    def reload(self, done: Step | None = None) -> None:
+    def reload(self) -> None:
         """Read and merge everything anew, in the background where there is one; selection and filters stay."""
         if self.folder is None:
             return
@@ -212,7 +214,7 @@ class Session:
 
         def show(loaded: Loaded) -> None:
             if ticket == self._loading:
-                self._in_turns(self._shown(loaded, done), lambda: ticket == self._loading)
+                self._in_turns(self._shown(loaded), lambda: ticket == self._loading)
 
         def failed(error: Exception) -> None:
             if ticket == self._loading:
@@ -221,15 +223,14 @@ class Session:
 
         self._background(load_run, self.folder, not self.going_on, then=show, failed=failed)
 
-    def _shown(self, loaded: Loaded, done: Step | None) -> Iterator[Step]:
+    def _shown(self, loaded: Loaded) -> Iterator[Step]:
         """The steps that put what was read in place of what is shown."""
         yield lambda: self._take(loaded)
         yield self.opened.emit
         yield self.settled.emit
         if self.overlay is not None and not self.going_on:
             yield from self._hatching.steps(loaded.hatched, self.overlay.layer)
-        if done is not None:
-            yield done
+        yield self.shown.emit
 
     def _take(self, loaded: Loaded) -> None:
         overlay = self.overlay

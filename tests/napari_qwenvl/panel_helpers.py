@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_qwenvl.session import Session
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Request
@@ -66,3 +67,9 @@ def make_run(
     """A run folder of `slide`."""
     run_slide(slide, request, Planted(fail), folder, mask="all", overview=False, **options)
     return folder
+
+
+def open_whole(session: Session, folder: Path, qtbot: Any) -> None:
+    """Show a run and wait until all of it stands."""
+    with qtbot.waitSignal(session.shown, timeout=120_000):
+        session.open_run(folder)

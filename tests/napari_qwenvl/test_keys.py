@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("napari", reason="the viewer is tested where napari is installed")
 pytest.importorskip("pytestqt", reason="windows are tested where pytest-qt is installed")
 
-from panel_helpers import make_run, make_slide
+from panel_helpers import make_run, make_slide, open_whole
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
@@ -39,8 +39,8 @@ def panel(make_napari_viewer, qtbot, tmp_path):
     viewer.open(slide, plugin="napari-qwenvl")
     made = ResultsPanel(viewer)
     viewer.window.add_dock_widget(made, name="Results")
-    made.running.open_run(make_run(slide, tmp_path / "run"))
-    qtbot.waitUntil(lambda: made.model.rowCount() > 6, timeout=LONG_MS)
+    open_whole(made.session, make_run(slide, tmp_path / "run"), qtbot)
+    made.refresh()
     viewer.window._qt_window.activateWindow()
     yield made
     running_of(viewer).close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from panel_helpers import DETECT, make_run, make_slide
+from panel_helpers import DETECT, make_run, make_slide, open_whole
 from qtpy.QtCore import Qt, QUrl
 
 from napari_qwenvl.choosing import rows_inside
@@ -30,8 +30,7 @@ def panel_of(qtbot):
         panel = ResultsPanel(viewer)
         qtbot.addWidget(panel)
         made.append((viewer, panel))
-        panel.running.open_run(folder)
-        qtbot.waitUntil(lambda: panel.model.rowCount() + panel.words.model.rowCount() > 0, timeout=LONG_MS)
+        open_whole(panel.session, folder, qtbot)
         panel.refresh()
         return panel
 

@@ -290,6 +290,28 @@ def test_reading_that_is_overtaken_shows_nothing_twice_and_stops_nothing(viewer,
     assert session.folder is None, "a run that was closed before it was read stays closed"
 
 
+def test_whenever_the_viewer_polls_a_run_that_opens_is_read_once_and_shown_whole(viewer, slide, tmp_path):
+    late, steps, shown = Late(), [], []
+    session = Session(viewer, late, steps.append)
+    session.shown.connect(lambda: shown.append(len(session.overlay)))
+    session.open_run(make_run(slide, tmp_path / "run", fail=(1,)))
+    late.done()
+    while steps:
+        session.poll()
+        assert len(late.waiting) == (session.overlay is not None), "a run that is held is being read"
+        steps.pop(0)()
+    assert shown == []
+    session.reload()
+    late.done(1)
+    while steps:
+        steps.pop(0)()
+    late.done()
+    assert not steps, "what was overtaken shows nothing"
+    assert shown == [len(session.overlay)]
+    assert shown[0] > 6
+    assert any(layer.name.startswith("failed: 1 of") for layer in viewer.layers)
+
+
 def test_a_decision_made_while_the_run_is_read_stays(viewer, slide, tmp_path):
     late = Late()
     session = Session(viewer, late)

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from panel_helpers import make_run, make_slide
+from panel_helpers import make_run, make_slide, open_whole
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 from test_train_sources import decide
@@ -255,8 +255,8 @@ def test_a_click_on_an_uncertain_tile_moves_the_camera(viewer, reviewed, qtbot):
     session = panel.labels.session
     with qtbot.waitSignal(panel.queue.listed, timeout=LONG_MS):
         pass
-    session.open_run(folder)
-    qtbot.waitUntil(lambda: session.overlay is not None and panel.queue.table.rowCount() > 2, timeout=LONG_MS)
+    open_whole(session, folder, qtbot)
+    qtbot.waitUntil(lambda: panel.queue.table.rowCount() > 2, timeout=LONG_MS)
     table = panel.queue.table
     for row in (2, 0):
         at = table.visualItemRect(table.item(row, 1)).center()
