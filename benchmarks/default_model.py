@@ -27,7 +27,7 @@ sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(
 
 from finetune.pretrain.config import PoolConfig, real_folder
 from finetune.pretrain.data import window
-from finetune.pretrain.metrics import BoxTally, iou_matrix
+from finetune.pretrain.metrics import BoxTally, iou_matrix, match
 from finetune.pretrain.phrasings import FINDING_NAMES, PRESENCE
 from finetune.pretrain.real import RealNuclei
 from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
@@ -119,13 +119,21 @@ def measure_fields(
 ) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
     """Everything that is measured on factory fields of at most 20 nuclei."""
     f1, accuracy, named_f1, tissue, areas, errors, shown = [], [], [], [], [], [], []
+    told, excess = [], []
     for group in range(groups):
         seeds = range(FIRST_SEED + group * 10_000, FIRST_SEED + group * 10_000 + each)
         tiles = [from_field(sample_field(s, size=asker.size, max_nuclei=20)) for s in seeds]
         images = [tile.image for tile in tiles]
         every, by_class = BoxTally(), BoxTally()
+        right, sure = [], []
         for tile, answer in zip(tiles, asker.ask(images, Task.DETECT, labels=("nucleus",)), strict=True):
-            every.add(boxes_of(answer.objects)[0], tile.boxes)
+            boxes = boxes_of(answer.objects)[0]
+            every.add(boxes, tile.boxes)
+            hits = {at for at, _ in match(boxes, tile.boxes)}
+            right += [at in hits for at in range(len(boxes))]
+            sure += [item.score for item in answer.objects if item.box is not None]
+        told.append(auroc(np.array(sure, float), np.array(right)))
+        excess.append(float(np.mean(sure) - np.mean(right)))
         question = Request(task=Task.DETECT, labels=("nucleus",), **asker.settings)
         asker.free_statuses += [answer.status for answer in asker.free.answer(images, question)]
         answers = asker.ask(images, Task.DETECT, labels=CLASSES)
@@ -150,6 +158,8 @@ def measure_fields(
         Measure("synthetic nuclei, F1 at IoU 0.5", tuple(f1), 0.75, 0.90),
         Measure("same, all five classes asked by name", tuple(named_f1), 0.75, 0.90),
         Measure("class accuracy of matched nuclei", tuple(accuracy), 0.90, 0.97),
+        Measure("scores of boxes, right against wrong, AUROC", tuple(told), float("nan"), float("nan")),
+        Measure("mean score less share of right boxes", tuple(excess), float("nan"), float("nan")),
         Measure("tissue class accuracy", tuple(tissue), 0.95, 0.99),
         Measure("yes/no AUROC", tuple(areas), 0.97, 0.99),
         Measure("count, mean absolute error", tuple(errors), 1.5, 0.5, more_is_better=False),
@@ -316,7 +326,7 @@ def main() -> int:
     free = Measure("same, nuclei, decoded freely", parsed(asker.free_statuses), float("nan"), float("nan"))
     speed = measure_speed(asker, 5 if options.fast else 20)
     others = measure_shapes(asker, *((1, 24) if options.fast else (3, 40)))
-    rows = [kept, free, *measures[:3], *real, *measures[3:], speed, *others]
+    rows = [kept, free, *measures[:5], *real, *measures[5:], speed, *others]
     print(f"| {'measure':38} | {'mean':>6} | {'spread':>6} | {'bar':>5} | {'aim':>5} | |")
     print("|---|---|---|---|---|---|")
     for row in rows:

@@ -101,8 +101,8 @@ def score_answers(
     """Score answers, class by class.
 
     A box counts where its class is right and it overlaps a label of that class, each label once, best overlap first.
-    AP ranks boxes by the mean log-probability of their coordinates' tokens: Qwen models give no confidence of
-    their own. Points are matched within `radius_um` by the cheapest assignment.
+    AP ranks boxes by their scores, which come from the probabilities of their numbers (`qwenvl.confidence`). Points
+    are matched within `radius_um` by the cheapest assignment.
     """
     per_class = {name: _PerClass() for name in names}
     points, per_slide, errors, confusion = _Counts(), {}, [], {}  # type: ignore[var-annotated]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qwenvl.batching import Batch
+from qwenvl.kept_probabilities import KeptProbabilities
 from qwenvl.light import LightLanguage, LightSteps
 from qwenvl.repetition import Repetition
 from qwenvl.request import Generation
@@ -60,12 +63,15 @@ class Decoded:
         'stop', 'length' or 'loop'.
     retaken : int
         How often something was taken back and written again.
+    alternatives : list of (float16 (n,) or None)
+        For each token that is one of the `watched`, the probabilities of all of them at its place.
     """
 
     tokens: list[int]
     log_probabilities: list[float]
     finish_reason: str
     retaken: int = 0
+    alternatives: list[NDArray[np.float16] | None] = field(default_factory=list)
 
 
 class Constraint(Protocol):
@@ -194,6 +200,7 @@ def decode(
     constraint: Constraint | None = None,
     language: LightLanguage | None = None,
     stepper: Callable[[Prefilled, int], Steps] | None = None,
+    watched: Sequence[int] = (),
 ) -> list[Decoded]:
     """Write the answers of a prefilled batch.
 
@@ -212,6 +219,8 @@ def decode(
         The same model's decoding step for a CPU; transformers' own step otherwise.
     stepper : callable, optional
         Gives the steps of a state with room for a number of tokens, in place of both.
+    watched : sequence of int, optional
+        Tokens whose probabilities are kept wherever one of them is written.
 
     Returns
     -------
@@ -223,6 +232,7 @@ def decode(
     tokens: list[list[int]] = [[] for _ in range(count)]
     chances: list[list[float]] = [[] for _ in range(count)]
     reasons, retaken = ["length"] * count, [0] * count
+    others = KeptProbabilities(watched, count, state.logits.device)
     rows = list(range(count))  # batch row of each row of the state
     writing = set(rows)
     watches = [Repetition() for _ in rows]
@@ -247,7 +257,9 @@ def decode(
             constraint.apply(allowed, rows)
             chosen = sampler.choose(allowed)
             _note(chosen, rows, writing, constraint)
-        chance = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(-1)
+        total = logits.logsumexp(-1)
+        chance = logits.gather(1, chosen[:, None]).squeeze(1) - total
+        others.look(logits, total)
         written = zip(rows, chosen.tolist(), chance.tolist(), strict=True)
         for at, (row, token, log_probability) in enumerate(written):
             if row not in writing:
@@ -258,11 +270,13 @@ def decode(
                 continue
             tokens[row].append(token)
             chances[row].append(log_probability)
+            others.add(row, at, token)
             circling = watches[row].add(token)
             back = constraint.back(row, spare[row]) if constraint is not None else 0
             if back:
                 del tokens[row][-back:], chances[row][-back:]
                 watches[row].back(back)
+                others.back(row, back)
                 steps.back(at, back)
                 chosen[at] = tokens[row][-1]
                 spare[row] -= back
@@ -282,7 +296,7 @@ def decode(
             sampler.keep(index)
             steps.keep(index)
         logits = steps.read(chosen)
-    return [Decoded(*parts) for parts in zip(tokens, chances, reasons, retaken, strict=True)]
+    return [Decoded(*parts) for parts in zip(tokens, chances, reasons, retaken, others.told(), strict=True)]
 
 
 class TransformersSteps:

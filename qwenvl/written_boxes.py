@@ -9,13 +9,14 @@ parser drops a copy and says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from qwenvl.number_tokens import number_piece
 
 SAME = 0.75
 """Intersection over union from which two boxes of one label are one object."""
@@ -29,7 +30,6 @@ LIKELY = 0.1
 Box = tuple[int, ...]
 _QUOTE, _ESCAPE, _COMMA, _OPEN, _CLOSE, _END = b'"\\,[]}'
 _DIGITS = range(48, 58)
-_NUMBER = re.compile(rb"(0|[1-9][0-9]{0,8})([\s,\]]*)")
 _OBJECTS, _NUMBERS = 1, 2  # brackets that are open around objects, and around coordinates
 _ENDING = 4  # after the four numbers of a box: not to begin it
 
@@ -114,10 +114,10 @@ class Pieces:
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = list(texts)
-        found = [_NUMBER.fullmatch(text) for text in self.texts]
-        self.numbers = torch.tensor([-1 if match is None else int(match[1]) for match in found])
-        self.digits = torch.tensor([0 if match is None else len(match[1]) for match in found])
-        self.closed = torch.tensor([match is not None and bool(match[2]) for match in found])
+        found = [number_piece(text) or (b"", False) for text in self.texts]
+        self.numbers = torch.tensor([int(digits or -1) for digits, _ in found])
+        self.digits = torch.tensor([len(digits) for digits, _ in found])
+        self.closed = torch.tensor([closed for _, closed in found])
 
 
 class WrittenBoxes:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from qwenvl.confidence import Written
 from qwenvl.engines._chat import Token
+from qwenvl.number_tokens import Alternatives, NumberTokens, number_piece
 
 TOLERANCE = 0.01
 """Largest share of the words' probability that may be unaccounted for."""
@@ -81,6 +85,24 @@ def label_probabilities(tokens: Sequence[Token], labels: Sequence[str]) -> dict[
     shares = {label: _share(sums, label, unknown) for label in labels}
     known = {label: share for label, share in shares.items() if share is not None}
     return known if len(known) == len(labels) else None
+
+
+def as_written(tokens: Sequence[Token]) -> Written:
+    """The tokens of an answer with boxes or points, for `qwenvl.confidence.add_scores`."""
+    return Written(
+        [token.piece for token in tokens],
+        [token.log_probability for token in tokens],
+        [_other_numbers(token) for token in tokens],
+    )
+
+
+def _other_numbers(token: Token) -> Alternatives | None:
+    """The numbers among the tokens listed where one stands."""
+    if number_piece(token.piece) is None:
+        return None
+    listed = _listed(token)
+    known = {piece: part for piece in listed if (part := number_piece(piece)) is not None}
+    return Alternatives(NumberTokens.of(known.values()), np.array([listed[piece] for piece in known]))
 
 
 def _forms(word: str) -> tuple[bytes, ...]:

@@ -18,6 +18,10 @@ from qwenvl.pictures import png_url
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
 
+_DIGITS = (
+    12  # tokens listed at each place of an answer with boxes: the ten digits, and what may follow a number
+)
+
 
 class Questions:
     """Asks one served model; remembers which optional fields its server refuses.
@@ -31,7 +35,7 @@ class Questions:
     thinking : bool
         Let a family think that can be told not to.
     top_logprobs : int
-        Likeliest tokens asked for when judging.
+        Likeliest tokens asked for when judging; with boxes and points up to twelve of them.
     extra : Mapping
         Further fields of every question.
     """
@@ -123,7 +127,7 @@ class Questions:
             if request.task is Task.SCORE and self._family.thinking is not Thinking.ALWAYS:
                 fields["max_tokens"] = 1
         elif request.task in (Task.DETECT, Task.POINT):
-            fields["logprobs"] = True
+            fields |= {"logprobs": True, "top_logprobs": min(self._top, _DIGITS)}
         if self.constrains(request):
             assert request.output_schema is not None
             fields |= _chat.schema_fields(request.output_schema)

@@ -16,7 +16,7 @@ from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.batching import Batch, build_batch, plan_batches
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
 from qwenvl.compiled import CompiledStep
-from qwenvl.confidence import add_scores
+from qwenvl.confidence import Vocabulary, add_scores
 from qwenvl.decoding import Constraint, Decoded, Prefilled, croppable, decode, prefill, read_on
 from qwenvl.description import MemoryEstimate
 from qwenvl.engines._plan import JUDGING, Plan, Row, shared_beginnings
@@ -105,6 +105,7 @@ class LocalEngine(Engine):
         self._max_rows = MAX_ROWS
         self._memory: Tensor | None = None
         self._grammars: Grammars | None = None
+        self._vocabulary = Vocabulary(checkpoint.tokenizer, vocabulary_size(checkpoint.model))
 
     @classmethod
     def load(
@@ -295,6 +296,7 @@ class LocalEngine(Engine):
             self.checkpoint.model, state, batch, request.generation, eos=self.checkpoint.eos_token_ids,
             constraint=constraint, language=self._language,
             stepper=self._compiled.steps if self._compiled is not None and self._compiled.reason is None else None,
+            watched=self._vocabulary.numbers[0] if request.task in (Task.DETECT, Task.POINT) else (),
         )  # fmt: skip
         answers = [
             self._read(decoded, request, row.frame, length)
@@ -359,11 +361,8 @@ class LocalEngine(Engine):
             answer = replace(answer, notes=(*answer.notes, f"retaken:{written.retaken}"))
         if frame is None:
             return answer
-        objects = add_scores(
-            answer.objects, written.tokens, written.log_probabilities, tokenizer=tokenizer, space=family.space,
-            frame=frame,
-        )  # fmt: skip
-        return replace(answer, objects=objects)
+        sure = self._vocabulary.written(written.tokens, written.log_probabilities, written.alternatives)
+        return replace(answer, objects=add_scores(answer.objects, sure, space=family.space, frame=frame))
 
 
 def _token_budget(checkpoint: Checkpoint) -> int:

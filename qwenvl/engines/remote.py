@@ -9,10 +9,10 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from qwenvl.answer import Answer, Status
-from qwenvl.confidence import score_objects
+from qwenvl.confidence import add_scores
 from qwenvl.engines._chat import Reply, obeys_schema
 from qwenvl.engines._http import Refusal, ServerClient, ServerFault
-from qwenvl.engines._likelihood import answer_tokens, label_probabilities, yes_probability
+from qwenvl.engines._likelihood import answer_tokens, as_written, label_probabilities, yes_probability
 from qwenvl.engines._question import Questions
 from qwenvl.engines._served import ServedModel, choose_model, served_family, served_fingerprint
 from qwenvl.engines.base import Engine, ModelInfo
@@ -55,7 +55,8 @@ class RemoteEngine(Engine):
     send_limits : bool
         Tell the server these limits with every request (`mm_processor_kwargs`, vLLM).
     top_logprobs : int
-        How many of the likeliest tokens are asked for when scoring; most servers allow 20.
+        How many of the likeliest tokens are asked for when scoring; most servers allow 20. With boxes and points it is
+        up to 12.
 
     Raises
     ------
@@ -276,10 +277,9 @@ class RemoteEngine(Engine):
             finish_reason=reply.finish_reason, thinking=thinking, prompt_tokens=reply.prompt_tokens,
             new_tokens=reply.new_tokens,
         )  # fmt: skip
-        pieces, chances = [t.piece for t in reply.tokens], [t.log_probability for t in reply.tokens]
         objects = answer.objects
         if frame is not None:
-            objects = score_objects(objects, pieces, chances, space=family.space, frame=frame)
+            objects = add_scores(objects, as_written(reply.tokens), space=family.space, frame=frame)
         return replace(
             answer,
             objects=objects,

@@ -15,8 +15,10 @@ LEAST = {
     "class accuracy of matched nuclei": 0.93,
     "tissue class accuracy": 0.9,
     "yes/no AUROC": 0.93,
+    "scores of boxes, right against wrong, AUROC": 0.82,
+    "mean score less share of right boxes": -0.15,
 }
-MOST = {"count, mean absolute error": 1.3}
+MOST = {"count, mean absolute error": 1.3, "mean score less share of right boxes": 0.1}
 
 
 @pytest.fixture(scope="module")

@@ -148,6 +148,32 @@ def test_log_probabilities_are_the_models_own(tiny: Tiny, pictures: Pictures) ->
     torch.testing.assert_close(torch.tensor(row.log_probabilities), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3.5"])
+@torch.inference_mode()
+def test_probabilities_that_are_kept_are_the_models_own(tiny: Tiny, pictures: Pictures, family: str) -> None:
+    """Also of a row that is still written when another has ended."""
+    checkpoint = load_checkpoint(tiny(family), device="cpu")
+    batch = batch_of(checkpoint, pictures[:2])
+    settings = Generation(max_new_tokens=10, temperature=1.5, seed=4)
+    first = decode(checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=())
+    ending = first[0].tokens[3]
+    assert ending not in first[1].tokens
+    watched = sorted({*first[1].tokens[::2], 70, 71})
+    ended, row = decode(
+        checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=(ending,), watched=watched
+    )
+    assert len(ended.alternatives) == len(ended.tokens) == first[0].tokens.index(ending)
+    assert row.tokens == first[1].tokens
+    state = prefill(checkpoint.model, batch)
+    logits = extend(checkpoint.model, state, torch.tensor([row.tokens[:-1]] * 2))[1]
+    table = torch.cat([state.logits[1:], logits]).softmax(-1)[:, watched].numpy()
+    for at, (token, found) in enumerate(zip(row.tokens, row.alternatives, strict=True)):
+        assert (found is not None) == (token in watched)
+        if found is not None:
+            np.testing.assert_allclose(found.astype(float), table[at], rtol=2e-3, atol=1e-6)
+    assert first[0].alternatives == [None] * 10
+
+
 @torch.inference_mode()
 def test_sampling_does_not_depend_on_the_batch(tiny: Tiny, pictures: Pictures) -> None:
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))

@@ -51,7 +51,7 @@ def test_pictures_travel_without_loss(server: ServerProcess, pictures: Pictures,
     assert sorted(each["crcs"][0] for each in asked) == sorted(zlib.crc32(picture) for picture in pictures)
     assert asked[0]["fields"] == {
         "model": STUB, "stream": False, "skip_special_tokens": False, "temperature": 0.0, "top_p": 1.0,
-        "repetition_penalty": 1.0, "max_tokens": 12, "logprobs": True,
+        "repetition_penalty": 1.0, "max_tokens": 12, "logprobs": True, "top_logprobs": 12,
     }  # fmt: skip
     assert asked[0]["roles"] == ["user"]
     sampled = Request(
@@ -78,7 +78,7 @@ def test_absolute_boxes_come_back_in_tile_px(
     assert server.stats()["asked"][0]["sizes"][0] == [308, 112]
     assert answer.status is Status.OK
     assert answer.objects[0].box == pytest.approx((28 * 300 / 308, 25, 112 * 300 / 308, 50))
-    assert answer.objects[0].score == pytest.approx(0.5)
+    assert answer.objects[0].score == pytest.approx(0.5 ** ((2 + 2 + 3 + 2) / 4))
     answer = connect("Qwen3-VL").answer([pictures[2]], DETECT)[0]
     assert server.stats()["asked"][1]["sizes"][0] == [300, 100]
     assert answer.objects[0].box == pytest.approx((8.4, 2.8, 33.6, 5.6))

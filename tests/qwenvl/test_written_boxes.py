@@ -279,14 +279,21 @@ def test_an_answer_does_not_show_what_was_taken_back(tiny: Tiny, pictures: Pictu
     checkpoint = load_checkpoint(tiny(family), device="cpu")
     batch = batch_of(checkpoint, pictures)
     most = Generation(max_new_tokens=12)
-    straight = decode(checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=())
+    watched = range(len(checkpoint.tokenizer))
+    straight = decode(
+        checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), watched=watched
+    )
     wavering = Wavering()
     ours = decode(
-        checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), constraint=wavering
-    )
+        checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), constraint=wavering,
+        watched=watched,
+    )  # fmt: skip
     for row, (mine, theirs) in enumerate(zip(ours, straight, strict=True)):
         assert (mine.tokens, mine.finish_reason) == (theirs.tokens, "length")
         assert mine.log_probabilities == pytest.approx(theirs.log_probabilities, abs=1e-4)
+        for one, other in zip(mine.alternatives, theirs.alternatives, strict=True):
+            if other is not None:
+                np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-5)
         can = croppable(prefill(checkpoint.model, batch).cache)
         assert mine.retaken == (2 if row == 1 and can else 0)
     # Half of the twelve tokens may be taken back, and none of a model that cannot forget.
