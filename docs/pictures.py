@@ -82,6 +82,37 @@ def said_twice(name: str, seeds: tuple[int, ...] = (820063, 720038, 820047, 8200
     Image.fromarray(np.vstack(rows)).save(HERE / name, quality=88)
 
 
+def how_sure(name: str, seeds: tuple[int, ...] = (830088, 830019, 830055, 830003), zoom: int = 2) -> None:
+    """Boxes from red (score 0.2 and less) to green (0.9 and more); crossed out where there is no such nucleus."""
+    import numpy as np
+    from PIL import ImageDraw
+
+    from finetune.pretrain.metrics import match
+    from qwenvl.engines.local import LocalEngine
+    from qwenvl.request import Request, Task
+    from wsi.synthetic import sample_field
+
+    fields = [sample_field(seed, size=256, max_nuclei=20) for seed in seeds]
+    request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=256, mpp=0.25)
+    answers = LocalEngine.load("embedded").answer([field.image for field in fields], request)
+    row = []
+    for field, answer in zip(fields, answers, strict=True):
+        picture = Image.fromarray(field.image).resize((256 * zoom, 256 * zoom), Image.Resampling.BICUBIC)
+        draw = ImageDraw.Draw(picture)
+        boxes = np.array([item.box for item in answer.objects], float).reshape(-1, 4)
+        right = {at for at, _ in match(boxes, np.asarray(field.boxes, float).reshape(-1, 4))}
+        for at, item in enumerate(answer.objects):
+            sure = min(max(((item.score or 0.0) - 0.2) / 0.7, 0.0), 1.0)
+            colour = (round(230 * (1 - sure)), round(130 * sure), 30)
+            x0, y0, x1, y1 = boxes[at] * zoom
+            draw.rectangle((x0, y0, x1, y1), outline=colour, width=3)
+            if at not in right:
+                draw.line((x0, y0, x1, y1), fill=colour, width=2)
+                draw.line((x0, y1, x1, y0), fill=colour, width=2)
+        row.append(np.asarray(picture))
+    Image.fromarray(np.hstack(row)).save(HERE / name, quality=88)
+
+
 def where_looked(run: Path, name: str, side: int = 700) -> None:
     """Coarse scores of a cascade on the left; on the right what each tile owns, finer tiles in warmer colours."""
     import cv2
@@ -162,6 +193,7 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     fields("synthetic.jpg")
     said_twice("engine-retaken.jpg")
+    how_sure("engine-scores.jpg")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "demo"
         subprocess.run([sys.executable, "-m", "qwenvl", "demo", "-o", str(out)], check=True)

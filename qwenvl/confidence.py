@@ -128,7 +128,7 @@ def _near(written: Written, ends: np.ndarray, text: bytes, start: int, reach: fl
                 shares[others.tokens.leading_on(digits)] = (
                     0.0  # this way leads on, and the next token says where
                 )
-            total += path * float(shares @ others.probabilities)
+            total += path * float(shares @ others.probabilities.astype(np.float64))
             prefix += digits
         elif at == last:
             total += path * own

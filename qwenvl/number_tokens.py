@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,10 @@ class NumberTokens:
     values: NDArray[np.int64]
     digits: NDArray[np.int64]
     closed: NDArray[np.bool_]
+
+    @cached_property
+    def _longest(self) -> int:
+        return int(self.digits.max(initial=0))
 
     @classmethod
     def of(cls, pieces: Iterable[tuple[bytes, bool]]) -> NumberTokens:
@@ -63,12 +68,11 @@ class NumberTokens:
         float64 (n,)
             In 0..1. Numbers behind an open token are taken to be equally likely.
         """
-        before = int(prefix) if prefix else 0
-        begun = before * 10**self.digits + self.values
+        begun = self.values if not prefix else int(prefix) * 10**self.digits + self.values
+        if self._longest >= length:  # such numbers are tokens of their own
+            return np.asarray((low <= begun) & (begun <= high), np.float64)
         missing = np.maximum(length - len(prefix) - self.digits, 0)
         missing[self.closed | (begun == 0)] = 0
-        if self.digits.max(initial=0) >= length:
-            missing[:] = 0  # such numbers are tokens of their own
         missing[(missing > 0) & (begun * 10**missing > most)] -= 1
         spread = 10**missing
         first = begun * spread
