@@ -124,10 +124,8 @@ def _near(written: Written, ends: np.ndarray, text: bytes, start: int, reach: fl
             digits = text[len(prefix) : ends[at] - start].decode()
             number = int(text)
             shares = others.tokens.shares(prefix, len(text), number - reach, number + reach, most)
-            if at < last:
-                shares[others.tokens.leading_on(digits)] = (
-                    0.0  # this way leads on, and the next token says where
-                )
+            if at < last:  # the way taken leads on, and the next token says where
+                shares[others.tokens.leading_on(digits)] = 0.0
             total += path * float(shares @ others.probabilities.astype(np.float64))
             prefix += digits
         elif at == last:
