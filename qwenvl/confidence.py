@@ -25,7 +25,7 @@ _LEAST = 1e-9  # a probability is no less, so that one hopeless number leaves a 
 
 SIDE = 0.15
 """Share of a box's side within which an edge counts as the same: with all four so, two boxes overlap by half."""
-FRAME = 1 / 64
+FRAME = 1 / 32
 """The same for a point, as a share of the frame."""
 
 
