@@ -27,7 +27,7 @@ sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(
 
 from finetune.pretrain.config import PoolConfig, real_folder
 from finetune.pretrain.data import window
-from finetune.pretrain.metrics import BoxTally, iou_matrix, match
+from finetune.pretrain.metrics import BoxTally, iou_matrix
 from finetune.pretrain.phrasings import FINDING_NAMES, PRESENCE
 from finetune.pretrain.real import RealNuclei
 from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
@@ -128,8 +128,7 @@ def measure_fields(
         right, sure = [], []
         for tile, answer in zip(tiles, asker.ask(images, Task.DETECT, labels=("nucleus",)), strict=True):
             boxes = boxes_of(answer.objects)[0]
-            every.add(boxes, tile.boxes)
-            hits = {at for at, _ in match(boxes, tile.boxes)}
+            hits = {at for at, _ in every.add(boxes, tile.boxes)}
             right += [at in hits for at in range(len(boxes))]
             sure += [item.score for item in answer.objects if item.box is not None]
         told.append(auroc(np.array(sure, float), np.array(right)))

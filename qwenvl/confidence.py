@@ -120,18 +120,16 @@ def _near(written: Written, ends: np.ndarray, text: bytes, start: int, reach: fl
     for at in range(first, last + 1):
         own = math.exp(written.log_probabilities[at])
         others = written.alternatives[at] if written.alternatives else None
+        digits = text[len(prefix) : ends[at] - start].decode()
         if others is not None and text.isdigit():
-            digits = text[len(prefix) : ends[at] - start].decode()
             number = int(text)
             shares = others.tokens.shares(prefix, len(text), number - reach, number + reach, most)
             if at < last:  # the way taken leads on, and the next token says where
                 shares[others.tokens.leading_on(digits)] = 0.0
             total += path * float(shares @ others.probabilities.astype(np.float64))
-            prefix += digits
         elif at == last:
             total += path * own
-        else:
-            prefix += text[len(prefix) : ends[at] - start].decode()
+        prefix += digits
         path *= own
     return min(total, 1.0)
 
@@ -153,7 +151,7 @@ class Vocabulary:
     @cached_property
     def numbers(self) -> tuple[list[int], NumberTokens]:
         """The tokens that are numbers, and what they are."""
-        names = self._names(range(min(len(self._tokenizer), self._size)))
+        names = self._tokenizer.convert_ids_to_tokens(list(range(min(len(self._tokenizer), self._size))))
         found = {
             token: part
             for token, name in enumerate(names)
@@ -170,12 +168,11 @@ class Vocabulary:
         """An answer's tokens, with the probabilities of all `numbers` at each place where one stands."""
         known = self.numbers[1]
         others = [None if each is None else Alternatives(known, each) for each in numbers]
-        return Written([token_bytes(name or "") for name in self._names(tokens)], log_probabilities, others)
+        return Written(self.pieces(tokens), log_probabilities, others)
 
-    def _names(self, tokens: Sequence[int]) -> list[str | None]:
-        # A model may have more tokens than its tokenizer; those stand for nothing.
-        names: list[str | None] = self._tokenizer.convert_ids_to_tokens(list(tokens))
-        return names
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """What each token stands for: nothing where the model has more of them than the tokenizer."""
+        return [token_bytes(name or "") for name in self._tokenizer.convert_ids_to_tokens(list(tokens))]
 
 
 def token_bytes(piece: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenvl.confidence import token_bytes
+from qwenvl.confidence import Vocabulary
 from qwenvl.decoding import Constraint
 from qwenvl.errors import RequestError
 from qwenvl.geometry import PictureFrame
@@ -87,9 +87,7 @@ class Grammars:
         # Marks of the conversation are text to xgrammar, and would be taken inside a string.
         self._barred = {*tokenizer.added_tokens_decoder, *info.special_token_ids} - set(eos)
         self._compiled: dict[str, Any] = {}
-        names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        # A model may have more tokens than its tokenizer; those stand for nothing.
-        self._pieces = Pieces([token_bytes(name or "") for name in names] + [b""] * (vocabulary - len(names)))
+        self._pieces = Pieces(Vocabulary(tokenizer, vocabulary).pieces(range(vocabulary)))
 
     def constraint(
         self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: Any

@@ -46,8 +46,8 @@ class BoxTally:
 
     def add(
         self, boxes: Boxes, truth: Boxes, labels: list[str] | None = None, names: list[str] | None = None
-    ) -> None:
-        """Count one picture; with `labels` and `names`, classes of matched boxes are compared too."""
+    ) -> list[tuple[int, int]]:
+        """Count one picture and give its pairs; with `labels` and `names`, their classes are compared too."""
         pairs = match(boxes, truth)
         self.hits += len(pairs)
         self.predicted += len(boxes)
@@ -55,6 +55,7 @@ class BoxTally:
         if labels is not None and names is not None:
             self.same_class += sum(labels[i] == names[j] for i, j in pairs)
             self.classed += len(pairs)
+        return pairs
 
     @property
     def f1(self) -> float:

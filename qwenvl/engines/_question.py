@@ -18,9 +18,8 @@ from qwenvl.pictures import png_url
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
 
-_DIGITS = (
-    12  # tokens listed at each place of an answer with boxes: the ten digits, and what may follow a number
-)
+# Tokens listed at each place of an answer with boxes: the ten digits, and what may follow a number.
+_DIGITS = 12
 
 
 class Questions:

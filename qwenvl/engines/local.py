@@ -359,7 +359,7 @@ class LocalEngine(Engine):
         )  # fmt: skip
         if written.retaken:
             answer = replace(answer, notes=(*answer.notes, f"retaken:{written.retaken}"))
-        if frame is None:
+        if frame is None or not answer.objects:
             return answer
         sure = self._vocabulary.written(written.tokens, written.log_probabilities, written.alternatives)
         return replace(answer, objects=add_scores(answer.objects, sure, space=family.space, frame=frame))

@@ -278,7 +278,7 @@ class RemoteEngine(Engine):
             new_tokens=reply.new_tokens,
         )  # fmt: skip
         objects = answer.objects
-        if frame is not None:
+        if frame is not None and objects:
             objects = add_scores(objects, as_written(reply.tokens), space=family.space, frame=frame)
         return replace(
             answer,

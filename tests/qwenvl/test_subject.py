@@ -150,9 +150,8 @@ def test_boxes_are_in_px_of_the_target(
     )
     answer = engine.answer([pair((pictures[0], pictures[2]), target=target)], DETECT)[0]
     assert [item.box for item in answer.objects] == [pytest.approx(box)]
-    assert answer.objects[0].score == pytest.approx(
-        0.5 ** (9 / 4)
-    )  # nine digits of four numbers, each one half
+    # Nine digits of four numbers, each one half.
+    assert answer.objects[0].score == pytest.approx(0.5 ** (9 / 4))
 
 
 @pytest.mark.parametrize(("family", "target", "box"), PLACES[:4])
@@ -163,9 +162,8 @@ def test_boxes_of_a_server_are_in_px_of_the_target(
     server.control(say={"content": PLANTED, "logprob": math.log(0.5)})
     answer = engine.answer([pair((pictures[0], pictures[2]), target=target)], DETECT)[0]
     assert [item.box for item in answer.objects] == [pytest.approx(box)]
-    assert answer.objects[0].score == pytest.approx(
-        0.5 ** (9 / 4)
-    )  # nine digits of four numbers, each one half
+    # Nine digits of four numbers, each one half.
+    assert answer.objects[0].score == pytest.approx(0.5 ** (9 / 4))
     asked = server.stats()["asked"][0]
     assert asked["sizes"] == [[224, 224], [308, 112] if family == "Qwen2.5-VL" else [300, 100]]
     name = ("context", "detail")[target]
