@@ -77,6 +77,7 @@ def write_svs(
                 photometric=photometric,
                 subsampling=(1, 1) if space == "RGB" else (2, 2),
                 compression="jpeg",
+                compressionargs={"outcolorspace": space},  # else tifffile's tag says YCbCr
                 description=f"Aperio Image Library v12 \r\n{width}x{height} ({tile}x{tile}){arrow} JPEG/RGB"
                 f" Q=85|AppMag = 20{stated}",
                 metadata=None,

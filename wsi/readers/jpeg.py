@@ -1,117 +1,310 @@
-"""JPEG tiles of TIFF files, decoded to the same bits as OpenSlide does.
+"""JPEG tiles and strips of TIFF files, decoded to the same bits as OpenSlide does.
 
-The colour space is the one that the TIFF tag PhotometricInterpretation states. libjpeg guesses it from
-markers inside the data instead, so a tile gets an Adobe marker (Adobe Technical Note 5116, section 18) that
-says what the tag says; tiles whose own markers contradict the tag go to a decoder that can be told.
+Which colour space the samples are in is said in up to five places: the TIFF tag PhotometricInterpretation, a JFIF
+marker (always YCbCr: ITU-T T.871), an Adobe marker (Adobe Technical Note 5116, section 18), component ids ('R', 'G',
+'B') and chroma that is stored smaller, which only YCbCr has. Every tile is judged by its own markers:
+
+* All that is said agrees: that. Tags of Aperio say RGB about tiles without any marker, and are right.
+* It does not agree: the image is decoded under both readings, and the one counts whose colours are possible and whose
+  background is neutral (`settle`).
+* That does not decide either: JFIF means YCbCr, then the tag where it says RGB, else the stream. This is tifffile's
+  rule, which is libjpeg's default (jdapimin.c) except that a tag RGB beats an Adobe marker; OpenSlide follows the tag
+  alone, and so shows as raw YCbCr what QuPath and Bio-Formats write (tag RGB, tiles JFIF). Chroma that is stored
+  smaller is YCbCr against both, unless marker or ids say RGB too: no encoder stores RGB that way.
+
+libjpeg learns the outcome from an Adobe marker that takes the place of the tile's own.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import simplejpeg
 
 from wsi.readers.source import Raw
 
-Decode = Callable[[Any, bool], Raw]
-"""From the bytes of a tile, and whether the result has to outlive the thread's next call, to its pixels."""
-
 GRAYSCALE, RGB, YCBCR = "GRAYSCALE", "RGB", "YCBCR"
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_HEAD = 1024
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+_TRANSFORM = {RGB: b"\x00", YCBCR: b"\x01"}
+_SOS, _DHT, _JPG, _DAC, _DNL = 0xDA, 0xC4, 0xC8, 0xCC, 0xDC
+_APP0, _APP14, _COMMENT = 0xE0, 0xEE, 0xFE
 # libjpeg's word for bytes before a marker: a few are padding by the writer, many are damage.
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker")
 _HARMLESS = 16
+# A block of 8x8 px takes at least one bit. Small tiles are decoded without this check.
+_UNCHECKED_PX, _PX_PER_BYTE = 1 << 22, 64 * 8
+_HEADS = 64
+# `settle`: a value is impossible that far beyond 0 to 255 (rounding and smaller chroma stay well below);
+# px are neutral up to this difference of their samples; shares of px that decide.
+_BEYOND, _NEUTRAL = 40, 24
+_SHARE_BEYOND, _SHARE_NEUTRAL, _TIMES = 0.05, 0.02, 4
 
 
-def decoder(tables: bytes | None, space: str, width: int, height: int, sample: bytes) -> Decode:
-    """A decoder for the tiles of one image.
+@dataclass(frozen=True)
+class Head:
+    """What a JPEG stream says about itself before its first scan.
+
+    Attributes
+    ----------
+    width, height, precision : int
+        Size in px and bits per sample.
+    ids : tuple of int
+        Component ids.
+    subsampled : bool
+        Some components are stored smaller than the first one.
+    jfif : bool
+        A JFIF marker is there.
+    adobe : int or None
+        Transform of the Adobe marker: 0 none, 1 YCbCr, 2 YCCK.
+    scan : int
+        Where the first scan begins, in bytes.
+    kept : bytes
+        The head without application markers and comments.
+    """
+
+    width: int
+    height: int
+    precision: int
+    ids: tuple[int, ...]
+    subsampled: bool
+    jfif: bool
+    adobe: int | None
+    scan: int
+    kept: bytes
+
+
+def read_head(data: Any) -> Head:
+    """The head of a JPEG stream (ITU-T T.81, B.2). Raises ValueError where there is none."""
+    frame: bytes | None = None
+    jfif, adobe, kept, at = False, None, [], 2
+    if bytes(data[:2]) != _START:
+        raise ValueError("a tile does not begin like JPEG data")
+    for marker, begin, end in _segments(data):
+        body = bytes(data[begin + 4 : end])
+        if marker == _SOS:
+            at = begin
+            break
+        if marker == _APP0 and body[:5] == b"JFIF\0":
+            jfif = True
+        elif marker == _APP14 and body[:5] == b"Adobe" and len(body) >= 12:
+            adobe = body[11]
+        elif 0xC0 <= marker <= 0xCF and marker not in (_DHT, _JPG, _DAC):
+            frame = body
+        if not (_APP0 <= marker <= 0xEF or marker == _COMMENT):
+            kept.append(bytes(data[begin:end]))
+    else:
+        raise ValueError("the JPEG data of a tile ends before its first scan")
+    if frame is None or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise ValueError("the JPEG data of a tile does not state its size")
+    sampling = frame[7 : 6 + 3 * frame[5] : 3]
+    return Head(
+        width=int.from_bytes(frame[3:5], "big"),
+        height=int.from_bytes(frame[1:3], "big"),
+        precision=frame[0],
+        ids=tuple(frame[6 : 6 + 3 * frame[5] : 3]),
+        subsampled=any(factors != sampling[0] for factors in sampling),
+        jfif=jfif,
+        adobe=adobe,
+        scan=at,
+        kept=b"".join(kept),
+    )
+
+
+def _segments(data: Any) -> Iterator[tuple[int, int, int]]:
+    """Marker, begin and end of each segment after the start of the image."""
+    at, size = 2, len(data)
+    while at + 4 <= size:
+        if data[at] != 0xFF:
+            raise ValueError("the head of a tile's JPEG data is damaged")
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        if end < at + 4 or end > size or marker in (0x00, 0xD8, 0xD9):
+            raise ValueError("the head of a tile's JPEG data is damaged")
+        yield marker, at, end
+        at = end
+
+
+def colour_space(head: Head, stated: str) -> tuple[str, bool]:
+    """Colour space of three components, RGB or YCBCR, and whether all that is said agrees on it.
+
+    `stated` is what the tag says. Where it is contradicted, the space is the one to take if the colours
+    themselves do not tell; see the module.
+    """
+    letters = head.ids == (82, 71, 66)
+    ycbcr = head.jfif or head.adobe in (1, 2) or head.subsampled or stated == YCBCR
+    rgb = head.adobe == 0 or (letters and head.adobe is None and not head.jfif) or stated == RGB
+    if ycbcr != rgb:
+        return (YCBCR if ycbcr else RGB), True
+    meant = stated == RGB and (head.adobe == 0 or (letters and head.adobe is None))
+    return (YCBCR if head.jfif or (head.subsampled and not meant) else RGB), False
+
+
+def settle(as_rgb: Raw, as_ycbcr: Raw) -> str | None:
+    """Which of two readings of the same samples is right: RGB, YCBCR, or None where the colours do not tell.
+
+    Parameters
+    ----------
+    as_rgb, as_ycbcr : uint8 array (height, width, 3)
+        The samples taken for RGB (so as they are stored), and taken for YCbCr and converted to RGB.
+
+    Taken for YCbCr, samples that are RGB give colours that do not exist (beyond 0 to 255: white, black). Glass and
+    dark background are neutral under one reading and strongly coloured under the other.
+    """
+    y, blue, red = (as_rgb[::2, ::2, i].astype(np.float32) for i in range(3))
+    red, blue = red - 128, blue - 128
+    converted = np.stack([y + 1.402 * red, y - 0.344136 * blue - 0.714136 * red, y + 1.772 * blue])
+    beyond = np.maximum(-converted, converted - 255).max(0)
+    impossible = float((beyond > _BEYOND).mean()) > _SHARE_BEYOND
+    neutral_rgb, neutral_ycbcr = (
+        float((np.ptp(pixels[::2, ::2].astype(np.int16), axis=-1) <= _NEUTRAL).mean())
+        for pixels in (as_rgb, as_ycbcr)
+    )
+    if impossible and neutral_ycbcr <= _TIMES * neutral_rgb:
+        return RGB
+    if not impossible and neutral_ycbcr > max(_SHARE_NEUTRAL, _TIMES * neutral_rgb):
+        return YCBCR
+    return None
+
+
+class JpegDecoder:
+    """Decodes the tiles or strips of one image; safe to use from several threads.
 
     Parameters
     ----------
     tables : bytes or None
         Value of the JPEGTables tag: a JPEG stream with only tables in it.
-    space : str
-        Colour space of the stored samples: 'GRAYSCALE', 'RGB' or 'YCBCR'. Colour comes out as RGB.
+    stated : str
+        Colour space that the tag states: 'GRAYSCALE', 'RGB' or 'YCBCR'.
     width, height : int
-        Tile size in px.
-    sample : bytes
-        The beginning of one tile.
+        Size of a tile or strip in px.
 
-    Returns
-    -------
-    Decode
-        Gives uint8 (height, width, 3), or (height, width) for gray. It raises an error where the data is
-        damaged or ends early, which libjpeg by itself fills with gray.
+    Attributes
+    ----------
+    contradicted : str or None
+        How contradicting statements were settled by the colours of the image; see `learn`.
     """
-    if space == GRAYSCALE:
-        return _told(tables, space, space, (height, width))
-    told = _told(tables, space, RGB, (height, width, 3))
-    if _contradicts(sample[:_HEAD], space):
-        return told
-    complete = not tables and (b"Adobe" in sample[:_HEAD] or (space == YCBCR and b"JFIF\0" in sample[:_HEAD]))
-    return _fast(None if complete else _prefix(tables, space), (height, width, 3), told)
 
+    def __init__(self, tables: bytes | None, stated: str, width: int, height: int) -> None:
+        inner = tables[2:-2] if tables and tables.endswith(_END) else (tables or b"")[2:]
+        self._tables, self._stated, self._width, self._height = inner, stated, width, height
+        self._out, self._samples = ("GRAY", 1) if stated == GRAYSCALE else ("RGB", 3)
+        self.contradicted: str | None = None
+        self._last: tuple[bytes, bytes, int] = (b"\0", b"", 0)
+        self._here = threading.local()
 
-def _contradicts(head: bytes, space: str) -> bool:
-    """Whether a tile's own markers state another colour space than `space`."""
-    at = head.find(b"Adobe")
-    if at >= 0 and head[at + 11 : at + 12] != (b"\x01" if space == YCBCR else b"\x00"):
-        return True
-    return space == RGB and b"JFIF\0" in head
+    def __call__(self, data: Any, rows: int, keep: bool) -> Raw:
+        """Pixels of one tile, uint8 (height, width, 3), or (height, width) for gray.
 
+        Parameters
+        ----------
+        data : bytes-like
+            The tile as stored.
+        rows : int
+            Rows that the image has here; the last strip may be stored with only these.
+        keep : bool
+            The result has to outlive this thread's next call.
 
-def _prefix(tables: bytes | None, space: str) -> bytes:
-    """What a tile's data has to begin with to stand by itself: marker and tables."""
-    inner = tables[2:-2] if tables and tables.endswith(_END) else (tables or b"")[2:]
-    return b"".join((_START, _ADOBE, b"\x01" if space == YCBCR else b"\x00", inner))
+        Raises
+        ------
+        ValueError
+            The data is damaged, ends early (which libjpeg by itself fills with gray), is of another size or holds
+            other samples than the tag states.
+        """
+        head, start, height = self._last
+        scan = len(head)
+        if data[:scan] != head or height not in (rows, self._height):
+            scan, start, height = self._begin(data, rows)
+        return self._pixels((start, data[scan:]), height, keep)
 
-
-def _fast(prefix: bytes | None, shape: tuple[int, ...], told: Decode) -> Decode:
-    here = threading.local()
-
-    def decode(data: Any, keep: bool) -> Raw:
-        if data[:2] != _START:
-            raise ValueError("a tile does not begin like JPEG data")
-        if keep:
-            buffer = np.empty(shape, np.uint8)
+    def _pixels(self, parts: tuple[Any, ...], height: int, keep: bool) -> Raw:
+        if keep or height != self._height:
+            buffer = np.empty((height, self._width, self._samples), np.uint8)
         else:
             try:
-                buffer = here.buffer
+                buffer = self._here.buffer
             except AttributeError:  # one per thread: fresh memory for every tile costs page faults
-                buffer = here.buffer = np.empty(shape, np.uint8)
+                shape = (height, self._width, self._samples)
+                buffer = self._here.buffer = np.empty(shape, np.uint8)
+        whole = b"".join(parts)
         try:
-            whole = data if prefix is None else b"".join((prefix, data[2:]))
-            pixels = simplejpeg.decode_jpeg(whole, buffer=buffer)
+            pixels = simplejpeg.decode_jpeg(whole, self._out, buffer=buffer)
         except ValueError as error:
             padding = _PADDING.search(str(error))
-            if padding and int(padding[1]) <= _HARMLESS:
-                return told(data, keep)
-            raise
-        if pixels.shape != shape:
+            if not padding or int(padding[1]) > _HARMLESS:
+                raise
+            pixels = simplejpeg.decode_jpeg(whole, self._out, buffer=buffer, strict=False)
+        return pixels if self._samples > 1 else pixels[..., 0]
+
+    def _begin(self, data: Any, rows: int) -> tuple[int, bytes, int]:
+        """Where the scan of a tile begins, what libjpeg gets in place of all before it, and the stored rows."""
+        head = self._checked(data, rows)
+        space = self._stated
+        if space != GRAYSCALE:
+            space, agreed = colour_space(head, self._stated)
+            space = space if agreed else self.contradicted or space
+        start = self._start(head, space)
+        self._last = (bytes(data[: head.scan]), start, head.height)
+        return head.scan, start, head.height
+
+    def _start(self, head: Head, space: str) -> bytes:
+        adobe = b"" if space == GRAYSCALE else _ADOBE + _TRANSFORM[space]
+        return b"".join((_START, adobe, self._tables, head.kept))
+
+    def _checked(self, data: Any, rows: int) -> Head:
+        head = read_head(data)
+        if head.precision != 8:
+            raise ValueError(f"a tile holds {head.precision} bits per sample, the file states 8")
+        if len(head.ids) != self._samples:
+            kind = {1: "gray", 2: "two components", 3: "colour", 4: "CMYK or YCCK"}.get(len(head.ids), "none")
             raise ValueError(
-                f"a tile measures {pixels.shape[1]}x{pixels.shape[0]} px, not {shape[1]}x{shape[0]}"
+                f"a tile holds {len(head.ids)} components ({kind}), the file states {self._samples}"
             )
-        return pixels
-
-    return decode
-
-
-def _told(tables: bytes | None, space: str, out_space: str, shape: tuple[int, ...]) -> Decode:
-    def decode(data: Any, keep: bool) -> Raw:
-        if data[-2:] != _END and _END not in bytes(data):
-            raise ValueError("the JPEG data of a tile ends too early")
-        pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace=out_space)
-        if pixels.shape != shape:
+        if head.width != self._width or head.height not in (self._height, rows):
             raise ValueError(
-                f"a tile measures {pixels.shape[1]}x{pixels.shape[0]} px, not {shape[1]}x{shape[0]}"
+                f"a tile measures {head.width}x{head.height} px, not {self._width}x{self._height}"
             )
-        return pixels
+        area = head.width * head.height
+        if area > _UNCHECKED_PX and area > (len(data) + 1) * _PX_PER_BYTE:
+            raise ValueError(
+                f"a tile of {len(data)} bytes cannot hold the {head.width}x{head.height} px it states"
+            )
+        return head
 
-    return decode
+    def learn(self, tiles: Iterator[tuple[Any, int]]) -> str | None:
+        """Settle contradicting statements by the colours of some tiles, given with the rows they stand for.
+
+        Returns what was found, in words, or None where nothing contradicts. Damaged tiles are passed over.
+        """
+        if self._stated == GRAYSCALE:
+            return None
+        pairs, heads = [], []
+        for data, rows in tiles:
+            try:
+                head = self._checked(data, rows)
+                if colour_space(head, self._stated)[1]:
+                    continue
+                pairs.append(
+                    [
+                        self._pixels((self._start(head, space), data[head.scan :]), head.height, True)
+                        for space in (RGB, YCBCR)
+                    ]
+                )
+            except ValueError:
+                continue
+            heads.append(head)
+        if not pairs:
+            return None
+        self.contradicted = settle(*(np.concatenate(tiles) for tiles in zip(*pairs, strict=True)))
+        by = "colours" if self.contradicted else "markers"
+        taken = self.contradicted or colour_space(heads[0], self._stated)[0]
+        self._last = (b"\0", b"", 0)
+        return f"the tag states {self._stated}, JPEG tiles contradict it: read as {taken} by their {by}"

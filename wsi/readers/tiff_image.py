@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
-from wsi.errors import ReadError
+from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.readers import jpeg
 from wsi.readers.source import Raw
 from wsi.readers.storage import FileBytes, PieceCache
@@ -19,7 +19,8 @@ _STRIP_BYTES = 1 << 20
 _MAX_GAP = 64 << 10
 _REMEMBERED = 4096
 _READS_TO_KEEP = 64
-# Photometric interpretation -> colour space of the JPEG data; the tag decides, as in OpenSlide.
+_SAMPLED, _SAMPLED_BYTES = 8, 8 << 20  # tiles looked at to learn the colour space of an image
+# Photometric interpretation -> colour space of JPEG data that the tag states.
 _JPEG_SPACES = {0: jpeg.GRAYSCALE, 1: jpeg.GRAYSCALE, 2: jpeg.RGB, 6: jpeg.YCBCR}
 
 
@@ -53,7 +54,11 @@ class TiffImage:
         Size in px and samples per px (1 when the samples are stored apart).
     dtype : numpy dtype
         Of the stored samples.
+    note : str or None
+        What the file contradicts itself about, and what was taken.
     """
+
+    note: str | None = None
 
     def __init__(
         self, page: TiffPage | TiffFrame, file: FileBytes, cache: PieceCache, plane: int = 0
@@ -195,18 +200,45 @@ class TiffImage:
         ):
             return self._raw_rows(key, plane)
         space = _JPEG_SPACES.get(int(key.photometric))
+        if self.apart and space == jpeg.YCBCR:
+            raise UnsupportedSlideError(
+                f"{self._file.path} stores YCbCr samples apart from each other; save it as RGB."
+            )
+        if self.apart and space == jpeg.RGB:
+            space = jpeg.GRAYSCALE  # every sample is an image of its own
         plain = self.samples == (1 if space == jpeg.GRAYSCALE else 3)
-        if key.compression == _JPEG and key.is_tiled and self.dtype == np.uint8 and space and plain:
+        if key.compression == _JPEG and self.dtype == np.uint8 and space and plain:
             return self._jpeg(key, space)
         return self._other(key)
 
     def _jpeg(self, key: TiffPage, space: str) -> Callable[[Any, int, bool], Raw]:
-        first = next((i for i, count in enumerate(self.counts) if count), None)
-        sample = b""
-        if first is not None and self.offsets[first] + self.counts[first] <= self._file.size:
-            sample = self._file.read(self.offsets[first], min(self.counts[first], 1024))
-        decode = jpeg.decoder(key.jpegtables, space, self._piece_width, self._piece_height, sample)
-        return lambda data, index, keep: decode(data, keep)
+        tall = self._piece_height
+        decode = jpeg.JpegDecoder(key.jpegtables, space, self._piece_width, tall)
+        self.note = decode.learn(self._samples(key.is_tiled))
+        if key.is_tiled:
+            return lambda data, index, keep: decode(data, tall, keep)
+        return lambda data, index, keep: decode(data, self._rows(index), keep)
+
+    def _rows(self, strip: int) -> int:
+        """Rows of the image in a strip; the last one may hold fewer than the others."""
+        per_sample = -(-self.height // self._piece_height)
+        return min(self._piece_height, self.height - strip % per_sample * self._piece_height)
+
+    def _samples(self, tiled: bool) -> Iterator[tuple[bytes, int]]:
+        """Some tiles or strips, evenly spread, each with the rows of the image that it stands for."""
+        full = [
+            i
+            for i, (o, n) in enumerate(zip(self.offsets, self.counts, strict=True))
+            if 0 < n <= self._file.size - o
+        ]
+        left = _SAMPLED_BYTES
+        for i in full[:: max(1, len(full) // _SAMPLED)][: _SAMPLED + 1]:
+            if left > 0:
+                left -= self.counts[i]
+                yield (
+                    self._file.read(self.offsets[i], self.counts[i]),
+                    self._piece_height if tiled else self._rows(i),
+                )
 
     def _other(self, key: TiffPage) -> Callable[[Any, int, bool], Raw]:
         tables = {"jpegtables": key.jpegtables} if key.jpegtables else {}
