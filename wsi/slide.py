@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,31 @@ _PIXELS_IN_MEMORY = 48_000_000  # source px that one resampling may hold at a ti
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a pyramid: size in px and level-0 px per px of this level."""
+    """One resolution of a pyramid.
+
+    Attributes
+    ----------
+    width, height : int
+        Size in px.
+    downsample_x, downsample_y : float
+        Level-0 px per px of this level along x and y; y is as x where it is left out.
+    """
 
     width: int
     height: int
-    downsample: float
+    downsample_x: float
+    downsample_y: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.downsample_y:
+            object.__setattr__(self, "downsample_y", self.downsample_x)
+
+    @property
+    def downsample(self) -> float:
+        """Level-0 px per px of this level: the geometric mean of both sides."""
+        if self.downsample_x == self.downsample_y:
+            return self.downsample_x
+        return math.sqrt(self.downsample_x * self.downsample_y)
 
 
 class Slide(ABC):
@@ -52,6 +73,8 @@ class Slide(ABC):
         Where the scale comes from: 'file', 'user' or 'unknown'.
     properties : mapping of str to str
         Metadata as the file states it.
+    qupath_bounds : (int, int, int, int) or None
+        x0, y0, width and height, in level-0 px, of the part that QuPath shows; None where it shows all.
     """
 
     path: Path
@@ -60,6 +83,7 @@ class Slide(ABC):
     mpp_xy: tuple[float, float] | None
     mpp_source: str
     properties: Mapping[str, str]
+    qupath_bounds: tuple[int, int, int, int] | None = None
 
     @abstractmethod
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> RGB:
@@ -128,7 +152,7 @@ class Slide(ABC):
         if not 0 <= level < len(self.levels):
             raise RegionError(f"{self.path} has levels 0 to {len(self.levels) - 1}, not {level}.")
         of = self.levels[level]
-        x, y = round(x0 / of.downsample), round(y0 / of.downsample)
+        x, y = round(x0 / of.downsample_x), round(y0 / of.downsample_y)
         if width < 1 or height < 1 or x < 0 or y < 0 or x + width > of.width or y + height > of.height:
             raise RegionError(
                 f"Region {width}x{height} at ({x}, {y}) is not inside level {level} of {self.path}, "
@@ -136,9 +160,17 @@ class Slide(ABC):
             )
         return self._read(x, y, width, height, level)
 
-    def best_level(self, downsample: float) -> int:
-        """The coarsest level that still holds every detail wanted at `downsample` (0.5 % tolerance)."""
-        fits = [i for i, level in enumerate(self.levels) if level.downsample <= downsample * 1.005]
+    def best_level(self, downsample: float, downsample_y: float | None = None) -> int:
+        """The coarsest level that still holds every detail wanted at `downsample` (0.5 % tolerance).
+
+        `downsample_y` is the one wanted along y where it is another.
+        """
+        along_y = downsample if downsample_y is None else downsample_y
+        fits = [
+            i
+            for i, level in enumerate(self.levels)
+            if level.downsample_x <= downsample * 1.005 and level.downsample_y <= along_y * 1.005
+        ]
         return fits[-1] if fits else 0
 
     def read_scaled(self, x0: int, y0: int, width0: int, height0: int, size: tuple[int, int]) -> RGB:
@@ -172,16 +204,16 @@ class Slide(ABC):
                 f"Rectangle {width0}x{height0} at ({x0}, {y0}), wanted as {width}x{height} px, has no area "
                 f"or is not inside {self.path} ({self.width}x{self.height} px)."
             )
-        level = self.best_level(min(width0 / width, height0 / height))
+        level = self.best_level(width0 / width, height0 / height)
         of = self.levels[level]
-        scale = of.downsample
-        columns = snap(x0 / scale, (x0 + width0) / scale, width, of.width)
-        rows_in_memory = band_height(height0 / scale / height, _PIXELS_IN_MEMORY // columns.length)
+        scale_x, scale_y = of.downsample_x, of.downsample_y
+        columns = snap(x0 / scale_x, (x0 + width0) / scale_x, width, of.width)
+        rows_in_memory = band_height(height0 / scale_y / height, _PIXELS_IN_MEMORY // columns.length)
         bands = []
         for top in range(0, height, rows_in_memory):
             bottom = min(height, top + rows_in_memory)
             y_top, y_bottom = y0 + height0 * top / height, y0 + height0 * bottom / height
-            rows = snap(y_top / scale, y_bottom / scale, bottom - top, of.height)
+            rows = snap(y_top / scale_y, y_bottom / scale_y, bottom - top, of.height)
             factor = whole_factor(columns, rows, width, bottom - top)
             if factor > 1:
                 band = self._read_shrunk(

@@ -260,7 +260,7 @@ def test_empty_tiles_go_to_openslide(tmp_path: Path) -> None:
     path = write_svs(tmp_path / "a.svs", PICTURE, factors=(1,), codes={0: [*tiles[:7], b"", *tiles[8:]]})
     with open_slide(path) as slide:
         assert slide.reader == "openslide"
-        assert slide.properties["reader.reason"] == "tiles without data"
+        assert slide.properties["reader.reason"].startswith("tiles without data")
         np.testing.assert_array_equal(slide.read(0, 0, 100, 100), openslide_rgb(path)[:100, :100])
         assert slide.read(140, 140, 20, 20).min() == 255
 

@@ -25,7 +25,7 @@ from wsi import (
     UnsupportedSlideError,
     open_slide,
 )
-from wsi.readers.source import level_sizes_to_levels
+from wsi.readers.description import whole_levels
 from wsi.resample import snap
 
 PICTURE = tissue(701, 503)
@@ -49,7 +49,7 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_downsample_is_the_writers_factor(sizes: list[tuple[int, int]], downsamples: list[float]) -> None:
-    assert [of.downsample for of in level_sizes_to_levels(sizes)] == downsamples
+    assert [of.downsample for of in whole_levels(sizes)[0]] == downsamples
 
 
 def test_a_picture_of_its_own_size_is_not_touched(pyramid: Path) -> None:

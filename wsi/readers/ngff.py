@@ -13,8 +13,9 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from wsi.errors import PlaneError, ReadError, SlideNotFoundError, UnsupportedSlideError
+from wsi.readers.description import Description, Layout, whole_levels
 from wsi.readers.scale import pair, to_micrometres, to_seconds
-from wsi.readers.source import Layout, Raw, Source, level_sizes_to_levels
+from wsi.readers.source import Raw, Source
 from wsi.slide import RGB
 
 MARKERS = ("zarr.json", ".zattrs", ".zgroup")
@@ -53,14 +54,21 @@ class NgffSource(Source):
         self._check(path)
         sizes = [dict(zip(self._axes, array.shape, strict=True)) for array in self._arrays]
         self._depths = [size.get("z", 1) for size in sizes]
-        self.levels = level_sizes_to_levels([(size["x"], size["y"]) for size in sizes])
-        self.mpp_xy = _scale(image, datasets[0], self._axes)
-        self.depth_um = to_micrometres(*_step(image, datasets[0], self._axes, "z"))
+        levels, notes = whole_levels([(size["x"], size["y"]) for size in sizes])
         between = to_seconds(*_step(image, datasets[0], self._axes, "t"))
-        self.seconds = tuple(t * between for t in range(sizes[0].get("t", 1))) if between else None
-        self.layout = _layout(self._arrays[0].dtype, sizes[0], omero)
         version = image.get("version") or _metadata(root).get("version", "")
-        self.properties = {"ngff.version": str(version), "ngff.name": str(image.get("name", ""))}
+        mpp_xy = _scale(image, datasets[0], self._axes)
+        self.description = Description(
+            levels=levels,
+            layout=_layout(self._arrays[0].dtype, sizes[0], omero),
+            mpp_xy=mpp_xy,
+            mpp_from="coordinateTransformations" if mpp_xy else "",
+            properties={"ngff.version": str(version), "ngff.name": str(image.get("name", ""))},
+            files=(path,),
+            seconds=tuple(t * between for t in range(sizes[0].get("t", 1))) if between else None,
+            depth_um=to_micrometres(*_step(image, datasets[0], self._axes, "z")),
+            notes=notes,
+        )
 
     def _check(self, path: Path) -> None:
         if not self._arrays or any(array.ndim != len(self._axes) for array in self._arrays):

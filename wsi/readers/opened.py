@@ -12,10 +12,11 @@ import numpy as np
 
 from wsi.errors import PlaneError, UnknownMppError
 from wsi.fingerprint import combine, fingerprint_path
-from wsi.readers.orientation import stored_region, swaps_sides, turn
-from wsi.readers.source import Layout, Source
+from wsi.readers.description import Description, Layout
+from wsi.readers.orientation import stored_region, turn
+from wsi.readers.source import Source
 from wsi.readers.stack import ChannelColor, Plane, Rendering
-from wsi.slide import RGB, Level, Slide
+from wsi.slide import RGB, Slide
 
 _LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.8
 _AUTO_BLOCK = 1024
@@ -38,21 +39,25 @@ class OpenedSlide(Slide):
 
     Attributes
     ----------
+    description : Description
+        What the file states of this image, turned upright.
     options : mapping of str to str
         How it was opened, for provenance: reader, and where given mpp, plane, rendering, series. The
         strings are those that the command line and `Plane.parse` and `Rendering.parse` read.
     """
 
+    description: Description
     options: Mapping[str, str]
 
     def __init__(self, source: Source, options: OpenOptions) -> None:
         self._source = source
         self.path = source.path
         self.reader = source.name
-        self._turn = source.orientation
-        swap = swaps_sides(self._turn)
-        self.levels = tuple(Level(of.height, of.width, of.downsample) if swap else of for of in source.levels)
-        self.mpp_xy, self.mpp_source = _scale(source, options.mpp, swap)
+        self._turn = source.description.orientation
+        self.description = source.description.upright()
+        self.levels = self.description.levels
+        self.mpp_xy, self.mpp_source = _scale(source, self.description.mpp_xy, options.mpp)
+        self.qupath_bounds = self.description.qupath_bounds
         self._plane = _choose_plane(source, options.plane)
         rendering = _choose_rendering(source, options.rendering)
         found: dict[str, str] = {}
@@ -71,7 +76,7 @@ class OpenedSlide(Slide):
             options.series,
             options.reader,
         )
-        self.properties = MappingProxyType({**source.properties, **found})
+        self.properties = MappingProxyType({**self.description.properties, **found})
         chosen = {
             "reader": source.name,
             "mpp": options.mpp and "{:.17g},{:.17g}".format(*options.mpp),
@@ -111,22 +116,22 @@ class OpenedSlide(Slide):
     @property
     def layout(self) -> Layout:
         """Planes and channels of the file; one plane of it is this slide."""
-        return self._source.layout
+        return self.description.layout
 
     @property
     def seconds(self) -> tuple[float, ...] | None:
         """When each time point was taken, in s; None where the file does not say. Never guessed."""
-        return self._source.seconds
+        return self.description.seconds
 
     @property
     def depth_um(self) -> float | None:
         """Distance of neighbouring z planes in um; None where the file does not say."""
-        return self._source.depth_um
+        return self.description.depth_um
 
     @property
     def unnamed(self) -> str:
         """'z' where the depths of `layout` are an axis that the file gives no name; '' otherwise."""
-        return self._source.unnamed
+        return self.description.unnamed
 
     def on_plane(self, plane: Plane) -> OpenedSlide:
         """Another plane of the same file, through the same handles, with the channel ranges of this one."""
@@ -135,12 +140,12 @@ class OpenedSlide(Slide):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content; where a slide spreads over several files, of what identifies it, too."""
-        return combine(fingerprint_path(self.path), self._source.identity)
+        return combine(fingerprint_path(self.path), self.description.identity)
 
     @property
     def associated(self) -> Sequence[str]:
         """Names of associated images (label, macro, thumbnail)."""
-        return self._source.associated
+        return self.description.associated
 
     def read_associated(self, name: str) -> RGB:
         """An associated image as uint8 (h, w, 3). Raises KeyError for an unknown name, ReadError."""
@@ -156,15 +161,13 @@ class OpenedSlide(Slide):
 
 
 def _scale(
-    source: Source, mpp: tuple[float, float] | None, swap: bool
+    source: Source, stated: tuple[float, float] | None, mpp: tuple[float, float] | None
 ) -> tuple[tuple[float, float] | None, str]:
     if mpp is not None:
         if not all(np.isfinite(side) and side > 0 for side in mpp):
             raise UnknownMppError(f"mpp={mpp} given for {source.path} is not a positive number of um per px.")
         return mpp, "user"
-    if source.mpp_xy is None:
-        return None, "unknown"
-    return (source.mpp_xy[::-1] if swap else source.mpp_xy), "file"
+    return stated, "unknown" if stated is None else "file"
 
 
 def _choose_plane(source: Source, plane: Plane | None) -> Plane:
@@ -189,10 +192,10 @@ def _choose_rendering(source: Source, rendering: Rendering | None) -> Rendering 
     if rendering is None:
         if layout.is_rgb:
             return None
-        if layout.channels == 1 and layout.dtype == np.bool_:
-            return Rendering.gray(0, 0, 1)
-        if layout.channels == 1 and layout.dtype == np.uint8:
-            return Rendering.gray(0, 0, 255)
+        if layout.channels == 1 and layout.dtype in (np.uint8, np.bool_):
+            return Rendering.gray(0, 0, layout.full)
+        if layout.channels == 1:
+            return _choose_rendering(source, Rendering.automatic(0))
         example = "rgb" if layout.channels == 3 and layout.dtype == np.uint8 else _example(layout)
         raise PlaneError(
             f"{source.path} holds {layout}, and how that becomes red, green and blue is yours to say: "
@@ -210,8 +213,7 @@ def _choose_rendering(source: Source, rendering: Rendering | None) -> Rendering 
         if channel.auto or (channel.low is not None and channel.high is not None):
             settled.append(channel)
         elif layout.dtype in (np.uint8, np.bool_):
-            top = 255.0 if layout.dtype == np.uint8 else 1.0
-            settled.append(ChannelColor(channel.index, channel.color, 0.0, top))
+            settled.append(ChannelColor(channel.index, channel.color, 0.0, layout.full))
         else:
             raise PlaneError(
                 f"{source.path} holds {layout}: channel {channel.index} needs the stored values that are "

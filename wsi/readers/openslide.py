@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -11,8 +12,9 @@ import openslide
 from openslide import OpenSlide, OpenSlideError
 
 from wsi.errors import ReadError, UnsupportedSlideError
-from wsi.readers.scale import PLAUSIBLE_TIFF_MPP, pair, to_micrometres
-from wsi.readers.source import Layout, Raw, Source, level_sizes_to_levels
+from wsi.readers.description import Description, Layout, whole_levels
+from wsi.readers.scale import pair, plausible, to_micrometres, within_microscopy
+from wsi.readers.source import Raw, Source
 from wsi.slide import RGB
 
 # Formats whose pixels are not all in the file that is opened.
@@ -47,17 +49,28 @@ class OpenSlideSource(Source):
             found = dict(self._handle.properties)
             sizes = list(self._handle.level_dimensions)
             self._downsamples = self._handle.level_downsamples
-            self.associated = tuple(sorted(self._handle.associated_images))
+            associated = tuple(sorted(self._handle.associated_images))
+            profile = self._handle.color_profile
         except (OpenSlideError, OSError) as error:
             raise UnsupportedSlideError(
                 f"{path} cannot be opened by OpenSlide: {error}. It is damaged, cut off, or not a slide."
             ) from error
-        self.levels = level_sizes_to_levels(sizes)
-        self.layout = Layout(np.dtype(np.uint8), 3, is_rgb=True)
-        self.properties = found
-        self.mpp_xy = _mpp(found)
-        if found.get("openslide.vendor") in _MANY_FILES:
-            self.identity = found.get("openslide.quickhash-1", "")
+        levels, notes = whole_levels(sizes)
+        vendor = found.get("openslide.vendor")
+        mpp_xy = _mpp(found)
+        self.description = Description(
+            levels=levels,
+            layout=Layout(np.dtype(np.uint8), 3, is_rgb=True),
+            mpp_xy=mpp_xy,
+            mpp_from=f"OpenSlide's reading of the {vendor} metadata" if mpp_xy else "",
+            associated=associated,
+            properties=MappingProxyType(found),
+            files=(path,),
+            identity=found.get("openslide.quickhash-1", "") if vendor in _MANY_FILES else "",
+            icc_profile=None if profile is None else profile.tobytes(),
+            qupath_bounds=_bounds(found, sizes[0]),
+            notes=notes,
+        )
         background = found.get("openslide.background-color", _WHITE)
         self._background = np.array([int(background[i : i + 2], 16) for i in (0, 2, 4)], np.uint16)
 
@@ -133,10 +146,21 @@ def _mpp(found: dict[str, str]) -> tuple[float, float] | None:
     mpp = pair(*(to_micrometres(found.get(f"openslide.mpp-{axis}"), "um") for axis in ("x", "y")))
     if mpp and found.get("openslide.vendor") == "generic-tiff":
         # OpenSlide takes any resolution for a microscope's; see wsi.readers.scale.
-        low, high = PLAUSIBLE_TIFF_MPP
-        stated = found.get("tiff.ResolutionUnit") == "centimeter"
-        return mpp if stated and all(low <= side <= high for side in mpp) else None
-    return mpp
+        return within_microscopy(mpp) if found.get("tiff.ResolutionUnit") == "centimeter" else None
+    return plausible(mpp)
+
+
+def _bounds(found: dict[str, str], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The part of the canvas that holds the scan, where the format states it and it is not all."""
+    try:
+        x, y, width, height = (
+            int(found[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return None
+    if width < 1 or height < 1 or (x, y, width, height) == (0, 0, *size):
+        return None
+    return x, y, width, height
 
 
 def _composite(rgba: RGB, background: np.ndarray) -> RGB:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from wsi.errors import ReadError, UnsupportedSlideError
-from wsi.readers.source import Layout, Raw, Source
+from wsi.readers.description import Description, Layout
+from wsi.readers.source import Raw, Source
 from wsi.slide import RGB, Level
 
 _ORIENTATION = 274
@@ -25,7 +26,7 @@ _GRAY_MODES = {
 
 
 class PlainSource(Source):
-    """A picture that is decoded whole at the first read and kept in memory.
+    """An image that is decoded whole at the first read and kept in memory, one frame at a time.
 
     Transparency, which such a file itself declares, is shown over white. Its resolution tags state
     printing sizes and never count as a scale.
@@ -36,56 +37,69 @@ class PlainSource(Source):
     def __init__(self, path: Path, series: int | None = None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._pixels: Raw | None = None
+        self._frames: dict[int, Raw] = {}
         self._closed = False
         try:
             with _picture(path) as picture:
                 width, height = picture.size
-                mode, self.properties = picture.mode, {"plain.format": picture.format or ""}
-                self.orientation = _orientation(picture)
+                mode, format_ = picture.mode, picture.format or ""
+                # Further images of an MPO file are previews of the first.
+                frames = 1 if format_ == "MPO" else int(getattr(picture, "n_frames", 1))
+                orientation = _orientation(picture)
+                profile = picture.info.get("icc_profile")
         except Exception as error:  # Pillow's plugins raise errors of many kinds
             raise UnsupportedSlideError(
                 f"{path} is not an image that any reader knows: {error}. Known are slides (SVS, NDPI, MRXS, "
                 "SCN, BIF, DICOM), TIFF, OME-TIFF, OME-Zarr and ordinary pictures; large ones need tiles."
             ) from error
         gray = _GRAY_MODES.get(mode)
-        self._mode = mode
-        self.levels = (Level(width, height, 1.0),)
-        if gray is None:
-            self.layout = Layout(np.dtype(np.uint8), 3, is_rgb=True)
-        else:
-            self.layout = Layout(np.dtype(gray), 1)
+        # A frame of GIF may add colours that the first does not have.
+        layout = Layout(np.dtype(np.uint8), 3, depths=frames, is_rgb=True)
+        if gray is not None and frames == 1:
+            layout = Layout(np.dtype(gray), 1)
+        self.description = Description(
+            levels=(Level(width, height, 1.0),),
+            layout=layout,
+            orientation=orientation,
+            properties={"plain.format": format_},
+            files=(path,),
+            icc_profile=profile if isinstance(profile, bytes) else None,
+            unnamed="z" if frames > 1 else "",
+        )
 
-    def _whole(self) -> Raw:
+    def _whole(self, frame: int) -> Raw:
         with self._lock:
             if self._closed:
                 raise ReadError(f"{self.path} is closed; open it again.")
-            if self._pixels is None:
+            pixels = self._frames.get(frame)
+            if pixels is None:
                 try:
                     with _picture(self.path) as picture:
-                        self._pixels = _decode(picture)
+                        picture.seek(frame)
+                        pixels = _decode(picture, self.layout)
                 except Exception as error:
                     raise ReadError(
-                        f"{self.path}: cannot decode the picture: {error}. It is damaged or cut off; "
+                        f"{self.path}: cannot decode the image: {error}. It is damaged or cut off; "
                         "copy it again from its source."
                     ) from error
-            return self._pixels
+                self._frames = {frame: pixels}
+            return pixels
 
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
         """A region; see `Source`."""
-        return self._whole()[y : y + height, x : x + width].copy()
+        return self._whole(z)[y : y + height, x : x + width].copy()
 
     def read_channel(
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
     ) -> Raw:
         """A region of one channel; see `Source`."""
-        part = self._whole()[y : y + height, x : x + width]
+        part = self._whole(z)[y : y + height, x : x + width]
         return part.copy() if part.ndim == 2 else part[..., channel].copy()
 
     def close(self) -> None:
         """Forget the pixels; see `Source`."""
         with self._lock:
-            self._pixels, self._closed = None, True
+            self._frames, self._closed = {}, True
 
 
 def _picture(path: Path) -> Image.Image:
@@ -100,8 +114,8 @@ def _orientation(picture: Image.Image) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def _decode(picture: Image.Image) -> Raw:
-    if picture.mode in _GRAY_MODES:
+def _decode(picture: Image.Image, layout: Layout) -> Raw:
+    if not layout.is_rgb:
         return np.ascontiguousarray(np.asarray(picture, _GRAY_MODES[picture.mode]))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")

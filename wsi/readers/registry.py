@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from wsi.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
+from wsi.readers.description import Description
 from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
 from wsi.readers.opened import OpenedSlide, OpenOptions
 from wsi.readers.openslide import OpenSlideSource, vendor_of
@@ -131,16 +133,34 @@ def _source(path: Path, options: OpenOptions) -> Source:
 
 
 def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> Source:
-    """Direct decoding where it is right, OpenSlide for what only it does right."""
+    """Direct decoding where it is right; OpenSlide for what only it does right, if it sees the same image."""
     source = TiffSource(path, options.series)
     reason = source.why_not(vendor)
     if reason is None:
         return source
-    orientation = source.orientation
+    stated = source.description
     source.close()
     if vendor is None:
         raise UnsupportedSlideError(f"{path} holds {reason} in a form that OpenSlide does not know.")
     slide = OpenSlideSource(path, options.series)
-    slide.orientation = orientation
-    slide.properties = {**slide.properties, "reader.reason": reason}
+    seen = slide.description
+    if _image_of(seen) != _image_of(stated):
+        slide.close()
+        raise UnsupportedSlideError(
+            f"{path} holds {reason}, which only OpenSlide reads, and OpenSlide sees another image in it: "
+            f"{_image_of(seen)} instead of {_image_of(stated)}."
+        )
+    slide.description = replace(
+        stated,
+        properties={**stated.properties, **seen.properties, "reader.reason": reason},
+        qupath_bounds=seen.qupath_bounds,
+        hole=None,
+    )
     return slide
+
+
+def _image_of(description: Description) -> str:
+    """What two readers must agree on before one may read for the other."""
+    sizes = ", ".join(f"{level.width}x{level.height}" for level in description.levels)
+    scale = description.mpp_xy and "{:.4g} x {:.4g} um/px".format(*description.mpp_xy)
+    return f"{description.layout} in levels of {sizes} px at {scale or 'unknown scale'}"

@@ -37,6 +37,31 @@ Below 10 um/px begin flatbed scanners (2540 dpi) and printing (300 dpi = 84.7 um
 """
 
 
+_USUAL_DPI = (
+    72,
+    75,
+    90,
+    96,
+    100,
+    110,
+    120,
+    144,
+    150,
+    180,
+    192,
+    200,
+    240,
+    250,
+    300,
+    360,
+    400,
+    600,
+    720,
+    1200,
+    2400,
+)
+
+
 def to_micrometres(value: float | str | None, unit: str | None) -> float | None:
     """A length in um, or None when the value is not a positive number or the unit is not a length."""
     try:
@@ -73,6 +98,33 @@ def pair(x: float | None, y: float | None) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
+def at_even_times(step: float | None, times: int) -> tuple[float, ...] | None:
+    """Times from 0 in steps of `step` s; None where no step is stated."""
+    return tuple(t * step for t in range(times)) if step else None
+
+
+def plausible(sides: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A scale that a file states in a unit of length, or None where it is what printing leaves behind.
+
+    Programs that convert images write 72, 96 or 300 dpi into whatever field there is. A scale that coarse and
+    that close to a usual number of dots per inch was set by no microscope.
+    """
+    if sides is None or not all(math.isfinite(side) and side > 0 for side in sides):
+        return None
+    coarse = max(sides) > PLAUSIBLE_TIFF_MPP[1]
+    return None if coarse and all(_is_dpi(25400 / side) for side in sides) else sides
+
+
+def _is_dpi(dots: float) -> bool:
+    return any(abs(dots - usual) < 0.001 * usual for usual in _USUAL_DPI)
+
+
+def within_microscopy(sides: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A scale from resolution tags where it lies within `PLAUSIBLE_TIFF_MPP`, else None."""
+    low, high = PLAUSIBLE_TIFF_MPP
+    return sides if sides and all(low <= side <= high for side in sides) else None
+
+
 def from_tiff_resolution(
     x_resolution: tuple[int, int] | None, y_resolution: tuple[int, int] | None, unit: int | None
 ) -> tuple[float, float] | None:
@@ -88,5 +140,25 @@ def from_tiff_resolution(
         if not numerator or not denominator:
             return None
         sides.append(1e4 * denominator / numerator)
-    low, high = PLAUSIBLE_TIFF_MPP
-    return (sides[0], sides[1]) if all(low <= side <= high for side in sides) else None
+    return within_microscopy((sides[0], sides[1]))
+
+
+def from_imagej(
+    x_resolution: tuple[int, int] | None, y_resolution: tuple[int, int] | None, unit: str
+) -> tuple[float, float] | None:
+    """Scale from the resolution tags of an ImageJ file and the unit in its description.
+
+    Units of microscopy (mm and below) are what a person set. ImageJ itself turns printing resolutions into
+    inch and cm: per inch never counts, and per cm only within `PLAUSIBLE_TIFF_MPP`.
+    """
+    sides = []
+    for rational in (x_resolution, y_resolution):
+        if not rational or not rational[0] or not rational[1]:
+            return None
+        sides.append(to_micrometres(rational[1] / rational[0], unit))
+    scale, word = pair(*sides), unit.strip().lower()
+    if word in ("inch", "inches", "in"):
+        return None
+    if word in ("cm", "centimeter", "dm", "decimeter", "m", "meter", "metre"):
+        return within_microscopy(scale)
+    return plausible(scale)

@@ -6,23 +6,23 @@ import math
 import threading
 import weakref
 from pathlib import Path
+from types import MappingProxyType
 
-import cv2
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage
 
 from wsi.errors import ReadError, SlideError, UnsupportedSlideError
-from wsi.readers.source import Layout, Raw, Source, level_sizes_to_levels
+from wsi.readers.description import Description, Layout, whole_levels
+from wsi.readers.source import Raw, Source
 from wsi.readers.storage import FileBytes, PieceCache
 from wsi.readers.tiff_image import TiffImage
-from wsi.readers.tiff_layout import directories, layout_of
+from wsi.readers.tiff_layout import directories, layout_of, stated_factors
+from wsi.readers.tiff_samples import Samples
 from wsi.slide import RGB
 
 CACHE_BYTES = 64 << 20
+_ICC_PROFILE = 34675
 _APERIO_JPEG2000 = {33003, 33004, 33005}
-_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_KNOWN = (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR)
-_DECODED_TO_RGB = {6, 7, 33007, 50001, 34892, 50002, 52546}  # JPEG, WebP and JPEG XL undo YCbCr themselves
 
 
 class TiffSource(Source):
@@ -53,45 +53,60 @@ class TiffSource(Source):
 
     def _open(self, series: int | None) -> None:
         found = self._found = layout_of(self._tif, self.path, series)
-        self._key: TiffPage = found.levels[0][0].keyframe  # type: ignore[assignment]
-        self._photometric = int(self._key.photometric)
-        if self._photometric not in _KNOWN:
-            raise UnsupportedSlideError(
-                f"{self.path} stores colours as {self._key.photometric!s}; save it as RGB or gray."
-            )
-        if (
-            self._photometric == _YCBCR
-            and int(self._key.compression) not in _DECODED_TO_RGB | _APERIO_JPEG2000
-        ):
-            raise UnsupportedSlideError(f"{self.path} stores YCbCr colours without JPEG; save it as RGB.")
+        self._key = found.key
+        self._samples = Samples.of(self._key, self.path)
         images = [self._image(level, 0) for level in range(len(found.levels))]
         self._check_length()
-        self.levels = level_sizes_to_levels([(image.width, image.height) for image in images])
-        self.layout = self._layout(images[0])
-        self.mpp_xy = found.mpp_xy
-        self.seconds, self.depth_um, self.unnamed = found.seconds, found.depth_um, found.unnamed
+        levels, notes = whole_levels(
+            [(image.width, image.height) for image in images],
+            stated_factors(found),
+            [image.tile for image in images],
+        )
         orientation = self._key.tags.valueof(274, 1)
-        self.orientation = int(orientation) if orientation in range(1, 9) else 1
-        self.properties = dict(found.properties)
-        self.associated = tuple(sorted(found.associated))
+        holes = sum(image.holes for image in images)
+        if holes:
+            notes += (f"{holes} tiles or strips hold no data; they read as {images[0].hole}.",)
+        notes += tuple(dict.fromkeys(image.note for image in images if image.note))
+        self.description = Description(
+            levels=levels,
+            layout=self._layout(),
+            image=found.image,
+            images=tuple(found.images),
+            mpp_xy=found.mpp_xy,
+            mpp_from=found.mpp_from,
+            orientation=int(orientation) if orientation in range(1, 9) else 1,
+            associated=tuple(sorted(found.associated)),
+            properties=MappingProxyType(found.properties),
+            files=tuple(file.path for file in self._files.values()),
+            hole=images[0].hole if holes else None,
+            icc_profile=self._key.tags.valueof(_ICC_PROFILE),
+            seconds=found.seconds,
+            depth_um=found.depth_um,
+            unnamed=found.unnamed,
+            notes=(*found.notes, *notes),
+        )
 
-    def _layout(self, image: TiffImage) -> Layout:
-        sizes = self._found.sizes
-        samples = self._key.samplesperpixel
-        palette = self._photometric == _PALETTE
-        dtype = np.dtype(np.uint8) if palette else image.dtype
-        colors = 3 if palette else min(samples, 3) if samples >= 3 else 1
-        channels = sizes.get("c", 1) * colors
-        is_rgb = channels == 3 and colors == 3 and dtype == np.uint8
-        names = tuple(self._found.channels) if len(self._found.channels) == channels else ()
-        return Layout(dtype, channels, sizes.get("t", 1), sizes.get("z", 1), is_rgb, names)
+    def _layout(self) -> Layout:
+        found, samples = self._found, self._samples
+        pages, own = found.sizes.get("c", 1), len(samples.channels)
+        palette = samples.table is not None
+        dtype = np.dtype(np.uint8) if palette else samples.dtype
+        rgb = samples.shown_in_8_bits and pages == 1
+        names = tuple(name for name, _ in found.channels)
+        if len(names) != pages * own or rgb:
+            names = ()
+        whole = 8 * dtype.itemsize
+        bits = samples.bits if dtype.kind == "u" and not palette and samples.bits < whole else 0
+        return Layout(
+            dtype, pages * own, found.sizes.get("t", 1), found.sizes.get("z", 1), rgb, names, bits
+        )  # fmt: skip
 
     def why_not(self, vendor: str | None) -> str | None:
         """Why OpenSlide should read this file, or None. `vendor` is OpenSlide's name for the format."""
         if int(self._key.compression) in _APERIO_JPEG2000:
             return "JPEG 2000 tiles of Aperio's kind"
-        if vendor is not None and any(self._image(i, 0).has_holes for i in range(len(self.levels))):
-            return "tiles without data"
+        if vendor == "aperio" and any(0 in self._image(i, 0).counts for i in range(len(self.levels))):
+            return "tiles without data, which Aperio means to be taken from another level"
         return None
 
     def _check_length(self) -> None:
@@ -133,15 +148,16 @@ class TiffSource(Source):
         return index
 
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
-        """A region of a colour picture; see `Source`."""
+        """A region of a colour image; see `Source`."""
         image = self._image(level, self._plane(t, z, 0))
-        return self._to_rgb(image, self._key, x, y, width, height)
+        return self._to_rgb(image, self._samples, x, y, width, height)
 
     def read_shrunk(
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, factor: int
     ) -> RGB:
         """A region shrunk by a whole factor; see `Source`."""
-        if self._photometric in (_RGB, _YCBCR):
+        samples = self._samples
+        if samples.is_color and samples.table is None and samples.count == 3 and samples.bits == 8:
             image = self._image(level, self._plane(t, z, 0))
             small = image.read_shrunk(x, y, width, height, factor) if image.samples == 3 else None
             if small is not None:
@@ -152,38 +168,44 @@ class TiffSource(Source):
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
     ) -> Raw:
         """A region of one channel; see `Source`."""
-        colors = 3 if self._key.samplesperpixel >= 3 or self._photometric == _PALETTE else 1
-        image = self._image(level, self._plane(t, z, channel // colors))
-        sample = channel % colors
-        if self._photometric == _PALETTE:
-            return np.ascontiguousarray(self._to_rgb(image, self._key, x, y, width, height)[..., sample])
-        if image.apart:
-            return image.read(x, y, width, height, sample)
-        raw = image.read(x, y, width, height)
-        raw = raw[..., sample] if image.samples > 1 else raw
-        return _invert(raw) if self._photometric == _MIN_IS_WHITE else raw
+        samples = self._samples
+        page, place = divmod(channel, len(samples.channels))
+        image = self._image(level, self._plane(t, z, page))
+        sample = samples.channels[place]
+        try:
+            if samples.table is not None:
+                rgb = self._to_rgb(image, samples, x, y, width, height)
+                return np.ascontiguousarray(rgb[..., sample])
+            if image.apart:
+                alpha = samples.alpha
+                cover = None if alpha is None else image.read(x, y, width, height, alpha)
+                return samples.channel(image.read(x, y, width, height, sample), cover)
+            raw = image.read(x, y, width, height)
+            if raw.ndim == 2:
+                return samples.channel(raw, None)
+            cover = None if samples.alpha is None else raw[..., samples.alpha]
+            return samples.channel(np.ascontiguousarray(raw[..., sample]), cover)
+        except ValueError as error:
+            raise ReadError(f"{self.path}: {error}.") from error
 
-    def _to_rgb(self, image: TiffImage, key: TiffPage, x: int, y: int, width: int, height: int) -> RGB:
+    def _to_rgb(self, image: TiffImage, samples: Samples, x: int, y: int, width: int, height: int) -> RGB:
         if image.apart:
-            return np.stack([image.read(x, y, width, height, s) for s in range(3)], -1)
-        raw = image.read(x, y, width, height)
-        if raw.ndim == 3:
-            return raw if image.samples == 3 else _over_white(raw)
-        if int(key.photometric) == _PALETTE:
-            table = np.asarray(key.colormap)
-            return np.ascontiguousarray((table >> 8 if table.max() > 255 else table).astype(np.uint8).T[raw])
-        if raw.dtype == np.bool_:
-            raw = raw.astype(np.uint8) * 255
-        if raw.dtype != np.uint8:
-            raise ReadError(f"{self.path}: an associated image of type {raw.dtype} cannot be shown.")
-        raw = _invert(raw) if int(key.photometric) == _MIN_IS_WHITE else raw
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(raw), cv2.COLOR_GRAY2RGB), np.uint8)
+            raw = np.stack([image.read(x, y, width, height, s) for s in range(samples.count)], -1)
+        else:
+            raw = image.read(x, y, width, height)
+            if samples.is_color and samples.count == 3 and samples.bits == 8 and raw.ndim == 3:
+                return raw
+        try:
+            return samples.rgb(raw)
+        except ValueError as error:
+            raise ReadError(f"{self.path}: {error}.") from error
 
     def read_associated(self, name: str) -> RGB:
         """Label, macro or thumbnail; see `Source`."""
         page = self._found.associated[name].aspage()
         image = TiffImage(page, self._file(page), self._cache)
-        return self._to_rgb(image, page, 0, 0, image.width, image.height)
+        samples = Samples.of(page, f"The {name} of {self.path}")
+        return self._to_rgb(image, samples, 0, 0, image.width, image.height)
 
     def close(self) -> None:
         """Close all files; see `Source`."""
@@ -201,19 +223,3 @@ def _check_directories(path: Path) -> None:
                 f"{path} is cut off: it has {size} bytes and its own directory points beyond them. "
                 "Copy it again from its source."
             )
-
-
-def _invert(raw: Raw) -> Raw:
-    """Values of a picture in which the smallest value is white."""
-    if raw.dtype == np.bool_:
-        return ~raw
-    return np.iinfo(raw.dtype).max - raw if raw.dtype.kind == "u" else -raw
-
-
-def _over_white(raw: Raw) -> RGB:
-    """Red, green, blue over white where the alpha sample, which the file itself declares, lets it through."""
-    alpha = raw[..., 3:4].astype(np.uint16)
-    if alpha.min() == 255:
-        return np.ascontiguousarray(raw[..., :3])
-    mixed = (raw[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
-    return mixed.astype(np.uint8)

@@ -18,6 +18,7 @@ _UNCOMPRESSED, _JPEG = 1, 7
 _STRIP_BYTES = 1 << 20
 _MAX_GAP = 64 << 10
 _REMEMBERED = 4096
+_GDAL_NODATA = 42113
 _READS_TO_KEEP = 64
 _SAMPLED, _SAMPLED_BYTES = 8, 8 << 20  # tiles looked at to learn the colour space of an image
 # Photometric interpretation -> colour space of JPEG data that the tag states.
@@ -56,6 +57,10 @@ class TiffImage:
         Of the stored samples.
     note : str or None
         What the file contradicts itself about, and what was taken.
+    hole : int
+        Value of px that the file does not hold.
+    holes : int
+        How many tiles or strips have no data: offset and length are zero.
     """
 
     note: str | None = None
@@ -71,6 +76,9 @@ class TiffImage:
         self.dtype = np.dtype(key.dtype if key.dtype is not None else np.uint8)
         self.offsets: tuple[int, ...] = tuple(page.dataoffsets)
         self.counts: tuple[int, ...] = tuple(page.databytecounts)
+        self.hole = _value_of_holes(key)
+        self.holes = sum(not o and not c for o, c in zip(self.offsets, self.counts, strict=True))
+        self._tile = (key.tilewidth, key.tilelength) if key.is_tiled else None
         self._piece_width = key.tilewidth if key.is_tiled else key.imagewidth
         self._piece_height = key.tilelength if key.is_tiled else min(key.rowsperstrip, key.imagelength)
         self._decode = self._codec(key, plane)
@@ -80,15 +88,15 @@ class TiffImage:
         self._pieces = self._columns * -(-self.height // self._piece_height)
 
     @property
-    def has_holes(self) -> bool:
-        """Whether the file declares some tiles as empty (length zero)."""
-        return 0 in self.counts
+    def tile(self) -> tuple[int, int] | None:
+        """Width and height of a tile in px; None where the image is stored in strips."""
+        return self._tile
 
     def read(self, x: int, y: int, width: int, height: int, sample: int = 0) -> Raw:
         """A region inside the image: (height, width, samples), or (height, width) where samples is 1.
 
-        `sample` picks one where samples are stored apart. Pieces that the file declares empty (length zero)
-        are left at the largest value, white, for colour and at zero otherwise. Raises ReadError.
+        `sample` picks one where samples are stored apart. Pieces without data (offset and length zero) read
+        as `hole`. Raises ReadError, also where a piece has a place in the file and no length.
         """
         return self._read(_Window(x, y, width, height, sample), 1)
 
@@ -132,7 +140,7 @@ class TiffImage:
                 (y1 - at.y) // factor : (y2 - at.y) // factor, (x1 - at.x) // factor : (x2 - at.x) // factor
             ]
             if piece is None:
-                target[...] = np.iinfo(self.dtype).max if self.samples >= 3 else 0
+                target[...] = self.hole
             elif factor == 1:
                 target[...] = piece[y1 - top : y2 - top, x1 - left : x2 - left]
             else:
@@ -142,6 +150,8 @@ class TiffImage:
     def _load(self, wanted: list[int], at: _Window) -> Iterator[Any]:
         """Stored bytes of pieces in one row; those of neighbours in the file come in one read."""
         full = [i for i in wanted if self.counts[i]]
+        if any(self.offsets[i] for i in wanted if not self.counts[i]):
+            raise self._error(at, ValueError("a tile or strip has a place in the file and the length 0"))
         start = min((self.offsets[i] for i in full), default=0)
         end = max((self.offsets[i] + self.counts[i] for i in full), default=0)
         together = end - start <= sum(self.counts[i] for i in full) + _MAX_GAP
@@ -189,6 +199,9 @@ class TiffImage:
         )
 
     def _codec(self, key: TiffPage, plane: int) -> Callable[[Any, int, bool], Raw]:
+        if key.compression == _UNCOMPRESSED and not any(self.counts) and all(self.offsets):
+            # libtiff and Pillow read such files too: the length follows from the size.
+            self.counts = tuple(self._plain_length(key, i) for i in range(len(self.offsets)))
         ends = [o + c for o, c in zip(self.offsets, self.counts, strict=True)]
         in_a_row = all(end == start for end, start in zip(ends, self.offsets[1:], strict=False))
         if (
@@ -267,3 +280,20 @@ class TiffImage:
             return pixels.astype(self.dtype, copy=False)
 
         return raw
+
+    def _plain_length(self, key: TiffPage, index: int) -> int:
+        """Bytes of an uncompressed piece."""
+        row = -(-self._piece_width * self.samples * key.bitspersample // 8)
+        rows = self._piece_height
+        if not key.is_tiled:
+            strips = -(-self.height // rows)
+            rows = min(rows, self.height - index % strips * rows)
+        return row * rows
+
+
+def _value_of_holes(key: TiffPage) -> int:
+    """What px without data read as: GDAL's tag 42113 says it; else colour is white, all else is zero."""
+    if key.tags.valueof(_GDAL_NODATA) is not None:
+        return int(key.nodata) if np.isfinite(key.nodata) else 0
+    color = int(key.photometric) in (2, 6) and key.dtype is not None and np.dtype(key.dtype).kind == "u"
+    return 2**key.bitspersample - 1 if color else 0
