@@ -118,15 +118,27 @@ def check_quantised(model: Any, quantisation: Quantisation, dtype: Any) -> int:
 
 
 def _try(model: Any, quantisation: Quantisation) -> None:
-    """Read two tokens, so that shapes which bitsandbytes cannot multiply here are known before the first tile."""
+    """Read two tokens and then one, so that shapes which bitsandbytes cannot multiply here are known before a tile.
+
+    Which those are is not asked of the processor: bitsandbytes chooses its kernel by processor and number of rows. On a
+    CPU with AVX512-BF16 it wants inputs in multiples of 64 and outputs in multiples of 32, on another one it takes all.
+    """
     import torch
 
-    tokens = torch.zeros(1, 2, dtype=torch.int64, device=model.get_input_embeddings().weight.device)
+    embed = model.get_input_embeddings()
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device=embed.weight.device)
+    help = "Try the other number of bits, another device, or load it without quantise"
     try:
         with torch.inference_mode():
-            model.model.language_model(inputs_embeds=model.get_input_embeddings()(tokens), use_cache=False)
+            states = [
+                model.model.language_model(inputs_embeds=embed(some), use_cache=False).last_hidden_state
+                for some in (tokens, tokens[:, :1])
+            ]
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
-            f"quantise {quantisation}: bitsandbytes cannot compute this model on {tokens.device}: {error}. Try the "
-            "other number of bits, another device, or load it without quantise"
+            f"quantise {quantisation}: bitsandbytes cannot compute this model on {tokens.device}: {error}. {help}"
         ) from error
+    if not all(bool(torch.isfinite(state).all()) for state in states):
+        raise CheckpointError(
+            f"quantise {quantisation}: bitsandbytes computes no finite numbers of this model on {tokens.device}. {help}"
+        )

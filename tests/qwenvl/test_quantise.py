@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def bitsandbytes() -> None:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen3-VL whose widths are multiples of 64, as those of real models are; 4 bits on a CPU need that."""
+    """A tiny Qwen3-VL whose widths are multiples of 64, as those of real models are; some processors need that."""
     import transformers
 
     folder = tiny_checkpoint("Qwen3-VL", tmp_path_factory.mktemp("wide"))
@@ -94,8 +95,67 @@ def test_what_is_refused(tiny: Tiny, wide: Path) -> None:
         load_checkpoint(wide, device="cpu", quantise="2bit")
     with pytest.raises(CheckpointError, match="an adapter"):
         load_checkpoint(wide, device="cpu", quantise="8bit", adapter="somewhere")
-    with pytest.raises(CheckpointError, match="cannot compute this model on cpu"):
-        load_checkpoint(tiny("Qwen3-VL"), device="cpu", quantise="4bit")  # widths of 96
+
+
+def _dequantised(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """What any processor can do: the weights are made numbers again first."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    return torch.nn.functional.linear(
+        x, dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(x.dtype)
+    )
+
+
+def _multiples_of_64(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """A processor whose kernel takes widths in multiples of 64 only."""
+    if x.shape[-1] % 64:
+        raise RuntimeError(f"shape '[64, {x.shape[-1] // 64}]' is invalid")
+    return _dequantised(layer, x)
+
+
+def _two_rows(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """A processor whose kernel for one row, that of decoding, is missing."""
+    if x.shape[-2] == 1:
+        raise NotImplementedError("gemv_4bit")
+    return _dequantised(layer, x)
+
+
+def _asserts(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("N must be divisible by block_n")
+
+
+def _nothing_finite(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    return _dequantised(layer, x) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("processor", "narrow_one", "wide_one"),
+    [
+        (_dequantised, "", ""),
+        (_multiples_of_64, r"cannot compute this model on cpu: shape .* is invalid", ""),
+        (_two_rows, "on cpu: gemv_4bit", "on cpu: gemv_4bit"),
+        (_asserts, "on cpu: N must be divisible", "on cpu: N must be divisible"),
+        (_nothing_finite, "no finite numbers of this model on cpu", "no finite numbers of this model on cpu"),
+    ],
+)
+def test_what_the_processor_cannot_compute_is_found_by_trying(
+    tiny: Tiny,
+    wide: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processor: Callable[[Any, torch.Tensor], torch.Tensor],
+    narrow_one: str,
+    wide_one: str,
+) -> None:
+    """Each processor is a planted one: what the real one under the test can do makes no difference."""
+    import bitsandbytes
+
+    monkeypatch.setattr(bitsandbytes.nn.Linear4bit, "forward", processor)
+    for folder, refusal in (
+        (tiny("Qwen3-VL"), narrow_one),
+        (wide, wide_one),
+    ):  # inner widths of 96 and of 128
+        with pytest.raises(CheckpointError, match=refusal) if refusal else nullcontext():
+            load_checkpoint(folder, device="cpu", quantise="4bit")
 
 
 def test_quantisable_weights_are_counted_from_the_headers(wide: Path) -> None:
