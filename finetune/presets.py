@@ -233,7 +233,7 @@ def free_memory() -> tuple[int | None, str]:
         try:
             words = subprocess.run(
                 ["nvidia-smi", "--query-gpu=memory.free,name", "--format=csv,noheader,nounits"],
-                capture_output=True, text=True, timeout=10, check=True,
+                capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
             ).stdout  # fmt: skip
             rows = [line.split(",", 1) for line in words.splitlines() if "," in line]
             best = max(rows, key=lambda row: int(row[0]))

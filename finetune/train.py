@@ -43,6 +43,7 @@ from finetune.shaken import Shaken
 from finetune.tokens import TurnTokens
 from qwenvl.adapter import AdapterSwitch, base_fingerprint
 from qwenvl.checkpoint import Checkpoint
+from qwenvl.description import require_utf8
 from qwenvl.engines.local import LocalEngine
 from qwenvl.packed import unpack_linears
 from qwenvl.request import Generation, Request
@@ -165,6 +166,7 @@ def finetune(
 def _claim(config: FinetuneConfig, overwrite: bool) -> Path:
     """The run's folder, with the settings in it; another run in it is refused or set aside."""
     folder = config.out
+    require_utf8(folder)
     known = folder / CONFIG
     if known.is_file():
         if run_hash(FinetuneConfig.load(known)) == run_hash(config):

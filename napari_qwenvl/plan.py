@@ -53,7 +53,7 @@ class Question:
         if self.task in LABELLED:
             fields["labels"] = self.labels
         if self.task == "extract" and self.schema is not None:
-            fields["output_schema"] = json.loads(self.schema.read_text())
+            fields["output_schema"] = json.loads(self.schema.read_text(encoding="utf-8"))
         return recommended_request(self.options, recommended, **fields)
 
 
@@ -259,7 +259,7 @@ def write_regions(folder: Path, polygons: Sequence[ArrayLike], size: tuple[int, 
     path = folder / f"regions-{hashlib.sha256(text.encode()).hexdigest()[:8]}.geojson"
     if not path.exists():
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     return path
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qwenvl.adapter_card import CARD, AdapterCard, read_card
 from qwenvl.checkpoint import Checkpoint
-from qwenvl.description import fingerprint
+from qwenvl.description import fingerprint, require_utf8
 from qwenvl.errors import CheckpointError
 from qwenvl.packed import unpack_linears
 
@@ -32,7 +32,8 @@ def adapter_hash(folder: Path) -> str:
 
 
 def require_adapter(folder: Path) -> None:
-    """Raise CheckpointError where a folder holds no adapter in safetensors."""
+    """Raise CheckpointError where a folder holds no adapter in safetensors, or its path is no UTF-8."""
+    require_utf8(folder)
     if not (folder / SETTINGS).is_file() or not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no adapter in safetensors there ({SETTINGS} and {WEIGHTS})")
 

@@ -18,6 +18,7 @@ from qwenvl.description import (
     describe_checkpoint,
     estimate_memory,
     fingerprint,
+    require_utf8,
 )
 from qwenvl.engines.base import ModelInfo
 from qwenvl.errors import CheckpointError
@@ -159,6 +160,7 @@ def load_checkpoint(
     import torch
 
     folder = find_checkpoint(name_or_path)
+    require_utf8(folder)
     description = describe_checkpoint(folder, name=str(name_or_path), family=family)
     known = description.family
     if known.remote_code and not trust_remote_code:

@@ -6,6 +6,7 @@ Commands that need slides live in the packages above and come in through the ent
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib.metadata import entry_points, version
@@ -74,6 +75,10 @@ def main() -> None:
     # Threads of torch that spin while they wait for each other stand still on a machine that is shared: with a
     # busy second core, 32 tiles took minutes instead of seconds. Read by OpenMP when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        # A sign that the terminal's encoding lacks, or a file name that is no UTF-8, is escaped: it ends no run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         load_commands()()
     except QwenVLError as error:

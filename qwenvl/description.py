@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -263,6 +264,18 @@ def _header(path: Path) -> dict[str, Any]:
         ) from error
     header.pop("__metadata__", None)
     return header
+
+
+def require_utf8(folder: Path) -> None:
+    """Raise CheckpointError where the path of a folder of weights is no UTF-8: safetensors and tokenizers need that."""
+    try:
+        os.fsencode(folder.absolute()).decode("utf-8")
+    except UnicodeError as error:
+        shown = str(folder).encode("ascii", "backslashreplace").decode()
+        raise CheckpointError(
+            f"{shown}: the name is no UTF-8, which the libraries for weights and tokenizers cannot open; rename the "
+            "folder, or name a link to it that has a plain name"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def tiny_checkpoint(family_name: str, folder: str | Path, *, seed: int = 0) -> P
         "image_mean": list(family.image_mean),
         "image_std": list(family.image_std),
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -142,7 +142,7 @@ def _write_tokenizer(folder: Path, family: ModelFamily) -> dict[str, int]:
         "model_max_length": 4096,
         "chat_template": template,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return tokenizer.get_vocab()
 
 

@@ -119,7 +119,11 @@ def split(
     if listed_in:
         files = pairs_of(listed_in, "--list")
         lists = {
-            name: [line.strip().split(".")[0] for line in Path(file).read_text().splitlines() if line.strip()]
+            name: [
+                line.strip().split(".")[0]
+                for line in Path(file).read_text(encoding="utf-8-sig").splitlines()
+                if line.strip()
+            ]
             for name, file in files.items()
         }
     dataset = split_dataset(dataset, by=by, validation=validation, test=test, seed=seed, lists=lists)

@@ -135,14 +135,14 @@ class PretrainConfig:
         """Write as YAML."""
         import yaml
 
-        path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False))
+        path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> PretrainConfig:
         """Read YAML; missing fields keep their defaults, unknown ones raise TypeError."""
         import yaml
 
-        loaded: PretrainConfig = _build(cls, yaml.safe_load(path.read_text()) or {})
+        loaded: PretrainConfig = _build(cls, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
         return loaded
 
 

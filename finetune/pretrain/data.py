@@ -49,7 +49,7 @@ def _write_shard(config: PoolConfig, folder: Path, index: int) -> int:
         for tile in tiles
     ]
     partial = stem.with_suffix(".part")
-    partial.write_text(json.dumps(facts))
+    partial.write_text(json.dumps(facts), encoding="utf-8")
     partial.rename(stem.with_suffix(".json"))
     return index
 
@@ -81,7 +81,7 @@ class TilePool:
         self.config = config
         names = [folder / f"shard_{k:04d}" for k in range(config.shards)]
         self._images = [np.load(name.with_suffix(".npy"), mmap_mode="r") for name in names]
-        self._facts = [json.loads(name.with_suffix(".json").read_text()) for name in names]
+        self._facts = [json.loads(name.with_suffix(".json").read_text(encoding="utf-8")) for name in names]
 
         numbered = list(enumerate(facts for shard in self._facts for facts in shard))
         found = {name: [i for i, facts in numbered if name in facts["findings"]] for name in RARE}

@@ -114,4 +114,4 @@ def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, 
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -135,20 +135,20 @@ class Curves:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         rows = [row for row in read_curve(path) if int(row["step"]) < first_step] if path.exists() else []
-        with path.open("w", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", "name", "value"])
             writer.writerows([row["step"], row["name"], row["value"]] for row in rows)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append values of a step."""
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([step, name, f"{value:.6g}"] for name, value in values.items())
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:
     """Rows of a curve file."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -136,7 +136,9 @@ def build_tokenizer(corpus: Iterable[str], max_words: int = 700, min_count: int 
 def save_tokenizer(content: dict[str, object], folder: Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    (folder / "tokenizer.json").write_text(
+        json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": False,
@@ -153,7 +155,9 @@ def save_tokenizer(content: dict[str, object], folder: Path) -> None:
         "padding_side": "left",
         "chat_template": CHAT_TEMPLATE,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 class TextCodec:
@@ -180,7 +184,7 @@ class TextCodec:
     @classmethod
     def load(cls, folder: Path) -> TextCodec:
         """Read `tokenizer.json` of a checkpoint folder."""
-        return cls(json.loads((folder / "tokenizer.json").read_text()))
+        return cls(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
 
     def encode(self, text: str) -> list[int]:
         """Token ids; names of special tokens in the text become special tokens."""

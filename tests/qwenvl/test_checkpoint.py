@@ -1,6 +1,7 @@
 """Loading and describing checkpoints: what is accepted, and what each broken one is told."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,25 @@ def copy(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(
+        json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8"
+    )
+
+
+def test_a_path_that_is_no_utf8_is_refused_in_words(copy: Path, tmp_path: Path) -> None:
+    """safetensors and tokenizers cannot open it; a link with a plain name serves."""
+    odd = tmp_path / os.fsdecode(b"gr\xf6\xdfe")
+    try:
+        copy.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(CheckpointError, match=r"no UTF-8.*; rename the folder"):
+        load_checkpoint(odd)
+    with pytest.raises(CheckpointError, match=r"no UTF-8.*; rename the folder"):
+        load_checkpoint(adapter=odd)
+    (tmp_path / "plain").symlink_to(odd, target_is_directory=True)
+    assert load_checkpoint(tmp_path / "plain").family.name == "Qwen3-VL"
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

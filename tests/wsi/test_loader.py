@@ -136,9 +136,9 @@ def test_the_next_slide_is_open_before_the_last_tile_of_the_one_before_is_taken(
     loader = TileLoader(jobs, workers=2, ahead=8)
     for count, (key, _, _) in enumerate(loader):
         if count == 1:
-            assert opening.wait(5)
+            assert opening.wait(60)
         if key == "a" and count == 63:
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while second.reads < 7 and time.monotonic() < deadline:
                 time.sleep(0.001)
             assert second.reads == 7

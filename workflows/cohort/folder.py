@@ -121,7 +121,7 @@ class CalledOff(threading.Event):
         if not super().is_set() and now >= self._next:
             self._next = now + self._every
             try:
-                if self._path.read_text() != self._token:
+                if self._path.read_text(encoding="utf-8") != self._token:
                     self.set()
             except FileNotFoundError:
                 self.set()

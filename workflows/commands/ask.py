@@ -79,7 +79,7 @@ def extract(
 ) -> None:
     """Fill a JSON Schema of your own from every tile."""
     try:
-        output_schema = json.loads(schema.read_text())
+        output_schema = json.loads(schema.read_text(encoding="utf-8"))
     except ValueError as error:
         stop(f"{schema} is not JSON: {error}")
     _ask_slide(slide, run, task="extract", prompt=prompt, output_schema=output_schema)

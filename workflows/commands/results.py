@@ -295,7 +295,7 @@ def schema(
     elif out.exists():
         stop(f"{out} is there already; name another file.")
     else:
-        out.write_text(text + "\n")
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 def register(app: typer.Typer) -> None:
