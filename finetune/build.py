@@ -18,6 +18,7 @@ from finetune.importers import Found, FoundArea, Imported, read_labels
 from finetune.samples import SPLITS, Area, Dataset, Label, SlideEntry, whole
 from wsi import open_slide
 from wsi.errors import SlideError
+from wsi.frames import PixelFrame, SlideFrames
 
 EXHAUSTIVE = ("auto", "whole", "areas", "reviewed", "searched", "none")
 """What may be said of where all objects are labelled."""
@@ -56,6 +57,9 @@ class BuildOptions:
     area_names: tuple[str, ...] = ()
     mpp: float | None = None
     kind: str | None = None
+    frame: PixelFrame | str | None = None
+    """Frame of the coordinates in GeoJSON files that do not record it: 'qupath' or 'level0'. Needed where QuPath crops
+    the slide; see `wsi.frames`."""
 
 
 def build_dataset(
@@ -77,6 +81,8 @@ def build_dataset(
         A file cannot be read, or names classes that are not wanted.
     DatasetError
         A picture is missing or has another size than its annotations say.
+    FrameNeededError, FrameError
+        It is not known in which px the coordinates of a GeoJSON file are, or the file was made for another slide.
     """
     options = options or BuildOptions()
     if options.exhaustive not in EXHAUSTIVE:
@@ -91,6 +97,7 @@ class _Builder:
     def __init__(self, options: BuildOptions) -> None:
         self.options = options
         self.slides: dict[str, SlideEntry] = {}
+        self.frames: dict[str, SlideFrames] = {}
         self.labels: list[Label] = []
         self.areas: list[Area] = []
         self.sources: list[dict[str, Any]] = []
@@ -115,6 +122,10 @@ class _Builder:
         for picture, items in groups.items():
             file = finder.find(picture)
             entry = self._entry(file, imported.sizes.get(picture or ""))
+            if imported.framed:
+                frames = self.frames[entry.id]
+                frame = frames.settle(imported.record, self.options.frame, path)
+                items = [found.in_level0(frames, frame) for found in items]
             kept = [label for found in items if (label := self._label(found, entry, imported, path.name))]
             self.labels += kept
             self.areas += self._areas(entry, items, areas.get(picture, []), imported)
@@ -128,6 +139,7 @@ class _Builder:
         if known is None:
             try:
                 with open_slide(file, mpp=self.options.mpp) as slide:
+                    self.frames[name] = SlideFrames.of(slide)
                     known = SlideEntry(
                         name, str(file), slide.fingerprint, slide.width, slide.height, slide.mpp, patient=name
                     )

@@ -186,7 +186,7 @@ class AskFields(QWidget):
             polygons = drawn_polygons(layer, frame)
             if not polygons:
                 raise NotPossibleError(f"'{layer.name}' holds no area. Draw a rectangle, ellipse or polygon.")
-        return str(write_regions(runs, polygons, (slide.width, slide.height)))
+        return str(write_regions(runs, polygons, (slide.width, slide.height), slide.qupath_bounds))
 
     def show_rows(self) -> None:
         """Show the fields that the task needs."""

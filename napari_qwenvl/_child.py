@@ -142,7 +142,8 @@ class Child:
             with self._heed():
                 result = run_slide(
                     Path(command["slide"]), request, engine, Path(command["out"]),
-                    slide_mpp=options.slide_mpp, mask=command["mask"], command=command["command"],
+                    slide_mpp=options.slide_mpp, mask=command["mask"], frame=command.get("frame"),
+                    command=command["command"],
                     slide_options={
                         "plane": options.plane, "rendering": options.rendering, "series": options.series
                     },

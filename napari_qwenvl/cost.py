@@ -52,7 +52,7 @@ def cost_of(slide: Slide, request: Request, options: RunOptions, masks: dict[str
     from wsi.grid import TileGrid
 
     if options.mask not in masks:
-        masks[options.mask] = find_mask(options.mask, slide)[0]
+        masks[options.mask] = find_mask(options.mask, slide, options.frame)[0]
     grid: TileGrid = TileGrid.from_slide(
         slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp, mask=masks[options.mask],
         min_tissue=request.min_tissue,

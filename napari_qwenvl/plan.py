@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workflows.commands.options import RunOptions
+from wsi.frames import HEAD, PixelFrame, SlideFrames
 
 if TYPE_CHECKING:
     from qwenvl.request import Request
@@ -125,7 +126,8 @@ class Plan:
         options = RunOptions(
             out=folder, model=model, dtype=manifest.model.dtype, server=server, family=family,
             adapter=None if manifest.model.adapter is None else Path(manifest.model.adapter),
-            mask=manifest.mask.source, slide_mpp=manifest.slide.mpp if manifest.slide.mpp_source == "user" else None,
+            mask=manifest.mask.source, frame=manifest.mask.frame,
+            slide_mpp=manifest.slide.mpp if manifest.slide.mpp_source == "user" else None,
             plane=opened.get("plane"), rendering=opened.get("rendering"),
             series=int(opened["series"]) if "series" in opened else None,
             mpp=request.mpp, native=request.mpp is None, tile_size=request.tile_size, overlap=request.overlap,
@@ -177,6 +179,7 @@ class Plan:
             *([f"    slide_mpp={options.slide_mpp!r},"] if options.slide_mpp is not None else []),
             *([f"    slide_options={slide_options!r},"] if slide_options else []),
             f"    mask={options.mask!r},",
+            *([f"    frame={str(options.frame)!r},"] if options.frame is not None else []),
             ")",
             'print(result.folder / "report.json")',
         ]
@@ -187,6 +190,7 @@ class Plan:
         return {
             "slide": str(self.slide), "model": model_fields(self.question.options), "out": str(self.out),
             "request": self.request.model_dump(mode="json"), "mask": self.question.options.mask,
+            "frame": self.question.options.frame,
             "command": self.command(), "pace": _SMALL_BATCH if tiles <= _FEW_TILES else None,
             "overview": tiles > _FEW_TILES,
         }  # fmt: skip
@@ -227,7 +231,12 @@ def _flags(options: RunOptions) -> list[str]:
 # ---------------------------------------------------------------------- where
 
 
-def write_regions(folder: Path, polygons: Sequence[ArrayLike], size: tuple[int, int]) -> Path:
+def write_regions(
+    folder: Path,
+    polygons: Sequence[ArrayLike],
+    size: tuple[int, int],
+    bounds: tuple[int, int, int, int] | None = None,
+) -> Path:
     """Write regions as the GeoJSON that `--mask` takes; the same regions give the same file.
 
     Parameters
@@ -238,6 +247,8 @@ def write_regions(folder: Path, polygons: Sequence[ArrayLike], size: tuple[int, 
         Corners (x0, y0) in level-0 px.
     size : (width, height)
         Of the slide; regions are cut to it.
+    bounds : (x0, y0, width, height), optional
+        The slide's `qupath_bounds`. The file stays in level-0 px, and records so.
 
     Raises
     ------
@@ -254,7 +265,8 @@ def write_regions(folder: Path, polygons: Sequence[ArrayLike], size: tuple[int, 
     rounded = shapely.set_precision(areas, 1.0)
     geometry = json.loads(shapely.to_geojson(rounded if not rounded.is_empty else areas))
     feature = {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation"}}
-    text = json.dumps({"type": "FeatureCollection", "features": [feature]})
+    head = {HEAD: SlideFrames.cropped(bounds, size).record(PixelFrame.LEVEL0)}
+    text = json.dumps({"type": "FeatureCollection", **head, "features": [feature]})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"regions-{hashlib.sha256(text.encode()).hexdigest()[:8]}.geojson"
     if not path.exists():

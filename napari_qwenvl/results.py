@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
+    QMessageBox,
     QPushButton,
     QSlider,
     QTabWidget,
@@ -33,6 +34,7 @@ from napari_qwenvl.running import in_background, running_of
 from napari_qwenvl.words import WordsView
 from qwenvl.answer import Status
 from workflows.reviewed import State
+from wsi.frames import PixelFrame
 
 _STATES = {"any review": None, **{state.verdict.value: {int(state)} for state in State}}
 _FILTER_MS = 40
@@ -288,14 +290,39 @@ class ResultsPanel(QWidget):
             return
         name, _ = QFileDialog.getOpenFileName(self, "Read corrections", "", "GeoJSON (*.geojson *.json *.gz)")
         if name:
-            self._tell(lambda: self.session.read_corrections(Path(name)))
+            self._tell(lambda: self._read(Path(name)))
+
+    def _read(self, path: Path) -> str:
+        from wsi.errors import FrameNeededError
+
+        try:
+            return self.session.read_corrections(path)
+        except FrameNeededError:
+            if (frame := self.ask_frame(path)) is None:
+                return "Nothing was read."
+            return self.session.read_corrections(path, frame)
+
+    def ask_frame(self, path: Path) -> PixelFrame | None:
+        """Ask in which px a file's coordinates are; None where the user does not say."""
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setText(f"QuPath crops this slide, and {path.name} does not say in which pixels it is.")
+        box.setInformativeText("Where does its pixel (0, 0) lie?")
+        shown = box.addButton("In the corner of what QuPath shows", QMessageBox.ButtonRole.AcceptRole)
+        whole = box.addButton("In the corner of the whole slide", QMessageBox.ButtonRole.AcceptRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.exec()
+        if box.clickedButton() == shown:
+            return PixelFrame.QUPATH
+        return PixelFrame.LEVEL0 if box.clickedButton() == whole else None
 
     def _tell(self, work: Callable[[], str]) -> None:
         from workflows.errors import WorkflowError
+        from wsi.errors import SlideError
 
         try:
             self.message.show_words("done", work())
-        except (WorkflowError, OSError) as error:
+        except (WorkflowError, SlideError, OSError) as error:
             self.message.show_words("error", str(error))
 
 

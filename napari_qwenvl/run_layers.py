@@ -75,7 +75,8 @@ def further_layers(store: RunStore, slide: Slide | None, say: Callable[[str], No
     layers: list[LayerData] = []
     if slide is not None:
         try:
-            layers.append(tissue_layer(find_mask(store.manifest.mask.source, slide)[0], frame))
+            mask = store.manifest.mask
+            layers.append(tissue_layer(find_mask(mask.source, slide, mask.frame)[0], frame))
         except (SlideError, OSError) as error:
             say(f"The tissue mask of the run cannot be shown: {error}")
     try:

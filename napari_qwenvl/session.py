@@ -37,6 +37,7 @@ from qwenvl.answer import Status
 from qwenvl.request import Task
 from workflows._rows import TILE_DTYPE
 from workflows.provenance import Manifest
+from wsi.frames import PixelFrame
 
 _BATCH = 100
 """Answers taken in at a time, so that catching up with a long run does not hold the viewer."""
@@ -309,12 +310,12 @@ class Session:
             f"{written:,} objects written to {path}. Correct them in QuPath, export, and read them back here."
         )
 
-    def read_corrections(self, path: Path) -> str:
-        """Take over what was corrected in QuPath; what changed, in words. Raises WorkflowError."""
+    def read_corrections(self, path: Path, frame: PixelFrame | None = None) -> str:
+        """Take over what was corrected in QuPath; what changed, in words. Raises WorkflowError, FrameError."""
         from workflows.corrections import read_corrections
 
         assert self.folder is not None
-        made = read_corrections(self.folder, path)
+        made = read_corrections(self.folder, path, frame=frame)
         if self.deciding is not None:
             self.deciding.refresh()
         self.reload()

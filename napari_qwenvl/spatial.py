@@ -14,6 +14,8 @@ from napari_qwenvl.slide_layer import LayerData, layer_data, open_for_viewing, s
 from workflows.colours import label_colours
 from workflows.errors import SpatialError
 from wsi.errors import SlideError
+from wsi.frames import PixelFrame, SlideFrames
+from wsi.geojson import load_geojson
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,7 +58,11 @@ def read_spatial(path: str) -> list[LayerData]:
     frame = Frame.of(scale)
     layers = spot_layers(table, frame)
     if (folder / _REGIONS).is_file():
-        layers += region_layers(json.loads((folder / _REGIONS).read_text(encoding="utf-8")), frame)
+        shown = facts.get("qupath_bounds")
+        frames = SlideFrames.cropped(shown, (facts["width"], facts["height"]))
+        # predictions that record no bounds were written in level-0 px
+        given = PixelFrame.LEVEL0 if shown is None else None
+        layers += region_layers(load_geojson(folder / _REGIONS, frames, given), frame)
     return [*_slide_layers(facts), *layers]
 
 
@@ -120,7 +126,7 @@ def spot_layers(table: AnnData, frame: Frame) -> list[LayerData]:
 
 
 def region_layers(document: dict[str, Any], frame: Frame) -> list[LayerData]:
-    """A layer of boxes per class of the regions' GeoJSON; only the first is shown."""
+    """A layer of boxes per class of the regions' GeoJSON in level-0 px; only the first is shown."""
     found: dict[str, list[Any]] = {}
     for feature in document["features"]:
         corners = np.asarray(feature["geometry"]["coordinates"][0], np.float64)

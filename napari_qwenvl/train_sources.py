@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_qwenvl.frame import Frame
+from wsi.frames import HEAD, PixelFrame, SlideFrames
 
 if TYPE_CHECKING:
     from finetune.samples import Dataset
@@ -64,6 +65,8 @@ class LayerSource:
     """Of the slide it was drawn on."""
     mpp: float | None = None
     """Where the user states it."""
+    frames: SlideFrames = field(default_factory=SlideFrames)
+    """What QuPath shows of the slide: recorded in the file, whose coordinates are level-0 px."""
 
     @property
     def title(self) -> str:
@@ -76,7 +79,9 @@ class LayerSource:
 
         from finetune.build import BuildOptions, build_dataset
 
-        text = json.dumps({"type": "FeatureCollection", "features": self.features}, ensure_ascii=False)
+        head = {HEAD: self.frames.record(PixelFrame.LEVEL0)}
+        document = {"type": "FeatureCollection", **head, "features": self.features}
+        text = json.dumps(document, ensure_ascii=False)
         digest = hashlib.sha256(f"{self.slide}{text}".encode()).hexdigest()[:8]
         path = folder / f"{self.slide.stem}-{digest}.geojson"
         path.write_text(text, encoding="utf-8")
@@ -138,16 +143,15 @@ def layer_source(layer: Any, slide: Slide, path: Path, *, areas: bool = False) -
             raise ValueError(f"'{layer.name}' has no area. Draw a rectangle, an ellipse or a polygon.")
     stated = slide.mpp if getattr(slide, "mpp_source", None) == "user" else None
     name = f"{layer.name} (areas)" if areas else layer.name
-    return LayerSource(name, path, tuple(features), slide.fingerprint, stated)
+    return LayerSource(name, path, tuple(features), slide.fingerprint, stated, SlideFrames.of(slide))
 
 
 def whole_slide(slide: Slide, path: Path) -> LayerSource:
     """The statement that everything on a slide is labelled."""
     ring = [[0, 0], [slide.width, 0], [slide.width, slide.height], [0, slide.height], [0, 0]]
     stated = slide.mpp if getattr(slide, "mpp_source", None) == "user" else None
-    return LayerSource(
-        "all of the slide", path, (_feature("Polygon", [ring], AREA),), slide.fingerprint, stated
-    )
+    features = (_feature("Polygon", [ring], AREA),)
+    return LayerSource("all of the slide", path, features, slide.fingerprint, stated, SlideFrames.of(slide))
 
 
 def _feature(kind: str, coordinates: Any, name: str) -> dict[str, Any]:

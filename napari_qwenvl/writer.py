@@ -1,4 +1,4 @@
-"""Saving layers as QuPath GeoJSON, in px of level 0."""
+"""Saving layers as QuPath GeoJSON, in px of what QuPath shows of the slide."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_qwenvl._keys import RUN
 from napari_qwenvl.frame import Frame
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
+from workflows._opening import frames_of_run
 from workflows.errors import ExportError
 from workflows.export._file import new_text_file
 from workflows.reviewed import State
+from wsi.frames import HEAD, PixelFrame, SlideFrames
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 _SUFFIXES = (".geojson", ".geojson.gz")
@@ -30,8 +33,9 @@ def write_geojson(path: str, layers: Sequence[LayerTuple]) -> list[str]:
     """npe2 writer: overlays, shapes and points as one GeoJSON file that QuPath reads.
 
     Objects of an overlay become detections, with score and review state; what is drawn by hand becomes annotations,
-    of the class that a feature column `label` names, else of the layer's name. Level-0 px come from the slide
-    that the viewer shows. Napari asks before it replaces a file; the new one takes its name when it is whole.
+    of the class that a feature column `label` names, else of the layer's name. Level-0 px, and what QuPath shows of
+    them, come from the slide that the viewer shows; the file's head records it. Napari asks before it replaces a
+    file; the new one takes its name when it is whole.
 
     Raises
     ------
@@ -45,14 +49,47 @@ def write_geojson(path: str, layers: Sequence[LayerTuple]) -> list[str]:
             "saved as TIFF or PNG."
         )
     with new_text_file(Path(path), _SUFFIXES, overwrite=True) as stream:
-        stream.write('{"type":"FeatureCollection","features":[')
+        frames = _slide_frames(found)
+        head = "" if frames is None else f'"{HEAD}":{_dumps(frames.record(PixelFrame.QUPATH))},'
+        stream.write(f'{{"type":"FeatureCollection",{head}"features":[')
         separator = "\n"
         for layer in found:
             for feature in _features(layer):
-                stream.write(separator + json.dumps(feature, ensure_ascii=False, separators=(",", ":")))
+                if frames is not None:
+                    feature = frames.document_from_level0(feature, PixelFrame.QUPATH)
+                stream.write(separator + _dumps(feature))
                 separator = ",\n"
         stream.write("\n]}\n")
     return [path]
+
+
+def _slide_frames(layers: Sequence[LayerTuple]) -> SlideFrames | None:
+    """Level-0 px and QuPath's of the slide that the layers lie on; None where neither a slide nor a run tells.
+
+    Raises
+    ------
+    ExportError
+        Slides are concerned of which QuPath shows other parts.
+    """
+    import napari
+
+    from napari_qwenvl.slide_layer import slide_layers, slide_of
+
+    viewer = napari.current_viewer()
+    slides = [] if viewer is None else [slide_of(layer) for layer in slide_layers(viewer)]
+    runs = {layer[1].get("metadata", {}).get(RUN) for layer in layers} - {None}
+    found = {SlideFrames.of(slide) for slide in slides if slide is not None}
+    found |= {frames_of_run(run) for run in runs}
+    if len(found) > 1:
+        raise ExportError(
+            "Several slides are open of which QuPath shows different parts, and a file is about one of them. Close "
+            "all but the one that the layers belong to, and save again."
+        )
+    return found.pop() if found else None
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _overlay(layer: LayerTuple) -> Overlay | None:

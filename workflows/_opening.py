@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from workflows.provenance import SlideFacts
+from wsi.errors import FrameError
+from wsi.frames import PixelFrame, SlideFrames
 from wsi.slide import Slide
 from wsi.tissue import METHODS, TissueMask
 
@@ -37,12 +39,61 @@ def reopen(facts: SlideFacts) -> Slide | None:
     return None
 
 
-def find_mask(mask: str | Path | TissueMask | tuple[TissueMask, str], slide: Slide) -> tuple[TissueMask, str]:
-    """The mask that was asked for, and how to ask for it again; a pair of both is taken as it is."""
+def frames_of(facts: SlideFacts, given: PixelFrame | str | None = None) -> SlideFrames:
+    """Level-0 px and QuPath's px of a run's slide, without opening it where the run records them.
+
+    Parameters
+    ----------
+    given : PixelFrame or str, optional
+        What the user says about coordinates; where these are level-0 px, QuPath's frame does not matter.
+
+    Raises
+    ------
+    FrameError
+        The run is older than the record, and its slide is not at its place.
+    """
+    if facts.frames is not None:
+        return facts.frames
+    if facts.reader != "openslide":
+        return SlideFrames()  # no other reader knew of bounds
+    if (slide := reopen(facts)) is not None:
+        with slide:
+            return SlideFrames.of(slide)
+    if given is not None and PixelFrame(given) is PixelFrame.LEVEL0:
+        return SlideFrames()
+    raise FrameError(
+        f"The run on {facts.name} was made before runs recorded which part of a slide QuPath shows, and the slide is "
+        f"not at {facts.path}. Put it back, or say --frame level0 where coordinates count from the corner of the "
+        "whole slide."
+    )
+
+
+def frames_of_run(run: Path | str, given: PixelFrame | str | None = None) -> SlideFrames:
+    """`frames_of` the slide of a run folder.
+
+    Raises
+    ------
+    RunNotFoundError, StoreError, FrameError
+    """
+    from workflows.store import RunStore
+
+    with RunStore.open(run) as store:
+        return frames_of(store.manifest.slide, given)
+
+
+def find_mask(
+    mask: str | Path | TissueMask | tuple[TissueMask, str],
+    slide: Slide,
+    frame: PixelFrame | str | None = None,
+) -> tuple[TissueMask, str]:
+    """The mask that was asked for, and how to ask for it again; a pair of both is taken as it is.
+
+    `frame` is that of the coordinates of a GeoJSON that does not record it.
+    """
     if isinstance(mask, tuple):
         return mask
     if isinstance(mask, TissueMask):
         return mask, mask.origin
     if str(mask) in METHODS:
         return TissueMask.from_slide(slide, method=str(mask)), str(mask)
-    return TissueMask.from_geojson(mask, slide), str(Path(mask).absolute())
+    return TissueMask.from_geojson(mask, slide, frame), str(Path(mask).absolute())

@@ -26,6 +26,7 @@ from workflows.provenance import (
     utc_now,
 )
 from workflows.quality import QualitySettings
+from wsi.frames import PixelFrame
 from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
@@ -56,6 +57,7 @@ def prepare(
     engine: Engine,
     *,
     mask: str | Path | TissueMask | tuple[TissueMask, str] = "auto",
+    frame: PixelFrame | str | None = None,
     command: str | None = None,
     quality: QualitySettings | None = None,
 ) -> Prepared:
@@ -68,7 +70,7 @@ def prepare(
     RequestError
         The token budget is too small, or the engine does not know how many tokens a tile takes.
     """
-    found, source = find_mask(mask, slide)
+    found, source = find_mask(mask, slide, frame)
     plan = None
     if request.token_budget is None:
         grid = _grid(slide, request, found)
@@ -94,7 +96,7 @@ def prepare(
         slide=slide_facts(slide),
         model=model_facts(engine.info),
         grid=facts,
-        mask=mask_facts(found, source, slide),
+        mask=mask_facts(found, source, slide, frame),
         versions=software_versions(),
         command=command,
         created=utc_now(),

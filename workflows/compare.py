@@ -15,10 +15,12 @@ from workflows._merge_pairs import iou as iou_by_row
 from workflows.merged import iter_merged
 from workflows.store import RunStore
 from wsi.errors import AnnotationError
+from wsi.frames import PixelFrame, SlideFrames
 from wsi.geojson import load_geojson
 
 Boxes = NDArray[np.float64]
 """Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
+_ONE_FRAME = SlideFrames()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +113,33 @@ def run_boxes(folder: Path) -> tuple[Boxes, list[str]]:
 
 
 def read_truth_boxes(
-    path: Path, within: tuple[float, float, float, float] | None = None
+    path: Path,
+    within: tuple[float, float, float, float] | None = None,
+    *,
+    frames: SlideFrames = _ONE_FRAME,
+    frame: PixelFrame | str | None = None,
 ) -> tuple[Boxes, list[str]]:
     """Bounding boxes and class names of the detections in a GeoJSON (annotations where there are no detections).
 
     Parameters
     ----------
     path : Path
-        `.geojson` or `.geojson.gz`, level-0 px.
+        `.geojson` or `.geojson.gz`.
     within : x_min, y_min, x_max, y_max, optional
-        Keep only boxes whose centre lies inside.
+        Keep only boxes whose centre lies inside; level-0 px.
+    frames : SlideFrames
+        Of the slide; by default one that QuPath shows whole.
+    frame : 'qupath' or 'level0', optional
+        Frame of the file's coordinates, where it does not record it.
 
     Raises
     ------
     AnnotationError
         The file cannot be read, or a feature in it has no outline.
+    FrameNeededError, FrameError
+        It is not known in which px the coordinates are, or the file was made for another slide.
     """
-    features = truth_features(path)
+    features = truth_features(path, frames, frame)
     kinds = {
         kind: [f for f in features if f["properties"].get("objectType") == kind]
         for kind in ("detection", "annotation")
@@ -143,15 +155,19 @@ def read_truth_boxes(
     return np.asarray(boxes, float).reshape(-1, 4), labels
 
 
-def truth_features(path: Path) -> list[dict[str, Any]]:
-    """The features of a GeoJSON file: those of a collection, a bare list, or a single one.
+def truth_features(
+    path: Path, frames: SlideFrames, frame: PixelFrame | str | None = None
+) -> list[dict[str, Any]]:
+    """The features of a GeoJSON file in level-0 px: those of a collection, a bare list, or a single one.
 
     Raises
     ------
     AnnotationError
         The file cannot be read, or holds something else.
+    FrameNeededError, FrameError
+        See `SlideFrames.settle`.
     """
-    document = load_geojson(path)
+    document = load_geojson(path, frames, frame)
     if isinstance(document, dict):
         document = document.get("features", [document])
     if not isinstance(document, list):

@@ -8,10 +8,8 @@ one undo takes it back; a file read twice changes nothing the second time.
 
 from __future__ import annotations
 
-import gzip
 import json
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from workflows._opening import frames_of
 from workflows.errors import WorkflowError
 from workflows.review import Action, Box, Change, Ledger, Reviews, Verdict
 from workflows.reviewed import State
 from workflows.store import RunStore
+from wsi.frames import HEAD, PixelFrame
+from wsi.geojson import in_level0, load_unframed
 
 _SAME_PX0 = 0.011
 """Exports write hundredths of a px."""
@@ -66,7 +67,12 @@ class _Feature:
 
 
 def read_corrections(
-    run: Path | str, path: Path | str, *, who: str | None = None, reject_missing: bool = False
+    run: Path | str,
+    path: Path | str,
+    *,
+    who: str | None = None,
+    reject_missing: bool = False,
+    frame: PixelFrame | str | None = None,
 ) -> Corrections:
     """Take over what was changed in a GeoJSON file that this run exported.
 
@@ -75,21 +81,26 @@ def read_corrections(
     run : path
         Run folder; it may still be running.
     path : path
-        GeoJSON as QuPath writes it, plain or gzip, in level-0 px.
+        GeoJSON as QuPath writes it, plain or gzip.
     who : str, optional
         Reviewer; by default the user.
     reject_missing : bool
         Objects that are not in the file were deleted there: reject them. Leave it out for a file that holds a part.
+    frame : 'qupath' or 'level0', optional
+        Frame of the coordinates. The export records it, and QuPath drops the record when it writes the file anew: it is
+        needed then where QuPath crops the slide.
 
     Raises
     ------
     CorrectionsError
         The file cannot be read, holds no objects, or belongs to another slide.
+    FrameNeededError, FrameError
+        It is not known in which px the coordinates are, or the file was made for another slide.
     RunNotFoundError, StoreError
     """
     path = Path(path)
     with RunStore.open(run) as store, Reviews.open(run, who) as reviews:
-        features = _read(path, store)
+        features = _read(path, store, frame)
         known = _known(store)
         counts = dict.fromkeys(Corrections.__dataclass_fields__, 0)
         changes: list[Change] = []
@@ -170,24 +181,15 @@ def _with(
 # ---------------------------------------------------------------------- the file
 
 
-def _read(path: Path, store: RunStore) -> list[_Feature]:
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        document = json.loads(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorrectionsError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise CorrectionsError(
-            f"{path} is not GeoJSON ({error}). Export it from QuPath with File > Export objects as GeoJSON."
-        ) from error
+def _read(path: Path, store: RunStore, frame: PixelFrame | str | None) -> list[_Feature]:
     facts = store.manifest.slide
-    head = document.get("qwenvl") if isinstance(document, dict) else None
+    document = load_unframed(path, CorrectionsError)
+    head = document.get(HEAD) if isinstance(document, dict) else None
     if isinstance(head, Mapping) and head.get("slide", facts.fingerprint) != facts.fingerprint:
         raise CorrectionsError(
             f"{path} belongs to another slide than {facts.name}. Choose the file of this run."
         )
+    document = in_level0(document, path, frames_of(facts, frame), frame, error=CorrectionsError)
     found = list(_features(document, path))
     if not found:
         raise CorrectionsError(f"{path} holds no object with an outline.")
@@ -197,7 +199,7 @@ def _read(path: Path, store: RunStore) -> list[_Feature]:
     if outside:
         raise CorrectionsError(
             f"{outside:,} of {len(found):,} objects of {path} lie outside {facts.name} "
-            f"({facts.width} x {facts.height} px): it belongs to another slide, or is not in level-0 px."
+            f"({facts.width} x {facts.height} px): it belongs to another slide, or its px are not those of this one."
         )
     return found
 

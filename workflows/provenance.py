@@ -16,6 +16,7 @@ from qwenvl.engines.base import ModelInfo
 from qwenvl.request import Request
 from qwenvl.trained import TrainedOn
 from workflows.quality import QualitySettings
+from wsi.frames import PixelFrame, SlideFrames
 from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
@@ -58,6 +59,18 @@ class SlideFacts(Facts):
     mpp_x: float | None = Field(description="Micrometres per level-0 px along x; null when unknown.")
     mpp_y: float | None = Field(description="Micrometres per level-0 px along y; null when unknown.")
     mpp_source: str = Field(description="'file', 'user' or 'unknown'.")
+    qupath_bounds: tuple[int, int, int, int] | None = Field(
+        None,
+        description="What QuPath shows of the slide: x0, y0, width and height in level-0 px; null in runs that were "
+        "made before it was recorded.",
+    )
+
+    @property
+    def frames(self) -> SlideFrames | None:
+        """Level-0 px and QuPath's; None where the run is older than the record."""
+        if self.qupath_bounds is None:
+            return None
+        return SlideFrames.cropped(self.qupath_bounds, (self.width, self.height))
 
     @property
     def mpp(self) -> float | None:
@@ -147,6 +160,10 @@ class MaskFacts(Facts):
     tissue_px0: float = Field(description="Tissue area in level-0 px.")
     tissue_mm2: float | None = Field(description="Tissue area in mm2; null when the scale is unknown.")
     tissue_fraction: float = Field(description="Share of the slide that is tissue.")
+    frame: PixelFrame | None = Field(
+        None,
+        description="Frame of the coordinates in the mask's file, as the user gave it; null where nothing was given.",
+    )
 
 
 class Manifest(Facts):
@@ -216,6 +233,7 @@ def slide_facts(slide: Slide) -> SlideFacts:
         mpp_x=mpp_x,
         mpp_y=mpp_y,
         mpp_source=slide.mpp_source,
+        qupath_bounds=slide.qupath_bounds or (0, 0, slide.width, slide.height),
     )
 
 
@@ -252,8 +270,10 @@ def grid_facts(grid: TileGrid, slide: Slide) -> GridFacts:
     )
 
 
-def mask_facts(mask: TissueMask, source: str, slide: Slide) -> MaskFacts:
-    """Facts of a mask; `source` is what the user asked for."""
+def mask_facts(
+    mask: TissueMask, source: str, slide: Slide, frame: PixelFrame | str | None = None
+) -> MaskFacts:
+    """Facts of a mask; `source` and `frame` are what the user asked for."""
     return MaskFacts(
         source=source,
         origin=mask.origin,
@@ -261,6 +281,7 @@ def mask_facts(mask: TissueMask, source: str, slide: Slide) -> MaskFacts:
         tissue_px0=mask.area_px0,
         tissue_mm2=None if slide.mpp is None else mask.area_mm2(slide.mpp),
         tissue_fraction=mask.fraction,
+        frame=None if frame is None else PixelFrame(frame),
     )
 
 

@@ -220,6 +220,8 @@ class Report(Facts):
         if self.quality is not None:
             options["qc"], limits = self.quality.settings.words
             options["qc_limit"] = list(limits)
+        if self.mask.frame is not None:
+            options["frame"] = self.mask.frame
         return {"slide_mpp": mpp, "mask": self.mask.source, **options}
 
 

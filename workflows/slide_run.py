@@ -23,6 +23,7 @@ from workflows.quality import Inspector, QualitySettings
 from workflows.report import Report
 from workflows.store import RunStore
 from workflows.summary import summarise
+from wsi.frames import PixelFrame
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
 
@@ -54,6 +55,7 @@ def run_slide(
     slide_mpp: float | None = None,
     slide_options: Mapping[str, Any] | None = None,
     mask: str | Path | TissueMask | tuple[TissueMask, str] = "auto",
+    frame: PixelFrame | str | None = None,
     overwrite: bool = False,
     retry_failed: bool = True,
     limit: int | None = None,
@@ -87,6 +89,8 @@ def run_slide(
     mask : str, path, TissueMask, or pair of TissueMask and str
         'auto', 'brightfield', 'fluorescence', 'all', or a GeoJSON of regions; or a mask, with how to ask for it
         again.
+    frame : 'qupath' or 'level0', optional
+        Frame of the coordinates of a GeoJSON mask that does not record it; needed where QuPath crops the slide.
     overwrite : bool
         Set a run found in `out` aside (renamed, not deleted) and start afresh.
     retry_failed : bool
@@ -122,7 +126,7 @@ def run_slide(
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
     opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     try:
-        prepared = prepare(opened, request, engine, mask=mask, command=command, quality=quality)
+        prepared = prepare(opened, request, engine, mask=mask, frame=frame, command=command, quality=quality)
         if announce is not None:
             announce(prepared.estimate)
         store = RunStore.create(out, prepared.manifest, prepared.table, overwrite=overwrite)
@@ -161,12 +165,13 @@ def plan_run(
     slide_mpp: float | None = None,
     slide_options: Mapping[str, Any] | None = None,
     mask: str | Path | TissueMask = "auto",
+    frame: PixelFrame | str | None = None,
 ) -> RunEstimate:
     """What `run_slide` would take; nothing is asked or written. Parameters and errors are those of `run_slide`."""
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
     opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     try:
-        return prepare(opened, request, engine, mask=mask).estimate
+        return prepare(opened, request, engine, mask=mask, frame=frame).estimate
     finally:
         if opened is not slide:
             opened.close()
@@ -189,7 +194,7 @@ def _look_where(
     told = None if progress is None else lambda state: progress(replace(state, stage=WHERE))
     coarse = run_slide(
         slide, coarse_request(store.manifest.request), engine, store.folder / WHERE,
-        mask=(prepared.mask, store.manifest.mask.source),
+        mask=(prepared.mask, store.manifest.mask.source), frame=store.manifest.mask.frame,
         progress=told, overview=overview, **settings,
     )  # fmt: skip
     if not coarse.report.tiles.counts.pending:

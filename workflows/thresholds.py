@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from qwenvl.request import Task, Where
 from workflows._folder import JOURNAL, WHERE
+from workflows._opening import frames_of
 from workflows.cascade import coarse_scores, highest_score, tile_scores
 from workflows.compare import class_name, read_truth_boxes, truth_features
 from workflows.errors import WorkflowError
 from workflows.store import RunStore
 from wsi.errors import AnnotationError
+from wsi.frames import PixelFrame, SlideFrames
 from wsi.tissue import TissueMask
 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -50,6 +52,7 @@ def thresholds(
     wanted: Sequence[str] = (),
     objects: bool = False,
     steps: Sequence[float] = STEPS,
+    frame: PixelFrame | str | None = None,
 ) -> list[ThresholdRow]:
     """Recall and work for thresholds on the scores of a run.
 
@@ -58,7 +61,7 @@ def thresholds(
     run : path
         A run with coarse tiles: its own tiles are the work. Or a run of score or classify by itself.
     truth : path
-        GeoJSON in level-0 px. Its annotations count by area; where it has none of the class, or with `objects`, its
+        GeoJSON. Its annotations count by area; where it has none of the class, or with `objects`, its
         detections count by number.
     label : str, optional
         Class of the truth; all classes where it is not given.
@@ -68,6 +71,8 @@ def thresholds(
         Take detections even where there are annotations.
     steps : sequence of float
         Thresholds.
+    frame : 'qupath' or 'level0', optional
+        Frame of the truth's coordinates, where the file does not record it.
 
     Returns
     -------
@@ -80,6 +85,8 @@ def thresholds(
         The run has no scores, or classes but none is wanted.
     AnnotationError
         The truth cannot be read, or holds nothing of the class on what the tiles own.
+    FrameNeededError, FrameError
+        It is not known in which px the truth's coordinates are, or it was made for another slide.
     """
     run = Path(run)
     if (run / WHERE / JOURNAL).is_file():
@@ -87,16 +94,17 @@ def thresholds(
             where = store.manifest.request.where
             assert where is not None
             places, scores = coarse_scores(coarse, where)
-            size = store.manifest.slide.width, store.manifest.slide.height
+            slide = store.manifest.slide
             cores = _cores(store)
             highest = tile_scores(store.tiles(), places, scores)
     else:
         with RunStore.open(run) as coarse:
             places, scores = coarse_scores(coarse, _as_where(coarse, wanted))
-            size = coarse.manifest.slide.width, coarse.manifest.slide.height
+            slide = coarse.manifest.slide
             cores = places
             highest = highest_score(cores, places, scores)
-    weight = _truth(Path(truth), label, cores, size, objects)
+    frames = frames_of(slide, frame)
+    weight = _truth(Path(truth), label, cores, (slide.width, slide.height), objects, frames, frame)
     if not weight.sum():
         named = f"of class {label!r} " if label else ""
         raise AnnotationError(
@@ -134,12 +142,18 @@ def _as_where(coarse: RunStore, wanted: Sequence[str]) -> Where:
 
 
 def _truth(
-    path: Path, label: str | None, cores: NDArray[np.int64], size: tuple[int, int], objects: bool
+    path: Path,
+    label: str | None,
+    cores: NDArray[np.int64],
+    size: tuple[int, int],
+    objects: bool,
+    frames: SlideFrames,
+    frame: PixelFrame | str | None,
 ) -> NDArray[np.float64]:
     """How much of the truth each tile owns: level-0 px2 of annotations, or a number of detections."""
     annotated = [
         feature["geometry"]
-        for feature in truth_features(path)
+        for feature in truth_features(path, frames, frame)
         if feature["properties"].get("objectType") != "detection" and label in (None, class_name(feature))
     ]
     if annotated and not objects:
@@ -148,7 +162,7 @@ def _truth(
         array = rasterise(union(annotated, path, size)[0], size, 4096)
         mask = TissueMask(array, (size[0] / array.shape[1], size[1] / array.shape[0]), "truth")
         return mask.coverage(cores) * np.prod(cores[:, 2:] - cores[:, :2], axis=1)
-    boxes, names = read_truth_boxes(path)
+    boxes, names = read_truth_boxes(path, frames=frames, frame=frame)
     boxes = boxes[[label in (None, name) for name in names]]
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     number = np.zeros(len(cores))

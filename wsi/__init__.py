@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wsi.errors import (
+    FrameError,
+    FrameNeededError,
     GridError,
     MaskError,
     PlaneError,
@@ -19,6 +21,7 @@ from wsi.errors import (
 from wsi.tile import Tile
 
 if TYPE_CHECKING:
+    from wsi.frames import PixelFrame, SlideFrames
     from wsi.grid import TileGrid
     from wsi.loader import Loaded, SlideJob, TileLoader
     from wsi.readers.opened import OpenedSlide
@@ -32,9 +35,11 @@ _HOMES = {
     "Level": "wsi.slide",
     "Loaded": "wsi.loader",
     "OpenedSlide": "wsi.readers.opened",
+    "PixelFrame": "wsi.frames",
     "Plane": "wsi.readers.stack",
     "Rendering": "wsi.readers.stack",
     "Slide": "wsi.slide",
+    "SlideFrames": "wsi.frames",
     "SlideJob": "wsi.loader",
     "TileGrid": "wsi.grid",
     "TileLoader": "wsi.loader",
@@ -44,11 +49,14 @@ _HOMES = {
 
 __all__ = [
     "ChannelColor",
+    "FrameError",
+    "FrameNeededError",
     "GridError",
     "Level",
     "Loaded",
     "MaskError",
     "OpenedSlide",
+    "PixelFrame",
     "Plane",
     "PlaneError",
     "ReadError",
@@ -56,6 +64,7 @@ __all__ = [
     "Rendering",
     "Slide",
     "SlideError",
+    "SlideFrames",
     "SlideJob",
     "SlideNotFoundError",
     "Tile",

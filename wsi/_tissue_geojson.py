@@ -14,21 +14,28 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from wsi.errors import MaskError
+from wsi.frames import PixelFrame, SlideFrames
 from wsi.geojson import load_geojson
 
 _SHIFT = 6
 """Fraction bits of the corners given to the rasteriser."""
 
 
-def read_regions(path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[str, Any]]:
+def read_regions(
+    path: Path, size: tuple[int, int], frames: SlideFrames, frame: PixelFrame | str | None = None
+) -> tuple[BaseGeometry, dict[str, Any]]:
     """The union of a file's polygons, clipped to the slide.
 
     Parameters
     ----------
     path : Path
-        GeoJSON as QuPath writes it (RFC 7946 shapes, coordinates in level-0 px), plain or gzip.
+        GeoJSON as QuPath writes it (RFC 7946 shapes, coordinates in px), plain or gzip.
     size : (width, height)
         Size of the slide in level-0 px.
+    frames : SlideFrames
+        Of the slide.
+    frame : PixelFrame or str, optional
+        Frame of the coordinates, for a file that does not record it.
 
     Returns
     -------
@@ -41,12 +48,14 @@ def read_regions(path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[
     ------
     MaskError
         The file cannot be read, is not GeoJSON, or holds no region on the slide.
+    FrameNeededError, FrameError
+        See `SlideFrames.settle`.
     """
-    return union(load_geojson(path, MaskError), path, size)
+    return union(load_geojson(path, frames, frame, error=MaskError), path, size)
 
 
 def union(document: Any, path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[str, Any]]:
-    """What `read_regions` makes of a file's content; `path` is for messages."""
+    """What `read_regions` makes of a document in level-0 px; `path` is for messages."""
     polygons: list[BaseGeometry] = []
     left_out = 0
     for where, geometry in _geometries(document, "the file"):
@@ -64,7 +73,7 @@ def union(document: Any, path: Path, size: tuple[int, int]) -> tuple[BaseGeometr
         bounds = ", ".join(f"{v:.0f}" for v in shapely.total_bounds(mended))
         raise MaskError(
             f"No region of {path} lies on the slide ({size[0]}x{size[1]} px); the regions span {bounds}. "
-            "The coordinates must be level-0 px of this slide."
+            "Is the file of this slide, and are its coordinates px of its highest resolution?"
         )
     details = {
         "file": path.name,

@@ -37,5 +37,13 @@ class AnnotationError(SlideError, ValueError):
     """A file of annotations cannot be read."""
 
 
+class FrameError(AnnotationError):
+    """Coordinates of a file cannot be placed on the slide: what it records and what is known of the slide differ."""
+
+
+class FrameNeededError(FrameError):
+    """QuPath crops the slide, and neither the file nor the user says in which px its coordinates are."""
+
+
 class PlaneError(SlideError, ValueError):
     """A stack needs a plane or a rendering to be named, or the one named does not exist."""

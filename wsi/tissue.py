@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsi._tissue_detection import detect
 from wsi.errors import MaskError, ReadError
+from wsi.frames import PixelFrame, SlideFrames
 from wsi.slide import RGB, Slide
 from wsi.tile import Tile
 
@@ -105,21 +106,32 @@ class TissueMask:
         return cls(mask != 0, (slide.width / mask.shape[1], slide.height / mask.shape[0]), origin)
 
     @classmethod
-    def from_geojson(cls, path: str | Path, slide: Slide) -> Self:
-        """The regions of a QuPath GeoJSON file (plain or gzip), in level-0 px.
+    def from_geojson(cls, path: str | Path, slide: Slide, frame: PixelFrame | str | None = None) -> Self:
+        """The regions of a QuPath GeoJSON file (plain or gzip).
 
         A FeatureCollection, a bare list, a single Feature or geometry are read; polygons with holes,
         multi-polygons and geometry collections count, points and lines do not.
+
+        Parameters
+        ----------
+        path : path
+        slide : Slide
+        frame : PixelFrame or str, optional
+            'qupath' or 'level0': the frame of the coordinates, for a file that does not record it. Needed where
+            QuPath crops the slide; see `wsi.frames`.
 
         Raises
         ------
         MaskError
             The file cannot be read, holds no region, or no region lies on the slide.
+        FrameNeededError, FrameError
+            It is not known in which px the coordinates are, or the file was made for another slide.
         """
         from wsi._tissue_geojson import rasterise, read_regions
 
-        regions, details = read_regions(Path(path), (slide.width, slide.height))
-        array = rasterise(regions, (slide.width, slide.height), _SIDES[1])
+        size = slide.width, slide.height
+        regions, details = read_regions(Path(path), size, SlideFrames.of(slide), frame)
+        array = rasterise(regions, size, _SIDES[1])
         scale_xy = slide.width / array.shape[1], slide.height / array.shape[0]
         return cls(array, scale_xy, "geojson", details, float(regions.area))
 

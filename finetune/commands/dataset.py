@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.commands._guard import USAGE, guarded, listed, pairs_of, stop
+from wsi.frames import PixelFrame
 
 if TYPE_CHECKING:
     from finetune.label_source import LabelSource
@@ -59,6 +60,14 @@ def build(
     mpp: Annotated[
         float | None, typer.Option(min=0.001, help="um per level-0 px, where files do not say.")
     ] = None,
+    frame: Annotated[
+        PixelFrame | None,
+        typer.Option(
+            help="Where px (0, 0) of GeoJSON lies: 'qupath' in the corner of what QuPath shows, 'level0' in that of "
+            "the whole slide. Needed where QuPath crops the slide and the file does not say.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the dataset; by default that of its folder.")
     ] = None,
@@ -79,7 +88,7 @@ def build(
     options = BuildOptions(
         names=listed(classes), rename=pairs_of(rename or [], "--rename"), ignore=listed(ignore), unnamed=unnamed,
         exhaustive="areas" if area_class and exhaustive == "auto" else exhaustive, area_names=listed(area_class),
-        mpp=mpp, kind=kind,
+        mpp=mpp, kind=kind, frame=frame,
     )  # fmt: skip
     pairs = list(zip(labels, places or [None] * len(labels), strict=True))
     dataset = build_dataset(name or out.name, pairs, options).save(out, overwrite=overwrite)

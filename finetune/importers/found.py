@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finetune.samples import Box, Ring
+from wsi.frames import FrameRecord, PixelFrame, SlideFrames
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,14 @@ class Found:
     box: Box
     ring: Ring = ()
     where: str = ""
+
+    def in_level0(self, frames: SlideFrames, frame: PixelFrame) -> Found:
+        """The same label with its coordinates, which are in `frame`, in level-0 px."""
+        if not frames.differ:
+            return self
+        box = frames.to_level0(self.box, frame).tolist()
+        ring = frames.to_level0(self.ring, frame).tolist() if self.ring else []
+        return replace(self, box=tuple(box), ring=tuple((x, y) for x, y in ring))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,10 @@ class Imported:
     areas: tuple[FoundArea, ...] = ()
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     whole_pictures: bool = False
+    framed: bool = False
+    """Coordinates may be px of what QuPath shows of a slide; in all other formats they are px of the whole picture."""
+    record: FrameRecord | None = None
+    """What a framed file says about that."""
     licence: str = ""
     notes: tuple[str, ...] = ()
 

@@ -7,13 +7,14 @@ Keys as QuPath writes them (`PathObjectTypeAdapters`, `ROITypeAdapters`): a clas
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import LabelFileError
 from finetune.importers.found import Found, Imported, box_of, ring_of
+from wsi.frames import FrameRecord
+from wsi.geojson import load_unframed
 
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 _PARTS = ("Polygon", "MultiPolygon", "LineString", "MultiLineString", "Point", "MultiPoint")
@@ -36,13 +37,10 @@ def read(path: Path) -> Imported:
     ------
     LabelFileError
         Not GeoJSON, or a feature without geometry.
+    FrameError
+        It records the frame of its coordinates in a way that is not known.
     """
-    opener = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            content = json.load(stream)
-    except (ValueError, OSError) as error:
-        raise LabelFileError(f"{path} is not readable as GeoJSON: {error}; export it again") from error
+    content = load_unframed(path, LabelFileError)
     features = content.get("features", [content]) if isinstance(content, dict) else content
     found: list[Found] = []
     for number, feature in enumerate(features):
@@ -58,7 +56,7 @@ def read(path: Path) -> Imported:
                 found.append(Found(None, name, box_of(points), ring, where))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise LabelFileError(f"{where}: no usable geometry ({error!r}); mend or remove it") from error
-    return Imported("geojson", tuple(found))
+    return Imported("geojson", tuple(found), framed=True, record=FrameRecord.of(content, path))
 
 
 def class_of(properties: Mapping[str, Any]) -> str:

@@ -43,6 +43,15 @@ def test_columns_metadata_and_relative_paths(tmp_path: Path, separator: str) -> 
     assert (three.number, three.slide, three.mask) == (5, "/elsewhere/c.ndpi", "all")
 
 
+def test_the_frame_of_a_mask_is_a_column(tmp_path: Path) -> None:
+    lines = ["slide,mask,frame", "a.scn,a.geojson,qupath", "b.scn,b.geojson,Level0", "c.scn,c.geojson,"]
+    cohort = read_cohort(table(tmp_path, "\n".join([*lines, "d.scn,d.geojson,canvas\n"])))
+    assert [row.frame for row in cohort.rows] == ["qupath", "level0", None, None]
+    assert [(found.row, found.problem) for found in cohort.findings] == [
+        (5, "frame 'canvas' is none of level0, qupath")
+    ]
+
+
 def test_everything_wrong_is_said_at_once_with_its_row(tmp_path: Path) -> None:
     text = (
         "slide,id,mpp\n"

@@ -99,7 +99,7 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
                     row, f"{path.name} does not state its pixel size; give it in the column mpp (um per px)"
                 )
             if mask not in METHODS:
-                find_mask(mask, slide)
+                find_mask(mask, slide, plan.frame(row))
             state = read_state(folder, row.id)
             size = path.stat().st_size if path.is_file() else 0
             given = slide.mpp if slide.mpp_source == "user" else None

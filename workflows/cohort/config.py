@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qwenvl.request import SPLIT_TASKS, Request
 from workflows.errors import StudyError
 from workflows.quality import QualitySettings
+from wsi.frames import PixelFrame
 
 SCHEMA_ID = "napari-qwenvl-study-1"
 
@@ -54,6 +55,10 @@ class SlideSettings(_Section):
     """How slides are opened, where the cohort table does not say it slide by slide."""
 
     mask: str = Field("auto", description="'auto', 'brightfield', 'fluorescence', 'all', or a GeoJSON.")
+    frame: PixelFrame | None = Field(
+        None,
+        description="Frame of masks whose GeoJSON does not record it: 'qupath' or 'level0'; needed where QuPath crops.",
+    )
     mpp: float | None = Field(None, gt=0, description="um per level-0 px of slides that do not state it.")
     plane: str | None = Field(None, description="Plane of a stack: 't=0,z=3'.")
     rendering: str | None = Field(None, description="Channels to colours: '0:red:0-4095,1:green'.")

@@ -108,7 +108,8 @@ def _grid(plan: Plan, each: Checked, slide: object) -> TileGrid:
     request = plan.request
     return TileGrid.from_slide(
         slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp,  # type: ignore[arg-type]
-        mask=find_mask(plan.mask(each.row), slide)[0], min_tissue=request.min_tissue,  # type: ignore[arg-type]
+        mask=find_mask(plan.mask(each.row), slide, plan.frame(each.row))[0],  # type: ignore[arg-type]
+        min_tissue=request.min_tissue,
     )  # fmt: skip
 
 

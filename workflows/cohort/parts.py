@@ -81,7 +81,7 @@ def ask_part(
     if slide is None:
         raise StoreError(f"{manifest.slide.path} is no longer the slide that this run was begun on.")
     with slide, RunStore.create(folder.part(ticket.id, part.name), manifest, rows) as store:
-        mask, _ = find_mask(manifest.mask.source, slide)
+        mask, _ = find_mask(manifest.mask.source, slide, manifest.mask.frame)
         inspector = Inspector.of(manifest.quality, slide, mask)
         asking = Asking(store, slide, engine, manifest.request, mask, progress, cancel, inspector)
         asking.run(retry_failed=True, limit=None, workers=2)

@@ -15,6 +15,7 @@ from workflows.cohort.folder import BatchFolder
 from workflows.cohort.table import Cohort, Finding, Row
 from workflows.errors import CohortError, RunNotFoundError
 from workflows.provenance import Facts, utc_now
+from wsi.frames import PixelFrame
 
 
 class Plan(Facts):
@@ -87,6 +88,10 @@ class Plan(Facts):
     def mask(self, row: Row) -> str:
         """The tissue mask of a row."""
         return row.mask if row.mask is not None else self.study.slides.mask
+
+    def frame(self, row: Row) -> PixelFrame | None:
+        """The frame of the coordinates of a row's mask, where it was given."""
+        return row.frame if row.frame is not None else self.study.slides.frame
 
     @property
     def slide_options(self) -> dict[str, Any]:

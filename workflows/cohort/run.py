@@ -198,7 +198,8 @@ class _Run:
             request=plan.request.model_dump_json(), model=plan.study.model.model_dump_json(),
             quality=plan.study.quality.model_dump_json(), exports=plan.study.exports, root=str(self.folder.root),
             token=self.at_work.token, part_tiles=0 if alone else plan.study.cluster.part_tiles,
-            overwrite=self.overwrite, sharing=sharing, host_gpus=self.cluster.host_gpus, command=plan.command,
+            frame=plan.frame(row), overwrite=self.overwrite, sharing=sharing, host_gpus=self.cluster.host_gpus,
+            command=plan.command,
         )  # fmt: skip
 
     def _hand_out(self) -> None:

@@ -15,6 +15,7 @@ from workflows.errors import RunNotFoundError, StoreError, StoreVersionError
 from workflows.provenance import Manifest, slide_facts
 from workflows.report import Report
 from workflows.store import RunStore
+from wsi.frames import PixelFrame
 from wsi.slide import Slide
 from wsi.tissue import METHODS
 
@@ -97,10 +98,10 @@ def why_other(state: RunState, plan: Plan, slide: Slide) -> str | None:
 
 def needs_nothing(state: RunState, plan: Plan, row: Row, slide: Slide, folder: BatchFolder) -> bool:
     """True where the run is finished, with its exports, and a worker would find nothing to do."""
-    mask = plan.mask(row)
+    mask, frame = plan.mask(row), plan.frame(row)
     if not state.complete or state.manifest.mask.source != mask:
         return False
-    if mask not in METHODS and not _same_grid(state, plan, mask, slide):
+    if mask not in METHODS and not _same_grid(state, plan, mask, slide, frame):
         return False
     from workflows.cohort.work import export_files
 
@@ -109,7 +110,7 @@ def needs_nothing(state: RunState, plan: Plan, row: Row, slide: Slide, folder: B
     )
 
 
-def _same_grid(state: RunState, plan: Plan, mask: str, slide: Slide) -> bool:
+def _same_grid(state: RunState, plan: Plan, mask: str, slide: Slide, frame: PixelFrame | None) -> bool:
     """True where a mask file still gives the tiles of the run."""
     from workflows._opening import find_mask
     from wsi.grid import TileGrid
@@ -117,7 +118,7 @@ def _same_grid(state: RunState, plan: Plan, mask: str, slide: Slide) -> bool:
     request = plan.request
     grid = TileGrid.from_slide(
         slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp,
-        mask=find_mask(mask, slide)[0], min_tissue=request.min_tissue,
+        mask=find_mask(mask, slide, frame)[0], min_tissue=request.min_tissue,
     )  # fmt: skip
     return grid.hash == state.manifest.grid.hash
 

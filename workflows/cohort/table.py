@@ -13,8 +13,9 @@ from pathlib import Path
 
 from workflows.cohort.folder import RESERVED
 from workflows.errors import CohortError
+from wsi.frames import PixelFrame
 
-COLUMNS = ("slide", "id", "mpp", "mask", "group")
+COLUMNS = ("slide", "id", "mpp", "mask", "frame", "group")
 """Columns with a meaning; every other one is metadata."""
 
 SUFFIXES = (
@@ -44,6 +45,8 @@ class Row:
         um per level-0 px, where the table says it.
     mask : str or None
         Tissue mask of this slide: a method, or the absolute path of a GeoJSON.
+    frame : PixelFrame or None
+        Frame of the coordinates in that GeoJSON, where the file does not record it.
     group : str
     metadata : mapping
         Further columns, as they are written.
@@ -54,6 +57,7 @@ class Row:
     slide: str
     mpp: float | None = None
     mask: str | None = None
+    frame: PixelFrame | None = None
     group: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -192,6 +196,12 @@ def _row(path: Path, number: int, names: Sequence[str], cells: Sequence[str]) ->
             mpp = -1.0
         if not 0 < mpp < 1000:
             problem, mpp = f"mpp {written!r} is no number of micrometres per pixel", None
+    frame: PixelFrame | None = None
+    if written := values.get("frame", ""):
+        try:
+            frame = PixelFrame(written.lower())
+        except ValueError:
+            problem = f"frame {written!r} is none of {', '.join(PixelFrame)}"
     if not slide:
         problem = "the column 'slide' is empty"
     if any(cells[len(names) :]):
@@ -203,6 +213,7 @@ def _row(path: Path, number: int, names: Sequence[str], cells: Sequence[str]) ->
         slide=str(base / Path(slide).expanduser()) if slide else "",
         mpp=mpp,
         mask=_mask_of(mask, base),
+        frame=frame,
         group=values.get("group", ""),
         metadata={name: values[name] for name in names if name and name not in COLUMNS},
     )

@@ -64,6 +64,8 @@ class Ticket:
     token: str
     part_tiles: int
     """A slide with more open tiles is handed back in parts; 0 never does."""
+    frame: str | None = None
+    """Of the mask's coordinates, where it was given."""
     overwrite: bool = False
     """Set a run aside that turns out to be another one."""
     sharing: int = 1
@@ -176,7 +178,7 @@ def _slide(ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOf
 
         def run(*, overwrite: bool, limit: int | None) -> Any:
             return run_slide(
-                slide, request, engine, out, mask=ticket.mask, overwrite=overwrite, limit=limit,
+                slide, request, engine, out, mask=ticket.mask, frame=ticket.frame, overwrite=overwrite, limit=limit,
                 quality=QualitySettings.model_validate_json(ticket.quality),
                 progress=_progress(ticket, tell), cancel=cancel, command=ticket.command,
                 overview=limit is None,

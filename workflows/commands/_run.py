@@ -151,6 +151,7 @@ def dry_run(slide: Path, request: Request, engine: Engine, options: RunOptions) 
         slide_mpp=options.slide_mpp,
         slide_options=options.slide_options,
         mask=options.mask,
+        frame=options.frame,
     )
     print_estimate(slide, estimate)
 
@@ -195,6 +196,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
             slide_mpp=options.slide_mpp,
             slide_options=options.slide_options,
             mask=options.mask,
+            frame=options.frame,
             overwrite=options.overwrite,
             limit=options.limit,
             progress=show,

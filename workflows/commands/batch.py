@@ -180,7 +180,12 @@ def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> St
             stop(f"{schema} is not JSON: {error}")
     request = recommended_request(run, look_at(model).recommended, **words)
     slides = SlideSettings(
-        mask=run.mask, mpp=run.slide_mpp, plane=run.plane, rendering=run.rendering, series=run.series
+        mask=run.mask,
+        frame=run.frame,
+        mpp=run.slide_mpp,
+        plane=run.plane,
+        rendering=run.rendering,
+        series=run.series,
     )
     # All fields are given from here on: what was not said has been recommended already.
     return Study(

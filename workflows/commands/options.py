@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi.frames import PixelFrame
+
 if TYPE_CHECKING:
     from workflows.quality import QualitySettings
+
+Frame = Annotated[
+    PixelFrame | None,
+    typer.Option(
+        help="Where px (0, 0) of the GeoJSON lies: 'qupath' in the corner of what QuPath shows, 'level0' in that of "
+        "the whole slide. Needed where QuPath crops the slide and the file does not say.",
+        show_default=False,
+    ),
+]
+"""The flag of every command that reads GeoJSON."""
 
 _SCALE = "Scale and tiles"
 _MODEL = "Model"
@@ -212,6 +224,15 @@ class RunOptions:
             rich_help_panel=_SCALE,
         ),
     ] = "auto"
+    frame: Annotated[
+        PixelFrame | None,
+        typer.Option(
+            help="Where px (0, 0) of the GeoJSON lies: 'qupath' in the corner of what QuPath shows, 'level0' in that "
+            "of the whole slide. Asked for where QuPath crops the slide and the file does not say.",
+            show_default=False,
+            rich_help_panel=_SCALE,
+        ),
+    ] = None
     slide_mpp: Annotated[
         float | None,
         typer.Option(

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from workflows.commands._guard import guarded, stop
+from workflows.commands.options import Frame
+from wsi.frames import PixelFrame
 
 export = typer.Typer(help="Write a run's results for other programs.", no_args_is_help=True)
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
@@ -60,12 +62,19 @@ def report(
 def geojson(
     run: RunFolder,
     out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .geojson or .geojson.gz.")],
+    frame: Annotated[
+        PixelFrame,
+        typer.Option(
+            help="Where px (0, 0) lies: 'qupath' in the corner of what QuPath shows, 'level0' in that of the whole "
+            "slide, for other programs and for QuPath with --no-crop. The file records it."
+        ),
+    ] = PixelFrame.QUPATH,
     overwrite: Overwrite = False,
 ) -> None:
     """QuPath GeoJSON: objects as detections, scored tiles as tiles."""
     from workflows.export.geojson import export_geojson
 
-    written = export_geojson(run, out, overwrite=overwrite)
+    written = export_geojson(run, out, frame=frame, overwrite=overwrite)
     typer.echo(f"{out}: {written} features")
 
 
@@ -251,16 +260,18 @@ def summarise(
 def compare(
     run: RunFolder,
     truth: Annotated[
-        Path, typer.Argument(metavar="GEOJSON", help="Known objects in level-0 px (QuPath GeoJSON, .gz too).")
+        Path, typer.Argument(metavar="GEOJSON", help="Known objects (QuPath GeoJSON, .gz too).")
     ],
     iou: Annotated[float, typer.Option(min=0.05, max=0.95, help="Least overlap of a match.")] = 0.5,
+    frame: Frame = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Precision, recall and F1 of a run's boxes against annotations."""
+    from workflows._opening import frames_of_run
     from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
 
     boxes, labels = run_boxes(run)
-    true, true_labels = read_truth_boxes(truth)
+    true, true_labels = read_truth_boxes(truth, frames=frames_of_run(run, frame), frame=frame)
     rows = compare_boxes(boxes, labels, true, true_labels, iou)
     if as_json:
         facts = {
@@ -273,6 +284,29 @@ def compare(
             f"{name}: {a.predicted} found, {a.true} true, precision {a.precision:.3f}, recall {a.recall:.3f}, "
             f"F1 {a.f1:.3f} at IoU {iou}"
         )
+
+
+@guarded
+def corrections(
+    run: RunFolder,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="GEOJSON", help="What `qwenvl export geojson` wrote, corrected in QuPath."),
+    ],
+    frame: Frame = None,
+    who: Annotated[
+        str | None, typer.Option(help="Reviewer.", show_default="the user of this computer")
+    ] = None,
+    reject_missing: Annotated[
+        bool, typer.Option("--reject-missing", help="Objects that are not in the file were deleted there.")
+    ] = False,
+) -> None:
+    """Read corrections made in QuPath back into the review of a run."""
+    from workflows.corrections import read_corrections
+
+    typer.echo(
+        f"{file.name}: {read_corrections(run, file, who=who, reject_missing=reject_missing, frame=frame)}"
+    )
 
 
 @guarded
@@ -303,5 +337,6 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Results")(report)
     app.command(rich_help_panel="Results")(summarise)
     app.command(rich_help_panel="Results")(compare)
+    app.command(rich_help_panel="Results")(corrections)
     app.add_typer(export, name="export", rich_help_panel="Results")
     app.command(rich_help_panel="Results")(schema)

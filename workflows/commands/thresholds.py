@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from workflows.commands._guard import guarded
+from workflows.commands.options import Frame
 
 
 @guarded
@@ -19,7 +20,7 @@ def thresholds(
     ],
     truth: Annotated[
         Path,
-        typer.Argument(metavar="GEOJSON", help="Known regions or objects in level-0 px (QuPath GeoJSON)."),
+        typer.Argument(metavar="GEOJSON", help="Known regions or objects (QuPath GeoJSON)."),
     ],
     label: Annotated[str | None, typer.Option(help="Class of the truth; all where not given.")] = None,
     wanted: Annotated[
@@ -28,13 +29,14 @@ def thresholds(
     objects: Annotated[
         bool, typer.Option("--objects", help="Count objects even where regions are given.")
     ] = False,
+    frame: Frame = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recall and work of every threshold of a cascade, held against known truth."""
     from workflows.commands._run import split_labels
     from workflows.thresholds import thresholds as rows_of
 
-    rows = rows_of(run, truth, label=label, wanted=split_labels(wanted), objects=objects)
+    rows = rows_of(run, truth, label=label, wanted=split_labels(wanted), objects=objects, frame=frame)
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return

@@ -161,6 +161,7 @@ def _open(path: Path, axis: str | None, at: int, interval: str | None, run: RunO
 
     given = [flag for name, flag in _UNUSED.items() if getattr(run, name) is not None]
     given += ["--mask"] if run.mask != "auto" else []
+    given += ["--frame"] if run.frame is not None else []
     given += ["--plane (use --axis and --at)"] if run.plane is not None else []
     if given:
         stop(f"{', '.join(given)}: not for time-lapses; frames are asked whole.", USAGE)

@@ -3,8 +3,8 @@
 The rules are those of QuPath's own readers (`QuPathTypeAdapters`, `ROITypeAdapters`, `GsonTools`):
 `objectType`, `classification` and `measurements` lie inside `properties`; a missing object type makes an
 annotation; ids are UUIDs; measurements are numbers only; a classification names its colour; rings are
-closed; coordinates are level-0 px of the whole image. Features are written one by one, so a file of any
-size needs no memory.
+closed. Coordinates are px of what QuPath shows, which on slides with bounds is not the whole of level 0
+(`wsi.frames`); the head records it. Features are written one by one, so a file of any size needs no memory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qwenvl.answer import Status
 from qwenvl.request import Task
+from workflows._opening import frames_of
 from workflows._rows import StoredAnswer
 from workflows.colours import FAILED, RGBColour
 from workflows.export._columns import REVIEWS
@@ -27,13 +30,21 @@ from workflows.export._file import new_text_file
 from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.heatmap import tile_channels, tile_values
 from workflows.store import RunStore
+from wsi.frames import HEAD, PixelFrame
 
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
+Place = Callable[..., NDArray[Any]]
+"""Level-0 px, x and y in turn, as px of the file."""
 _OBJECT_TASKS = (Task.DETECT, Task.POINT)
 
 
 def export_geojson(
-    run: Path | str, out: Path | str, *, tiles: bool | None = None, overwrite: bool = False
+    run: Path | str,
+    out: Path | str,
+    *,
+    tiles: bool | None = None,
+    overwrite: bool = False,
+    frame: PixelFrame | str = PixelFrame.QUPATH,
 ) -> int:
     """Write a run as QuPath GeoJSON; plain or gzip by the file's name.
 
@@ -51,6 +62,9 @@ def export_geojson(
         Write tiles; by default for every task that does not find objects.
     overwrite : bool
         Replace `out` where it exists.
+    frame : 'qupath' or 'level0'
+        Px of what QuPath shows, or of the whole slide: for other programs, and for QuPath with `--no-crop`. Both are
+        the same where the slide states no bounds. The file's head records frame and bounds.
 
     Returns
     -------
@@ -60,14 +74,20 @@ def export_geojson(
     Raises
     ------
     RunNotFoundError, StoreError, ExportExistsError, ExportError
+    FrameError
+        What QuPath shows is not known: the run is older than its record, and the slide is not at its place.
     """
     with RunStore.open(run) as store:
         with_objects = store.manifest.request.task in _OBJECT_TASKS
+        frames = frames_of(store.manifest.slide, frame)
+        place = partial(frames.from_level0, frame=frame)
+        head = _dumps(_head(store) | frames.record(frame))
         number = 0
         with new_text_file(Path(out), _SUFFIXES, overwrite=overwrite) as stream:
-            stream.write(f'{{"type":"FeatureCollection","qwenvl":{_dumps(_head(store))},"features":[')
+            stream.write(f'{{"type":"FeatureCollection","{HEAD}":{head},"features":[')
             separator = "\n"
-            for features in _features(store, with_objects, tiles if tiles is not None else not with_objects):
+            with_tiles = tiles if tiles is not None else not with_objects
+            for features in _features(store, with_objects, with_tiles, place):
                 if features:
                     stream.write(separator)
                     stream.write(",\n".join(features))
@@ -87,21 +107,21 @@ def _head(store: RunStore) -> dict[str, Any]:
     }
 
 
-def _features(store: RunStore, with_objects: bool, with_tiles: bool) -> Iterator[list[str]]:
+def _features(store: RunStore, with_objects: bool, with_tiles: bool, place: Place) -> Iterator[list[str]]:
     """Features as text, some thousands at a time."""
     objects = RunObjects(store)
     plane = _plane(store.manifest.slide.options.get("plane"))
     if with_tiles:
-        yield from _tile_features(objects, plane)
+        yield from _tile_features(objects, plane, place)
     if with_objects:
         classes = [_dumps(_classification(label, objects.colours[label])) for label in objects.labels]
         for chunk in objects:
-            yield _object_features(chunk, plane, classes)
+            yield _object_features(chunk, plane, classes, place)
 
 
-def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str]) -> list[str]:
+def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str], place: Place) -> list[str]:
     columns, attributes = chunk.columns, chunk.attributes
-    boxes = columns.box.copy()
+    boxes = np.array(place(columns.box))
     # A ring without area is not valid geometry.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.01)
     middle = [f'{plane}}},"properties":{{"objectType":"detection","classification":{of},' for of in classes]
@@ -140,14 +160,14 @@ def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str]) -> 
     return features
 
 
-def _tile_features(objects: RunObjects, plane: str) -> Iterator[list[str]]:
+def _tile_features(objects: RunObjects, plane: str, place: Place) -> Iterator[list[str]]:
     store, name_of, colours = objects.store, objects.id_of, objects.colours
     table, request = store.tiles(), store.manifest.request
     rows = {int(row["tile"]): row for row in table}
     features: list[str] = []
     for found in store.iter_answers():
         row = rows[found.tile]
-        x0, y0 = int(row["x0"]), int(row["y0"])
+        x0, y0 = place([int(row["x0"]), int(row["y0"])]).tolist()
         x1, y1 = x0 + int(row["width0"]), y0 + int(row["height0"])
         properties: dict[str, Any] = {"objectType": "tile", "name": f"Tile {found.tile}"}
         if found.answer.status is Status.FAILED:

@@ -45,6 +45,7 @@ from workflows.spatial.result import (
 )
 from workflows.spatial.samples import regions_of
 from workflows.spatial.sections import SectionEntry, opened
+from wsi.frames import SlideFrames
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -137,7 +138,7 @@ def predict_section(
         )  # fmt: skip
         write_table(table, out / TABLE)
         facts["boxes"] = {name: len(found_boxes) for name, found_boxes in boxes.items()}
-        write_regions(boxes, predicted.values, table, out / REGIONS)
+        write_regions(boxes, predicted.values, table, out / REGIONS, SlideFrames.of(found.slide))
         if np.isfinite(predicted.values).any():
             draw_maps(table, boxes, out / MAPS)
         write_text(out / RESULT, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

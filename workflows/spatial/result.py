@@ -21,6 +21,7 @@ from workflows.spatial.questions import region_label
 from workflows.spatial.regions import Level
 from workflows.spatial.samples import regions_of
 from workflows.spatial.section import PLACES, Section
+from wsi.frames import HEAD, PixelFrame, SlideFrames
 from wsi.slide import Slide
 
 if TYPE_CHECKING:
@@ -104,9 +105,13 @@ def write_table(table: AnnData, path: Path) -> None:
 
 
 def write_regions(
-    boxes: Mapping[str, NDArray[np.float64]], values: NDArray[np.float64], table: AnnData, path: Path
+    boxes: Mapping[str, NDArray[np.float64]],
+    values: NDArray[np.float64],
+    table: AnnData,
+    path: Path,
+    frames: SlideFrames,
 ) -> int:
-    """Write the regions as QuPath annotations, GeoJSON in level-0 px; how many."""
+    """Write the regions (boxes in level-0 px) as QuPath annotations, GeoJSON in QuPath's px; how many."""
     colours = label_colours([region_label(name) for name in boxes])
     features = []
     for column, (name, found) in enumerate(boxes.items()):
@@ -129,7 +134,9 @@ def write_regions(
                     },
                 }
             )
-    text = json.dumps({"type": "FeatureCollection", "features": features})
+    shown = frames.document_from_level0(features, PixelFrame.QUPATH)
+    head = {"type": "FeatureCollection", HEAD: frames.record(PixelFrame.QUPATH)}
+    text = json.dumps(head | {"features": shown})
     write_text(path, text + "\n")
     return len(features)
 
