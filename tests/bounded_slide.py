@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -58,6 +60,22 @@ def write_scn(path: Path, picture: np.ndarray | None = None, *, offset: tuple[in
                 level, photometric="rgb", tile=(128, 128), metadata=None, resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
             )  # fmt: skip
+    return path
+
+
+def write_sparse(
+    path: Path, present: Callable[[int, int], bool], *, columns: int = 4, rows: int = 3, description: str = ""
+) -> Path:
+    """A plain tiled TIFF (128 px tiles, 0.5 um/px) that holds only the tiles (column, row) wanted."""
+    tile = np.full((128, 128, 3), (215, 130, 175), np.uint8)
+    code = imagecodecs.jpeg8_encode(tile, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
+    codes = [code if present(x, y) else b"" for y in range(rows) for x in range(columns)]
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        tif.write(
+            iter(codes), shape=(rows * 128, columns * 128, 3), dtype=np.uint8, tile=(128, 128),
+            photometric="ycbcr", subsampling=(1, 1), compression="jpeg", metadata=None,
+            description=description or None, resolution=(2e4, 2e4), resolutionunit="CENTIMETER",
+        )  # fmt: skip
     return path
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from array_slide import ArraySlide, blank
-from bounded_slide import BOUNDS, CANVAS, OFFSET, SIZE, scanned, write_scn
+from bounded_slide import BOUNDS, CANVAS, OFFSET, SIZE, scanned, write_scn, write_sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -218,6 +219,36 @@ def test_a_slide_with_bounds_states_what_qupath_shows(tmp_path: Path) -> None:
     with open_slide(write_scn(tmp_path / "b.scn", offset=(0, 0))) as slide:
         assert not SlideFrames.of(slide).differ
     assert SlideFrames.of(ArraySlide(blank(10, 10))) == WHOLE
+
+
+_OME = (
+    '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+    '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="512" SizeY="384" SizeC="3" SizeZ="1" SizeT="1">'
+    '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData/></Pixels></Image></OME>'
+)
+SPARSE = {
+    "all there": (lambda x, y: True, "", None),
+    "hole inside": (lambda x, y: (x, y) != (1, 1), "", None),
+    "first column missing": (lambda x, y: x > 0, "", (128, 0, 384, 384)),
+    "last row missing": (lambda x, y: y < 2, "", (0, 0, 512, 256)),
+    "border missing": (lambda x, y: x in (1, 2) and y == 1, "", (128, 128, 256, 128)),
+    "OME-TIFF, which QuPath takes from Bio-Formats": (lambda x, y: x > 0, _OME, None),
+}
+
+
+@pytest.mark.parametrize("reader", [None, "tiff"])
+@pytest.mark.parametrize("case", SPARSE)
+def test_tiffs_without_their_outer_tiles_have_the_bounds_that_openslide_states(
+    case: str, reader: str | None, tmp_path: Path
+) -> None:
+    present, description, bounds = SPARSE[case]
+    path = write_sparse(tmp_path / "sparse.tif", present, description=description)
+    with open_slide(path, reader=reader) as slide:
+        assert (slide.reader, slide.width, slide.height) == ("tiff", 512, 384)
+        assert slide.qupath_bounds == bounds
+        again = pickle.loads(pickle.dumps(slide))
+        assert again.qupath_bounds == bounds
+        again.close()
 
 
 @pytest.mark.parametrize("head", [None, {"frame": "qupath", "bounds": list(BOUNDS)}])

@@ -30,6 +30,18 @@ def vendor_of(path: Path) -> str | None:
         return None
 
 
+def stated_bounds(path: Path, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The part of a file that QuPath shows through OpenSlide, for a file that another reader reads.
+
+    `size` is that of level 0: where OpenSlide sees another image, it says nothing of this one.
+    """
+    try:
+        with OpenSlide(str(path)) as handle:
+            return _bounds(dict(handle.properties), size) if handle.dimensions == size else None
+    except (OpenSlideError, OSError):
+        return None
+
+
 class OpenSlideSource(Source):
     """One slide opened by OpenSlide.
 

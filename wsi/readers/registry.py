@@ -11,7 +11,7 @@ from wsi.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
 from wsi.readers.description import Description
 from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
 from wsi.readers.opened import OpenedSlide, OpenOptions
-from wsi.readers.openslide import OpenSlideSource, vendor_of
+from wsi.readers.openslide import OpenSlideSource, stated_bounds, vendor_of
 from wsi.readers.plain import PlainSource
 from wsi.readers.source import Source
 from wsi.readers.stack import Plane, Rendering
@@ -115,7 +115,8 @@ def _resolve(path: Path) -> Path:
 
 def _source(path: Path, options: OpenOptions) -> Source:
     if options.reader is not None:
-        return READERS[options.reader](path, options.series)
+        source = READERS[options.reader](path, options.series)
+        return _with_bounds(source) if isinstance(source, TiffSource) else source
     if path.is_dir():
         return NgffSource(path, options.series)
     with path.open("rb") as stream:
@@ -137,7 +138,7 @@ def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> Source:
     source = TiffSource(path, options.series)
     reason = source.why_not(vendor)
     if reason is None:
-        return source
+        return _with_bounds(source)
     stated = source.description
     source.close()
     if vendor is None:
@@ -157,6 +158,18 @@ def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> Source:
         hole=None,
     )
     return slide
+
+
+def _with_bounds(source: TiffSource) -> TiffSource:
+    """The source with the bounds that OpenSlide 4.0.1 states of tiled TIFFs without their outer tiles.
+
+    QuPath takes OME-TIFF from Bio-Formats, which shows all of it.
+    """
+    seen = source.description
+    if seen.hole is not None and seen.orientation == 1 and not source.is_ome:
+        size = seen.levels[0].width, seen.levels[0].height
+        source.description = replace(seen, qupath_bounds=stated_bounds(source.path, size))
+    return source
 
 
 def _image_of(description: Description) -> str:

@@ -101,6 +101,11 @@ class TiffSource(Source):
             dtype, pages * own, found.sizes.get("t", 1), found.sizes.get("z", 1), rgb, names, bits
         )  # fmt: skip
 
+    @property
+    def is_ome(self) -> bool:
+        """Whether the file is an OME-TIFF."""
+        return bool(self._tif.is_ome)
+
     def why_not(self, vendor: str | None) -> str | None:
         """Why OpenSlide should read this file, or None. `vendor` is OpenSlide's name for the format."""
         if int(self._key.compression) in _APERIO_JPEG2000:
