@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsi.errors import PlaneError, UnknownMppError
-from wsi.fingerprint import combine, fingerprint_path
+from wsi.fingerprint import fingerprint_files
 from wsi.readers.description import Description, Layout
 from wsi.readers.orientation import stored_region, turn
 from wsi.readers.source import Source
@@ -139,8 +139,8 @@ class OpenedSlide(Slide):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content; where a slide spreads over several files, of what identifies it, too."""
-        return combine(fingerprint_path(self.path), self.description.identity)
+        """Hash of the content of every file that the slide consists of; their names and place do not count."""
+        return fingerprint_files(self.description.files, self.description.identity)
 
     @property
     def associated(self) -> Sequence[str]:

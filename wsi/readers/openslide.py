@@ -12,6 +12,7 @@ import openslide
 from openslide import OpenSlide, OpenSlideError
 
 from wsi.errors import ReadError, UnsupportedSlideError
+from wsi.readers.companions import companion_files
 from wsi.readers.description import Description, Layout, whole_levels
 from wsi.readers.scale import pair, plausible, to_micrometres, within_microscopy
 from wsi.readers.source import Raw, Source
@@ -77,7 +78,7 @@ class OpenSlideSource(Source):
             mpp_from=f"OpenSlide's reading of the {vendor} metadata" if mpp_xy else "",
             associated=associated,
             properties=MappingProxyType(found),
-            files=(path,),
+            files=companion_files(path, vendor),
             identity=found.get("openslide.quickhash-1", "") if vendor in _MANY_FILES else "",
             icc_profile=None if profile is None else profile.tobytes(),
             qupath_bounds=_bounds(found, sizes[0]),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from wsi.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
 from wsi.readers.description import Description
+from wsi.readers.dicom import DicomSource
+from wsi.readers.dicom_header import is_dicom
 from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
 from wsi.readers.opened import OpenedSlide, OpenOptions
 from wsi.readers.openslide import OpenSlideSource, stated_bounds, vendor_of
@@ -17,9 +19,14 @@ from wsi.readers.source import Source
 from wsi.readers.stack import Plane, Rendering
 from wsi.readers.tiff import TiffSource
 
+
+def _by_openslide(path: Path, series: int | None) -> Source:
+    return (DicomSource if path.is_dir() or is_dicom(path) else OpenSlideSource)(path, series)
+
+
 READERS: dict[str, Callable[[Path, int | None], Source]] = {
     "tiff": TiffSource,
-    "openslide": OpenSlideSource,
+    "openslide": _by_openslide,
     "ngff": NgffSource,
     "plain": PlainSource,
 }
@@ -42,8 +49,8 @@ def open_slide(
     Parameters
     ----------
     path : path
-        SVS, NDPI, MRXS, SCN, BIF, DICOM (.dcm file, or a folder of them), TIFF, OME-TIFF, OME-Zarr (folder or
-        zip), or an ordinary picture.
+        SVS, NDPI, MRXS, SCN, BIF, DICOM (a file of a slide, or a folder of them), TIFF, OME-TIFF, OME-Zarr
+        (folder or zip), or an ordinary picture.
     mpp : float or (float, float), optional
         Micrometres per level-0 px (x and y), in place of what the file states.
     plane : Plane, optional
@@ -51,7 +58,7 @@ def open_slide(
     rendering : Rendering, optional
         How channels become red, green and blue; needed where the file is not RGB or 8-bit gray.
     series : int, optional
-        Which image of a file that holds several.
+        Which image of a file, or DICOM slide of a folder, that holds several.
     reader : str, optional
         'tiff', 'openslide', 'ngff' or 'plain', in place of the choice by content.
 
@@ -89,6 +96,8 @@ def _open(path: Path, options: OpenOptions) -> OpenedSlide:
         raise
     except OSError as error:
         raise UnsupportedSlideError(f"{path} cannot be read: {error}.") from error
+    if isinstance(source, DicomSource):  # its path is a file of the one slide that was chosen
+        options = replace(options, series=None)
     try:
         return OpenedSlide(source, options)
     except SlideError:
@@ -97,20 +106,10 @@ def _open(path: Path, options: OpenOptions) -> OpenedSlide:
 
 
 def _resolve(path: Path) -> Path:
-    """The file to open: a folder of DICOM files stands for its first, a Zarr marker for its folder."""
+    """The file or folder to open: a Zarr marker stands for its folder."""
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist. Check the path and that its drive is mounted.")
-    if path.is_file():
-        return path.parent if path.name in MARKERS else path
-    if is_ngff_folder(path):
-        return path
-    slides = sorted(file for file in path.glob("*.dcm") if vendor_of(file) == "dicom")
-    if slides:
-        return slides[0]
-    raise SlideNotFoundError(
-        f"{path} is a folder without a slide: neither OME-Zarr ({', '.join(MARKERS)}) nor DICOM slides "
-        "(*.dcm) are in it. Give the slide file itself; for MRXS that is the .mrxs beside its folder."
-    )
+    return path.parent if path.is_file() and path.name in MARKERS else path
 
 
 def _source(path: Path, options: OpenOptions) -> Source:
@@ -118,7 +117,7 @@ def _source(path: Path, options: OpenOptions) -> Source:
         source = READERS[options.reader](path, options.series)
         return _with_bounds(source) if isinstance(source, TiffSource) else source
     if path.is_dir():
-        return NgffSource(path, options.series)
+        return (NgffSource if is_ngff_folder(path) else DicomSource)(path, options.series)
     with path.open("rb") as stream:
         head = stream.read(4)
     if not head:
@@ -128,8 +127,8 @@ def _source(path: Path, options: OpenOptions) -> Source:
     vendor = vendor_of(path)
     if head in _TIFF_HEADS and vendor in _OPENSLIDE_TIFF:
         return _tiff(path, vendor, options)
-    if vendor is not None:
-        return OpenSlideSource(path, options.series)
+    if vendor is not None or is_dicom(path):
+        return _by_openslide(path, options.series)
     return PlainSource(path, options.series)
 
 
