@@ -235,6 +235,11 @@ def command(*args: Any) -> Result:
     return CliRunner().invoke(load_commands(), [str(arg) for arg in args])
 
 
+def test_info_says_what_qupath_shows(slide: Path) -> None:
+    assert "512 x 384 px, from x 256, y 128" in command("info", slide).output
+    assert json.loads(command("info", slide, "--json").output)["qupath_bounds"] == list(BOUNDS)
+
+
 def test_every_command_asks_and_takes_the_answer(run: Path, tmp_path: Path) -> None:
     bare = annotations(tmp_path / "t.geojson", *SHOWN)
     out = tmp_path / "out.geojson"

@@ -39,6 +39,7 @@ def info(
             "mpp": opened.mpp,
             "mpp_source": opened.mpp_source,
             "levels": [[level.width, level.height, round(level.downsample, 4)] for level in opened.levels],
+            "qupath_bounds": opened.qupath_bounds,
             "associated": list(opened.associated),
             "fingerprint": opened.fingerprint,
         }
@@ -66,6 +67,8 @@ def _print(facts: dict[str, Any]) -> None:
     table.add_row("size", f"{facts['width']} x {facts['height']} px")
     table.add_row("scale", mpp)
     table.add_row("levels", "\n".join(f"{w} x {h} px, 1/{d:g}" for w, h, d in facts["levels"]))
+    if (bounds := facts["qupath_bounds"]) is not None:
+        table.add_row("QuPath shows", f"{bounds[2]} x {bounds[3]} px, from x {bounds[0]}, y {bounds[1]}")
     table.add_row("associated", ", ".join(facts["associated"]) or "none")
     table.add_row("reader", facts["reader"])
     table.add_row("fingerprint", facts["fingerprint"])
