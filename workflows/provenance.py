@@ -281,7 +281,7 @@ def mask_facts(
         tissue_px0=mask.area_px0,
         tissue_mm2=None if slide.mpp is None else mask.area_mm2(slide.mpp),
         tissue_fraction=mask.fraction,
-        frame=None if frame is None else PixelFrame(frame),
+        frame=None if frame is None or mask.origin != "geojson" else PixelFrame(frame),
     )
 
 

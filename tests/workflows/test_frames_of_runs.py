@@ -201,6 +201,8 @@ def test_a_mask_drawn_in_qupath_is_asked_where_it_was_drawn(slide: Path, tmp_pat
     assert tuple(LEVEL0[0]) in [tuple(np.round(box)) for box in boxes.tolist()]
     assert result.report.mask.frame == "qupath"
     assert result.report.run_options()["frame"] == "qupath"
+    tissue = run_slide(slide, DETECT, DotEngine(), tmp_path / "t", mask="all", frame="qupath", overview=False)
+    assert tissue.report.mask.frame is None  # there was no file to read
     # the same command resumes
     again = run_slide(slide, DETECT, engine, tmp_path / "run", mask=path, frame="qupath", overview=False)
     assert again.asked == 0
