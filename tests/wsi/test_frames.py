@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from array_slide import ArraySlide, blank
 from bounded_slide import BOUNDS, CANVAS, OFFSET, SIZE, scanned, write_scn, write_sparse
 from hypothesis import given
@@ -274,6 +275,17 @@ def test_a_region_drawn_in_qupath_is_the_same_pixels_as_a_mask(head: Any, tmp_pa
             assert not np.array_equal(off.array, mask.array)
             with pytest.raises(FrameNeededError, match=r"\(256, 128\)"):
                 TissueMask.from_geojson(path, slide)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_slide_that_was_turned_says_that_qupath_does_not_turn_it(orientation: int, tmp_path: Path) -> None:
+    path = tmp_path / "turned.tif"
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(path, np.zeros((96, 64, 3), np.uint8), photometric="rgb", tile=(32, 32), extratags=[tag])
+    with open_slide(path) as slide:
+        assert slide.qupath_bounds is None
+        said = [note for note in slide.description.notes if "QuPath shows it as it is stored" in note]
+        assert len(said) == (orientation != 1)
 
 
 def test_nothing_is_asked_where_qupath_shows_the_whole_slide(tmp_path: Path) -> None:

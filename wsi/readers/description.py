@@ -131,12 +131,19 @@ class Description:
 
     def upright(self) -> Description:
         """The same image after turning: sides, factors and scale change places where `orientation` says so."""
+        if self.orientation == 1:
+            return self
+        note = (
+            f"Turned upright by its orientation tag ({self.orientation}); QuPath shows it as it is stored, so "
+            "coordinates made here do not fit there."
+        )
         if self.orientation < 5:
-            return replace(self, orientation=1)
+            return replace(self, orientation=1, notes=(*self.notes, note))
         levels = tuple(Level(of.height, of.width, of.downsample_y, of.downsample_x) for of in self.levels)
         return replace(
-            self, levels=levels, mpp_xy=None if self.mpp_xy is None else self.mpp_xy[::-1], orientation=1
-        )
+            self, levels=levels, mpp_xy=None if self.mpp_xy is None else self.mpp_xy[::-1], orientation=1,
+            notes=(*self.notes, note),
+        )  # fmt: skip
 
 
 def whole_levels(
