@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wsi.errors import (
+    ColourError,
     FrameError,
     FrameNeededError,
     GridError,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from wsi.frames import PixelFrame, SlideFrames
     from wsi.grid import TileGrid
     from wsi.loader import Loaded, SlideJob, TileLoader
+    from wsi.readers.describe import describe
+    from wsi.readers.description import Description
     from wsi.readers.opened import OpenedSlide
     from wsi.readers.registry import open_slide
     from wsi.readers.stack import ChannelColor, Plane, Rendering
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ChannelColor": "wsi.readers.stack",
+    "Description": "wsi.readers.description",
     "Level": "wsi.slide",
     "Loaded": "wsi.loader",
     "OpenedSlide": "wsi.readers.opened",
@@ -44,11 +48,14 @@ _HOMES = {
     "TileGrid": "wsi.grid",
     "TileLoader": "wsi.loader",
     "TissueMask": "wsi.tissue",
+    "describe": "wsi.readers.describe",
     "open_slide": "wsi.readers.registry",
 }
 
 __all__ = [
     "ChannelColor",
+    "ColourError",
+    "Description",
     "FrameError",
     "FrameNeededError",
     "GridError",
@@ -73,6 +80,7 @@ __all__ = [
     "TissueMask",
     "UnknownMppError",
     "UnsupportedSlideError",
+    "describe",
     "open_slide",
 ]
 

@@ -1,5 +1,9 @@
 """Errors of the pixel side. Every message says what happened, where, and what to do next."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class SlideError(Exception):
     """Base of every error raised by `wsi`."""
@@ -46,4 +50,18 @@ class FrameNeededError(FrameError):
 
 
 class PlaneError(SlideError, ValueError):
-    """A stack needs a plane or a rendering to be named, or the one named does not exist."""
+    """An image, plane or rendering has to be named, or the one named does not exist.
+
+    Attributes
+    ----------
+    missing : tuple of wsi.readers.choices.Choice
+        What has to be named, where that is known one by one.
+    """
+
+    def __init__(self, message: str, missing: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class ColourError(SlideError, ValueError):
+    """Colours cannot be converted: the image has none of its own, or its ICC profile is not usable."""

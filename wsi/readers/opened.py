@@ -12,10 +12,11 @@ import numpy as np
 
 from wsi.errors import PlaneError, UnknownMppError
 from wsi.fingerprint import fingerprint_files
+from wsi.readers.choices import settle
 from wsi.readers.description import Description, Layout
 from wsi.readers.orientation import stored_region, turn
 from wsi.readers.source import Source
-from wsi.readers.stack import ChannelColor, Plane, Rendering
+from wsi.readers.stack import Plane, Rendering
 from wsi.slide import RGB, Slide
 
 _LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.8
@@ -58,8 +59,8 @@ class OpenedSlide(Slide):
         self.levels = self.description.levels
         self.mpp_xy, self.mpp_source = _scale(source, self.description.mpp_xy, options.mpp)
         self.qupath_bounds = self.description.qupath_bounds
-        self._plane = _choose_plane(source, options.plane)
-        rendering = _choose_rendering(source, options.rendering)
+        choices = settle(source.path, source.layout, options.plane, options.rendering)
+        self._plane, rendering = choices.plane, choices.rendering
         found: dict[str, str] = {}
         if rendering is not None and any(channel.auto for channel in rendering.channels):
             ranges = {
@@ -168,64 +169,6 @@ def _scale(
             raise UnknownMppError(f"mpp={mpp} given for {source.path} is not a positive number of um per px.")
         return mpp, "user"
     return stated, "unknown" if stated is None else "file"
-
-
-def _choose_plane(source: Source, plane: Plane | None) -> Plane:
-    layout = source.layout
-    if plane is None:
-        if layout.times == 1 and layout.depths == 1:
-            return Plane()
-        raise PlaneError(
-            f"{source.path} is a stack: {layout}. Name the plane: --plane z=0,t=0 on the command line, "
-            "open_slide(path, plane=Plane(z=0, t=0)) in Python."
-        )
-    if not (0 <= plane.t < layout.times and 0 <= plane.z < layout.depths):
-        raise PlaneError(
-            f"{source.path} has no plane {plane}: t goes from 0 to {layout.times - 1}, "
-            f"z from 0 to {layout.depths - 1}."
-        )
-    return plane
-
-
-def _choose_rendering(source: Source, rendering: Rendering | None) -> Rendering | None:
-    layout = source.layout
-    if rendering is None:
-        if layout.is_rgb:
-            return None
-        if layout.channels == 1 and layout.dtype in (np.uint8, np.bool_):
-            return Rendering.gray(0, 0, layout.full)
-        if layout.channels == 1:
-            return _choose_rendering(source, Rendering.automatic(0))
-        example = "rgb" if layout.channels == 3 and layout.dtype == np.uint8 else _example(layout)
-        raise PlaneError(
-            f"{source.path} holds {layout}, and how that becomes red, green and blue is yours to say: "
-            f"--rendering {example} on the command line, "
-            f"open_slide(path, rendering=Rendering.parse({example!r})) in Python."
-        )
-    if not rendering.channels:
-        raise PlaneError("A rendering needs at least one channel, like 0:gray:0-255.")
-    settled = []
-    for channel in rendering.channels:
-        if not 0 <= channel.index < layout.channels:
-            raise PlaneError(
-                f"{source.path} has no channel {channel.index}: it holds {layout}, counted from 0."
-            )
-        if channel.auto or (channel.low is not None and channel.high is not None):
-            settled.append(channel)
-        elif layout.dtype in (np.uint8, np.bool_):
-            settled.append(ChannelColor(channel.index, channel.color, 0.0, layout.full))
-        else:
-            raise PlaneError(
-                f"{source.path} holds {layout}: channel {channel.index} needs the stored values that are "
-                f"black and full colour, like {channel.index}:gray:0-4095, or {channel.index}:gray:auto."
-            )
-    return Rendering(tuple(settled))
-
-
-def _example(layout: Layout) -> str:
-    colors = ("gray",) if layout.channels == 1 else ("red", "green", "blue")
-    span = "" if layout.dtype == np.uint8 else ":auto"
-    return ",".join(f"{i}:{color}{span}" for i, color in zip(range(layout.channels), colors, strict=False))
 
 
 def _auto_range(source: Source, plane: Plane, channel: int) -> tuple[float, float]:

@@ -84,18 +84,22 @@ def reopen(path: str, options: OpenOptions) -> OpenedSlide:
     return _open(Path(path), options)
 
 
-def _open(path: Path, options: OpenOptions) -> OpenedSlide:
+def source_of(path: Path, options: OpenOptions) -> Source:
+    """The reader that takes the file, with nothing settled yet. Errors are those of `open_slide`."""
     if options.reader is not None and options.reader not in READERS:
         raise UnsupportedSlideError(
             f"No reader is called {options.reader!r}; known are {', '.join(READERS)}."
         )
     try:
-        file = _resolve(path)
-        source = _source(file, options)
+        return _source(_resolve(path), options)
     except SlideError:
         raise
     except OSError as error:
         raise UnsupportedSlideError(f"{path} cannot be read: {error}.") from error
+
+
+def _open(path: Path, options: OpenOptions) -> OpenedSlide:
+    source = source_of(path, options)
     if isinstance(source, DicomSource):  # its path is a file of the one slide that was chosen
         options = replace(options, series=None)
     try:
