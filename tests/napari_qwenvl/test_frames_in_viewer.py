@@ -14,6 +14,8 @@ import napari
 from napari.components import ViewerModel
 from napari.layers import Shapes
 from panel_helpers import Planted, open_whole
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QMessageBox
 
 from napari_qwenvl import writer
 from napari_qwenvl._keys import RUN
@@ -152,5 +154,21 @@ def test_the_panel_asks_where_the_file_does_not_say(path, tmp_path, qtbot, answe
     bare.write_text(json.dumps(document))
     panel._tell(lambda: panel._read(bare))
     assert "another slide or scan" in panel.message.text()
+    panel.running.close()
+    panel.close()
+
+
+@pytest.mark.parametrize(("button", "answer"), [(0, PixelFrame.QUPATH), (1, PixelFrame.LEVEL0), (2, None)])
+def test_the_question_has_three_answers(tmp_path, qtbot, button, answer):
+    panel = ResultsPanel(ViewerModel())
+    qtbot.addWidget(panel)
+
+    def click():
+        box = panel.findChild(QMessageBox)
+        words = ("what QuPath shows", "whole slide", "Cancel")[button]
+        next(each for each in box.buttons() if words in each.text().replace("&", "")).click()
+
+    QTimer.singleShot(0, click)
+    assert panel.ask_frame(tmp_path / "a.geojson") is answer
     panel.running.close()
     panel.close()
