@@ -15,6 +15,8 @@ from wsi.readers.source import Raw, Source
 from wsi.slide import RGB, Level
 
 _ORIENTATION = 274
+# What Pillow calls frames in other formats are previews (MPO), layers (PSD) or sizes of one image.
+_ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
 _GRAY_MODES = {
     "1": np.bool_,
     "L": np.uint8,
@@ -43,8 +45,7 @@ class PlainSource(Source):
             with _picture(path) as picture:
                 width, height = picture.size
                 mode, format_ = picture.mode, picture.format or ""
-                # Further images of an MPO file are previews of the first.
-                frames = 1 if format_ == "MPO" else int(getattr(picture, "n_frames", 1))
+                frames = int(getattr(picture, "n_frames", 1)) if format_ in _ANIMATED else 1
                 orientation = _orientation(picture)
                 profile = picture.info.get("icc_profile")
         except Exception as error:  # Pillow's plugins raise errors of many kinds

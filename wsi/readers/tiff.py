@@ -17,6 +17,7 @@ from wsi.readers.source import Raw, Source
 from wsi.readers.storage import FileBytes, PieceCache
 from wsi.readers.tiff_image import TiffImage
 from wsi.readers.tiff_layout import directories, layout_of, stated_factors
+from wsi.readers.tiff_ome import companion_xml, metadata_file
 from wsi.readers.tiff_samples import Samples
 from wsi.slide import RGB
 
@@ -33,8 +34,9 @@ class TiffSource(Source):
     def __init__(self, path: Path, series: int | None = None) -> None:
         self.path = path
         _check_directories(path)
+        self._elsewhere: str | None = None
         try:
-            self._tif = TiffFile(path)
+            self._tif = self._with_metadata()
         except Exception as error:  # tifffile raises errors of many kinds on damaged files
             raise UnsupportedSlideError(f"{path} is not a TIFF file that can be read: {error}.") from error
         self._files: dict[str, FileBytes] = {}
@@ -51,6 +53,19 @@ class TiffSource(Source):
             self.close()
             raise UnsupportedSlideError(f"{path} is not a TIFF file that can be read: {error}.") from error
 
+    def _with_metadata(self) -> TiffFile:
+        """The file, with the OME-XML of another file of its set where it refers to that."""
+        tif = TiffFile(self.path)
+        name = metadata_file(tif.ome_metadata or "") if tif.is_ome else ""
+        if not name:
+            return tif
+        xml = companion_xml(self.path, name)
+        if xml is None:
+            self._elsewhere = name
+            return tif
+        tif.close()
+        return TiffFile(self.path, omexml=xml)
+
     def _open(self, series: int | None) -> None:
         found = self._found = layout_of(self._tif, self.path, series)
         self._key = found.key
@@ -66,6 +81,8 @@ class TiffSource(Source):
         holes = sum(image.holes for image in images)
         if holes:
             notes += (f"{holes} tiles or strips hold no data; they read as {images[0].hole}.",)
+        if self._elsewhere is not None:
+            notes += (f"The metadata of this file's set is in {self._elsewhere}, which is not beside it.",)
         notes += tuple(dict.fromkeys(image.note for image in images if image.note))
         self.description = Description(
             levels=levels,

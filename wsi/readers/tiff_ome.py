@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from xml.etree import ElementTree
 
-from tifffile import TiffFile, TiffPageSeries
+from tifffile import TiffFile, TiffFileError, TiffPageSeries
 
 from wsi.readers.scale import at_even_times, pair, plausible, rising, to_micrometres, to_seconds
 
@@ -98,6 +99,28 @@ def images_of(xml: str) -> list[OmeImage]:
         name = element.get("Name") or element.get("ID") or f"Image {number}"
         found.append(OmeImage(element, name, number, tuple(dict.fromkeys(f for f in files if f)), uuid))
     return found
+
+
+def metadata_file(xml: str) -> str:
+    """Name of the file that holds the OME-XML of a file that states only that (BinaryOnly); '' elsewhere."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return ""
+    only = next(_children(root, "BinaryOnly"), None)
+    return "" if only is None else only.get("MetadataFile", "")
+
+
+def companion_xml(path: Path, name: str) -> str | None:
+    """OME-XML in the file of that name beside `path`: a companion file or an OME-TIFF; None where it is not."""
+    file = path.with_name(Path(name).name)  # a name in a file never leads out of its folder
+    if not file.is_file():
+        return None
+    try:
+        with TiffFile(file) as tif:
+            return tif.ome_metadata
+    except TiffFileError:
+        return file.read_text(encoding="utf-8-sig", errors="replace")
 
 
 def image_of_series(tif: TiffFile, series: TiffPageSeries, images: list[OmeImage]) -> OmeImage | None:
