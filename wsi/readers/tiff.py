@@ -69,6 +69,7 @@ class TiffSource(Source):
     def _open(self, series: int | None) -> None:
         found = self._found = layout_of(self._tif, self.path, series)
         self._key = found.key
+        self._compression = int(self._key.compression)
         self._samples = Samples.of(self._key, self.path)
         images = [self._image(level, 0) for level in range(len(found.levels))]
         self._check_length()
@@ -125,7 +126,7 @@ class TiffSource(Source):
 
     def why_not(self, vendor: str | None) -> str | None:
         """Why OpenSlide should read this file, or None. `vendor` is OpenSlide's name for the format."""
-        if int(self._key.compression) in _APERIO_JPEG2000:
+        if self._compression in _APERIO_JPEG2000:
             return "JPEG 2000 tiles of Aperio's kind"
         if vendor == "aperio" and any(0 in self._image(i, 0).counts for i in range(len(self.levels))):
             return "tiles without data, which Aperio means to be taken from another level"
@@ -239,9 +240,16 @@ class TiffSource(Source):
 
 def _check_directories(path: Path) -> None:
     size = path.stat().st_size
+    seen: set[int] = set()
     with path.open("rb") as stream:
-        if any(at >= size for at in directories(stream)):
-            raise UnsupportedSlideError(
-                f"{path} is cut off: it has {size} bytes and its own directory points beyond them. "
-                "Copy it again from its source."
-            )
+        for at in directories(stream):
+            if at >= size:
+                raise UnsupportedSlideError(
+                    f"{path} is cut off: it has {size} bytes and its own directory points beyond them. "
+                    "Copy it again from its source."
+                )
+            if at in seen:
+                raise UnsupportedSlideError(
+                    f"{path} is damaged: its directories form a loop at byte {at}. Copy it again from its source."
+                )
+            seen.add(at)

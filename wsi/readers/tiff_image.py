@@ -19,6 +19,9 @@ _STRIP_BYTES = 1 << 20
 _MAX_GAP = 64 << 10
 _REMEMBERED = 4096
 _GDAL_NODATA = 42113
+PIECE_LIMIT = 2 << 30
+"""Bytes that one compressed tile or strip may have when decoded."""
+_HEADER = 8  # bytes at the begin of every TIFF file
 _READS_TO_KEEP = 64
 _SAMPLED, _SAMPLED_BYTES = 8, 8 << 20  # tiles looked at to learn the colour space of an image
 # Photometric interpretation -> colour space of JPEG data that the tag states.
@@ -81,11 +84,28 @@ class TiffImage:
         self._tile = (key.tilewidth, key.tilelength) if key.is_tiled else None
         self._piece_width = key.tilewidth if key.is_tiled else key.imagewidth
         self._piece_height = key.tilelength if key.is_tiled else min(key.rowsperstrip, key.imagelength)
+        decoded = self._piece_width * self._piece_height * self.samples * self.dtype.itemsize
+        if key.compression != _UNCOMPRESSED and decoded > PIECE_LIMIT:
+            raise UnsupportedSlideError(
+                f"{file.path} states a compressed tile or strip of {self._piece_width}x{self._piece_height} px, "
+                f"{decoded / 2**30:.1f} GiB when decoded; at most {PIECE_LIMIT >> 30} GiB are. Save it in tiles."
+            )
         self._decode = self._codec(key, plane)
         self._recent: set[int] = set()  # pieces decoded and not kept; one that comes again tells of overlap
         self._overlapping = 0
         self._columns = -(-self.width // self._piece_width)
         self._pieces = self._columns * -(-self.height // self._piece_height)
+        if not all(isinstance(n, int) and n >= 0 for n in (*self.offsets, *self.counts)):
+            raise UnsupportedSlideError(
+                f"{file.path}: its directory names places of tiles or strips that are no whole numbers. "
+                "The file is damaged; copy it again."
+            )
+        needed = self._pieces * (key.samplesperpixel if self.apart else 1)
+        if len(self.offsets) < needed or len(self.counts) < needed:
+            raise UnsupportedSlideError(
+                f"{file.path}: an image of {self.width}x{self.height} px needs {needed} tiles or strips, and its "
+                f"directory names {min(len(self.offsets), len(self.counts))}. The file is damaged; copy it again."
+            )
 
     @property
     def tile(self) -> tuple[int, int] | None:
@@ -152,6 +172,8 @@ class TiffImage:
         full = [i for i in wanted if self.counts[i]]
         if any(self.offsets[i] for i in wanted if not self.counts[i]):
             raise self._error(at, ValueError("a tile or strip has a place in the file and the length 0"))
+        if any(self.offsets[i] < _HEADER for i in full):
+            raise self._error(at, ValueError("a tile or strip has a length and no place in the file"))
         start = min((self.offsets[i] for i in full), default=0)
         end = max((self.offsets[i] + self.counts[i] for i in full), default=0)
         together = end - start <= sum(self.counts[i] for i in full) + _MAX_GAP

@@ -306,7 +306,8 @@ def _describe_ome(tif: TiffFile, base: TiffPageSeries, layout: TiffLayout) -> No
 def directories(stream: BinaryIO) -> Iterator[int]:
     """Offsets of the main directory chain of a TIFF file, as written in it (TIFF 6.0, BigTIFF).
 
-    The last one yielded may lie beyond the end of the file: then the file is cut off.
+    The last one yielded may lie beyond the end of the file: then the file is cut off. Or it was yielded
+    before: then the chain is a loop.
     """
     head = stream.read(16)
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
@@ -314,9 +315,11 @@ def directories(stream: BinaryIO) -> Iterator[int]:
     word, count_bytes, entry = (8, 8, 20) if big else (4, 2, 12)
     at = int.from_bytes(head[8:16] if big else head[4:8], order)
     seen: set[int] = set()
-    while at and at not in seen:
-        seen.add(at)
+    while at:
         yield at
+        if at in seen:
+            return
+        seen.add(at)
         stream.seek(at)
         raw = stream.read(count_bytes)
         if len(raw) < count_bytes:
