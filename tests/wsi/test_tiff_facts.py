@@ -425,7 +425,9 @@ def test_frames_of_an_animation_are_a_stack(tmp_path: Path) -> None:
 
 
 def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", rowsperstrip=384, compression="zlib", metadata=None)
+    tifffile.imwrite(
+        tmp_path / "a.tif", IMAGE, photometric="rgb", rowsperstrip=384, compression="zlib", metadata=None
+    )
     for code, value in ((256, 60_000), (257, 60_000), (278, 60_000)):
         with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tif:
             tif.pages.first.tags[code].overwrite(value)

@@ -26,7 +26,9 @@ class FileBytes:
         if self._fd < 0:
             raise OSError("the slide is closed")
         if count > self.size:  # asked of a damaged directory: no memory is taken for it
-            raise OSError(f"the file ends {offset + count - self.size} bytes before the data at {offset} does")
+            raise OSError(
+                f"the file ends {offset + count - self.size} bytes before the data at {offset} does"
+            )
         data = self._read_at(offset, count)
         if len(data) != count:
             raise OSError(f"the file ends {count - len(data)} bytes before the data at {offset} does")
