@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from workflows.errors import StackError
 from workflows.timelapse.report import NAME, TRACKS, TimelapseReport
 from workflows.timelapse.stack import Stack, open_stack
+from wsi.names import path_of
 
 LayerData = tuple[Any, dict[str, Any], str]
 """Data, keyword arguments and type of a layer, as napari's readers give them."""
@@ -112,7 +113,7 @@ def _common(report: TimelapseReport, name: str) -> dict[str, Any]:
 def _reopened(report: TimelapseReport) -> Stack | None:
     """The film where the report says it lies, if it is still the same file."""
     facts = report.stack
-    path = Path(facts.slide.path)
+    path = path_of(facts.slide.path)
     if not path.exists():
         return None
     given = facts.slide.mpp_source == "user" and facts.slide.mpp_x is not None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_qwenvl.frame import Frame
 from wsi.frames import HEAD, PixelFrame, SlideFrames
+from wsi.names import path_of
 
 if TYPE_CHECKING:
     from finetune.samples import Dataset
@@ -43,7 +44,7 @@ class RunSource:
             facts = store.manifest.slide
         mpp = facts.mpp if facts.mpp_source == "user" else None
         options = BuildOptions(exhaustive="searched" if searched else "reviewed", kind="run", mpp=mpp)
-        dataset = build_dataset(self.folder.name, [(self.folder, Path(facts.path).parent)], options)
+        dataset = build_dataset(self.folder.name, [(self.folder, path_of(facts.path).parent)], options)
         _require_same(dataset, facts.fingerprint, "when the run was made")
         return dataset
 

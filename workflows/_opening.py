@@ -9,6 +9,7 @@ from typing import Any
 from workflows.provenance import SlideFacts
 from wsi.errors import FrameError
 from wsi.frames import PixelFrame, SlideFrames
+from wsi.names import path_of
 from wsi.slide import Slide
 from wsi.tissue import METHODS, TissueMask
 
@@ -28,7 +29,7 @@ def open_path(path: Path, mpp: float | tuple[float, float] | None, options: Mapp
 
 def reopen(facts: SlideFacts) -> Slide | None:
     """The slide of an earlier run, opened as it was then; None where another file or none is at its place."""
-    path = Path(facts.path)
+    path = path_of(facts.path)
     if not path.exists():
         return None
     given = facts.mpp_source == "user" and facts.mpp_x is not None and facts.mpp_y is not None

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from qwenvl.engines.base import ModelInfo
 from qwenvl.request import Request
@@ -18,6 +18,7 @@ from qwenvl.trained import TrainedOn
 from workflows.quality import QualitySettings
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.grid import TileGrid
+from wsi.names import path_text
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
 
@@ -30,9 +31,19 @@ _LIBRARIES = (
 
 
 class Facts(BaseModel):
-    """Base of everything that is written to JSON: immutable, closed, and free of NaN and infinity."""
+    """Base of everything that is written to JSON: immutable, closed, free of NaN and infinity, and writable.
+
+    Text from names that are no UTF-8 is kept as `wsi.names.path_text` writes it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {name: path_text(value) if isinstance(value, str) else value for name, value in data.items()}
 
 
 class LevelFacts(Facts):
@@ -219,8 +230,8 @@ def slide_facts(slide: Slide) -> SlideFacts:
     recorded: Mapping[str, str] = getattr(slide, "options", {})
     mpp_x, mpp_y = slide.mpp_xy if slide.mpp_xy is not None else (None, None)
     return SlideFacts(
-        name=slide.path.name,
-        path=str(slide.path.absolute()),
+        name=path_text(slide.path.name),
+        path=path_text(slide.path.absolute()),
         fingerprint=slide.fingerprint,
         reader=slide.reader,
         options={key: recorded[key] for key in ("plane", "rendering", "series") if key in recorded},

@@ -125,6 +125,56 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_cohort(tmp_path / "latin.csv")
 
 
+@pytest.mark.parametrize(
+    ("lines", "ids", "wrong"),
+    [
+        (['a.svs,"open', "b.svs,x", "c.tiff,y"], ["a", "b", "c"], {2: "quote that is not closed"}),
+        (['a.svs,"open', 'b.svs,"H&E, old"', "c.svs,y"], ["a", "b", "c"], {2: "quote that is not closed"}),
+        (['a.svs,"two\nlines"', "b.svs,x"], ["a", "b"], {}),
+        (["a.svs,line\u2028sep", "b.svs,x\x0by", "c.svs,\x85"], ["a", "b", "c"], {}),
+        (['a.svs,"said ""so"""', 'b.svs,5" lens'], ["a", "b"], {}),
+    ],
+)
+def test_quotes_and_line_ends_spoil_their_own_row_only(
+    lines: list[str], ids: list[str], wrong: dict[int, str], tmp_path: Path
+) -> None:
+    cohort = read_cohort(table(tmp_path, "slide,notes\n" + "\n".join(lines) + "\n"))
+    assert [row.id for row in cohort.rows] == ids
+    assert {found.row for found in cohort.findings} == set(wrong)
+    assert all(words in found.problem for found, words in zip(cohort.findings, wrong.values(), strict=True))
+
+
+def test_a_row_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    path.write_bytes(b"slide,notes\nM\xfcller.svs,x\nb.svs,y\n")
+    cohort = read_cohort(path)
+    assert [row.id for row in cohort.rows] == ["M\\xfcller", "b"]
+    assert [(found.row, "not UTF-8" in found.problem) for found in cohort.findings] == [(2, True)]
+
+
+@pytest.mark.parametrize(
+    "name", ["[x] 1", "a[0-9]", "a?b", "*", "100%", "a#b", "~a", "C:", "-o", "é\u0301", "😀"]
+)
+def test_folders_with_any_name_are_read(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for slide in ("one.svs", "two.svs"):
+        (folder / slide).write_bytes(b"")
+    assert [row.id for row in read_cohort(folder).rows] == ["one", "two"]
+    assert [row.id for row in read_cohort(f"{folder}/t*.svs").rows] == ["two"]
+    rows = read_cohort(table(tmp_path, f"slide\n{name}/one.svs\n")).rows
+    assert [Path(row.slide) for row in rows] == [folder / "one.svs"]
+
+
+@pytest.mark.parametrize(
+    "name", ["[x].svs", "a[1].svs", "~nobody.svs", "~.svs", "100%.svs", "a#1.svs", "-o.svs"]
+)
+def test_files_with_any_name_are_rows(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    for source in (tmp_path / name, table(tmp_path, f"slide,id\n{name},x\n"), f"{tmp_path}/*.svs"):
+        assert [Path(row.slide) for row in read_cohort(source).rows] == [tmp_path / name]
+
+
 def test_names() -> None:
     assert [name_of(Path(p)) for p in ("x/a.ome.tiff", "a.svs", "a.b.SVS", "a.png")] == ["a", "a", "a.b", "a"]
     assert folded("E\u0301") == folded("\u00e9")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,10 +15,13 @@ from workflows.cohort.state import RunState, needs_nothing, read_state, why_othe
 from workflows.cohort.table import Finding, Row
 from workflows.errors import StoreError
 from wsi.errors import SlideError
+from wsi.fingerprint import fingerprint_files
+from wsi.names import path_of, path_text
 from wsi.slide import Slide
 from wsi.tissue import METHODS
 
 _THREADS = 8
+_DRIVE = re.compile(r"(^|/)[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,13 @@ class Checked:
     stale : bool
         The folder holds another run, which is to be set aside.
     bytes : int
-        Size of the slide's file.
+        Size of the slide's files.
+    size : (int, int)
+        Width and height of the slide in level-0 px.
+    files : tuple of Path
+        Every file of the slide; empty where it was not opened.
+    identity : str
+        What else its fingerprint covers.
     """
 
     row: Row
@@ -46,6 +56,13 @@ class Checked:
     finished: bool = False
     stale: bool = False
     bytes: int = 0
+    size: tuple[int, int] = (0, 0)
+    files: tuple[Path, ...] = ()
+    identity: str = ""
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the slide that was looked at. Raises OSError."""
+        return fingerprint_files(self.files, self.identity)
 
     @property
     def finding(self) -> Finding | None:
@@ -60,7 +77,11 @@ def check_rows(
     overwrite: bool = False,
     cancel: threading.Event | None = None,
 ) -> list[Checked]:
-    """Check every row, in their order; rows with a finding already keep it. Once `cancel` is set none is looked at."""
+    """Check every row, in their order; rows with a finding already keep it. Once `cancel` is set none is looked at.
+
+    Of rows that show the same px one is left without a problem; see `refuse_duplicates`.
+    """
+    from workflows.cohort.duplicates import refuse_duplicates
 
     def look(row: Row) -> Checked:
         known = plan.problem(row)
@@ -69,7 +90,8 @@ def check_rows(
         return _check(plan, row, folder, overwrite)
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
-        return list(pool.map(look, plan.rows))
+        checked = list(pool.map(look, plan.rows))
+        return refuse_duplicates(checked, lambda each: plan.mask(each.row), pool)
 
 
 def open_row(plan: Plan, row: Row) -> Slide:
@@ -80,19 +102,21 @@ def open_row(plan: Plan, row: Row) -> Slide:
     SlideError
     """
     options = {key: value for key, value in plan.slide_options.items() if value is not None}
-    slide = open_path(Path(row.slide), row.mpp, options)
+    path = path_of(row.slide)
+    slide = open_path(path, row.mpp, options)
     if slide.mpp is None and row.mpp is None and plan.study.slides.mpp is not None:
         slide.close()
-        slide = open_path(Path(row.slide), plan.study.slides.mpp, options)
+        slide = open_path(path, plan.study.slides.mpp, options)
     return slide
 
 
 def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checked:
-    path = Path(row.slide)
+    path = path_of(row.slide)
     mask = plan.mask(row)
     try:
         if not path.exists():
-            return Checked(row, f"{path} does not exist")
+            windows = ", which is a path of Windows" if _DRIVE.search(row.slide) else ""
+            return Checked(row, f"{row.slide} does not exist{windows}")
         with open_row(plan, row) as slide:
             if slide.mpp is None and plan.request.mpp is not None:
                 return Checked(
@@ -101,9 +125,14 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
             if mask not in METHODS:
                 find_mask(mask, slide, plan.frame(row))
             state = read_state(folder, row.id)
-            size = path.stat().st_size if path.is_file() else 0
             given = slide.mpp if slide.mpp_source == "user" else None
-            checked = Checked(replace(row, mpp=given), state=state, bytes=size)
+            stated = getattr(slide, "description", None)
+            files = stated.files if stated is not None else (path,)
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            checked = Checked(
+                replace(row, mpp=given), state=state, bytes=size, size=(slide.width, slide.height), files=files,
+                identity=stated.identity if stated is not None else "",
+            )  # fmt: skip
             if state is None:
                 return checked
             if (differing := why_other(state, plan, slide)) is not None:
@@ -116,5 +145,5 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
             return replace(checked, finished=needs_nothing(state, plan, row, slide, folder))
     except StoreError as error:
         return replace(Checked(row), stale=True) if overwrite else Checked(row, str(error))
-    except (SlideError, OSError) as error:
-        return Checked(row, str(error))
+    except (SlideError, OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        return Checked(row, path_text(str(error)))

@@ -29,6 +29,8 @@ class Plan(Facts):
     model: Identity
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    """What was put together or left out where rows were looked for."""
     command: str | None
     created: str
 
@@ -42,6 +44,7 @@ class Plan(Facts):
             model=known.identity,
             rows=cohort.rows,
             findings=cohort.findings,
+            notes=cohort.notes,
             command=command,
             created=utc_now(),
         )

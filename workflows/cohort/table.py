@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
+import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflows.cohort.folder import RESERVED
 from workflows.errors import CohortError
 from wsi.frames import PixelFrame
+from wsi.names import path_of, path_text
 
 COLUMNS = ("slide", "id", "mpp", "mask", "frame", "group")
 """Columns with a meaning; every other one is metadata."""
@@ -25,6 +28,7 @@ SUFFIXES = (
 """What counts as a slide in a folder. Plain pictures have to be named by a table or a glob."""
 
 _LONGEST = 150
+_NO_UTF8 = "the line is not UTF-8 text and names no file that is there; save the table as CSV UTF-8"
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -40,7 +44,7 @@ class Row:
     id : str
         Name of the run folder.
     slide : str
-        Absolute path.
+        Absolute path, as text (see `wsi.names`).
     mpp : float or None
         um per level-0 px, where the table says it.
     mask : str or None
@@ -76,11 +80,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """The rows of a cohort in their order, and what is wrong with some of them."""
+    """The rows of a cohort in their order, what is wrong with some of them, and what was put together or left out."""
 
     source: str
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_cohort(source: str | Path) -> Cohort:
@@ -95,25 +100,30 @@ def read_cohort(source: str | Path) -> Cohort:
     """
     path = Path(source)
     if path.is_dir() and not path.name.lower().endswith(".zarr"):
-        files = sorted(p for p in path.iterdir() if p.name.lower().endswith(SUFFIXES) and p.name[0] != ".")
-        return _of_files(str(source), files, f"no slide ({', '.join(SUFFIXES)}) lies in this folder")
+        nothing = f"no slide ({', '.join(SUFFIXES)}, DICOM without a suffix) lies in this folder"
+        return _of_files(
+            path, sorted(filter(_may_be_slide, path.iterdir())), nothing, by_folder=path, listed=True
+        )
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return _read_table(path)
+    if path.exists():  # before patterns: a name may hold brackets
+        return _of_files(path, [path], "")
     if glob.has_magic(str(source)):
-        files = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
-        return _of_files(str(source), files, "this pattern finds nothing")
-    if path.exists():
-        return _of_files(str(source), [path], "")
+        pattern = str(source)
+        if path.parent.is_dir():  # a folder may have brackets in its name
+            pattern = os.path.join(glob.escape(str(path.parent)), path.name)
+        files = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+        return _of_files(path, files, "this pattern finds nothing", by_folder=_fixed_part(pattern))
     raise CohortError(f"{source} does not exist. Give a table (CSV), a folder of slides, or a pattern.")
 
 
 def name_of(path: Path) -> str:
-    """The id of a slide that has none: its file name without suffix."""
+    """The id of a slide that has none: its file name without suffix, as text (see `wsi.names`)."""
     lower = path.name.lower()
     longest = max(
         (s for s in (*SUFFIXES, ".ome.tif", ".ome.tiff") if lower.endswith(s)), key=len, default=None
     )
-    return path.name[: -len(longest)] if longest else path.stem
+    return path_text(path.name[: -len(longest)] if longest else path.stem)
 
 
 def folded(name: str) -> str:
@@ -136,26 +146,50 @@ def why_unsafe(name: str) -> str | None:
     return None
 
 
-def _of_files(source: str, files: Sequence[Path], nothing: str) -> Cohort:
-    if not files:
-        raise CohortError(f"{source}: {nothing}.")
-    rows = [Row(number, name_of(path), str(path.absolute())) for number, path in enumerate(files, 1)]
-    return Cohort(source, tuple(rows), tuple(_id_findings(rows)))
+def _may_be_slide(path: Path) -> bool:
+    """True for what a folder's listing may hold as a slide: known suffixes, DICOM, folders that may hold DICOM."""
+    from workflows.cohort.found import names_dicom
+
+    if path.name.startswith(".") or path.name == "DICOMDIR":
+        return False
+    return path.name.lower().endswith(SUFFIXES) or path.is_dir() or names_dicom(path)
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder of a pattern's files, or of its first wildcard where that is in a folder's name."""
+    folder = Path(os.path.dirname(pattern))
+    parents = (folder, *folder.parents)
+    fixed = next((parent for parent in parents if not glob.has_magic(str(parent).replace("[[]", ""))), folder)
+    return Path(str(fixed).replace("[[]", "[").replace("[?]", "?").replace("[*]", "*"))
+
+
+def _of_files(
+    source: Path, files: Sequence[Path], nothing: str, *, by_folder: Path | None = None, listed: bool = False
+) -> Cohort:
+    from workflows.cohort.found import slides_among
+
+    found = slides_among(files, by_folder=by_folder, listed=listed)
+    if not found.slides:
+        raise CohortError(f"{source}: {nothing}.{''.join(f' {note}' for note in found.notes)}")
+    rows = [
+        Row(number, path_text(name) if name is not None else name_of(path), path_text(path.absolute()))
+        for number, (name, path) in enumerate(found.slides, 1)
+    ]
+    return Cohort(path_text(source), tuple(rows), tuple(_id_findings(rows)), found.notes)
 
 
 def _read_table(path: Path) -> Cohort:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CohortError(
-            f"{path} is not UTF-8 text ({error.reason}). Save it again as CSV UTF-8."
-        ) from error
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise CohortError(f"{path} cannot be read: {error.strerror}.") from error
     first = text.split("\n", 1)[0]
     separator = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator)
-    heading = [cell.strip() for cell in next(reader, [])]
+    records = _records(text, separator)
+    _, cells, broken = next(records, (1, [], ""))
+    heading = [cell.strip() for cell in cells]
+    if broken or any(map(_undecodable, heading)):
+        raise CohortError(f"{path}: the heading {broken or 'is not UTF-8 text'}. Save it again as CSV UTF-8.")
     names = [cell.lower() if cell.lower() in COLUMNS else cell for cell in heading]
     while names and not names[-1]:
         names.pop()
@@ -168,19 +202,49 @@ def _read_table(path: Path) -> Cohort:
         raise CohortError(f"{path}: the heading names a column twice: {', '.join(map(repr, repeated))}.")
     rows: list[Row] = []
     findings: list[Finding] = []
-    for cells in reader:
+    for number, cells, broken in records:
         cells = [cell.strip() for cell in cells]
         if not any(cells):
             continue
-        row, problem = _row(path, reader.line_num, names, cells)
+        row, problem = _row(path, number, names, cells)
         rows.append(row)
-        if problem:
+        if problem := f"the line {broken}" if broken else problem:
             findings.append(Finding(row.number, row.id, problem))
     if not rows:
         raise CohortError(f"{path} has a heading and no rows.")
+    if len(findings) == len(rows) and all(found.problem == _NO_UTF8 for found in findings):
+        raise CohortError(f"{path} is not UTF-8 text. Save it again as CSV UTF-8.")
     wrong = {finding.row for finding in findings}
     findings += [found for found in _id_findings(rows) if found.row not in wrong]
-    return Cohort(str(path), tuple(rows), tuple(sorted(findings, key=lambda found: found.row)))
+    return Cohort(path_text(path), tuple(rows), tuple(sorted(findings, key=lambda found: found.row)))
+
+
+def _records(text: str, separator: str) -> Iterator[tuple[int, list[str], str]]:
+    """The records of a table: line number, cells, and what is wrong with the quotes of it.
+
+    A quote that is opened and not closed, or closed inside a cell, spoils its own line; the next record begins on
+    the next one.
+    """
+    lines = list(io.StringIO(text, newline=""))
+
+    def rest(start: int) -> Iterator[str]:
+        return (lines[number] for number in range(start, len(lines)))
+
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(rest(start), delimiter=separator, strict=True)
+        try:
+            yield start + 1, next(reader), ""
+            start += reader.line_num
+        except csv.Error:
+            cells = lines[start].rstrip("\r\n").replace('"', "").split(separator)
+            yield start + 1, cells, "has a quote that is not closed, or closed inside of a cell"
+            start += 1
+
+
+def _undecodable(text: str) -> bool:
+    """True where text holds bytes that are no UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _row(path: Path, number: int, names: Sequence[str], cells: Sequence[str]) -> tuple[Row, str | None]:
@@ -204,18 +268,20 @@ def _row(path: Path, number: int, names: Sequence[str], cells: Sequence[str]) ->
             problem = f"frame {written!r} is none of {', '.join(PixelFrame)}"
     if not slide:
         problem = "the column 'slide' is empty"
+    if any(map(_undecodable, cells)) and not _located(path.absolute().parent, slide).exists():
+        problem = _NO_UTF8
     if any(cells[len(names) :]):
         problem = f"{len(cells)} cells, and the heading has {len(names)} (is text with a separator quoted?)"
     base = path.absolute().parent
     row = Row(
         number=number,
-        id=values.get("id") or (name_of(Path(slide)) if slide else ""),
-        slide=str(base / Path(slide).expanduser()) if slide else "",
+        id=path_text(values.get("id") or "") or (name_of(Path(slide)) if slide else ""),
+        slide=path_text(_located(base, slide)) if slide else "",
         mpp=mpp,
         mask=_mask_of(mask, base),
         frame=frame,
-        group=values.get("group", ""),
-        metadata={name: values[name] for name in names if name and name not in COLUMNS},
+        group=path_text(values.get("group", "")),
+        metadata={name: path_text(values[name]) for name in names if name and name not in COLUMNS},
     )
     return row, problem
 
@@ -225,7 +291,18 @@ def _mask_of(mask: str, base: Path) -> str | None:
         return None
     from wsi.tissue import METHODS
 
-    return mask if mask in METHODS else str(base / Path(mask).expanduser())
+    return mask if mask in METHODS else path_text(_located(base, mask))
+
+
+def _located(base: Path, text: str) -> Path:
+    """A path of the table, which may begin with `~` for the home folder and may be a name that begins so."""
+    path = path_of(base / text)
+    if path.exists() or not text.startswith("~"):
+        return path
+    try:
+        return path_of(base / Path(text).expanduser())
+    except RuntimeError:  # nobody's home
+        return path
 
 
 def _id_findings(rows: Iterable[Row]) -> list[Finding]:

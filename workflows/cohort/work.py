@@ -26,6 +26,7 @@ from workflows.errors import (
 )
 from workflows.quality import QualitySettings
 from wsi.errors import SlideError
+from wsi.names import path_of
 
 Tell = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
@@ -174,7 +175,7 @@ def _slide(ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOf
     out = folder.run(ticket.id)
     request = Request.model_validate_json(ticket.request)
     options = {key: value for key, value in ticket.options.items() if value is not None}
-    with open_path(Path(ticket.slide), ticket.mpp, options) as slide:
+    with open_path(path_of(ticket.slide), ticket.mpp, options) as slide:
 
         def run(*, overwrite: bool, limit: int | None) -> Any:
             return run_slide(

@@ -68,6 +68,8 @@ class Terminal:
         words = [f"{plural(len(checked), 'slide')}: {self._slides} to do", f"{finished} finished before"]
         if findings:
             words.append(f"{len(findings)} that cannot be run:")
+        for note in self._plan.notes:
+            self._console.print(escape(note), soft_wrap=True, highlight=False)
         self._console.print(", ".join(words))
         for finding in findings:
             self._console.print(f"  [red]{escape(str(finding))}[/]", soft_wrap=True)
@@ -140,6 +142,8 @@ class Terminal:
 def show_estimate(plan: Plan, checked: Sequence[Checked], estimate: CohortEstimate, workers: int) -> None:
     """Print what a batch would take."""
     console = Console()
+    for note in plan.notes:
+        console.print(escape(note), soft_wrap=True, highlight=False)
     table = Table(box=None, pad_edge=False)
     for name in ("row", "id", "group", "tiles", "state"):
         table.add_column(name, justify="right" if name in ("row", "tiles") else "left")
@@ -207,6 +211,7 @@ def status_json(plan: Plan, slides: Sequence[SlideStatus]) -> dict[str, Any]:
     """The status table as a document."""
     return {
         "source": plan.source,
+        "notes": list(plan.notes),
         "request_hash": plan.request.hash,
         "complete": all(each.stage == "complete" for each in slides),
         "slides": [

@@ -10,6 +10,7 @@ import typer
 
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
 from workflows.commands.options import RunOptions, takes_run_options
+from wsi.names import path_of
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
 Labels = Annotated[str, typer.Option("-l", "--labels", metavar="A,B,...", help="Comma-separated labels.")]
@@ -119,7 +120,7 @@ def repeat(
     engine, _ = load_engine(flags)
     if engine.info.fingerprint != earlier.model.fingerprint:
         stop(f"{flags.model} is not the model of {report}: its weights or settings have changed since.")
-    _run_and_show(slide or Path(earlier.slide.path), earlier.request, engine, flags)
+    _run_and_show(slide or path_of(earlier.slide.path), earlier.request, engine, flags)
 
 
 def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
