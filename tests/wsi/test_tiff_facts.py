@@ -433,3 +433,17 @@ def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
             tif.pages.first.tags[code].overwrite(value)
     with pytest.raises(UnsupportedSlideError, match=r"10\.1 GiB when decoded"):
         open_slide(tmp_path / "a.tif")
+
+
+def test_a_file_of_holes_alone_is_what_an_interrupted_writer_leaves(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedSlideError, match="holds no pixels: all 6 tiles"):
+        open_slide(sparse(tmp_path / "a.tif", tissue(192, 128), set(range(6)), photometric="rgb"))
+
+
+@pytest.mark.parametrize(("photometric", "name"), [("separated", "SEPARATED"), ("cielab", "CIELAB")])
+def test_other_colours_are_refused_by_name(tmp_path: Path, photometric: str, name: str) -> None:
+    samples = 4 if photometric == "separated" else 3
+    image = np.zeros((16, 16, samples), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric=photometric, metadata=None)
+    with pytest.raises(UnsupportedSlideError, match=name):
+        open_slide(tmp_path / "a.tif")

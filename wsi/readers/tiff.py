@@ -80,6 +80,11 @@ class TiffSource(Source):
         )
         orientation = self._key.tags.valueof(274, 1)
         holes = sum(image.holes for image in images)
+        if images[0].holes == len(images[0].offsets):
+            raise UnsupportedSlideError(
+                f"{self.path} holds no pixels: all {images[0].holes} tiles or strips are without data, as after "
+                "an interrupted writer. Write or copy it again."
+            )
         if holes:
             notes += (f"{holes} tiles or strips hold no data; they read as {images[0].hole}.",)
         if self._elsewhere is not None:

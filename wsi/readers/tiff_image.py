@@ -79,6 +79,11 @@ class TiffImage:
         self.dtype = np.dtype(key.dtype if key.dtype is not None else np.uint8)
         self.offsets: tuple[int, ...] = tuple(page.dataoffsets)
         self.counts: tuple[int, ...] = tuple(page.databytecounts)
+        if len(self.offsets) != len(self.counts):
+            raise UnsupportedSlideError(
+                f"{file.path} names {len(self.offsets)} places and {len(self.counts)} lengths of tiles or strips: "
+                "it is damaged, or its writer was interrupted. Write or copy it again."
+            )
         self.hole = _value_of_holes(key)
         self.holes = sum(not o and not c for o, c in zip(self.offsets, self.counts, strict=True))
         self._tile = (key.tilewidth, key.tilelength) if key.is_tiled else None

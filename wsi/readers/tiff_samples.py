@@ -69,8 +69,9 @@ class Samples:
         """
         kind, count = int(key.photometric), key.samplesperpixel
         if kind not in _KNOWN:
+            name = getattr(key.photometric, "name", "a kind that is not known")
             raise UnsupportedSlideError(
-                f"{where} stores colours as {key.photometric!s}; save it as RGB or gray."
+                f"{where} stores colours as {name} (PhotometricInterpretation {kind}); save it as RGB or gray."
             )
         if kind == _YCBCR and int(key.compression) not in _DECODED_TO_RGB | _APERIO_JPEG2000:
             raise UnsupportedSlideError(f"{where} stores YCbCr colours without JPEG; save it as RGB.")
