@@ -207,6 +207,10 @@ class Slide(ABC):
         level = self.best_level(width0 / width, height0 / height)
         of = self.levels[level]
         scale_x, scale_y = of.downsample_x, of.downsample_y
+        if width * scale_x == width0 and height * scale_y == height0 and width * height <= _PIXELS_IN_MEMORY:
+            x, y = round(x0 / scale_x), round(y0 / scale_y)
+            if x + width <= of.width and y + height <= of.height:
+                return self._read(x, y, width, height, level)  # what follows, without its arithmetic
         columns = snap(x0 / scale_x, (x0 + width0) / scale_x, width, of.width)
         rows_in_memory = band_height(height0 / scale_y / height, _PIXELS_IN_MEMORY // columns.length)
         bands = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -263,30 +262,6 @@ def test_empty_tiles_go_to_openslide(tmp_path: Path) -> None:
         assert slide.properties["reader.reason"].startswith("tiles without data")
         np.testing.assert_array_equal(slide.read(0, 0, 100, 100), openslide_rgb(path)[:100, :100])
         assert slide.read(140, 140, 20, 20).min() == 255
-
-
-def test_aperio_jpeg_2000_goes_to_openslide(tmp_path: Path) -> None:
-    tiles = [
-        imagecodecs.jpeg2k_encode(np.ascontiguousarray(PICTURE[y : y + 128, x : x + 128]), codecformat="j2k")
-        for y in (0, 128)
-        for x in (0, 128)
-    ]
-    tifffile.imwrite(
-        tmp_path / "a.svs",
-        iter(tiles),
-        shape=(256, 256, 3),
-        dtype=np.uint8,
-        tile=(128, 128),
-        photometric="rgb",
-        compression=33005,
-        description="Aperio Image Library v12 \r\n256x256 (128x128) J2K/KDU Q=70|AppMag = 20|MPP = 0.5",
-        metadata=None,
-    )
-    with open_slide(tmp_path / "a.svs") as slide:
-        assert (slide.reader, slide.mpp) == ("openslide", 0.5)
-        assert "JPEG 2000" in slide.properties["reader.reason"]
-        np.testing.assert_array_equal(slide.read(0, 0, 256, 256), openslide_rgb(tmp_path / "a.svs"))
-        assert np.abs(slide.read(0, 0, 256, 256).astype(int) - PICTURE[:256, :256]).mean() < 10
 
 
 def test_whole_px_blocks_are_averaged_as_one_resampling(tmp_path: Path) -> None:

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 
 from wsi.readers.source import Raw
+from wsi.readers.storage import scratch
 
 GRAYSCALE, RGB, YCBCR = "GRAYSCALE", "RGB", "YCBCR"
 _START, _END = b"\xff\xd8", b"\xff\xd9"
@@ -39,7 +40,7 @@ _PADDING = re.compile(r"(\d+) extraneous bytes before marker")
 _HARMLESS = 16
 # A block of 8x8 px takes at least one bit. Small tiles are decoded without this check.
 _UNCHECKED_PX, _PX_PER_BYTE = 1 << 22, 64 * 8
-_HEADS = 64
+_LETTERS = (ord("R"), ord("G"), ord("B"))
 # `settle`: a value is impossible that far beyond 0 to 255 (rounding and smaller chroma stay well below);
 # px are neutral up to this difference of their samples; shares of px that decide.
 _BEYOND, _NEUTRAL = 40, 24
@@ -79,7 +80,7 @@ class Head:
     kept: bytes
 
 
-def read_head(data: Any) -> Head:
+def read_head(data: bytes) -> Head:
     """The head of a JPEG stream (ITU-T T.81, B.2). Raises ValueError where there is none."""
     frame: bytes | None = None
     jfif, adobe, kept, at = False, None, [], 2
@@ -116,7 +117,7 @@ def read_head(data: Any) -> Head:
     )
 
 
-def _segments(data: Any) -> Iterator[tuple[int, int, int]]:
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, begin and end of each segment after the start of the image."""
     at, size = 2, len(data)
     while at + 4 <= size:
@@ -139,13 +140,22 @@ def colour_space(head: Head, stated: str) -> tuple[str, bool]:
     `stated` is what the tag says. Where it is contradicted, the space is the one to take if the colours
     themselves do not tell; see the module.
     """
-    letters = head.ids == (82, 71, 66)
+    letters = head.ids == _LETTERS
     ycbcr = head.jfif or head.adobe in (1, 2) or head.subsampled or stated == YCBCR
     rgb = head.adobe == 0 or (letters and head.adobe is None and not head.jfif) or stated == RGB
     if ycbcr != rgb:
         return (YCBCR if ycbcr else RGB), True
     meant = stated == RGB and (head.adobe == 0 or (letters and head.adobe is None))
     return (YCBCR if head.jfif or (head.subsampled and not meant) else RGB), False
+
+
+def _by_default(head: Head) -> str:
+    """The colour space that libjpeg takes three components for (jdapimin.c); empty where it warns."""
+    if head.adobe not in (None, 0, 1):
+        return ""
+    if head.jfif or head.adobe == 1:
+        return YCBCR
+    return RGB if head.adobe == 0 or head.ids == _LETTERS else YCBCR
 
 
 def settle(as_rgb: Raw, as_ycbcr: Raw) -> str | None:
@@ -186,6 +196,8 @@ class JpegDecoder:
         Colour space that the tag states: 'GRAYSCALE', 'RGB' or 'YCBCR'.
     width, height : int
         Size of a tile or strip in px.
+    room : callable, optional
+        From a shape to uint8 memory for a tile that is kept.
 
     Attributes
     ----------
@@ -193,25 +205,38 @@ class JpegDecoder:
         How contradicting statements were settled by the colours of the image; see `learn`.
     """
 
-    def __init__(self, tables: bytes | None, stated: str, width: int, height: int) -> None:
+    def __init__(
+        self,
+        tables: bytes | None,
+        stated: str,
+        width: int,
+        height: int,
+        room: Callable[[tuple[int, ...]], NDArray[np.uint8]] | None = None,
+    ) -> None:
         inner = tables[2:-2] if tables and tables.endswith(_END) else (tables or b"")[2:]
         self._tables, self._stated, self._width, self._height = inner, stated, width, height
         self._out, self._samples = ("GRAY", 1) if stated == GRAYSCALE else ("RGB", 3)
+        self._shape = (height, width, self._samples)
+        self._room = room or (lambda shape: np.empty(shape, np.uint8))
         self.contradicted: str | None = None
-        self._last: tuple[bytes, bytes, int] = (b"\0", b"", 0)
+        self._last: tuple[bytes, bytes | None] = (b"no tile begins so", b"")
         self._here = threading.local()
 
-    def __call__(self, data: Any, rows: int, keep: bool) -> Raw:
+    def __call__(
+        self, data: bytes, begin: int, end: int, index: int, keep: bool, rows: int | None = None
+    ) -> Raw:
         """Pixels of one tile, uint8 (height, width, 3), or (height, width) for gray.
 
         Parameters
         ----------
-        data : bytes-like
-            The tile as stored.
-        rows : int
-            Rows that the image has here; the last strip may be stored with only these.
+        data, begin, end : bytes, int, int
+            The tile is what lies between the two places.
+        index : int
+            Not used; every tile is judged by itself.
         keep : bool
             The result has to outlive this thread's next call.
+        rows : int, optional
+            Rows that the image has here: the last strip may be stored with only these.
 
         Raises
         ------
@@ -219,47 +244,48 @@ class JpegDecoder:
             The data is damaged, ends early (which libjpeg by itself fills with gray), is of another size or holds
             other samples than the tag states.
         """
-        head, start, height = self._last
-        scan = len(head)
-        if data[:scan] != head or height not in (rows, self._height):
-            scan, start, height = self._begin(data, rows)
-        return self._pixels((start, data[scan:]), height, keep)
-
-    def _pixels(self, parts: tuple[Any, ...], height: int, keep: bool) -> Raw:
-        if keep or height != self._height:
-            buffer = np.empty((height, self._width, self._samples), np.uint8)
-        else:
-            try:
-                buffer = self._here.buffer
-            except AttributeError:  # one per thread: fresh memory for every tile costs page faults
-                shape = (height, self._width, self._samples)
-                buffer = self._here.buffer = np.empty(shape, np.uint8)
-        whole = b"".join(parts)
+        head, start = self._last
+        if not data.startswith(head, begin):
+            head, start, height = self._begin(data[begin:end], rows or self._height)
+            if height != self._height:
+                short = np.empty((height, *self._shape[1:]), np.uint8)
+                return self._decode((head if start is None else start) + data[begin + len(head) : end], short)
+            self._last = head, start
+        stream = memoryview(data)[begin:end] if start is None else start + data[begin + len(head) : end]
+        if keep:
+            return self._decode(stream, self._room(self._shape))
         try:
-            pixels = simplejpeg.decode_jpeg(whole, self._out, buffer=buffer)
+            buffer = self._here.buffer
+        except AttributeError:
+            buffer = self._here.buffer = scratch(self._shape)
+        return self._decode(stream, buffer)
+
+    def _decode(self, stream: bytes | memoryview, buffer: NDArray[np.uint8]) -> Raw:
+        try:
+            simplejpeg.decode_jpeg(stream, self._out, buffer=buffer)
         except ValueError as error:
             padding = _PADDING.search(str(error))
             if not padding or int(padding[1]) > _HARMLESS:
                 raise
-            pixels = simplejpeg.decode_jpeg(whole, self._out, buffer=buffer, strict=False)
-        return pixels if self._samples > 1 else pixels[..., 0]
+            simplejpeg.decode_jpeg(stream, self._out, buffer=buffer, strict=False)
+        return buffer if self._samples > 1 else buffer[..., 0]
 
-    def _begin(self, data: Any, rows: int) -> tuple[int, bytes, int]:
-        """Where the scan of a tile begins, what libjpeg gets in place of all before it, and the stored rows."""
-        head = self._checked(data, rows)
+    def _begin(self, tile: bytes, rows: int) -> tuple[bytes, bytes | None, int]:
+        """The head of a tile, what libjpeg gets in its place (None for the head as it is), and the stored rows."""
+        head = self._checked(tile, rows)
         space = self._stated
         if space != GRAYSCALE:
             space, agreed = colour_space(head, self._stated)
             space = space if agreed else self.contradicted or space
-        start = self._start(head, space)
-        self._last = (bytes(data[: head.scan]), start, head.height)
-        return head.scan, start, head.height
+        as_it_is = not self._tables and space in (GRAYSCALE, _by_default(head))
+        start = None if as_it_is else self._start(head, space)
+        return tile[: head.scan], start, head.height
 
     def _start(self, head: Head, space: str) -> bytes:
         adobe = b"" if space == GRAYSCALE else _ADOBE + _TRANSFORM[space]
         return b"".join((_START, adobe, self._tables, head.kept))
 
-    def _checked(self, data: Any, rows: int) -> Head:
+    def _checked(self, data: bytes, rows: int) -> Head:
         head = read_head(data)
         if head.precision != 8:
             raise ValueError(f"a tile holds {head.precision} bits per sample, the file states 8")
@@ -279,7 +305,7 @@ class JpegDecoder:
             )
         return head
 
-    def learn(self, tiles: Iterator[tuple[Any, int]]) -> str | None:
+    def learn(self, tiles: Iterator[tuple[bytes, int]]) -> str | None:
         """Settle contradicting statements by the colours of some tiles, given with the rows they stand for.
 
         Returns what was found, in words, or None where nothing contradicts. Damaged tiles are passed over.
@@ -292,9 +318,10 @@ class JpegDecoder:
                 head = self._checked(data, rows)
                 if colour_space(head, self._stated)[1]:
                     continue
+                shape = (head.height, *self._shape[1:])
                 pairs.append(
                     [
-                        self._pixels((self._start(head, space), data[head.scan :]), head.height, True)
+                        self._decode(self._start(head, space) + data[head.scan :], np.empty(shape, np.uint8))
                         for space in (RGB, YCBCR)
                     ]
                 )
@@ -306,5 +333,5 @@ class JpegDecoder:
         self.contradicted = settle(*(np.concatenate(tiles) for tiles in zip(*pairs, strict=True)))
         by = "colours" if self.contradicted else "markers"
         taken = self.contradicted or colour_space(heads[0], self._stated)[0]
-        self._last = (b"\0", b"", 0)
+        self._last = (b"no tile begins so", b"")
         return f"the tag states {self._stated}, JPEG tiles contradict it: read as {taken} by their {by}"

@@ -1,4 +1,4 @@
-"""Vendor formats through OpenSlide 4: NDPI, MRXS, SCN, BIF, DICOM, JPEG 2000 SVS and others."""
+"""Vendor formats through OpenSlide 4: NDPI, MRXS, SCN, BIF, DICOM and others."""
 
 from __future__ import annotations
 

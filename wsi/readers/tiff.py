@@ -14,7 +14,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage
 from wsi.errors import ReadError, SlideError, UnsupportedSlideError
 from wsi.readers.description import Description, Layout, whole_levels
 from wsi.readers.source import Raw, Source
-from wsi.readers.storage import FileBytes, PieceCache
+from wsi.readers.storage import FileBytes, PieceStore
 from wsi.readers.tiff_image import TiffImage
 from wsi.readers.tiff_layout import directories, layout_of, stated_factors
 from wsi.readers.tiff_ome import companion_xml, metadata_file
@@ -23,7 +23,6 @@ from wsi.slide import RGB
 
 CACHE_BYTES = 64 << 20
 _ICC_PROFILE = 34675
-_APERIO_JPEG2000 = {33003, 33004, 33005}
 
 
 class TiffSource(Source):
@@ -40,7 +39,7 @@ class TiffSource(Source):
         except Exception as error:  # tifffile raises errors of many kinds on damaged files
             raise UnsupportedSlideError(f"{path} is not a TIFF file that can be read: {error}.") from error
         self._files: dict[str, FileBytes] = {}
-        self._cache = PieceCache(CACHE_BYTES)
+        self._cache = PieceStore(CACHE_BYTES)
         self._images: dict[tuple[int, int], TiffImage] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, self._tif.close)  # a slide may be dropped without being closed
@@ -69,7 +68,6 @@ class TiffSource(Source):
     def _open(self, series: int | None) -> None:
         found = self._found = layout_of(self._tif, self.path, series)
         self._key = found.key
-        self._compression = int(self._key.compression)
         self._samples = Samples.of(self._key, self.path)
         images = [self._image(level, 0) for level in range(len(found.levels))]
         self._check_length()
@@ -131,8 +129,6 @@ class TiffSource(Source):
 
     def why_not(self, vendor: str | None) -> str | None:
         """Why OpenSlide should read this file, or None. `vendor` is OpenSlide's name for the format."""
-        if self._compression in _APERIO_JPEG2000:
-            return "JPEG 2000 tiles of Aperio's kind"
         if vendor == "aperio" and any(0 in self._image(i, 0).counts for i in range(len(self.levels))):
             return "tiles without data, which Aperio means to be taken from another level"
         return None
