@@ -45,6 +45,10 @@ class Level:
         if not self.downsample_y:
             object.__setattr__(self, "downsample_y", self.downsample_x)
 
+    def covers(self, x0: float, y0: float) -> bool:
+        """Whether the level reaches to a level-0 place, or ends less than one of its px before it."""
+        return (self.width + 1) * self.downsample_x > x0 and (self.height + 1) * self.downsample_y > y0
+
     @property
     def downsample(self) -> float:
         """Level-0 px per px of this level: the geometric mean of both sides."""
@@ -205,6 +209,8 @@ class Slide(ABC):
                 f"or is not inside {self.path} ({self.width}x{self.height} px)."
             )
         level = self.best_level(width0 / width, height0 / height)
+        while level and not self.levels[level].covers(x0 + width0, y0 + height0):
+            level -= 1  # a level that was cut to whole tiles ends before the slide does
         of = self.levels[level]
         scale_x, scale_y = of.downsample_x, of.downsample_y
         if width * scale_x == width0 and height * scale_y == height0 and width * height <= _PIXELS_IN_MEMORY:

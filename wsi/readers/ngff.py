@@ -1,49 +1,102 @@
-"""OME-Zarr 0.4 and 0.5: a folder, or the same in a zip file (https://ngff.openmicroscopy.org)."""
+"""OME-Zarr 0.4 and 0.5: a folder, the same in a zip file, or at an address (https://ngff.openmicroscopy.org)."""
 
 from __future__ import annotations
 
+import hashlib
 import weakref
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, ZipStore
 
-from wsi.errors import PlaneError, ReadError, SlideNotFoundError, UnsupportedSlideError
-from wsi.readers.description import Description, Layout, whole_levels
-from wsi.readers.scale import pair, to_micrometres, to_seconds
+from wsi.address import RemotePath
+from wsi.errors import ReadError, SlideError, UnsupportedSlideError
+from wsi.readers.description import Description, Layout
+from wsi.readers.ngff_chunks import Chunks, chunks_of
+from wsi.readers.ngff_container import MARKERS, Container, is_ngff_folder
+from wsi.readers.ngff_images import choose_image, labels
+from wsi.readers.ngff_levels import Stored, levels_of
+from wsi.readers.ngff_limits import bound, check_chunks
+from wsi.readers.ngff_metadata import Multiscale, channels_of, ome_of, read_multiscale
+from wsi.readers.ngff_transforms import vector_of
 from wsi.readers.source import Raw, Source
 from wsi.slide import RGB
 
-MARKERS = ("zarr.json", ".zattrs", ".zgroup")
+__all__ = ["MARKERS", "NgffSource", "is_ngff_folder"]
+
 _PRIMARIES = ("ff0000", "00ff00", "0000ff")
 _NAMES_OF_RGB = (("red", "green", "blue"), ("r", "g", "b"))
+_SAMPLES = 32  # chunks of level 0 that identify an image at an address
 
 
 class NgffSource(Source):
-    """One image of an OME-Zarr group.
+    """One image of an OME-Zarr container.
 
-    Chunks that are not stored read as the fill value that the array declares (Zarr's own rule). The scale
-    counts only where the axes name a unit of length.
+    Chunks that are not stored read as the fill value that the array declares (Zarr's own rule); chunks that
+    cannot be read or decoded raise. The scale counts only where the axes name a unit of length.
     """
 
     name = "ngff"
 
     def __init__(self, path: Path, series: int | None = None) -> None:
         self.path = path
-        self._store: Any = None
+        self._arrays: list[zarr.Array[Any]] = []
+        self._chunks: list[Chunks | None] = []  # None: read by zarr
+        self._container: Container | None = None
         try:
-            self._store = ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
-            weakref.finalize(self, _close, self._store)  # a slide may be dropped without being closed
-            root = zarr.open_group(self._store, mode="r", path=_inside(path))
-            group, image, omero = _find_image(root, path, series)
-            self._axes = _axes(image)
-            datasets = image["datasets"]
-            self._arrays: list[zarr.Array[Any]] = [_array(group, dataset["path"]) for dataset in datasets]
-        except (PlaneError, SlideNotFoundError, UnsupportedSlideError):
+            self._container = container = Container(path)
+            # A slide may be dropped without being closed; at exit, addresses close by themselves (see remote).
+            weakref.finalize(self, container.close).atexit = not isinstance(path, RemotePath)
+            entry, images = choose_image(container, series)
+            group = container.group(entry.group)
+            where = container.where(entry.group)
+            if group is None:
+                raise UnsupportedSlideError(f"{where} is named as an image and is not there. Copy it again.")
+            attributes = group.attrs.asdict()
+            ome = ome_of(attributes, where)
+            if "multiscales" not in ome:
+                raise UnsupportedSlideError(
+                    f"{where} is named as an image and has no 'multiscales'. Copy it again."
+                )
+            image = read_multiscale(ome, entry.multiscale, where, "ome" in attributes)
+            arrays = [_array(group, each.path, image.axes, where) for each in image.datasets]
+            image = _with_scales_by_path(group, image, where)
+            stored = [_stored(image.axes, array) for array in arrays]
+            levels, numbers, notes = levels_of(image, stored)
+            self._axes = image.axes
+            self._arrays = [bound(arrays[number]) for number in numbers]
+            self._places = [f"{entry.group}/{image.datasets[n].path}".lstrip("/") for n in numbers]
+            self._chunks = [self._direct(number) for number in range(len(numbers))]
+            sizes = stored[numbers[0]].shape
+            names, colors, about = channels_of(ome, sizes.get("c", 1))
+            fill = self._arrays[0].fill_value
+            mpp_xy = replace(image, datasets=tuple(image.datasets[n] for n in numbers)).mpp_xy()
+            inside = entry.group if container.file != path or len(images.entries) > 1 else ""
+            unit = image.units.get("x")
+            self.description = Description(
+                levels=levels,
+                layout=_layout(self._arrays[0].dtype, sizes, names, colors),
+                image=entry.name,
+                images=labels(container, images),
+                mpp_xy=mpp_xy,
+                mpp_from=f"scale of dataset {image.datasets[numbers[0]].path!r} in {unit}" if mpp_xy else "",
+                properties={
+                    "ngff.version": image.version,
+                    "ngff.name": image.name,
+                    "ngff.group": entry.group,
+                },
+                files=() if isinstance(path, RemotePath) else (container.file,),
+                identity=f"{inside}#{entry.multiscale}" if inside or entry.multiscale else "",
+                hole=int(fill) if fill is not None and np.isfinite(fill) and int(fill) == fill else None,
+                seconds=image.seconds(sizes.get("t", 1)),
+                depth_um=image.depth_um(),
+                notes=(*image.notes, *notes, *about, *self._about_chunks()),
+            )
+        except SlideError:
             self.close()
             raise
         except Exception as error:  # zarr and its stores raise errors of many kinds
@@ -51,170 +104,155 @@ class NgffSource(Source):
             raise UnsupportedSlideError(
                 f"{path} is not an OME-Zarr image that can be read: {error!r}."
             ) from error
-        self._check(path)
-        sizes = [dict(zip(self._axes, array.shape, strict=True)) for array in self._arrays]
-        self._depths = [size.get("z", 1) for size in sizes]
-        levels, notes = whole_levels([(size["x"], size["y"]) for size in sizes])
-        between = to_seconds(*_step(image, datasets[0], self._axes, "t"))
-        version = image.get("version") or _metadata(root).get("version", "")
-        mpp_xy = _scale(image, datasets[0], self._axes)
-        self.description = Description(
-            levels=levels,
-            layout=_layout(self._arrays[0].dtype, sizes[0], omero),
-            mpp_xy=mpp_xy,
-            mpp_from="coordinateTransformations" if mpp_xy else "",
-            properties={"ngff.version": str(version), "ngff.name": str(image.get("name", ""))},
-            files=(path,),
-            seconds=tuple(t * between for t in range(sizes[0].get("t", 1))) if between else None,
-            depth_um=to_micrometres(*_step(image, datasets[0], self._axes, "z")),
-            notes=notes,
-        )
-
-    def _check(self, path: Path) -> None:
-        if not self._arrays or any(array.ndim != len(self._axes) for array in self._arrays):
-            raise UnsupportedSlideError(
-                f"{path}: its arrays do not have the axes {self._axes} that it states."
-            )
-        if set(self._axes) - set("tczyx") or not {"x", "y"} <= set(self._axes):
-            raise UnsupportedSlideError(f"{path} has the axes {self._axes}; known are t, c, z, y and x.")
 
     def _read(self, level: int, at: Mapping[str, Any], order: str) -> Raw:
+        """Values of a selection with one axis for each letter of `order`; contiguous if `order` is as stored."""
         selection = tuple(at[axis] for axis in self._axes)
         try:
-            values = np.asarray(self._arrays[level][selection])
+            chunks = self._chunks[level]
+            values = np.asarray(self._arrays[level][selection]) if chunks is None else chunks.read(selection)
         except Exception as error:
             raise ReadError(
                 f"{self.path}: cannot read x {at['x'].start} to {at['x'].stop}, y {at['y'].start} to "
-                f"{at['y'].stop} of level {level}: {error!r}. The data is damaged or the slide is closed."
+                f"{at['y'].stop} of level {level}: {error if isinstance(error, SlideError) else repr(error)}. "
+                "The data is damaged or out of reach, or the slide is closed."
             ) from error
+        if not values.dtype.isnative:
+            values = values.astype(values.dtype.newbyteorder("="))
         left = [axis for axis in self._axes if isinstance(at[axis], slice)]
-        return np.ascontiguousarray(values.transpose([left.index(axis) for axis in order]))
+        return values.transpose([left.index(axis) for axis in order])
 
-    def _at(
-        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, c: int | slice
-    ) -> dict[str, Any]:
-        depth = min(z * self._depths[level] // self._depths[0], self._depths[level] - 1)
-        return {"t": t, "z": depth, "c": c, "y": slice(y, y + height), "x": slice(x, x + width)}
+    def _at(self, x: int, y: int, width: int, height: int, t: int, z: int, c: int | slice) -> dict[str, Any]:
+        return {"t": t, "z": z, "c": c, "y": slice(y, y + height), "x": slice(x, x + width)}
 
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
-        """A region of a colour picture; see `Source`."""
-        return self._read(level, self._at(x, y, width, height, level, t, z, slice(0, 3)), "yxc")
+        """A region of a colour image; see `Source`."""
+        at = self._at(x, y, width, height, t, z, slice(0, 3))
+        if self._axes.index("c") > self._axes.index("x"):
+            return np.ascontiguousarray(self._read(level, at, "yxc"), np.uint8)
+        return _merged(self._read(level, at, "cyx"))
 
     def read_channel(
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
     ) -> Raw:
         """A region of one channel; see `Source`."""
-        return self._read(level, self._at(x, y, width, height, level, t, z, channel), "yx")
+        return np.ascontiguousarray(self._read(level, self._at(x, y, width, height, t, z, channel), "yx"))
+
+    def read_channels(
+        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channels: Sequence[int]
+    ) -> list[Raw]:
+        """A region of several channels, neighbours in one reading; see `Source`."""
+        low, high = min(channels), max(channels)
+        if "c" not in self._axes or high - low >= len(channels):
+            return [self.read_channel(x, y, width, height, level, t, z, channel) for channel in channels]
+        planes = self._read(level, self._at(x, y, width, height, t, z, slice(low, high + 1)), "cyx")
+        return [np.ascontiguousarray(planes[channel - low]) for channel in channels]
 
     def close(self) -> None:
         """Close the store; see `Source`."""
-        self._arrays = []
-        if self._store is not None:
-            _close(self._store)
+        self._arrays, self._chunks = [], []
+        if self._container is not None:
+            self._container.close()
+            self._container = None
 
+    def fingerprint(self) -> str | None:
+        """Hash of metadata and of chunks spread over levels 0 and last, at an address; None elsewhere.
 
-def _close(store: Any) -> None:
-    if store._is_open:  # a ZipStore that was never opened cannot be closed
-        store.close()
+        The same bytes give the same hash, whichever server sends them.
+        """
+        if self._container is None or not isinstance(self.path, RemotePath):
+            return None
+        digest = hashlib.sha256(self.description.identity.encode())
+        for place in sorted({self.description.properties["ngff.group"], *self._places}):
+            for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"):
+                digest.update(self._container.read(f"{place}/{name}".lstrip("/")) or b"-")
+        for number in {0, len(self._arrays) - 1}:
+            for key in _some_chunks(self._arrays[number]):
+                digest.update(self._container.read(f"{self._places[number]}/{key}".lstrip("/")) or b"-")
+        return f"sha256:{digest.hexdigest()[:32]}"
 
+    def _direct(self, number: int) -> Chunks | None:
+        assert self._container is not None
+        if isinstance(self.path, RemotePath):
+            return None
+        return chunks_of(self._arrays[number], self._places[number], self._container.store.fetch)
 
-def is_ngff_folder(path: Path) -> bool:
-    """Whether a folder looks like a Zarr group."""
-    return path.is_dir() and any((path / marker).is_file() for marker in MARKERS)
-
-
-def _inside(path: Path) -> str:
-    """Path of the group inside a zip: its root, or its only folder."""
-    if path.is_dir():
-        return ""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(marker in names for marker in MARKERS):
-        return ""
-    groups = sorted(
-        {n.rpartition("/")[0] for n in names if n.rpartition("/")[2] in MARKERS}, key=lambda n: n.count("/")
-    )
-    if not groups:
-        raise SlideNotFoundError(f"{path} holds no OME-Zarr group: none of {', '.join(MARKERS)} is in it.")
-    return groups[0]
-
-
-def _find_image(
-    root: zarr.Group, path: Path, series: int | None
-) -> tuple[zarr.Group, dict[str, Any], dict[str, Any]]:
-    """The group with the image, its multiscale metadata and its rendering metadata."""
-    group = root
-    meta = _metadata(root)
-    if "plate" in meta or "well" in meta:
-        raise UnsupportedSlideError(f"{path} is a plate; open one field of it, like {path.name}/A/1/0.")
-    if "multiscales" not in meta:
-        found = [
-            name
-            for name, child in sorted(root.groups(), key=lambda item: item[0])
-            if "multiscales" in _metadata(child)
-        ]
-        if not found:
+    def _about_chunks(self) -> list[str]:
+        """A note where level 0 has no chunk; raises where its chunks lie under names of another form."""
+        assert self._container is not None
+        found = self._container.chunk_names(self._places[0])
+        if found is None:
+            return []
+        array = self._arrays[0]
+        expected = array.metadata.encode_chunk_key((0,) * array.ndim)
+        if any(_same_form(name, expected) for name in found):
+            return []
+        other = [name for name in found if name.replace(".", "").isdigit() or name == "c"]
+        if other:
             raise UnsupportedSlideError(
-                f"{path} is a Zarr group without an OME-Zarr image: 'multiscales' is not in its attributes."
+                f"{self._container.where(self._places[0])} states chunks named like {expected!r}, and its chunks are "
+                f"named like {other[0]!r}: all would read as empty. Correct dimension_separator or chunk_key_encoding."
             )
-        if series is None and len(found) > 1:
-            raise PlaneError(
-                f"{path} holds several images; choose one with series=, 0 to {len(found) - 1}: {found}."
-            )
-        if not 0 <= (series or 0) < len(found):
-            raise PlaneError(f"{path} has series 0 to {len(found) - 1}, not {series}.")
-        group = root[found[series or 0]]  # type: ignore[assignment]
-        meta = _metadata(group)
-        series = None
-    multiscales = meta["multiscales"]
-    if not 0 <= (series or 0) < len(multiscales):
-        raise PlaneError(f"{path} has series 0 to {len(multiscales) - 1}, not {series}.")
-    return group, multiscales[series or 0], meta.get("omero", {})
+        return [f"Level 0 holds no chunk at all: every px is the fill value {array.fill_value}."]
 
 
-def _metadata(group: zarr.Group) -> dict[str, Any]:
-    attributes: dict[str, Any] = group.attrs.asdict()
-    return dict(attributes.get("ome", attributes))
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
+def _array(group: zarr.Group, name: str, axes: str, where: str) -> zarr.Array[Any]:
+    try:
+        array = group[name]
+    except KeyError as error:
+        raise UnsupportedSlideError(
+            f"{where} states the dataset {name!r}, which is not there. Copy it again."
+        ) from error
+    except SlideError:
+        raise
+    except Exception as error:  # what zarr's parsers raise
+        raise UnsupportedSlideError(
+            f"{where}/{name} has Zarr metadata that cannot be read: {error!r:.300}. Copy it again."
+        ) from error
     if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is a group, not an array")
+        raise UnsupportedSlideError(f"{where} states the dataset {name!r}, which is a group and no array.")
+    if array.ndim != len(axes):
+        raise UnsupportedSlideError(
+            f"{where} states the axes {', '.join(axes)}, and its dataset {name!r} has {array.ndim} axes."
+        )
+    if not all(0 < side < 2**31 for side in array.shape):
+        raise UnsupportedSlideError(
+            f"{where}/{name} states the shape {array.shape}; sides are 1 to {2**31 - 1} px."
+        )
+    if array.dtype.kind not in "biuf":
+        raise UnsupportedSlideError(
+            f"{where}/{name} holds {array.dtype}; integers, floats and booleans are read."
+        )
+    check_chunks(array, f"{where}/{name}")
     return array
 
 
-def _axes(image: Mapping[str, Any]) -> str:
-    axes = image.get("axes", list("tczyx"))
-    return "".join(str(axis["name"] if isinstance(axis, Mapping) else axis).lower()[:1] for axis in axes)
+def _with_scales_by_path(group: zarr.Group, image: Multiscale, where: str) -> Multiscale:
+    """The same image with the scales that its metadata gives by the path of an array."""
+    datasets = []
+    for each in image.datasets:
+        if each.scale_path is not None:
+            try:
+                array = group[each.scale_path]
+                assert isinstance(array, zarr.Array)
+                assert array.shape == (len(image.axes),)
+                values = [float(value) for value in bound(array)[:]]  # type: ignore[union-attr]
+            except Exception as error:
+                raise UnsupportedSlideError(
+                    f"{where} gives the scale of dataset {each.path!r} by the path {each.scale_path!r}, where no array "
+                    f"of {len(image.axes)} numbers is. Write the scale into the metadata."
+                ) from error
+            each = replace(each, scale=vector_of(values, image.axes, f"{where}/{each.scale_path}"))
+        datasets.append(each)
+    return replace(image, datasets=tuple(datasets))
 
 
-def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], axes: str) -> tuple[float, float] | None:
-    """um per px of level 0: the scales of dataset and image multiply (NGFF 0.4, "multiscales")."""
-    return pair(*(to_micrometres(*_step(image, dataset, axes, axis)) for axis in ("x", "y")))
+def _stored(axes: str, array: zarr.Array[Any]) -> Stored:
+    chunk = array.shards or array.chunks
+    return Stored(dict(zip(axes, array.shape, strict=True)), dict(zip(axes, chunk, strict=True)), array.dtype)
 
 
-def _step(
-    image: Mapping[str, Any], dataset: Mapping[str, Any], axes: str, axis: str
-) -> tuple[float | None, str | None]:
-    """Distance of neighbours along an axis and its unit, None where they are not stated."""
-    if axis not in axes:
-        return None, None
-    place = axes.index(axis)
-    described = image.get("axes", [])
-    unit = described[place].get("unit") if described and isinstance(described[place], Mapping) else None
-    factor, stated = 1.0, False
-    for holder in (dataset, image):
-        for transform in holder.get("coordinateTransformations", []):
-            if transform.get("type") == "scale":
-                factor, stated = factor * float(transform["scale"][place]), True
-    return (factor, unit) if stated else (None, unit)
-
-
-def _layout(dtype: Any, sizes: Mapping[str, int], omero: Mapping[str, Any]) -> Layout:
-    described = omero.get("channels", [])
-    names = tuple(str(channel.get("label", "")) for channel in described)
-    colors = tuple(str(channel.get("color", "")).lower() for channel in described)
+def _layout(dtype: Any, sizes: Mapping[str, int], names: tuple[str, ...], colors: tuple[str, ...]) -> Layout:
     channels = sizes.get("c", 1)
     natural = colors == _PRIMARIES or tuple(name.lower() for name in names) in _NAMES_OF_RGB
     return Layout(
@@ -223,5 +261,35 @@ def _layout(dtype: Any, sizes: Mapping[str, int], omero: Mapping[str, Any]) -> L
         sizes.get("t", 1),
         sizes.get("z", 1),
         channels == 3 and np.dtype(dtype) == np.uint8 and natural,
-        names if len(names) == channels else (),
+        names,
     )
+
+
+def _merged(planes: Raw) -> RGB:
+    """Planes (3, h, w) as an image (h, w, 3)."""
+    return np.asarray(cv2.merge([np.ascontiguousarray(plane) for plane in planes]), np.uint8)
+
+
+def _some_chunks(array: zarr.Array[Any]) -> list[str]:
+    """Keys of up to `_SAMPLES` chunks (shards), spread evenly from the first to the last."""
+    grid = [-(-n // c) for n, c in zip(array.shape, array.shards or array.chunks, strict=True)]
+    total = int(np.prod(grid, dtype=object))
+    chosen = min(total, _SAMPLES)
+    numbers = sorted({i * (total - 1) // max(1, chosen - 1) for i in range(chosen)})
+    keys = []
+    for number in numbers:
+        place = []
+        for side in reversed(grid):
+            number, rest = divmod(number, side)
+            place.append(rest)
+        keys.append(array.metadata.encode_chunk_key(tuple(reversed(place))))
+    return keys
+
+
+def _same_form(name: str, expected: str) -> bool:
+    """Whether an entry of an array's folder may be the first part of a chunk's key."""
+    first = expected.split("/", 1)[0]
+    if first == "c":
+        return name == "c"
+    shape = [part.isdigit() for part in name.split(".")]
+    return len(shape) == first.count(".") + 1 and all(shape)

@@ -95,11 +95,9 @@ class OpenedSlide(Slide):
         if self._rendering is None:
             pixels = self._source.read_rgb(x, y, width, height, level, plane.t, plane.z)
         else:
+            channels = [channel.index for channel in self._rendering.channels]
             pixels = self._rendering.apply(
-                [
-                    self._source.read_channel(x, y, width, height, level, plane.t, plane.z, channel.index)
-                    for channel in self._rendering.channels
-                ]
+                self._source.read_channels(x, y, width, height, level, plane.t, plane.z, channels)
             )
         return turn(pixels, self._turn)
 
@@ -141,7 +139,9 @@ class OpenedSlide(Slide):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content of every file that the slide consists of; their names and place do not count."""
-        return fingerprint_files(self.description.files, self.description.identity)
+        return self._source.fingerprint() or fingerprint_files(
+            self.description.files, self.description.identity
+        )
 
     @property
     def associated(self) -> Sequence[str]:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+from wsi.address import RemotePath, as_path
 from wsi.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
 from wsi.readers.description import Description
 from wsi.readers.dicom import DicomSource
 from wsi.readers.dicom_header import is_dicom
 from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
+from wsi.readers.ngff_container import split_zip
 from wsi.readers.opened import OpenedSlide, OpenOptions
 from wsi.readers.openslide import OpenSlideSource, stated_bounds, vendor_of
 from wsi.readers.plain import PlainSource
@@ -50,7 +52,7 @@ def open_slide(
     ----------
     path : path
         SVS, NDPI, MRXS, SCN, BIF, DICOM (a file of a slide, or a folder of them), TIFF, OME-TIFF, OME-Zarr
-        (folder or zip), or an ordinary picture.
+        (folder, zip, a group inside, or an http(s) or s3 address), or an ordinary picture.
     mpp : float or (float, float), optional
         Micrometres per level-0 px (x and y), in place of what the file states.
     plane : Plane, optional
@@ -76,12 +78,12 @@ def open_slide(
         A plane, rendering or series has to be named; the message lists what there is.
     """
     sides = (float(mpp), float(mpp)) if isinstance(mpp, (int, float)) else mpp
-    return _open(Path(path), OpenOptions(sides, plane, rendering, series, reader))
+    return _open(as_path(path), OpenOptions(sides, plane, rendering, series, reader))
 
 
 def reopen(path: str, options: OpenOptions) -> OpenedSlide:
     """Open a slide again as it was open before; what pickle calls."""
-    return _open(Path(path), options)
+    return _open(as_path(path), options)
 
 
 def source_of(path: Path, options: OpenOptions) -> Source:
@@ -111,6 +113,10 @@ def _open(path: Path, options: OpenOptions) -> OpenedSlide:
 
 def _resolve(path: Path) -> Path:
     """The file or folder to open: a Zarr marker stands for its folder."""
+    if isinstance(path, RemotePath):
+        return path.parent if path.name in MARKERS else path
+    if not path.exists() and split_zip(path)[0] is not None:
+        return path
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist. Check the path and that its drive is mounted.")
     return path.parent if path.is_file() and path.name in MARKERS else path
@@ -122,6 +128,8 @@ def _source(path: Path, options: OpenOptions) -> Source:
         return _with_bounds(source) if isinstance(source, TiffSource) else source
     if path.is_dir():
         return (NgffSource if is_ngff_folder(path) else DicomSource)(path, options.series)
+    if isinstance(path, RemotePath) or not path.is_file():
+        return NgffSource(path, options.series)
     with path.open("rb") as stream:
         head = stream.read(4)
     if not head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ class Source(ABC):
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
     ) -> Raw:
         """A region of one channel, (height, width) of `layout.dtype`. Raises ReadError."""
+
+    def read_channels(
+        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channels: Sequence[int]
+    ) -> list[Raw]:
+        """A region of several channels, each as `read_channel` gives it; a reader may read them at once."""
+        return [self.read_channel(x, y, width, height, level, t, z, channel) for channel in channels]
+
+    def fingerprint(self) -> str | None:
+        """Hash of the content where there are no local `files` to hash; None where there are."""
+        return None
 
     def read_associated(self, name: str) -> RGB:
         """An associated image, uint8 (h, w, 3). Raises KeyError for an unknown name."""

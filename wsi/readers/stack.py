@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import cv2
@@ -146,11 +147,18 @@ class Rendering:
         -------
         uint8 array (h, w, 3); sums above 255 stay at 255.
         """
-        total: NDArray[Any] | None = None
-        for channel, values in zip(self.channels, planes, strict=True):
-            colored = _colorize(values, channel)
-            total = colored if total is None else cv2.add(total, colored)
-        return np.ascontiguousarray(total, np.uint8)
+        parts = []
+        for component in range(3):
+            part: NDArray[Any] | None = None
+            for channel, values in zip(self.channels, planes, strict=True):
+                if channel.color[component]:
+                    shaded = _shaded(values, channel, component)
+                    part = shaded if part is None else cv2.add(part, shaded)
+            parts.append(np.zeros(planes[0].shape, np.uint8) if part is None else part)
+            if all(len(set(channel.color)) == 1 for channel in self.channels):
+                parts *= 3
+                break
+        return np.asarray(cv2.merge(parts), np.uint8)
 
 
 def _parse_channel(part: str, text: str) -> ChannelColor:
@@ -178,19 +186,29 @@ def _parse_channel(part: str, text: str) -> ChannelColor:
     return ChannelColor(int(index), color, low, high)
 
 
-def _colorize(values: NDArray[Any], channel: ChannelColor) -> NDArray[np.uint8]:
+def _shaded(values: NDArray[Any], channel: ChannelColor, component: int) -> NDArray[np.uint8]:
+    """A channel's share of one component of the image, uint8 (h, w)."""
     low, high = channel.low or 0.0, 255.0 if channel.high is None else channel.high
-    color = np.asarray(channel.color, np.float64) / 255
-    if values.dtype.kind in "iub" and values.dtype.itemsize <= 2:
-        # Few possible values: one table look-up per sample.
-        kind = np.uint8 if values.dtype.kind == "b" else values.dtype
-        first = int(np.iinfo(kind).min)
-        stored = np.arange(first, int(np.iinfo(kind).max) + 1, dtype=np.float64)
-        table = _shade(stored, low, high, color)
-        return table[values.astype(np.int32) - first]
-    return _shade(values, low, high, color)
+    full = channel.color[component]
+    kind = np.dtype(np.uint8) if values.dtype == np.bool_ else values.dtype
+    if kind.kind not in "iu" or kind.itemsize > 2:
+        return _shade(values, low, high, full)
+    # Few possible values: one look-up per sample, none where the values stay as they are.
+    if kind == np.uint8 and (low, high, full) == (0.0, 255.0, 255):
+        return np.ascontiguousarray(values).view(np.uint8)
+    table = _table(kind.str, low, high, full)
+    positive = np.ascontiguousarray(values).view(f"u{kind.itemsize}")
+    return np.asarray(cv2.LUT(positive, table) if kind.itemsize == 1 else np.take(table, positive), np.uint8)
 
 
-def _shade(values: NDArray[Any], low: float, high: float, color: NDArray[np.float64]) -> NDArray[np.uint8]:
+@lru_cache(maxsize=64)
+def _table(kind: str, low: float, high: float, full: int) -> NDArray[np.uint8]:
+    """The shade of every value of an integer type, by its bits read as an unsigned number."""
+    dtype = np.dtype(kind)
+    bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return _shade(bits.view(dtype), low, high, full)
+
+
+def _shade(values: NDArray[Any], low: float, high: float, full: int) -> NDArray[np.uint8]:
     share = np.clip((np.nan_to_num(values.astype(np.float64), nan=low) - low) / (high - low), 0, 1)
-    return np.round(255 * share[..., None] * color).astype(np.uint8)
+    return np.round(share * full).astype(np.uint8)
