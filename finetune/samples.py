@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.errors import DatasetError, LeakError
 from wsi import Slide, open_slide
+from wsi.address import as_path, may_exist
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -209,14 +210,14 @@ class Dataset:
         DatasetError
             In none of these places.
         """
-        stored = Path(entry.path)
+        stored = as_path(entry.path)
         places = [stored]
         if self.folder is not None:
             places += [self.folder / stored, self.folder / stored.name]
         if images is not None:
             places = [images / stored.name, *places]
         for place in places:
-            if place.exists():
+            if may_exist(place):
                 return place
         raise DatasetError(
             f"slide {entry.id} of dataset {self.name}: {entry.path} is not there any more; name the folder that "

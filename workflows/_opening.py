@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.provenance import SlideFacts
+from wsi.address import may_exist
 from wsi.errors import FrameError
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.names import path_of
@@ -30,7 +31,7 @@ def open_path(path: Path, mpp: float | tuple[float, float] | None, options: Mapp
 def reopen(facts: SlideFacts) -> Slide | None:
     """The slide of an earlier run, opened as it was then; None where another file or none is at its place."""
     path = path_of(facts.path)
-    if not path.exists():
+    if not may_exist(path):
         return None
     given = facts.mpp_source == "user" and facts.mpp_x is not None and facts.mpp_y is not None
     slide = open_path(path, (facts.mpp_x, facts.mpp_y) if given else None, facts.options)  # type: ignore[arg-type]

@@ -73,7 +73,9 @@ def as_path(path: str | PathLike[str]) -> Path:
     return RemotePath(text) if _ADDRESS.match(text) else Path(text)
 
 
-def beside(folder: Path, path: str | PathLike[str]) -> Path:
-    """A path that a file in `folder` names: relative to that folder, unless it is absolute or an address."""
-    found = as_path(path)
-    return found if isinstance(found, RemotePath) else folder / found.expanduser()
+def may_exist(path: str | PathLike[str]) -> bool:
+    """Whether a slide may be there: a file or folder, a group inside a zip file, or an address, which is not asked."""
+    place = as_path(path)
+    return (
+        isinstance(place, RemotePath) or place.exists() or any(parent.is_file() for parent in place.parents)
+    )

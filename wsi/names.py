@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from wsi.address import RemotePath, as_path
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(rb"\\x([89a-fA-F][0-9a-fA-F])")
 
@@ -22,11 +24,11 @@ def path_text(path: str | os.PathLike[str]) -> str:
 def path_of(text: str | os.PathLike[str]) -> Path:
     r"""The path that `path_text` wrote.
 
-    A name that holds \xNN itself is taken as it is where such a file exists, or where none does.
+    A name that holds \xNN itself is taken as it is where such a file exists, or where none does. An address stays one.
     """
-    path = Path(text)
+    path = as_path(text)
     raw = os.fsencode(path)
-    if not _ESCAPED.search(raw) or os.path.lexists(path):
+    if isinstance(path, RemotePath) or not _ESCAPED.search(raw) or os.path.lexists(path):
         return path
     decoded = Path(os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), raw)))
     return decoded if os.path.lexists(decoded) else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def test_a_missing_number_keeps_the_others_in_place(tmp_path: Path) -> None:
     path = bioformats2raw(tmp_path / "a.zarr", False, count=5)
     shutil.rmtree(path / "2")
     assert [value_of(path, number) for number in (0, 1, 3, 4)] == [0, 10, 30, 40]
-    with pytest.raises(PlaneError, match="no image 2.*2: missing"):
+    with pytest.raises(PlaneError, match=r"no image 2.*2: missing"):
         open_slide(path, series=2)
 
 
@@ -182,7 +181,7 @@ def test_several_multiscales_of_one_group_are_asked_about(tmp_path: Path) -> Non
     images[1]["datasets"][0]["path"] = "d"
     metadata = {"version": "0.5", "multiscales": images}
     path = write_zarr(tmp_path / "a.zarr", {"0": flat(5), "d": flat(6)}, metadata)
-    with pytest.raises(PlaneError, match="0: raw.*1: .*deconvolved"):
+    with pytest.raises(PlaneError, match=r"0: raw.*1: .*deconvolved"):
         open_slide(path)
     assert [value_of(path, n) for n in (0, 1)] == [5, 6]
 
@@ -208,8 +207,8 @@ def test_groups_without_images(tmp_path: Path) -> None:
     (tmp_path / "no.zip").write_bytes(zipped(tmp_path / "a.zarr", tmp_path / "b.zip").read_bytes()[:-30])
     with pytest.raises(UnsupportedSlideError, match=r"no\.zip"):
         open_slide(tmp_path / "no.zip")
+    write_metadata(path, {"multiscales": []}, True)
     with pytest.raises(UnsupportedSlideError, match="multiscales"):
-        write_metadata(path, {"multiscales": json.loads("[]")}, True)
         open_slide(path)
 
 

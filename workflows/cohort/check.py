@@ -14,6 +14,7 @@ from workflows.cohort.plan import Plan
 from workflows.cohort.state import RunState, needs_nothing, read_state, why_other
 from workflows.cohort.table import Finding, Row
 from workflows.errors import StoreError
+from wsi.address import may_exist
 from wsi.errors import SlideError
 from wsi.fingerprint import fingerprint_files
 from wsi.names import path_of, path_text
@@ -114,7 +115,7 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
     path = path_of(row.slide)
     mask = plan.mask(row)
     try:
-        if not path.exists():
+        if not may_exist(path):
             windows = ", which is a path of Windows" if _DRIVE.search(row.slide) else ""
             return Checked(row, f"{row.slide} does not exist{windows}")
         with open_row(plan, row) as slide:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from workflows.cohort.folder import RESERVED
 from workflows.errors import CohortError
+from wsi.address import RemotePath, as_path, may_exist
 from wsi.frames import PixelFrame
 from wsi.names import path_of, path_text
 
@@ -98,7 +99,7 @@ def read_cohort(source: str | Path) -> Cohort:
     CohortError
         There is nothing of that name, it holds no slides, or the heading cannot be used.
     """
-    path = Path(source)
+    path = as_path(source)
     if path.is_dir() and not path.name.lower().endswith(".zarr"):
         nothing = f"no slide ({', '.join(SUFFIXES)}, DICOM without a suffix) lies in this folder"
         return _of_files(
@@ -106,7 +107,7 @@ def read_cohort(source: str | Path) -> Cohort:
         )
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return _read_table(path)
-    if path.exists():  # before patterns: a name may hold brackets
+    if may_exist(path):  # before patterns: a name may hold brackets
         return _of_files(path, [path], "")
     if glob.has_magic(str(source)):
         pattern = str(source)
@@ -275,7 +276,7 @@ def _row(path: Path, number: int, names: Sequence[str], cells: Sequence[str]) ->
     base = path.absolute().parent
     row = Row(
         number=number,
-        id=path_text(values.get("id") or "") or (name_of(Path(slide)) if slide else ""),
+        id=path_text(values.get("id") or "") or (name_of(as_path(slide)) if slide else ""),
         slide=path_text(_located(base, slide)) if slide else "",
         mpp=mpp,
         mask=_mask_of(mask, base),
@@ -296,6 +297,8 @@ def _mask_of(mask: str, base: Path) -> str | None:
 
 def _located(base: Path, text: str) -> Path:
     """A path of the table, which may begin with `~` for the home folder and may be a name that begins so."""
+    if isinstance(address := as_path(text), RemotePath):
+        return address
     path = path_of(base / text)
     if path.exists() or not text.startswith("~"):
         return path

@@ -114,7 +114,7 @@ class NgffSource(Source):
         except Exception as error:
             raise ReadError(
                 f"{self.path}: cannot read x {at['x'].start} to {at['x'].stop}, y {at['y'].start} to "
-                f"{at['y'].stop} of level {level}: {error if isinstance(error, SlideError) else repr(error)}. "
+                f"{at['y'].stop} of level {level}: {_reason(error)}. "
                 "The data is damaged or out of reach, or the slide is closed."
             ) from error
         if not values.dtype.isnative:
@@ -194,6 +194,10 @@ class NgffSource(Source):
                 f"named like {other[0]!r}: all would read as empty. Correct dimension_separator or chunk_key_encoding."
             )
         return [f"Level 0 holds no chunk at all: every px is the fill value {array.fill_value}."]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".") if isinstance(error, SlideError) else repr(error)
 
 
 def _array(group: zarr.Group, name: str, axes: str, where: str) -> zarr.Array[Any]:

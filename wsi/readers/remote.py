@@ -164,13 +164,15 @@ def open_store(path: RemotePath) -> RemoteStore:
     UnsupportedSlideError
         The kind of address or of file is not read over the network, or the extra 'remote' is not installed.
     """
-    address = str(path).rstrip("/")
+    address = str(path) if str(path).endswith("://") else str(path).rstrip("/")
     if path.scheme not in ("http", "https", "s3"):
         raise UnsupportedSlideError(
             f"{path}: slides are read from http://, https:// and s3:// addresses and from the local disk, not from "
             f"{path.scheme}://. Copy the slide here first"
             + (", or give its path without file://." if path.scheme == "file" else ".")
         )
+    if not address.partition("://")[2]:
+        raise UnsupportedSlideError(f"{path} names no server or bucket.")
     if path.name.lower().endswith((*_SLIDES, ".zip")):
         raise UnsupportedSlideError(
             f"{path}: over the network only OME-Zarr folders are read. Download the file and open the copy."
