@@ -17,7 +17,7 @@ ADDRESSES = {
     "HTTP://host:8000/b.zarr": ("http", "b.zarr"),
     "s3://bucket/a b/c.zarr/A/1/0": ("s3", "0"),
     "gs://bucket/x.svs": ("gs", "x.svs"),
-    "file:///tmp/x.svs": ("file", "x.svs"),
+    "file:///data/x.svs": ("file", "x.svs"),
     "dcmweb:https://h/x": ("dcmweb:https", "x"),
 }
 
