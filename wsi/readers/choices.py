@@ -100,7 +100,7 @@ def complaint(where: object, holds: str, missing: Sequence[Choice], wrong: Seque
         text += " " + " ".join(wrong)
     if missing:
         listed = "; ".join(f"{choice.what} ({choice.flag})" for choice in missing)
-        text += f" Yours to say {'is' if len(missing) == 1 else 'are'}: {listed}."
+        text += f" Choose: {listed}."
         python = ", ".join(choice.python for choice in missing if choice.python)
         if python:
             text += f" In Python: open_slide(path, {python})."

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from wsi.errors import PlaneError, UnknownMppError
+from wsi.colour import COLOURS, INTENT, SrgbConverter
+from wsi.errors import ColourError, PlaneError, UnknownMppError
 from wsi.fingerprint import fingerprint_files
 from wsi.readers.choices import settle
 from wsi.readers.description import Description, Layout
@@ -33,6 +34,7 @@ class OpenOptions:
     rendering: Rendering | None = None
     series: int | None = None
     reader: str | None = None
+    colour: str = "stored"
 
 
 class OpenedSlide(Slide):
@@ -43,8 +45,8 @@ class OpenedSlide(Slide):
     description : Description
         What the file states of this image, turned upright.
     options : mapping of str to str
-        How it was opened, for provenance: reader, and where given mpp, plane, rendering, series. The
-        strings are those that the command line and `Plane.parse` and `Rendering.parse` read.
+        How it was opened, for provenance: reader, and where given mpp, plane, rendering, series
+        and colour. The strings are those that the command line and `Plane.parse` and `Rendering.parse` read.
     """
 
     description: Description
@@ -69,6 +71,7 @@ class OpenedSlide(Slide):
             found = {f"rendering.auto.{index}": f"{low:g}-{high:g}" for index, (low, high) in ranges.items()}
             rendering = rendering.with_ranges(ranges)
         self._rendering = rendering
+        self._to_srgb = self._converter(options.colour)
         stack = source.layout.times > 1 or source.layout.depths > 1
         self._options = OpenOptions(
             options.mpp,
@@ -76,6 +79,7 @@ class OpenedSlide(Slide):
             rendering,
             options.series,
             options.reader,
+            options.colour,
         )
         self.properties = MappingProxyType({**self.description.properties, **found})
         chosen = {
@@ -84,8 +88,38 @@ class OpenedSlide(Slide):
             "plane": self._options.plane,
             "rendering": rendering,
             "series": options.series,
+            "colour": None if options.colour == "stored" else options.colour,
         }
         self.options = MappingProxyType({k: str(v) for k, v in chosen.items() if v is not None})
+
+    def _converter(self, colour: str) -> SrgbConverter | None:
+        """What turns stored colours into those asked for; None where they stay. Raises ColourError."""
+        if colour not in COLOURS:
+            raise ColourError(f"No colours are called {colour!r}; known are {', '.join(COLOURS)}.")
+        if colour == "stored":
+            return None
+        if self._rendering is not None:
+            raise ColourError(
+                f"{self.path} is shown by a rendering of its channels ({self.layout}), which has no ICC profile: "
+                "leave out --colour srgb, which is for RGB as stored."
+            )
+        profile, convert = self.description.icc_profile, None
+        note = "The file holds no ICC profile; its colours are taken as sRGB."
+        if profile is not None:
+            convert = SrgbConverter(profile, self.path)
+            note = f"Colours are converted to sRGB by the file's ICC profile {convert.name!r} ({INTENT})."
+        self.description = replace(self.description, notes=(*self.description.notes, note))
+        return convert
+
+    def read(self, x0: int, y0: int, width: int, height: int, level: int = 0) -> RGB:
+        """A region of one level; see `Slide`. Colours are converted after reading, where that was asked for."""
+        pixels = super().read(x0, y0, width, height, level)
+        return pixels if self._to_srgb is None else self._to_srgb(pixels)
+
+    def read_scaled(self, x0: int, y0: int, width0: int, height0: int, size: tuple[int, int]) -> RGB:
+        """A rectangle at another scale; see `Slide`. Colours are converted after resampling."""
+        pixels = super().read_scaled(x0, y0, width0, height0, size)
+        return pixels if self._to_srgb is None else self._to_srgb(pixels)
 
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> RGB:
         if self._turn != 1:
@@ -135,6 +169,10 @@ class OpenedSlide(Slide):
     def on_plane(self, plane: Plane) -> OpenedSlide:
         """Another plane of the same file, through the same handles, with the channel ranges of this one."""
         return OpenedSlide(self._source, replace(self._options, plane=plane))
+
+    def in_colour(self, colour: str) -> OpenedSlide:
+        """The same slide with 'stored' or 'srgb' colours, through the same handles. Raises ColourError."""
+        return OpenedSlide(self._source, replace(self._options, colour=colour))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -45,6 +45,7 @@ def open_slide(
     rendering: Rendering | None = None,
     series: int | None = None,
     reader: str | None = None,
+    colour: str = "stored",
 ) -> OpenedSlide:
     """Open a slide, a picture or one plane of a stack.
 
@@ -63,6 +64,9 @@ def open_slide(
         Which image of a file, or DICOM slide of a folder, that holds several.
     reader : str, optional
         'tiff', 'openslide', 'ngff' or 'plain', in place of the choice by content.
+    colour : str
+        'stored', or 'srgb' to convert by the file's ICC profile (relative colorimetric). RGB without a profile
+        is taken as sRGB, with a note in `description.notes`.
 
     Returns
     -------
@@ -76,9 +80,11 @@ def open_slide(
         Not an image that any reader knows, or cut off.
     PlaneError
         A plane, rendering or series has to be named; the message lists what there is.
+    ColourError
+        Colours cannot be converted: the image is rendered from channels, or its profile is not usable.
     """
     sides = (float(mpp), float(mpp)) if isinstance(mpp, (int, float)) else mpp
-    return _open(as_path(path), OpenOptions(sides, plane, rendering, series, reader))
+    return _open(as_path(path), OpenOptions(sides, plane, rendering, series, reader, colour))
 
 
 def reopen(path: str, options: OpenOptions) -> OpenedSlide:
