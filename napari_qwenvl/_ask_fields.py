@@ -156,7 +156,7 @@ class AskFields(QWidget):
         return options
 
     def _with_slide(self, options: RunOptions) -> RunOptions:
-        """The options with how the shown slide was opened: scale, plane, rendering, series."""
+        """The options with how the shown slide was opened: scale, plane, rendering, series, colour."""
         from dataclasses import replace
 
         slide = slide_of(self.running.session.slide_layer())
@@ -167,6 +167,7 @@ class AskFields(QWidget):
             options,
             slide_mpp=slide.mpp if slide.mpp_source == "user" else None, plane=plane,
             rendering=chosen.get("rendering"), series=int(chosen["series"]) if "series" in chosen else None,
+            colour=chosen.get("colour"),
         )  # fmt: skip
 
     def _mask(self, slide: Any, runs: Path) -> str:

@@ -144,9 +144,7 @@ class Child:
                     Path(command["slide"]), request, engine, Path(command["out"]),
                     slide_mpp=options.slide_mpp, mask=command["mask"], frame=command.get("frame"),
                     command=command["command"],
-                    slide_options={
-                        "plane": options.plane, "rendering": options.rendering, "series": options.series
-                    },
+                    slide_options=options.slide_options,
                     cancel=self.cancel, overview=command["overview"],
                     progress=lambda state: self.send(
                         "progress", id=number, done=state.done, total=state.total, resumed=state.resumed,

@@ -82,7 +82,9 @@ def read_tiles(command: Mapping[str, Any], tiles: Sequence[Tile]) -> list[Any]:
 
     wanted = command["model"]
     options = {
-        name: wanted.get(name) for name in ("plane", "rendering", "series") if wanted.get(name) is not None
+        name: wanted[name]
+        for name in ("plane", "rendering", "series", "colour")
+        if wanted.get(name) is not None
     }
     with open_path(Path(command["slide"]), wanted.get("slide_mpp"), options) as slide:
         return [

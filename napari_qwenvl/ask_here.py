@@ -389,4 +389,5 @@ def _options(model: str, slide: Any) -> RunOptions:
     return RunOptions(
         model=model, slide_mpp=slide.mpp if slide.mpp_source == "user" else None, plane=chosen.get("plane"),
         rendering=chosen.get("rendering"), series=int(chosen["series"]) if "series" in chosen else None,
+        colour=chosen.get("colour"),
     )  # fmt: skip

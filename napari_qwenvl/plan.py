@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qwenvl.recommended import recommended_of
 from workflows.commands.options import RunOptions
 from wsi.frames import HEAD, PixelFrame, SlideFrames
 
@@ -129,7 +130,7 @@ class Plan:
             mask=manifest.mask.source, frame=manifest.mask.frame,
             slide_mpp=manifest.slide.mpp if manifest.slide.mpp_source == "user" else None,
             plane=opened.get("plane"), rendering=opened.get("rendering"),
-            series=int(opened["series"]) if "series" in opened else None,
+            series=int(opened["series"]) if "series" in opened else None, colour=opened.get("colour"),
             mpp=request.mpp, native=request.mpp is None, tile_size=request.tile_size, overlap=request.overlap,
             max_objects=request.max_objects, max_new_tokens=sampling.max_new_tokens, min_tissue=request.min_tissue,
             temperature=sampling.temperature, seed=sampling.seed,
@@ -163,7 +164,7 @@ class Plan:
         else:
             adapter = "" if options.adapter is None else f", adapter={str(options.adapter)!r}"
             engine = f"LocalEngine.load({options.model!r}, device={options.device!r}, dtype={options.dtype!r}{adapter})"
-        chosen = {key: getattr(options, key) for key in ("plane", "rendering", "series")}
+        chosen = {key: getattr(options, key) for key in ("plane", "rendering", "series", "colour")}
         slide_options = {key: value for key, value in chosen.items() if value is not None}
         lines = [
             f"from qwenvl import {engine.split('(')[0].split('.')[0]}, Request",
@@ -200,6 +201,7 @@ def model_fields(options: RunOptions) -> dict[str, Any]:
     """The options that say which model, and how slide and pixels are opened, as plain values."""
     names = (
         "model", "server", "family", "concurrency", "device", "dtype", "slide_mpp", "plane", "rendering", "series",
+        "colour",
     )  # fmt: skip
     adapter = None if options.adapter is None else str(options.adapter)
     return {name: getattr(options, name) for name in names} | {"adapter": adapter}
@@ -297,26 +299,6 @@ def runs_folder(slide: Path, chosen: str | None = None) -> Path:
     if os.access(slide.parent, os.W_OK):
         return slide.parent / f"{slide.stem}.qwenvl"
     return Path.home() / "qwenvl-runs" / slide.stem
-
-
-def recommended_of(model: str, adapter: Path | None = None) -> Mapping[str, Any] | None:
-    """What a local checkpoint recommends, from its JSON alone; None where it is not here yet.
-
-    An adapter's own scale, tiles and limits come before those of its base, as where it is loaded.
-    """
-    from qwenvl.adapter_card import read_card
-    from qwenvl.description import EMBEDDED, describe_checkpoint
-    from qwenvl.errors import QwenVLError
-
-    try:
-        card = None if adapter is None else read_card(adapter)
-        known = model == EMBEDDED or Path(model).expanduser().is_dir()
-        base = describe_checkpoint(model).recommended if known else None
-    except QwenVLError:
-        return None
-    if card is None:
-        return base
-    return {key: value for key, value in (base or {}).items() if key != "mpp"} | card.recommended
 
 
 def rectangle_of(field: tuple[float, float, float, float]) -> NDArray[np.float64]:

@@ -143,7 +143,8 @@ def reopened(
     given = mpp if mpp is not None else (slide.mpp_xy if slide.mpp_source == "user" else None)
     plane = Plane.parse(options["plane"]) if "plane" in options else None
     series = int(options["series"]) if "series" in options else None
-    return open_slide(slide.path, mpp=given, plane=plane, rendering=chosen, series=series)
+    colour = options.get("colour", "stored")
+    return open_slide(slide.path, mpp=given, plane=plane, rendering=chosen, series=series, colour=colour)
 
 
 def _pyramid(slide: OpenedSlide) -> SlidePyramid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
@@ -30,6 +30,8 @@ class Task(StrEnum):
     EXTRACT = "extract"
 
 
+MIN_TILE = 32
+"""Smallest side of a tile in px."""
 SPLIT_TASKS = (Task.DETECT, Task.POINT, Task.COUNT)
 """Tasks whose crowded tiles can be split."""
 
@@ -66,7 +68,7 @@ class Where(BaseModel):
     wanted: tuple[Label, ...] = Field((), description="Those of `labels` that are looked at.")
     mpp: float = Field(1.0, gt=0, le=100, description="Scale of the coarse tiles in um/px.")
     tile_size: int | None = Field(
-        None, ge=32, le=8192, description="Side of a coarse tile in px; None takes that of the request."
+        None, ge=MIN_TILE, le=8192, description="Side of a coarse tile in px; None takes that of the request."
     )
     overlap: int = Field(0, ge=0, description="Overlap of coarse tiles in px at `mpp`.")
     threshold: float = Field(0.5, ge=0.0, le=1.0, description="Least probability of a place to be looked at.")
@@ -115,7 +117,7 @@ class Request(BaseModel):
         le=100,
         description="Scale of the tiles in um/px; None takes the pixels of level 0 as they are.",
     )
-    tile_size: int = Field(448, ge=32, le=8192, description="Side of a tile in px at `mpp`.")
+    tile_size: int = Field(448, ge=MIN_TILE, le=8192, description="Side of a tile in px at `mpp`.")
     overlap: int = Field(64, ge=0, description="Overlap of neighbouring tiles in px at `mpp`.")
     min_tissue: float = Field(
         0.0, ge=0.0, le=1.0, description="Tiles with a smaller share of tissue are left out."
@@ -148,6 +150,10 @@ class Request(BaseModel):
         None,
         description="What turns the model's probabilities into calibrated ones (score, classify); of this very "
         "question and model.",
+    )
+    colour: Literal["stored", "srgb"] = Field(
+        "stored",
+        description="Colours of the pixels: as the file stores them, or converted to sRGB by its ICC profile.",
     )
     marks: tuple[Mark, ...] = Field(
         (),
@@ -199,10 +205,10 @@ class Request(BaseModel):
     @property
     def question(self) -> str:
         """Hash of what decides about the probabilities of an answer, apart from the model: words and scale."""
-        named = ("task", "labels", "prompt", "system_prompt", "mpp", "tile_size", "marks")
-        text = json.dumps(
-            self.model_dump(mode="json", include=set(named)), sort_keys=True, ensure_ascii=False
-        )
+        named = {"task", "labels", "prompt", "system_prompt", "mpp", "tile_size", "marks"}
+        if self.colour != "stored":
+            named.add("colour")
+        text = json.dumps(self.model_dump(mode="json", include=named), sort_keys=True, ensure_ascii=False)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
     @property

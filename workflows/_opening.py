@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qwenvl.request import Request
 from workflows.provenance import SlideFacts
 from wsi.address import may_exist
-from wsi.errors import FrameError
+from wsi.errors import ColourError, FrameError
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.names import path_of
+from wsi.readers.opened import OpenedSlide
 from wsi.slide import Slide
 from wsi.tissue import METHODS, TissueMask
 
@@ -26,6 +28,25 @@ def open_path(path: Path, mpp: float | tuple[float, float] | None, options: Mapp
     if parsed.get("series") is not None:
         parsed["series"] = int(parsed["series"])
     return open_slide(path, mpp=mpp, **parsed)
+
+
+def in_colours(slide: Slide, request: Request) -> tuple[Slide, Request]:
+    """Slide and request with the same colours, where either asks for sRGB.
+
+    Raises
+    ------
+    ColourError
+        The slide has no colours to convert.
+    """
+    if getattr(slide, "options", {}).get("colour") == "srgb":
+        return slide, request.model_copy(update={"colour": "srgb"})
+    if request.colour == "stored":
+        return slide, request
+    if not isinstance(slide, OpenedSlide):
+        raise ColourError(
+            f"{slide.path}: only slides opened by open_slide can be converted to {request.colour}."
+        )
+    return slide.in_colour(request.colour), request
 
 
 def reopen(facts: SlideFacts) -> Slide | None:

@@ -12,6 +12,7 @@ from qwenvl.engines.base import Engine
 from qwenvl.errors import RequestError
 from qwenvl.request import Request
 from workflows._budget import plan_tiles, table_hash
+from workflows._fit import WHERE_FLAGS, advised
 from workflows._opening import find_mask
 from workflows._rows import tile_table
 from workflows.cascade import coarse_request
@@ -72,8 +73,10 @@ def prepare(
     """
     found, source = find_mask(mask, slide, frame)
     plan = None
+    factor = int(engine.info.processor.get("factor") or 32)
     if request.token_budget is None:
-        grid = _grid(slide, request, found)
+        with advised(slide, request, factor):
+            grid = _grid(slide, request, found)
         table, facts = tile_table(grid), grid_facts(grid, slide)
     else:
         tokens = engine.prompt_tokens(request)
@@ -82,13 +85,15 @@ def prepare(
                 f"{engine.info.model} does not say how many tokens a tile takes, so a token budget cannot be "
                 "kept. Leave out --token-budget, or run the model in this process (-m without --server)."
             )
-        grid, table, plan = plan_tiles(slide, request, found, tokens)
+        with advised(slide, request, factor):
+            grid, table, plan = plan_tiles(slide, request, found, tokens)
         facts = grid_facts(grid, slide)
         facts = facts.model_copy(update={"tiles": len(table), "hash": table_hash(grid, table)})
     estimate = RunEstimate.of(table, slide.mpp, request, engine)
     if request.where is not None:
         coarse = coarse_request(request)
-        rows = tile_table(_grid(slide, coarse, found))
+        with advised(slide, coarse, factor, WHERE_FLAGS):
+            rows = tile_table(_grid(slide, coarse, found))
         estimate = replace(estimate, where=RunEstimate.of(rows, slide.mpp, coarse, engine))
     manifest = Manifest(
         request=request,

@@ -30,6 +30,7 @@ def coarse_request(request: Request) -> Request:
         mpp=where.mpp,
         tile_size=where.tile_size or request.tile_size,
         overlap=where.overlap,
+        colour=request.colour,
         generation=request.generation,
     )
 

@@ -19,6 +19,7 @@ from workflows.quality import QualitySettings
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.grid import TileGrid
 from wsi.names import path_text
+from wsi.readers.description import Description
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
 
@@ -62,7 +63,7 @@ class SlideFacts(Facts):
     fingerprint: str = Field(description="Hash of the file's content.")
     reader: str
     options: dict[str, str] = Field(
-        description="Plane, rendering and series, in the words of the command line."
+        description="Plane, rendering, series and colour, in the words of the command line."
     )
     width: int = Field(description="Width in level-0 px.")
     height: int = Field(description="Height in level-0 px.")
@@ -74,6 +75,12 @@ class SlideFacts(Facts):
         None,
         description="What QuPath shows of the slide: x0, y0, width and height in level-0 px; null in runs that were "
         "made before it was recorded.",
+    )
+    mpp_from: str = Field(
+        "", description="Where the file states the scale, in words; empty where it does not."
+    )
+    notes: tuple[str, ...] = Field(
+        (), description="What was derived instead of stated, converted or left out, in one sentence each."
     )
 
     @property
@@ -228,13 +235,14 @@ class Manifest(Facts):
 def slide_facts(slide: Slide) -> SlideFacts:
     """Facts of an opened slide."""
     recorded: Mapping[str, str] = getattr(slide, "options", {})
+    described: Description | None = getattr(slide, "description", None)
     mpp_x, mpp_y = slide.mpp_xy if slide.mpp_xy is not None else (None, None)
     return SlideFacts(
         name=path_text(slide.path.name),
         path=path_text(slide.path.absolute()),
         fingerprint=slide.fingerprint,
         reader=slide.reader,
-        options={key: recorded[key] for key in ("plane", "rendering", "series") if key in recorded},
+        options={key: recorded[key] for key in ("plane", "rendering", "series", "colour") if key in recorded},
         width=slide.width,
         height=slide.height,
         levels=tuple(
@@ -245,6 +253,8 @@ def slide_facts(slide: Slide) -> SlideFacts:
         mpp_y=mpp_y,
         mpp_source=slide.mpp_source,
         qupath_bounds=slide.qupath_bounds or (0, 0, slide.width, slide.height),
+        mpp_from=described.mpp_from if described is not None and slide.mpp_source == "file" else "",
+        notes=() if described is None else tuple(path_text(note) for note in described.notes),
     )
 
 

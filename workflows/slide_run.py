@@ -13,7 +13,7 @@ from qwenvl.engines.base import Engine
 from qwenvl.request import Request
 from workflows._asking import Asking, Progress
 from workflows._folder import refuse_foreign
-from workflows._opening import open_path, reopen
+from workflows._opening import in_colours, open_path, reopen
 from workflows._prepared import Prepared, prepare
 from workflows.cascade import WHERE, coarse_request, decide
 from workflows.errors import StoreFullError
@@ -85,7 +85,8 @@ def run_slide(
     slide_mpp : float, optional
         Micrometres per level-0 px, for a slide that does not state it.
     slide_options : mapping, optional
-        Further keyword arguments of `wsi.open_slide`: plane, rendering, series, reader.
+        Further keyword arguments of `wsi.open_slide`: plane, rendering, series, reader, colour. Colours converted here
+        or asked for by the request are those of both.
     mask : str, path, TissueMask, or pair of TissueMask and str
         'auto', 'brightfield', 'fluorescence', 'all', or a GeoJSON of regions; or a mask, with how to ask for it
         again.
@@ -124,8 +125,9 @@ def run_slide(
     out = Path(out)
     refuse_foreign(out)
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
-    opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
+    given = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     try:
+        opened, request = in_colours(given, request)
         prepared = prepare(opened, request, engine, mask=mask, frame=frame, command=command, quality=quality)
         if announce is not None:
             announce(prepared.estimate)
@@ -153,8 +155,8 @@ def run_slide(
         store.close()
         return RunResult(out, report, asked, cancelled, store.backup)
     finally:
-        if opened is not slide:
-            opened.close()
+        if given is not slide:
+            given.close()
 
 
 def plan_run(
@@ -169,12 +171,13 @@ def plan_run(
 ) -> RunEstimate:
     """What `run_slide` would take; nothing is asked or written. Parameters and errors are those of `run_slide`."""
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
-    opened = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
+    given = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     try:
+        opened, request = in_colours(given, request)
         return prepare(opened, request, engine, mask=mask, frame=frame).estimate
     finally:
-        if opened is not slide:
-            opened.close()
+        if given is not slide:
+            given.close()
 
 
 def _look_where(

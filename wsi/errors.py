@@ -30,7 +30,17 @@ class UnknownMppError(SlideError, ValueError):
 
 
 class GridError(SlideError, ValueError):
-    """Tile size, overlap or scale do not fit the slide."""
+    """Tile size, overlap or scale do not fit the slide.
+
+    Attributes
+    ----------
+    fits : float or None
+        Side, in px of the wanted scale, of the largest tile that lies inside the slide, where tiles are too large.
+    """
+
+    def __init__(self, message: str, fits: float | None = None) -> None:
+        super().__init__(message)
+        self.fits = fits
 
 
 class MaskError(SlideError, ValueError):

@@ -96,9 +96,8 @@ class TileGrid(Sequence[Tile]):
             )
         self.size, self.tile_size, self.overlap, self.min_tissue = size, tile_size, overlap, min_tissue
         self.mpp, self.mpp_xy, self.mask = mpp, mpp_xy, mask
-        scale = (1.0, 1.0) if mpp is None or mpp_xy is None else (mpp / mpp_xy[0], mpp / mpp_xy[1])
-        self.side0 = (max(1, round(tile_size * scale[0])), max(1, round(tile_size * scale[1])))
-        self._require_fit(scale)
+        scale = _scale(mpp, mpp_xy)
+        self.side0 = side_of_tile(size, tile_size=tile_size, mpp=mpp, mpp_xy=mpp_xy)
         # The tolerance keeps an overlap that is whole up to rounding (64 * 0.5 / 0.25) whole.
         lap = [ceil(overlap * s - 1e-6) for s in scale]
         self.step0 = (max(1, self.side0[0] - lap[0]), max(1, self.side0[1] - lap[1]))
@@ -134,21 +133,6 @@ class TileGrid(Sequence[Tile]):
             mpp_xy=slide.mpp_xy,
             mask=mask,
             min_tissue=min_tissue,
-        )
-
-    def _require_fit(self, scale: tuple[float, float]) -> None:
-        if self.side0[0] <= self.size[0] and self.side0[1] <= self.size[1]:
-            return
-        fits = int(min(self.size[0] / scale[0], self.size[1] / scale[1]))
-        at = "" if self.mpp is None else f" at {self.mpp:g} um/px"
-        remedy = (
-            f"use a tile size of at most {fits // 32 * 32 or fits} px{at}"
-            if fits
-            else f"ask for a finer scale than {self.mpp:g} um/px"
-        )
-        raise GridError(
-            f"A tile of {self.tile_size} px{at} covers {self.side0[0]}x{self.side0[1]} level-0 px and the "
-            f"slide has only {self.size[0]}x{self.size[1]}; {remedy}."
         )
 
     def _select(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -259,6 +243,44 @@ class TileGrid(Sequence[Tile]):
         digest.update(self.x0.astype("<i8").tobytes())
         digest.update(self.y0.astype("<i8").tobytes())
         return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def side_of_tile(
+    size: tuple[int, int],
+    *,
+    tile_size: int,
+    mpp: float | None = None,
+    mpp_xy: tuple[float, float] | None = None,
+) -> tuple[int, int]:
+    """Width and height of a tile in level-0 px; parameters as for `TileGrid`.
+
+    Raises
+    ------
+    GridError
+        The tile is larger than the slide; `fits` says how large one may be.
+    """
+    scale = _scale(mpp, mpp_xy)
+    side0 = (max(1, round(tile_size * scale[0])), max(1, round(tile_size * scale[1])))
+    if side0[0] <= size[0] and side0[1] <= size[1]:
+        return side0
+    exact = min(size[0] / scale[0], size[1] / scale[1])
+    fits = int(exact)
+    at = "" if mpp is None else f" at {mpp:g} um/px"
+    remedy = (
+        f"use a tile size of at most {fits // 32 * 32 or fits} px{at}"
+        if fits
+        else f"ask for a finer scale than {mpp:g} um/px"
+    )
+    raise GridError(
+        f"A tile of {tile_size} px{at} covers {side0[0]}x{side0[1]} level-0 px and the slide has only "
+        f"{size[0]}x{size[1]}; {remedy}.",
+        exact,
+    )
+
+
+def _scale(mpp: float | None, mpp_xy: tuple[float, float] | None) -> tuple[float, float]:
+    """Level-0 px per px of a tile along x and y."""
+    return (1.0, 1.0) if mpp is None or mpp_xy is None else (mpp / mpp_xy[0], mpp / mpp_xy[1])
 
 
 def _origins(length: int, side: int, step: int) -> NDArray[np.int64]:

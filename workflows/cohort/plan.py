@@ -100,4 +100,6 @@ class Plan(Facts):
     def slide_options(self) -> dict[str, Any]:
         """How slides are opened, by the names of `run_slide`."""
         slides = self.study.slides
-        return {"plane": slides.plane, "rendering": slides.rendering, "series": slides.series}
+        colour = None if self.request.colour == "stored" else self.request.colour
+        chosen = {"plane": slides.plane, "rendering": slides.rendering, "series": slides.series}
+        return chosen | {"colour": colour}

@@ -49,6 +49,24 @@ def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
     return engine, engine.checkpoint.recommended
 
 
+def check_slide(slide: Path, options: RunOptions, **question: Any) -> None:
+    """Stop with all that is missing or wrong about a slide, before a model is loaded."""
+    from qwenvl.recommended import factor_of, recommended_of
+    from workflows.needed import require_all
+
+    local = options.server is None
+    recommended = recommended_of(options.model, options.adapter) if local else None
+    require_all(
+        slide,
+        mpp=options.slide_mpp,
+        options=options.slide_options,
+        request=recommended_request(options, recommended or {}, **question),
+        mask=options.mask,
+        frame=options.frame,
+        factor=None if recommended is None else factor_of(options.model),
+    )
+
+
 def _require_scale(adapter: Path) -> None:
     """Stop where an adapter was trained at a scale in px, which no slide can be brought to by its um."""
     from qwenvl.adapter import read_card
@@ -87,6 +105,7 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
         generation["max_new_tokens"] = longest
     fields |= {"system_prompt": options.system_prompt, "min_tissue": options.min_tissue}
     fields |= {"token_budget": options.token_budget, "where": _where(options)}
+    fields |= {} if options.colour is None else {"colour": options.colour}
     for name in ("split", "crowded"):
         given = getattr(options, name)
         advised = recommended.get(name) if question["task"] in SPLIT_TASKS else None

@@ -124,13 +124,17 @@ def repeat(
 
 
 def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
-    from workflows._opening import open_path
-    from workflows.commands._run import dry_run, load_engine, recommended_request, split_labels
+    from workflows.commands._run import (
+        check_slide,
+        dry_run,
+        load_engine,
+        recommended_request,
+        split_labels,
+    )
 
-    # Before the model is loaded: a wrong path or file is told at once.
-    open_path(slide, run.slide_mpp, run.slide_options).close()
     if "labels" in question:
         question["labels"] = split_labels(question["labels"])
+    check_slide(slide, run, **question)
     engine, recommended = load_engine(run)
     request = recommended_request(run, recommended, **question)
     if run.dry_run:

@@ -250,6 +250,15 @@ class RunOptions:
     series: Annotated[
         int | None, typer.Option(min=0, help="Image series of the file.", rich_help_panel=_INPUT)
     ] = None
+    colour: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stored|srgb",
+            help="Colours as stored, or converted to sRGB by the file's ICC profile.",
+            show_default="stored",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
 
     def quality(self, unless_told: str = "off") -> QualitySettings:
         """Quality control as the flags ask for it.
@@ -266,7 +275,8 @@ class RunOptions:
     @property
     def slide_options(self) -> dict[str, Any]:
         """What `workflows.run_slide` takes as `slide_options`."""
-        return {"plane": self.plane, "rendering": self.rendering, "series": self.series}
+        names = ("plane", "rendering", "series", "colour")
+        return {name: getattr(self, name) for name in names}
 
 
 def takes_run_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -165,7 +165,7 @@ def _open(path: Path, axis: str | None, at: int, interval: str | None, run: RunO
     given += ["--plane (use --axis and --at)"] if run.plane is not None else []
     if given:
         stop(f"{', '.join(given)}: not for time-lapses; frames are asked whole.", USAGE)
-    options = {"rendering": run.rendering, "series": run.series}
+    options = {"rendering": run.rendering, "series": run.series, "colour": run.colour}
     return open_stack(path, axis=axis, interval=interval, other=at, mpp=run.slide_mpp, options=options)
 
 

@@ -130,11 +130,13 @@ def _statuses(report: Report) -> list[tuple[str, int, str]]:
 
 def _provenance(report: Report) -> list[tuple[str, str]]:
     slide, model, grid, mask = report.slide, report.model, report.grid, report.mask
-    scale = "unknown" if slide.mpp is None else f"{slide.mpp:.4g} µm/px (from the {slide.mpp_source})"
+    source = f"{slide.mpp_source}: {slide.mpp_from}" if slide.mpp_from else slide.mpp_source
+    scale = "unknown" if slide.mpp is None else f"{slide.mpp:.4g} µm/px (from the {source})"
     return [
         ("Slide", slide.path),
         ("Size", f"{slide.width:,} x {slide.height:,} px, {scale}"),
         ("Reader", slide.reader + "".join(f", {key} {value}" for key, value in slide.options.items())),
+        *(("Note on the file", note) for note in slide.notes),
         ("Slide fingerprint", slide.fingerprint),
         ("Tissue", _tissue(report)),
         ("Tissue mask", f"{mask.source} ({mask.origin})"),

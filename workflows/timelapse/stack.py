@@ -129,7 +129,7 @@ def open_stack(
     mpp : float, optional
         um per px, where the file does not say.
     options : mapping, optional
-        `rendering` and `series` of `wsi.open_slide`, also in the words of the command line.
+        `rendering`, `series` and `colour` of `wsi.open_slide`, also in the words of the command line.
 
     Raises
     ------
