@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
+from wsi.address import as_path
 from wsi.errors import PlaneError, SlideError, UnsupportedSlideError
 from wsi.readers.description import Description
 from wsi.readers.opened import OpenOptions
@@ -18,7 +18,7 @@ def describe(
 
     Parameters and errors are those of `open_slide`; PlaneError is raised only where an image has to be named.
     """
-    source = source_of(Path(path), OpenOptions(series=series, reader=reader))
+    source = source_of(as_path(path), OpenOptions(series=series, reader=reader))
     try:
         return source.description.upright()
     finally:
