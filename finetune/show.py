@@ -15,6 +15,7 @@ from finetune.label_source import LabelSource
 from finetune.tokens import Tokens
 from qwenvl.answer import Answer, TileObject
 from qwenvl.request import Request
+from wsi.image_files import write_png
 
 COLOURS = (
     (0, 158, 115),
@@ -64,7 +65,7 @@ def draw_targets(
     blank = np.full_like(panels[0], 255)
     picture = np.vstack([np.hstack([*row, *[blank] * (columns - len(row))]) for row in rows])
     partial = path.with_name(f".{path.name}.part.png")
-    cv2.imwrite(str(partial), picture[..., ::-1])
+    write_png(partial, np.ascontiguousarray(picture))
     partial.replace(path)
     return distances
 

@@ -21,6 +21,11 @@ def path_text(path: str | os.PathLike[str]) -> str:
     return _SURROGATES.sub(_escape, os.fspath(path))
 
 
+def json_text(document: str) -> str:
+    r"""A JSON document whose strings are as `path_text` writes them, their backslashes escaped as JSON wants it."""
+    return _SURROGATES.sub(lambda found: "\\" + _escape(found), document)
+
+
 def path_of(text: str | os.PathLike[str]) -> Path:
     r"""The path that `path_text` wrote.
 

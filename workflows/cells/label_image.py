@@ -159,7 +159,9 @@ def _file_labels(path: Path) -> Any:
         return _tiff_labels(path)
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    from wsi.image_files import read_image
+
+    picture = read_image(path, cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise CellsError(f"{path} cannot be read; a label image is TIFF, PNG or OME-Zarr.")
     return picture

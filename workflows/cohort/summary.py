@@ -43,13 +43,14 @@ def write_summary(out: Path | str) -> tuple[Path, Path]:
     columns = [*_FIRST, *(named[name] for name in extra), *(name for name in ours if name not in _FIRST)]
 
     def write_csv(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as stream:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             table = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
 
     def write_parquet(path: Path) -> None:
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
+        with path.open("wb") as stream:
+            pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), stream)
 
     paths = folder.root / TABLE_CSV, folder.root / TABLE_PARQUET
     for path, write in zip(paths, (write_csv, write_parquet), strict=True):

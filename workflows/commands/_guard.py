@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -22,7 +24,9 @@ INTERRUPTED = 130
 
 def stop(message: str, code: int = ERROR) -> NoReturn:
     """Print an error and exit."""
-    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    from wsi.names import path_text
+
+    typer.secho(f"error: {path_text(message)}", err=True, fg=typer.colors.RED)
     raise typer.Exit(code)
 
 
@@ -44,6 +48,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         from workflows.errors import WorkflowError
         from wsi.errors import SlideError
 
+        for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 ends no command
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return command(*args, **kwargs)
         except ValidationError as error:

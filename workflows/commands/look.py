@@ -28,11 +28,12 @@ def info(
 ) -> None:
     """Show what a file holds: size, levels, scale, reader, associated images."""
     from workflows._opening import open_path
+    from wsi.names import path_text
 
     options = {"plane": plane, "rendering": rendering, "series": series}
     with open_path(slide, slide_mpp, options) as opened:
         facts: dict[str, Any] = {
-            "path": str(slide),
+            "path": path_text(slide),
             "reader": opened.reader,
             "width": opened.width,
             "height": opened.height,

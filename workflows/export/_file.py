@@ -79,10 +79,10 @@ def new_text_file(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> 
         if path.name.lower().endswith(".gz"):
             # Without name and time in its head, the same run gives the same bytes.
             packed = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
-            with packed, io.TextIOWrapper(packed, "utf-8", newline="") as text:
+            with packed, io.TextIOWrapper(packed, "utf-8", "backslashreplace", newline="") as text:
                 yield text
         else:
-            with io.TextIOWrapper(raw, "utf-8", newline="") as text:
+            with io.TextIOWrapper(raw, "utf-8", "backslashreplace", newline="") as text:
                 yield text
 
 

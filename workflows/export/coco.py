@@ -22,6 +22,7 @@ from workflows.export._file import new_path, new_text_file
 from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.provenance import utc_now
 from workflows.store import RunStore
+from wsi.names import json_text
 
 _SUFFIXES = (".json", ".json.gz")
 _LEAST_VISIBLE = 0.25
@@ -204,7 +205,7 @@ def _categories(objects: RunObjects) -> Iterator[dict[str, Any]]:
 
 
 def _write_pictures(store: RunStore, frame: _WholeSlide | _Tiles, folder: Path) -> None:
-    import cv2
+    from wsi.image_files import write_png
 
     assert isinstance(frame, _Tiles)
     slide = reopen(store.manifest.slide)
@@ -221,7 +222,7 @@ def _write_pictures(store: RunStore, frame: _WholeSlide | _Tiles, folder: Path) 
             picture = slide.read_scaled(
                 tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height)
             )
-            cv2.imwrite(str(partial / picture_name(tile.index)), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            write_png(partial / picture_name(tile.index), picture)
 
 
 def _info(store: RunStore) -> dict[str, Any]:
@@ -251,4 +252,4 @@ def _write_list(stream: Any, items: Iterator[dict[str, Any]]) -> int:
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json_text(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))

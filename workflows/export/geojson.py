@@ -31,6 +31,7 @@ from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.heatmap import tile_channels, tile_values
 from workflows.store import RunStore
 from wsi.frames import HEAD, PixelFrame
+from wsi.names import json_text
 
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 Place = Callable[..., NDArray[Any]]
@@ -219,4 +220,4 @@ def _plane(words: str | None) -> str:
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json_text(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))

@@ -135,6 +135,7 @@ class _Shapes:
         self._path = folder / name / "shapes.parquet"
         self._pa, self._points = pa, with_radius
         self._writer: Any = None
+        self._sink: Any = None
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def append(
@@ -160,7 +161,9 @@ class _Shapes:
             import pyarrow.parquet as pq
 
             schema = pa.schema([(name, array.type) for name, array in arrays.items()])
-            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
+            # Arrow opens no name that is no UTF-8; Python does.
+            self._sink = self._path.open("wb")
+            self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
         self._writer.write_table(pa.table(arrays))
 
     def close(self) -> None:
@@ -183,6 +186,7 @@ class _Shapes:
         }  # fmt: skip
         self._writer.add_key_value_metadata({"geo": json.dumps(geo), "pandas": json.dumps(pandas)})
         self._writer.close()
+        self._sink.close()
 
 
 _POINT_RADIUS = 5.0

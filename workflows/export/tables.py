@@ -163,7 +163,8 @@ def _write_parquet(
         "places": "level-0 px of the slide, origin at its top left corner, x right, y down",
     }
     number, writer = 0, None
-    with new_path(path, _PARQUET, overwrite=overwrite) as partial:
+    # Arrow opens no name that is no UTF-8; Python does.
+    with new_path(path, _PARQUET, overwrite=overwrite) as partial, partial.open("wb") as sink:
         try:
             for batch in batches:
                 arrays = {name: _arrow(pa, name, column) for name, column in batch.items()}
@@ -172,12 +173,12 @@ def _write_parquet(
                         [(name, array.type) for name, array in arrays.items()],
                         metadata={"qwenvl": json.dumps(facts)},
                     )
-                    writer = pq.ParquetWriter(partial, schema, compression="zstd")
+                    writer = pq.ParquetWriter(sink, schema, compression="zstd")
                 writer.write_table(pa.table(arrays, schema=schema))
                 number += len(batch[next(iter(batch))])
             if writer is None:
                 empty = {name: _arrow(pa, name, _empty(name)) for name in head or ["tile"]}
-                pq.write_table(pa.table(empty, metadata={"qwenvl": json.dumps(facts)}), partial)
+                pq.write_table(pa.table(empty, metadata={"qwenvl": json.dumps(facts)}), sink)
         finally:
             if writer is not None:
                 writer.close()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from workflows.colours import RGBColour
 from workflows.export._file import new_text_file
+from wsi.names import path_text
 
 _SUFFIXES = (".html", ".htm")
 
@@ -51,7 +52,7 @@ def write_page(
             "base-uri 'none'; form-action 'none'"
         )
         page = _templates().get_template(template)
-        stream.write(page.render(facts, style=style, policy=policy, swatch=list(colours)))
+        stream.write(path_text(page.render(facts, style=style, policy=policy, swatch=list(colours))))
 
 
 def _swatches(colours: Mapping[str, RGBColour]) -> str:

@@ -175,9 +175,8 @@ def _line(
     if slide.run is not None and report is not None:
         picture = _thumbnail(slide.run) if number < _THUMBNAILS else None
         if (slide.run / NAME).is_file():
-            link = quote(
-                os.path.relpath((slide.run / NAME).absolute(), out.absolute().parent).replace(os.sep, "/")
-            )
+            way = os.path.relpath((slide.run / NAME).absolute(), out.absolute().parent).replace(os.sep, "/")
+            link = quote(os.fsencode(way))
     return _Line(slide, report, state, {of.name: values.get(of.name) for of in measures}, picture, link)
 
 

@@ -35,6 +35,7 @@ from workflows.instruments.sheet import Sheet, sheet_text
 from workflows.instruments.values import Reading, ValueStatus, nothing
 from workflows.provenance import model_facts, plain_json, software_versions, utc_now
 from wsi.fingerprint import fingerprint_path
+from wsi.names import path_text
 
 _BATCH = 32
 
@@ -209,7 +210,7 @@ def _read_group(
             fingerprint = fingerprint_path(path)
             known = journal.known(fingerprint)
             if known is not None:
-                found[path] = known.model_copy(update={"name": path.name, "path": str(path)})
+                found[path] = known.model_copy(update={"name": path_text(path.name), "path": path_text(path)})
                 continue
             fresh.append((path, fingerprint, load_photograph(path)))
         except (OSError, PhotographError) as error:

@@ -122,7 +122,9 @@ def _likeness(section: Section, slide: Slide) -> float | None:
         return None
     import cv2
 
-    small = cv2.imread(str(section.hires), cv2.IMREAD_GRAYSCALE)
+    from wsi.image_files import read_image
+
+    small = read_image(section.hires, cv2.IMREAD_GRAYSCALE)
     if small is None or float(small.std()) < 1:
         return None  # a placeholder, as test data has
     thumb = cv2.cvtColor(slide.thumbnail(1024), cv2.COLOR_RGB2GRAY)

@@ -321,12 +321,11 @@ def part_spots(
 
 def save_tile(slide: Slide, tile: Tile, path: Path) -> None:
     """Write a tile as PNG, its pixels unchanged. Raises ReadError, or OSError where it cannot be written."""
-    import cv2
+    from wsi.image_files import write_png
 
     pixels = slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
     # Little compression: tissue is mostly noise, and the strongest takes ten times as long for a tenth less.
-    if not cv2.imwrite(str(path), pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise OSError(f"{path} cannot be written.")
+    write_png(path, pixels, compression=1)
 
 
 def regions_of(
