@@ -159,6 +159,30 @@ def test_what_contradicts_is_not_run_and_regions_are(tmp_path: Path) -> None:
     assert [each is None for each in mixed.values()] == [True, False]
 
 
+def test_images_of_one_zarr_are_different_slides(tmp_path: Path) -> None:
+    import zarr
+
+    root = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    for name in ("0", "1"):
+        group = root.create_group(name)
+        group.create_array("0", data=np.moveaxis(pixels(64, 64, int(name)), -1, 0), chunks=(3, 64, 64))
+        group.attrs["multiscales"] = [
+            {
+                "version": "0.4",
+                "axes": [{"name": "c", "type": "channel"}, *({"name": each, "type": "space"} for each in "yx")],
+                "datasets": [
+                    {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5]}]}
+                ],
+            }
+        ]
+    study = study_of(slides={"mask": "all", "mpp": 0.5, "rendering": "rgb"})
+    cohort = table(tmp_path, "x.zarr/0,a,,,", "x.zarr/1,b,,,", "x.zarr/1,c,,,")
+    checked = check_rows(plan_of(cohort, study), BatchFolder(tmp_path / "out"))
+    assert [each.problem is None for each in checked] == [True, True, False]
+    assert "same px as row 3 (b): it is the same file" in str(checked[2].problem)
+
+
 def test_fingerprints_are_made_only_of_slides_of_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

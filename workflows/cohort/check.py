@@ -49,6 +49,10 @@ class Checked:
         Every file of the slide; empty where it was not opened.
     identity : str
         What else its fingerprint covers.
+    several : bool
+        Its px may be in more files than are here: a DICOM series, or a set of files.
+    known : str
+        Its fingerprint where that is not made of `files`: of a slide at an address.
     """
 
     row: Row
@@ -60,10 +64,12 @@ class Checked:
     size: tuple[int, int] = (0, 0)
     files: tuple[Path, ...] = ()
     identity: str = ""
+    several: bool = False
+    known: str = ""
 
     def fingerprint(self) -> str:
         """The fingerprint of the slide that was looked at. Raises OSError."""
-        return fingerprint_files(self.files, self.identity)
+        return self.known or fingerprint_files(self.files, self.identity)
 
     @property
     def finding(self) -> Finding | None:
@@ -133,6 +139,8 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
             checked = Checked(
                 replace(row, mpp=given), state=state, bytes=size, size=(slide.width, slide.height), files=files,
                 identity=stated.identity if stated is not None else "",
+                several=len(files) > 1 or slide.properties.get("openslide.vendor") == "dicom",
+                known="" if files else slide.fingerprint,
             )  # fmt: skip
             if state is None:
                 return checked

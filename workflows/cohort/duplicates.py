@@ -35,8 +35,8 @@ def refuse_duplicates(
     """
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for place, each in enumerate(checked):
-        if each.problem is None and each.files:
-            alike[each.size, _bytes(_largest(each))].append(place)
+        if each.problem is None and (each.files or each.known):
+            alike[each.size, _bytes(_largest(each)) if each.files else -1].append(place)
     compared = [place for places in alike.values() if len(places) > 1 for place in places]
     keys = dict(zip(compared, pool.map(lambda place: _keys(checked[place]), compared), strict=True))
     result = list(checked)
@@ -49,8 +49,8 @@ def refuse_duplicates(
 
 def _keys(checked: Checked) -> frozenset[str]:
     try:
-        alone = len(checked.files) == 1 and not checked.identity
-        return frozenset([checked.fingerprint(), *([] if alone else [fingerprint_path(_largest(checked))])])
+        own = [fingerprint_path(_largest(checked))] if checked.several else []
+        return frozenset([checked.fingerprint(), *own])
     except (SlideError, OSError):
         return frozenset()  # what cannot be read now is said when it is run
 
@@ -115,6 +115,8 @@ def _refuse(result: list[Checked], same: Sequence[int], mask: str) -> None:
 
 
 def _how(copy: Checked, kept: Checked) -> str:
+    if not copy.files or not kept.files:
+        return "it is the same address" if copy.row.slide == kept.row.slide else "it is a copy"
     one, other = _largest(copy), _largest(kept)
     if os.path.samefile(one, other):
         given, first = Path(copy.row.slide), Path(kept.row.slide)
