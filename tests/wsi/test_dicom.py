@@ -182,6 +182,23 @@ def sixteen_bits(folder: Path) -> None:
     write_instance(folder / "x.dcm", pixels(32, 32), BitsAllocated=16, BitsStored=12, HighBit=11)
 
 
+def two_labels(folder: Path) -> None:
+    write_slide(folder, "x")
+    label = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
+    for number in (1, 2):
+        write_instance(folder / f"x_label{number}.dcm", pixels(32, 32), series="x", flavour=label)
+
+
+def a_tomography_whose_preamble_looks_like_tiff(folder: Path) -> None:
+    from pydicom import dcmread
+
+    path = write_instance(folder / "x.dcm", pixels(32, 32))
+    data = dcmread(path)
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    data.preamble = b"II*\0" + b"\xff" * 124
+    data.save_as(path)
+
+
 def a_segmentation(folder: Path) -> None:
     from pydicom import dcmread
 
@@ -202,6 +219,8 @@ def a_segmentation(folder: Path) -> None:
         (a_part_missing, "part 1 of 2 .* what is missing beside it: part 2"),
         (nothing_but_a_label, "LABEL"),
         (no_size, "size is missing"),
+        (two_labels, "two LABEL images"),
+        (a_tomography_whose_preamble_looks_like_tiff, "'CT Image Storage'"),
         (sixteen_bits, "BitsAllocated value 16 .*8-bit RGB"),
         (a_segmentation, r"'Segmentation Storage' with ImageType DERIVED\\PRIMARY"),
     ],

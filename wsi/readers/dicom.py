@@ -117,7 +117,8 @@ class DicomSlide:
         """Raise UnsupportedSlideError where OpenSlide would read something else than the files state.
 
         That is: more than one focal plane or optical path, missing parts of a concatenation, two images of one
-        size, two files that state the same instance with different content, or a series spread over folders.
+        size or two labels, two files that state the same instance with different content, or a series spread over
+        folders.
         """
         if self.spread:
             raise UnsupportedSlideError(
@@ -129,6 +130,13 @@ class DicomSlide:
                 raise UnsupportedSlideError(
                     f"{of} and {copy.name} state to be the same DICOM instance, and their content differs. Move the "
                     "wrong one out of the folder."
+                )
+        shown: dict[str, Instance] = {}
+        for each in self.associated:
+            if (other := shown.setdefault(each.flavour, each)).source != each.source:
+                raise UnsupportedSlideError(
+                    f"{other.path} and {each.path.name} are two {each.flavour or 'unnamed'} images of one DICOM "
+                    "series. Put one of them into another folder."
                 )
         sizes: dict[tuple[int, int], Instance] = {}
         for each in self.volume:

@@ -144,7 +144,11 @@ def _source(path: Path, options: OpenOptions) -> Source:
         return NgffSource(path, options.series)
     vendor = vendor_of(path)
     if head in _TIFF_HEADS and vendor in _OPENSLIDE_TIFF:
-        return _tiff(path, vendor, options)
+        try:
+            return _tiff(path, vendor, options)
+        except UnsupportedSlideError:
+            if not is_dicom(path):  # the preamble of a DICOM file may look like TIFF
+                raise
     if vendor is not None or is_dicom(path):
         return _by_openslide(path, options.series)
     return PlainSource(path, options.series)
