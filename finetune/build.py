@@ -19,6 +19,7 @@ from finetune.samples import SPLITS, Area, Dataset, Label, SlideEntry, whole
 from wsi import open_slide
 from wsi.errors import SlideError
 from wsi.frames import PixelFrame, SlideFrames
+from wsi.qupath import class_name
 
 EXHAUSTIVE = ("auto", "whole", "areas", "reviewed", "searched", "none")
 """What may be said of where all objects are labelled."""
@@ -109,6 +110,7 @@ class _Builder:
             {"path": str(path), "format": imported.format, "hash": _hash(path), "licence": imported.licence}
         )
         self.notes += imported.notes
+        self.refused += imported.refused
         groups: dict[str | None, list[Found]] = defaultdict(list)
         areas: dict[str | None, list[FoundArea]] = defaultdict(list)
         for name in imported.sizes:
@@ -122,20 +124,22 @@ class _Builder:
         for picture, items in groups.items():
             file = finder.find(picture)
             entry = self._entry(file, imported.sizes.get(picture or ""))
+            if imported.relative:
+                items = [found.in_px(entry.width, entry.height) for found in items]
             if imported.framed:
                 frames = self.frames[entry.id]
                 frame = frames.settle(imported.record, self.options.frame, path)
                 items = [found.in_level0(frames, frame) for found in items]
-            kept = [label for found in items if (label := self._label(found, entry, imported, path.name))]
-            self.labels += kept
-            self.areas += self._areas(entry, items, areas.get(picture, []), imported)
+            self.labels += [label for found in items if (label := self._label(found, entry, path.name))]
+            incomplete = picture in imported.incomplete
+            self.areas += self._areas(entry, items, areas.get(picture, []), imported, incomplete)
 
     def _entry(self, file: Path, stated: tuple[int, int] | None) -> SlideEntry:
-        name = file.name.split(".")[0] if file.suffix != ".zarr" else file.stem
-        known = self.slides.get(name)
-        if known is not None and known.path != str(file):
-            name = f"{file.parent.name}/{name}"
-            known = self.slides.get(name)
+        stem = file.name.split(".")[0] if file.suffix != ".zarr" else file.stem
+        names = [stem, f"{file.parent.name}/{stem}", file.name, f"{file.parent.name}/{file.name}", str(file)]
+        # Files of one name in several folders, and names that differ behind their first dot, are different slides.
+        taken = ((name, self.slides.get(name)) for name in names)
+        name, known = next((n, entry) for n, entry in taken if entry is None or entry.path == str(file))
         if known is None:
             try:
                 with open_slide(file, mpp=self.options.mpp) as slide:
@@ -153,10 +157,12 @@ class _Builder:
             )
         return known
 
-    def _label(self, found: Found, entry: SlideEntry, imported: Imported, source: str) -> Label | None:
+    def _label(self, found: Found, entry: SlideEntry, source: str) -> Label | None:
         options = self.options
-        name = options.rename.get(found.name, found.name) or options.unnamed
-        if name in options.ignore or found.name in options.ignore or name in options.area_names:
+        name = self._named(found)
+        if name in options.ignore or self._spelled(found.name, options.ignore) in options.ignore:
+            return None
+        if name in options.area_names:
             return None
         if not name:
             self._refuse(found, "no class; name one for such labels with --unnamed")
@@ -170,7 +176,7 @@ class _Builder:
         if not np.isfinite(found.box).all():
             self._refuse(found, "a coordinate is not a number")
             return None
-        point = x0 == x1 and y0 == y1 and imported.format not in ("voc", "coco", "label-image")
+        point = found.point
         if not point and (x1 <= x0 or y1 <= y0):
             self._refuse(found, f"box without area ({x0:g}, {y0:g}, {x1:g}, {y1:g})")
             return None
@@ -185,13 +191,38 @@ class _Builder:
                 self.notes.append(f"{found.where}: cut at the border of {entry.id}")
         return Label(entry.id, name, cut, ring, source)
 
+    def _named(self, found: Found) -> str:
+        """The class of a label in the dataset, '' where it has none."""
+        options = self.options
+        name = options.rename.get(self._spelled(found.name, options.rename), found.name) or options.unnamed
+        for known in (options.names, options.ignore, options.area_names):
+            name = self._spelled(name, known)
+        return name
+
+    def _spelled(self, name: str, known: Iterable[str]) -> str:
+        """A class as the user writes it: QuPath makes 'CD3: CD8' of 'CD3:CD8'."""
+        if ":" not in name or name in known:
+            return name
+        return next((each for each in known if class_name(each) == class_name(name)), name)
+
     def _refuse(self, found: Found, reason: str) -> None:
         self.refused.append(f"{found.where}: {found.name or 'unnamed'}: {reason}")
 
     def _areas(
-        self, entry: SlideEntry, items: Iterable[Found], marked: list[FoundArea], imported: Imported
+        self,
+        entry: SlideEntry,
+        items: Iterable[Found],
+        marked: list[FoundArea],
+        imported: Imported,
+        incomplete: bool,
     ) -> list[Area]:
         options = self.options
+        if options.exhaustive == "auto" and imported.whole_pictures and incomplete:
+            self.notes.append(
+                f"{entry.id}: a label of it is left out, so it does not count as labelled exhaustively (correct the "
+                "row, or say --exhaustive whole where that label does not matter)"
+            )
+            return []
         if options.exhaustive == "whole" or (options.exhaustive == "auto" and imported.whole_pictures):
             have = any(area.slide == entry.id for area in self.areas)
             return [] if have else [whole(entry)]
@@ -200,18 +231,25 @@ class _Builder:
         if options.exhaustive in ("reviewed", "searched"):
             bare_too = options.exhaustive == "searched"
             return [Area(entry.id, area.ring, area.names) for area in marked if bare_too or not area.bare]
-        return [
-            Area(entry.id, found.ring)
-            for found in items
-            if options.rename.get(found.name, found.name) in options.area_names and len(found.ring) > 2
-        ]
+        areas = []
+        for found in items:
+            if self._named(found) not in options.area_names:
+                continue
+            if found.holes:
+                self._refuse(found, "an area with a hole, in which labels may be missing; draw it without")
+                continue
+            areas += [Area(entry.id, ring) for ring in found.pieces or (found.ring,) if len(ring) > 2]
+        return areas
 
     def dataset(self, name: str) -> Dataset:
         found = {label.name for label in self.labels}
         if not self.labels and not self.areas:
-            raise DatasetError(f"dataset {name}: no labels in {len(self.sources)} files")
+            why = f"; {len(self.refused)} were left out, such as {self.refused[0]}" if self.refused else ""
+            raise DatasetError(f"dataset {name}: no labels in {len(self.sources)} files{why}")
         names = self.options.names or tuple(sorted(found))
         notes = list(self.notes[:_MOST_LISTED])
+        if self.refused:
+            notes.insert(0, f"{len(self.refused)} labels left out, {len(self.labels)} used")
         bare = set(self.slides) - {area.slide for area in self.areas}
         if bare:
             notes.append(
@@ -231,9 +269,9 @@ class _PictureFinder:
     def __init__(self, annotations: Path, pictures: Path | None) -> None:
         self.annotations, self.pictures = annotations, pictures
         beside = annotations if annotations.is_dir() else annotations.parent
-        folder = pictures if pictures is not None else beside
+        folder = self.folder = pictures if pictures is not None else beside
         self._by_name: dict[str, Path] = {}
-        self._by_stem: dict[str, Path] = {}
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
         if folder.is_dir() and not (folder / "zarr.json").exists() and not (folder / ".zattrs").exists():
             for file in sorted(folder.iterdir()):
                 if file != annotations and file.suffix.lower() not in (
@@ -242,24 +280,40 @@ class _PictureFinder:
                     ".geojson",
                     ".gz",
                     ".txt",
+                    ".yaml",
+                    ".yml",
                 ):
                     self._by_name[file.name] = file
-                    self._by_stem.setdefault(file.name.split(".")[0], file)
+                    for stem in {file.name, file.stem, file.name.split(".")[0]}:
+                        self._by_stem[stem].append(file)
 
     def find(self, picture: str | None) -> Path:
         """File of a picture named in the annotations, or of the one they lie beside."""
+        picture = (
+            None if picture is None else picture.replace("\\", "/") if not Path(picture).exists() else picture
+        )
         if picture is not None and Path(picture).is_absolute() and Path(picture).exists():
-            return Path(picture)
+            return self._by_name.get(Path(picture).name, Path(picture)) if self.pictures else Path(picture)
         if picture is None and self.pictures is not None and not self._by_name:
             return self.pictures
         if picture is None and any((self.annotations / name).exists() for name in (".zattrs", "zarr.json")):
             return self.annotations
+        if picture is not None and "/" in picture and (self.folder / picture).is_file():
+            return self.folder / picture  # images of one name in several folders
         name = Path(picture).name if picture is not None else self.annotations.name
         if name in self._by_name:
             return self._by_name[name]
         stem = name.split(".")[0]
-        if stem in self._by_stem:
-            return self._by_stem[stem]
+        # An ending that is missing or another one; then whatever stands behind the first dot.
+        for key in (name, Path(name).stem, stem):
+            files = self._by_stem.get(key, [])
+            if len(files) > 1:
+                raise DatasetError(
+                    f"{self.annotations}: its picture {name!r} may be {files[0].name} or {files[1].name}; leave one in "
+                    f"{files[0].parent}, or name it with --images"
+                )
+            if files:
+                return files[0]
         one = self.pictures
         if one is not None and one.is_file() and (picture is None or one.name == name or one.stem == stem):
             return one

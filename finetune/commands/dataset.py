@@ -35,7 +35,9 @@ def build(
     labels: Annotated[
         list[Path],
         typer.Option(
-            "-l", "--labels", help="Annotations: GeoJSON, COCO, VOC, ASAP, Aperio, label images, or a run."
+            "-l",
+            "--labels",
+            help="Annotations: GeoJSON, COCO, VOC, YOLO, LabelMe, ASAP, Aperio, label images, or a run.",
         ),
     ],
     images: Annotated[

@@ -21,6 +21,12 @@ class Found:
         Class; '' where the file names none.
     where : str
         Place in the file, for messages.
+    point : bool
+        Only a place is known; any other box without extent is no label.
+    pieces : tuple of rings
+        Outlines of an object in several pieces, which `box` spans; `ring` is empty then.
+    holes : bool
+        An outline has a hole, so that it delimits no area.
     """
 
     picture: str | None
@@ -28,14 +34,27 @@ class Found:
     box: Box
     ring: Ring = ()
     where: str = ""
+    point: bool = False
+    pieces: tuple[Ring, ...] = ()
+    holes: bool = False
 
     def in_level0(self, frames: SlideFrames, frame: PixelFrame) -> Found:
         """The same label with its coordinates, which are in `frame`, in level-0 px."""
         if not frames.differ:
             return self
         box = frames.to_level0(self.box, frame).tolist()
-        ring = frames.to_level0(self.ring, frame).tolist() if self.ring else []
-        return replace(self, box=tuple(box), ring=tuple((x, y) for x, y in ring))
+        ring, *pieces = (
+            tuple((x, y) for x, y in frames.to_level0(each, frame).tolist()) if each else ()
+            for each in (self.ring, *self.pieces)
+        )
+        return replace(self, box=tuple(box), ring=ring, pieces=tuple(pieces))
+
+    def in_px(self, width: int, height: int) -> Found:
+        """The same label with its coordinates, which are shares of an image, in px of one of width x height."""
+        x0, y0, x1, y1 = self.box
+        ring = tuple((round(x * width, 6), round(y * height, 6)) for x, y in self.ring)
+        box = (round(x0 * width, 6), round(y0 * height, 6), round(x1 * width, 6), round(y1 * height, 6))
+        return replace(self, box=box, ring=ring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +95,14 @@ class Imported:
     """Coordinates may be px of what QuPath shows of a slide; in all other formats they are px of the whole picture."""
     record: FrameRecord | None = None
     """What a framed file says about that."""
+    relative: bool = False
+    """Coordinates are shares of the image's width and height, not px."""
     licence: str = ""
     notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Rows that cannot be read, each with its place in the file and what it states."""
+    incomplete: frozenset[str | None] = frozenset()
+    """Images of which a label is missing: rows were refused or left out, so that absence means nothing there."""
 
 
 def box_of(points: Sequence[Sequence[float]]) -> Box:

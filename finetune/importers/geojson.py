@@ -1,102 +1,73 @@
 """QuPath GeoJSON of every version, and GeoJSON of other tools that name a class the same way.
 
-Keys as QuPath writes them (`PathObjectTypeAdapters`, `ROITypeAdapters`): a class is `classification` as an object with
-`name` or `names`, or as a string; `objectType` was `object_type` once; a geometry may be of any GeoJSON type.
+Features are read by `wsi.qupath`, as corrections are.
 """
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import LabelFileError
-from finetune.importers.found import Found, Imported, box_of, ring_of
+from finetune.importers.found import Found, Imported
 from wsi.frames import FrameRecord
 from wsi.geojson import load_unframed
-
-_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
-_PARTS = ("Polygon", "MultiPolygon", "LineString", "MultiLineString", "Point", "MultiPoint")
+from wsi.qupath import Place, QuPathObject, read_objects
 
 
-def reads(path: Path) -> bool:
-    """Whether the file is GeoJSON."""
-    if not path.name.lower().endswith(_SUFFIXES):
-        return False
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as stream:
-        head = stream.read(4000)
-    return b'"Feature' in head or (b'"geometry"' in head)
+def is_geojson(document: Any) -> bool:
+    """Whether a JSON value is GeoJSON: a collection, a list of features, a feature or a geometry."""
+    if isinstance(document, list):
+        return any(
+            isinstance(each, Mapping) and ("geometry" in each or "features" in each) for each in document
+        )
+    return isinstance(document, Mapping) and any(
+        key in document for key in ("features", "geometry", "coordinates", "geometries")
+    )
 
 
 def read(path: Path) -> Imported:
-    """Read one file, plain or gzip; a bare list of features counts too.
+    """Read one file, plain or gzip; see `imported`."""
+    return imported(load_unframed(path, LabelFileError), path)
+
+
+def imported(content: Any, path: Path) -> Imported:
+    """The labels of a GeoJSON document.
 
     Raises
     ------
     LabelFileError
-        Not GeoJSON, or a feature without geometry.
+        Not GeoJSON. A feature that cannot be read is refused by itself.
     FrameError
         It records the frame of its coordinates in a way that is not known.
     """
-    content = load_unframed(path, LabelFileError)
-    features = content.get("features", [content]) if isinstance(content, dict) else content
+    record = FrameRecord.of(content, path)
+    if not is_geojson(content) and content != []:
+        raise LabelFileError(f"{path} is not GeoJSON: it holds no features; export it again")
+    read = read_objects(content)
+    refused = [f"{path.name} {each}" for each in read.refused]
     found: list[Found] = []
-    for number, feature in enumerate(features):
-        where = f"{path.name} feature {feature.get('id', number) if isinstance(feature, dict) else number}"
-        try:
-            properties = feature.get("properties") or {}
-            kind = properties.get("objectType", properties.get("object_type", "annotation"))
-            if kind in ("tile", "tmaCore", "tma_core"):
-                continue
-            name = class_of(properties)
-            for points in _outlines(feature["geometry"]):
-                ring = ring_of(points) if len(points) > 2 else ()
-                found.append(Found(None, name, box_of(points), ring, where))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise LabelFileError(f"{where}: no usable geometry ({error!r}); mend or remove it") from error
-    return Imported("geojson", tuple(found), framed=True, record=FrameRecord.of(content, path))
-
-
-def class_of(properties: Mapping[str, Any]) -> str:
-    """The class of a feature; of a derived class ('Tumor: Positive') all parts; '' where there is none."""
-    stated = properties.get("classification")
-    if isinstance(stated, Mapping):
-        names = stated.get("names")
-        return ": ".join(names) if names else str(stated.get("name") or "").strip()
-    if isinstance(stated, str):
-        return stated.strip()
-    # HistomicsTK and its relatives
-    label = properties.get("label") or properties.get("group") or ""
-    return str(label.get("value", "") if isinstance(label, Mapping) else label).strip()
-
-
-def _outlines(geometry: Mapping[str, Any]) -> Iterator[list[list[float]]]:
-    """Outer rings and lines; every point of a MultiPoint is one object."""
-    kind = geometry["type"]
-    if kind == "GeometryCollection":
-        for part in geometry["geometries"]:
-            yield from _outlines(part)
-        return
-    if kind not in _PARTS:
-        raise ValueError(f"geometry of type {kind!r}")
-    coordinates = geometry["coordinates"]
-    if kind == "Point":
-        yield [coordinates]
-    elif kind == "MultiPoint":
-        yield from ([point] for point in coordinates)
-    elif kind == "Polygon":
-        yield coordinates[0]
-    elif kind == "MultiPolygon":
-        # One object in several pieces: its box spans them, its outline is that of the largest.
-        rings = [part[0] for part in coordinates]
-        if len(rings) == 1:
-            yield rings[0]
+    for item in read.objects:
+        where = f"{path.name} {item.where}"
+        if item.z or item.t:
+            # A dataset holds images of one plane: there these pixels are not.
+            refused.append(
+                f"{where}: drawn on plane z={item.z}, t={item.t}; export that plane as an image of its own"
+            )
         else:
-            x0, y0, x1, y1 = box_of([point for ring in rings for point in ring])
-            yield [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
-    elif kind == "LineString":
-        yield coordinates
-    else:
-        yield from coordinates
+            found += [_found(item, place, where) for place in item.places]
+    notes = []
+    if read.lines:
+        notes.append(f"{path.name}: {read.lines} lines left out: rulers, arrows and other lines have no area")
+    return Imported(
+        "geojson", tuple(found), framed=True, record=record, notes=tuple(notes), refused=tuple(refused)
+    )
+
+
+def _found(item: QuPathObject, place: Place, where: str) -> Found:
+    one = len(place.rings) == 1
+    return Found(
+        None, item.label, place.box, place.rings[0] if one else (), where, place.point,
+        () if one else place.rings, place.holes,
+    )  # fmt: skip

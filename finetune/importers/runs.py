@@ -39,7 +39,7 @@ def read(path: Path) -> Imported:
         Found(
             slide, reviewed.labels[int(reviewed.label[row])],
             tuple(float(value) for value in reviewed.box[row]),  # type: ignore[arg-type]
-            where=f"{path.name} object {int(reviewed.key[row])}",
+            where=f"{path.name} object {int(reviewed.key[row])}", point=bool(reviewed.point[row]),
         )
         for row in np.flatnonzero(reviewed.trusted)
     )  # fmt: skip
