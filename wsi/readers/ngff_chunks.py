@@ -87,7 +87,8 @@ def chunks_of(array: zarr.Array[Any], place: str, fetch: Fetch) -> Chunks | None
         return None
     stored = array.dtype
     if codec.endian is not None:
-        stored = stored.newbyteorder("<" if codec.endian.value == "little" else ">")
+        order = getattr(codec.endian, "value", codec.endian)  # an enum to zarr 3.1, a word to zarr 3.4
+        stored = stored.newbyteorder("<" if order == "little" else ">")
     decode = _decoder(compressors[0]) if compressors else None
     return None if compressors and decode is None else Chunks(array, place, fetch, decode, stored)
 
