@@ -175,7 +175,7 @@ class NgffSource(Source):
         assert self._container is not None
         if isinstance(self.path, RemotePath):
             return None
-        return chunks_of(self._arrays[number], self._places[number], self._container.store.fetch)
+        return chunks_of(self._arrays[number], self._places[number], self._container.store)
 
     def _about_chunks(self) -> list[str]:
         """A note where level 0 has no chunk; raises where its chunks lie under names of another form."""
@@ -227,6 +227,8 @@ def _array(group: zarr.Group, name: str, axes: str, where: str) -> zarr.Array[An
         raise UnsupportedSlideError(
             f"{where}/{name} holds {array.dtype}; integers, floats and booleans are read."
         )
+    if getattr(array.metadata, "storage_transformers", ()):
+        raise UnsupportedSlideError(f"{where}/{name} states storage transformers, which are not read.")
     check_chunks(array, f"{where}/{name}")
     return array
 

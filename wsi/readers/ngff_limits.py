@@ -65,6 +65,30 @@ class GuardedStore(WrapperStore[Any]):
             self._check_hole(key)
             return None
 
+    def fetch_range(self, key: str, start: int, length: int) -> bytes | None:
+        """Bytes of a key on this thread, from its end where `start` is negative; as `fetch` otherwise."""
+        try:
+            if isinstance(self._store, ZipStore):
+                with self._store._lock:
+                    size = self._store._zf.getinfo(key).file_size
+                    first = self._first(key, start, length, size)
+                    with self._store._zf.open(key) as member:
+                        member.seek(first)
+                        return member.read(length)
+            with open(f"{self._store.root}/{key}", "rb", buffering=0) as stream:
+                first = self._first(key, start, length, os.fstat(stream.fileno()).st_size)
+                stream.seek(first)
+                return stream.read(length)
+        except (KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            self._check_hole(key)
+            return None
+
+    def _first(self, key: str, start: int, length: int, size: int) -> int:
+        first = size + start if start < 0 else start
+        if first < 0 or length <= 0 or first + length > size:
+            raise ReadError(f"{self._store}: {key} ends before the bytes that its index promises")
+        return first
+
     def close(self) -> None:
         """Close the store."""
         self._store.close()
