@@ -65,7 +65,8 @@ def test_folders_with_dicom_are_rows_of_their_names(tmp_path: Path) -> None:
     Image.fromarray(pixels(32, 32)).save(tmp_path / "photo.png")
     Image.fromarray(pixels(32, 32)).save(tmp_path / "plain.tif")
     assert rows_of(tmp_path) == [
-        ("1.2.0", "1.2.0"), ("a_level0", "a_level0.dcm"), ("b_level0", "b_level0.dcm"), ("case1", "only_level0.dcm"),
+        ("1.2.0", "1.2.0"), ("case 3_images_a_level0", "a_level0.dcm"), ("case 3_images_b_level0", "b_level0.dcm"),
+        ("case1", "only_level0.dcm"),
         ("plain", "plain.tif"),
     ]  # fmt: skip
     assert rows_of(f"{tmp_path}/*/*.dcm") == [("case1", "only_level0.dcm")]
@@ -170,7 +171,10 @@ def test_images_of_one_zarr_are_different_slides(tmp_path: Path) -> None:
         group.attrs["multiscales"] = [
             {
                 "version": "0.4",
-                "axes": [{"name": "c", "type": "channel"}, *({"name": each, "type": "space"} for each in "yx")],
+                "axes": [
+                    {"name": "c", "type": "channel"},
+                    *({"name": each, "type": "space"} for each in "yx"),
+                ],
                 "datasets": [
                     {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5]}]}
                 ],

@@ -38,7 +38,8 @@ def slides_among(paths: Sequence[Path], *, by_folder: Path | None = None, listed
     Parameters
     ----------
     by_folder : Path, optional
-        DICOM slides that lie alone in another folder than this one are called as their folder is.
+        DICOM slides below this folder are called as the folders on the way to them, with an underscore between;
+        those that do not lie alone in theirs have the name of their file in addition.
     listed : bool
         The paths are all that a folder holds: a folder without DICOM slides is left out.
     """
@@ -50,7 +51,7 @@ def slides_among(paths: Sequence[Path], *, by_folder: Path | None = None, listed
 
     def add(slide: DicomSlide, alone: bool) -> None:
         folder = slide.path.parent
-        named = folder.name if alone and by_folder is not None and folder != by_folder else _stem(slide.path)
+        named = _name(slide.path, by_folder, alone)
         found.setdefault((str(folder), slide.volume[0].series), (named, slide.path))
 
     for path in paths:
@@ -102,6 +103,13 @@ def _dicom_kind(path: Path) -> str | None:
     except (SlideError, OSError):
         return None
     return "" if instance.sop_class == WHOLE_SLIDE else instance.kind
+
+
+def _name(path: Path, by_folder: Path | None, alone: bool) -> str:
+    """The id of a DICOM slide, from the file of its level 0."""
+    below = by_folder is not None and path.is_relative_to(by_folder)
+    folders = path.parent.relative_to(by_folder).parts if by_folder is not None and below else ()
+    return "_".join(folders if folders and alone else (*folders, _stem(path)))
 
 
 def _stem(path: Path) -> str:
