@@ -212,6 +212,17 @@ def test_groups_without_images(tmp_path: Path) -> None:
         open_slide(path)
 
 
+def test_incomplete_groups_and_folders_of_images_are_named(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "some" / "a10.zarr", flat(1), modern=False)
+    write_image(tmp_path / "some" / "a9.zarr", flat(1))
+    with pytest.raises(SlideNotFoundError, match=r"OME-Zarr images lie in it.*a9\.zarr, a10\.zarr"):
+        open_slide(tmp_path / "some")
+    (path / ".zgroup").unlink()
+    for place in (path, zipped(path, tmp_path / "a.zip")):
+        with pytest.raises(SlideNotFoundError, match=r"\.zattrs and no \.zgroup"):
+            open_slide(place)
+
+
 def test_an_array_is_no_image(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.zarr", ramp(20, 20))
     with pytest.raises(SlideError, match=r"a\.zarr"):

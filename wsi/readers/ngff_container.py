@@ -121,6 +121,12 @@ def is_ngff_folder(path: Path) -> bool:
     return path.is_dir() and any((path / marker).is_file() for marker in MARKERS)
 
 
+def ngff_folders(path: Path) -> str:
+    """Names of some OME-Zarr folders directly in a folder, for messages."""
+    found = sorted((each.name for each in path.iterdir() if is_ngff_folder(each)), key=natural)
+    return ", ".join(found[:_CHUNK_NAMES]) + (", ..." if len(found) > _CHUNK_NAMES else "")
+
+
 def split_zip(path: Path) -> tuple[Path | None, str]:
     """The zip file that a path names or leads into, and the group inside: `plate.zip/A/1/0`."""
     if isinstance(path, RemotePath) or path.is_dir():

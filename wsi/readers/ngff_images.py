@@ -83,6 +83,8 @@ def find_images(container: Container) -> Images:
     ome = container.ome(place)
     if ome is None:
         refused = getattr(container.store, "refused", "")
+        if container.read(_join(place, ".zattrs")) is not None:
+            refused = "has .zattrs and no .zgroup, so it is no whole OME-Zarr group"
         raise SlideNotFoundError(
             f"{container.path} {refused or 'holds no OME-Zarr group'}: none of {', '.join(MARKERS)} can be read there. "
             "Check the path"

@@ -13,7 +13,7 @@ from wsi.readers.description import Description
 from wsi.readers.dicom import DicomSource
 from wsi.readers.dicom_header import is_dicom
 from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
-from wsi.readers.ngff_container import split_zip
+from wsi.readers.ngff_container import ngff_folders, split_zip
 from wsi.readers.opened import OpenedSlide, OpenOptions
 from wsi.readers.openslide import OpenSlideSource, stated_bounds, vendor_of
 from wsi.readers.plain import PlainSource
@@ -133,7 +133,13 @@ def _source(path: Path, options: OpenOptions) -> Source:
         source = READERS[options.reader](path, options.series)
         return _with_bounds(source) if isinstance(source, TiffSource) else source
     if path.is_dir():
-        return (NgffSource if is_ngff_folder(path) else DicomSource)(path, options.series)
+        if is_ngff_folder(path):
+            return NgffSource(path, options.series)
+        if inside := ngff_folders(path):
+            raise SlideNotFoundError(
+                f"{path} is a folder and no slide; OME-Zarr images lie in it. Open one of them: {inside}."
+            )
+        return DicomSource(path, options.series)
     if isinstance(path, RemotePath) or not path.is_file():
         return NgffSource(path, options.series)
     with path.open("rb") as stream:
