@@ -23,10 +23,12 @@ from wsi.frames import SlideFrames
 from wsi.geojson import load_geojson
 from wsi.grid import side_of_tile
 from wsi.readers.choices import Choice, choices_of, complaint
-from wsi.readers.describe import describe, describe_images
+from wsi.readers.describe import describe, describe_images, image_line
 from wsi.readers.description import Description
 from wsi.readers.stack import Plane, Rendering
 from wsi.tissue import METHODS
+
+_LISTED = 24  # images that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,12 @@ def needed_for(
     missing: list[Choice] = []
     wrong: list[SlideError] = []
     series = chosen.get("series")
-    description, taken = _described(path, None if series is None else int(series), chosen.get("reader"))
+    description, taken, images = _described(
+        path, None if series is None else int(series), chosen.get("reader")
+    )
     if taken is not None:
-        missing.append(Choice("series", _images(description), f"--series {taken}", f"series={taken}"))
+        what = f"one of its images ({'; '.join(images)})"
+        missing.append(Choice("series", what, f"--series {taken}", f"series={taken}"))
     parsed: dict[str, Any] = {}
     for name, kind in (("plane", Plane), ("rendering", Rendering)):
         value = chosen.get(name)
@@ -139,10 +144,12 @@ def require_all(path: Path, **given: Any) -> None:
     raise PlaneError(message, found.missing)
 
 
-def _described(path: Path, series: int | None, reader: str | None) -> tuple[Description, int | None]:
-    """The image that is asked about, and its number where one of several has to be chosen."""
+def _described(
+    path: Path, series: int | None, reader: str | None
+) -> tuple[Description, int | None, tuple[str, ...]]:
+    """The image that is asked about; where one of several has to be chosen its number, and what they all are."""
     try:
-        return describe(path, series=series, reader=reader), None
+        return describe(path, series=series, reader=reader), None, ()
     except PlaneError:
         if series is not None:
             raise
@@ -153,12 +160,9 @@ def _described(path: Path, series: int | None, reader: str | None) -> tuple[Desc
         if isinstance(each, Description)
     }
     largest = max(sizes, key=lambda number: sizes[number])
-    return images[largest], largest  # type: ignore[return-value]
-
-
-def _images(description: Description) -> str:
-    listed = "; ".join(description.images) or "see qwenvl info"
-    return f"one of its images, which are {listed}"
+    lines = tuple(image_line(number, each) for number, each in enumerate(images[:_LISTED]))
+    lines += (f"and {len(images) - _LISTED} more",) if len(images) > _LISTED else ()
+    return images[largest], largest, lines  # type: ignore[return-value]
 
 
 def _scale(request: Request | None) -> Choice:

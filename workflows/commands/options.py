@@ -112,7 +112,7 @@ class RunOptions:
     repetition_penalty: Annotated[float, typer.Option(min=1, max=2, rich_help_panel=_MODEL)] = 1.0
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.", rich_help_panel=_MODEL)] = 0
     mpp: Annotated[
-        float | None, typer.Option(min=0.01, help="Scale of the tiles in um/px.", rich_help_panel=_SCALE)
+        float | None, typer.Option(min=1e-5, help="Scale of the tiles in um/px.", rich_help_panel=_SCALE)
     ] = None
     native: Annotated[
         bool,
@@ -167,7 +167,7 @@ class RunOptions:
     where_mpp: Annotated[
         float | None,
         typer.Option(
-            min=0.01, help="Scale of coarse tiles in um/px.", show_default="1.0", rich_help_panel=_WHERE
+            min=1e-5, help="Scale of coarse tiles in um/px.", show_default="1.0", rich_help_panel=_WHERE
         ),
     ] = None
     where_tile_size: Annotated[

@@ -25,6 +25,15 @@ def describe(
         source.close()
 
 
+def image_line(number: int, found: Description | SlideError) -> str:
+    """One image of a file in words: its number, name and size, or why it cannot be opened."""
+    if isinstance(found, SlideError):
+        return f"{number}: {found}"
+    level, name = found.levels[0], found.image.removeprefix(f"{number}: ") or "unnamed"
+    size = f"{level.width}x{level.height} px"
+    return f"{number}: {name}" if size in name else f"{number}: {name}, {size}"
+
+
 def describe_images(
     path: str | PathLike[str], *, reader: str | None = None, most: int = 64
 ) -> tuple[Description | SlideError, ...]:
@@ -43,14 +52,14 @@ def describe_images(
         try:
             each = describe(path, series=len(found), reader=reader)
         except PlaneError as error:
-            if not count < most:
+            if count == most:
                 break  # there is no further image
             found.append(error)
         except SlideError as error:
             found.append(error)
         else:
             found.append(each)
-            count = max(1, len(each.images))
+            count = len(each.images) or most
     if not any(isinstance(each, Description) for each in found):
         raise next((each for each in found if isinstance(each, SlideError)), None) or UnsupportedSlideError(
             f"{path} holds no image that can be opened."

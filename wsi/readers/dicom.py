@@ -386,6 +386,7 @@ class DicomSource(OpenSlideSource):
             stated,
             levels=levels,
             mpp_from="PixelSpacing of the DICOM image of level 0" if spacing and stated.mpp_xy else "",
+            image=str(slide),
             files=slide.files,
             notes=(*notes, *slide.notes),
         )

@@ -15,7 +15,7 @@ from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.readers.companions import companion_files
 from wsi.readers.description import Description, Layout, whole_levels
 from wsi.readers.scale import pair, plausible, to_micrometres, within_microscopy
-from wsi.readers.source import Raw, Source
+from wsi.readers.source import Raw, Source, require_only_image
 from wsi.slide import RGB
 
 # Formats whose pixels are not all in the file that is opened.
@@ -54,6 +54,7 @@ class OpenSlideSource(Source):
     name = "openslide"
 
     def __init__(self, path: Path, series: int | None = None) -> None:
+        require_only_image(path, series)
         self.path = path
         self._lock = threading.Lock()
         self._closed = False

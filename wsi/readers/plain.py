@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.readers.description import Description, Layout
-from wsi.readers.source import Raw, Source
+from wsi.readers.source import Raw, Source, require_only_image
 from wsi.slide import RGB, Level
 
 _ORIENTATION = 274
@@ -37,6 +37,7 @@ class PlainSource(Source):
     name = "plain"
 
     def __init__(self, path: Path, series: int | None = None) -> None:
+        require_only_image(path, series)
         self.path = path
         self._lock = threading.Lock()
         self._frames: dict[int, Raw] = {}

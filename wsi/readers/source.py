@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from wsi.errors import PlaneError
 from wsi.readers.description import Description, Layout
 from wsi.resample import resize
 from wsi.slide import RGB, Level
@@ -77,3 +78,9 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release handles."""
+
+
+def require_only_image(path: Path, series: int | None) -> None:
+    """Refuse to look for a second image where a format holds one. Raises PlaneError."""
+    if series not in (None, 0):
+        raise PlaneError(f"{path} holds one image, series 0; there is no {series}.")

@@ -20,6 +20,7 @@ from wsi.readers.scale import (
     to_micrometres,
     to_seconds,
 )
+from wsi.readers.source import require_only_image
 from wsi.readers.tiff_ome import image_of_series, images_of
 
 _ASSOCIATED = ("label", "macro", "thumbnail", "overview")
@@ -131,8 +132,7 @@ def _tag(page: TiffPage, code: int) -> Any:
 
 def _aperio(tif: TiffFile, path: Path, wanted: int | None) -> TiffLayout:
     """Aperio SVS as OpenSlide takes it: tiled images are levels, the others are associated images."""
-    if wanted not in (None, 0):
-        raise PlaneError(f"{path} is an Aperio slide and holds one image, series 0; there is no {wanted}.")
+    require_only_image(path, wanted)
     pages = [page.aspage() for page in tif.pages]
     by_size: dict[tuple[int, int], list[TiffPage | TiffFrame]] = {}
     associated: dict[str, TiffPage | TiffFrame] = {}
