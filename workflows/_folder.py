@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLock
 
 JOURNAL = "run.sqlite"
 LOCK = "run.lock"
+"""Lock inside a run folder, where it cannot lie beside it; runs of earlier versions hold one too."""
 REPORT = "report.json"
 HEATMAP = "heatmap.zarr"
 OVERVIEW = "overview.png"
@@ -22,7 +24,7 @@ WHERE = "where"
 """Folder of the run of coarse tiles inside the folder of a run; see `workflows.cascade`."""
 
 _SQLITE = {JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", f"{JOURNAL}-journal"}
-_OURS = _SQLITE | {LOCK, REPORT, HEATMAP, OVERVIEW, MASK, WHERE}
+_OURS = _SQLITE | {LOCK, REPORT, HEATMAP, OVERVIEW, MASK, WHERE, f".{WHERE}.lock"}
 PARTIAL = ".partial"
 """Suffix of files that are being written; they take their final name when they are whole."""
 
@@ -67,16 +69,15 @@ class Claim:
             path = self.folder / name
             if path.is_dir():
                 shutil.rmtree(path)
-            elif name != LOCK:
+            else:
                 path.unlink(missing_ok=True)
-        self.lock.release()
-        (self.folder / LOCK).unlink(missing_ok=True)
-        for folder in self._made:
-            folder.rmdir()
         if self.backup is not None:
-            if self.folder.exists():
-                self.folder.rmdir()
-            self.backup.rename(self.folder)
+            _remove_empty([self.folder])
+            if not self.folder.exists():
+                self.backup.rename(self.folder)
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+        _remove_empty(self._made)
+        self.lock.release()
 
 
 def claim(folder: Path, *, overwrite: bool = False) -> Claim:
@@ -93,22 +94,45 @@ def claim(folder: Path, *, overwrite: bool = False) -> Claim:
         Another process holds it.
     """
     refuse_foreign(folder)
-    made = _make(folder)
+    made = _make(folder.parent)
     try:
+        made = _make(folder) + made if lock_path(folder).parent == folder else made
         lock = _acquire(folder)
     except BaseException:
-        for path in made:
-            path.rmdir()
+        _remove_empty(made)
         raise
+    try:
+        made = _make(folder) + made
+        return _take(folder, lock, made, overwrite=overwrite)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _take(folder: Path, lock: FileLock, made: list[Path], *, overwrite: bool) -> Claim:
+    refuse_foreign(folder)  # another process may have written there before the lock was ours
     holds_run = (folder / JOURNAL).exists()
     if not (overwrite and holds_run):
         return Claim(folder, lock, fresh=not holds_run, _made=made)
-    lock.release()
+    if lock_path(folder).parent == folder:
+        raise FolderNotWritableError(
+            f"{folder} cannot be set aside: the folder around it cannot be written in. Name another one with -o."
+        )
     backup = free_name(folder)
     folder.rename(backup)
-    (backup / LOCK).unlink(missing_ok=True)
     folder.mkdir()
-    return Claim(folder, _acquire(folder), fresh=True, backup=backup)
+    return Claim(folder, lock, fresh=True, backup=backup)
+
+
+def lock_path(folder: Path) -> Path:
+    """The lock of a run folder: beside it, so that it stays where it is when the folder is renamed.
+
+    Inside it where the folder around cannot be written in; such a run folder is never renamed.
+    """
+    whole = Path(os.path.abspath(folder))
+    if os.access(whole.parent, os.W_OK):
+        return whole.with_name(f".{whole.name}.lock")
+    return folder / LOCK
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -141,6 +165,11 @@ def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
 def _make(folder: Path) -> list[Path]:
     """Make the folder and its parents; the ones that were made, innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    base = missing[-1].parent if missing else folder
+    if not base.is_dir():
+        raise FolderNotWritableError(
+            f"{folder} cannot be made: {base} is a file. Name another folder with -o."
+        )
     made: list[Path] = []
     for path in reversed(missing):
         try:
@@ -155,8 +184,17 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that are empty; one that another process has written into meanwhile stays."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
 def _acquire(folder: Path) -> FileLock:
-    lock = FileLock(folder / LOCK, thread_local=False)
+    lock = FileLock(lock_path(folder), thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

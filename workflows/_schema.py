@@ -5,17 +5,24 @@ Answers are only ever added. A tile that failed may be asked again and then has 
 fail: the unique index sees to it, whatever the program does. Objects are keyed by tile and position in the
 answer, so that they lie on disk in reading order and keep their key in every repetition of the run. Nothing a
 person decides changes them: reviews are rows of their own.
+
+Manifest, tiles (those below `stop`, before any was split) and answers have checksums, so that bits that change on
+disk are noticed.
 """
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflows.errors import StoreCorruptError, StoreError, StoreFullError, StoreVersionError
+from workflows.errors import StoreCorruptError, StoreError, StoreFullError, StoreVersionError, is_full
 
+_log = logging.getLogger(__name__)
 APPLICATION_ID = 0x51564C52  # 'QVLR'
 VERSION = 1
 SPLIT_VERSION = 2
@@ -26,6 +33,8 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 
 CREATE TABLE manifest (json TEXT NOT NULL);
+
+CREATE TABLE checks (name TEXT PRIMARY KEY, stop INTEGER NOT NULL, checksum INTEGER NOT NULL);
 
 CREATE TABLE tiles (
     tile INTEGER PRIMARY KEY,
@@ -45,6 +54,7 @@ CREATE TABLE answers (
     prompt_tokens INTEGER NOT NULL, new_tokens INTEGER NOT NULL, seconds REAL NOT NULL,
     objects INTEGER NOT NULL,
     error TEXT,
+    checksum INTEGER,
     UNIQUE (tile, attempt)
 );
 CREATE UNIQUE INDEX answered_once ON answers (tile) WHERE status <> 'failed';
@@ -140,11 +150,13 @@ def _disk_is_full(path: Path, primary: int | None) -> bool:
     if primary != sqlite3.SQLITE_IOERR:
         return False
     try:
-        import shutil
-
-        return shutil.disk_usage(path.parent).free < 1 << 20
-    except OSError:
+        if shutil.disk_usage(path.parent).free < 1 << 20:
+            return True
+        with tempfile.TemporaryFile(dir=path.parent) as trial:  # a quota shows only when something is written
+            trial.write(bytes(1 << 20))
         return False
+    except OSError as error:
+        return is_full(error)
 
 
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
@@ -174,18 +186,61 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
                 )
             connection.execute("PRAGMA busy_timeout = 10000")
             if not readonly:
-                set_pragmas(connection)
+                if set_pragmas(connection) != "wal":
+                    _log.warning(
+                        "%s is on a file system without WAL: its journal is kept in another mode (truncate), and "
+                        "reading the run waits while an answer is stored.",
+                        path,
+                    )
+                _quick_check(path, connection)
+                _add_checksums(connection)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def set_pragmas(connection: sqlite3.Connection) -> None:
-    """WAL lets readers look while a run writes; a power cut may cost the last batch, never the journal."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+def set_pragmas(connection: sqlite3.Connection) -> str:
+    """WAL lets readers look while a run writes; a power cut may cost the last batch, never the journal.
+
+    Returns
+    -------
+    str
+        The journal mode in use: 'wal', or 'truncate' on a file system that has no shared memory for WAL.
+    """
+    try:
+        mode = str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]).lower()
+    except sqlite3.OperationalError as error:
+        # What a network file system without shared memory or locks of its own raises.
+        if (error.sqlite_errorcode & 0xFF) not in (
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_PROTOCOL,
+        ):
+            raise
+        mode = ""
+    if mode != "wal":
+        mode = str(connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()[0]).lower()
+    connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
     connection.execute("PRAGMA foreign_keys = ON")
+    return mode
+
+
+def _quick_check(path: Path, connection: sqlite3.Connection) -> None:
+    """Nothing is written into a journal whose pages are damaged."""
+    found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        raise StoreCorruptError(
+            f"{path} is damaged: {'; '.join(found)}. Restore it from a copy, or begin again with another folder "
+            "(-o) or --overwrite."
+        )
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Journals from before answers had a checksum get the column; their answers stay without."""
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(answers)")}
+    if "checksum" not in columns:
+        connection.execute("ALTER TABLE answers ADD COLUMN checksum INTEGER")
 
 
 def _connect_readonly(path: Path) -> sqlite3.Connection:

@@ -1,5 +1,14 @@
 """Errors of runs and exports. Every message says what happened, where, and what to do next."""
 
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that nothing more can be written: a full disk, a used-up quota, a file too large."""
+    return getattr(error, "errno", None) in _FULL
+
 
 class WorkflowError(Exception):
     """Base of every error raised by `workflows`."""

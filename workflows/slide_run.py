@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from workflows._folder import refuse_foreign
 from workflows._opening import in_colours, open_path, reopen
 from workflows._prepared import Prepared, prepare
 from workflows.cascade import WHERE, coarse_request, decide
-from workflows.errors import StoreFullError
+from workflows.errors import StoreFullError, is_full
 from workflows.estimate import RunEstimate
 from workflows.heatmap import write_heatmap
 from workflows.quality import Inspector, QualitySettings
@@ -228,7 +227,7 @@ def _finish(store: RunStore, slide: Slide | None) -> Report:
     try:
         return _write_results(store, slide)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         raise StoreFullError(
             f"The disk is full: the report of {store.folder} cannot be written. All answers are kept; make room "

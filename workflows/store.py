@@ -6,33 +6,40 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from qwenvl.answer import Answer, Status
 from workflows._folder import JOURNAL, PARTIAL, WHERE, Claim, claim, journal_of
 from workflows._rows import (
     ANSWER,
+    CHECKED,
     INSERT_ANSWER,
     INSERT_OBJECT,
     INSERT_TILE,
+    OBJECT,
     TILE_DTYPE,
     Changes,
     ObjectColumns,
     StoredAnswer,
     answer_row,
+    checksum,
     concatenate,
     object_columns,
     object_rows,
+    rows_checksum,
     stored_answer,
 )
 from workflows._schema import GATE, SPLITS, TABLES, connect, named_errors, set_pragmas
 from workflows._splitting import Split, Why
-from workflows.errors import RunMismatchError, StoreError
+from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
 from workflows.provenance import GateFacts, Manifest
 from wsi.tile import Tile
 
@@ -67,7 +74,12 @@ class RunStore:
             row = connection.execute("SELECT json FROM manifest").fetchone()
         if row is None:
             raise StoreError(f"{self._path} has no manifest. Begin again in another folder.")
-        self.manifest = Manifest.model_validate_json(row[0])
+        if self._check("manifest") not in (None, rows_checksum([row])):
+            raise self._damaged("what was asked is not what was stored")
+        try:
+            self.manifest = Manifest.model_validate_json(row[0])
+        except ValidationError as error:
+            raise self._damaged(f"what was asked cannot be read ({error.errors()[0]['msg']})") from error
 
     # ------------------------------------------------------------------ open and close
 
@@ -107,6 +119,7 @@ class RunStore:
         if not held.fresh:
             try:
                 store._require_same(manifest)
+                store.verify()
             except BaseException:
                 store.close()
                 raise
@@ -124,16 +137,24 @@ class RunStore:
         journal = journal_of(folder)
         held = None if readonly else claim(folder)
         try:
-            return cls(folder, connect(journal, readonly=readonly), held)
+            store = cls(folder, connect(journal, readonly=readonly), held)
+            if not readonly:
+                store.verify()
         except BaseException:
             if held is not None:
                 held.release()
             raise
+        return store
 
     @property
     def fresh(self) -> bool:
         """True where this object started the run rather than finding it."""
         return self._claim is not None and self._claim.fresh
+
+    @property
+    def journal_mode(self) -> str:
+        """SQLite's journal mode: 'wal', or 'truncate' where the file system has no shared memory."""
+        return str(next(iter(self._rows("PRAGMA journal_mode")))[0]).lower()
 
     @property
     def backup(self) -> Path | None:
@@ -175,6 +196,51 @@ class RunStore:
                 + ". Name another folder with -o, or set the old run aside with --overwrite."
             )
 
+    def verify(self) -> None:
+        """Compare every answer and its objects with the checksum it was stored with.
+
+        Answers from before there were checksums are taken as they are.
+
+        Raises
+        ------
+        StoreCorruptError
+            Bits of an answer have changed on disk; the message names the tiles.
+        """
+        code = self._check("tiles")
+        if code is not None:
+            tiles = self._rows(
+                f"SELECT {', '.join(TILE_DTYPE.names or ())} FROM tiles WHERE tile < "
+                "(SELECT stop FROM checks WHERE name = 'tiles') ORDER BY tile"
+            )
+            if rows_checksum(tiles) != code:
+                raise self._damaged("its tiles are not what was stored")
+        if "checksum" not in {row[1] for row in self._rows("PRAGMA table_info(answers)")}:
+            return
+        objects = self._rows(f"SELECT {OBJECT} FROM objects ORDER BY tile, item")
+        of_tile = {tile: list(rows) for tile, rows in groupby(objects, key=itemgetter(0))}
+        damaged = set()
+        for *answer, code in self._rows(f"SELECT {CHECKED}, checksum FROM answers"):
+            found = of_tile.get(answer[0], []) if answer[1] != Status.FAILED.value else []
+            if code is not None and checksum(answer, found) != code:
+                damaged.add(int(answer[0]))
+        if damaged:
+            shown = ", ".join(map(str, sorted(damaged)[:5])) + (" ..." if len(damaged) > 5 else "")
+            raise self._damaged(f"the answers of {len(damaged)} tiles ({shown}) are not what was stored")
+
+    def _check(self, name: str) -> int | None:
+        """A checksum of the journal; None in journals from before there were any."""
+        if not self._has("checks"):
+            return None
+        return next(
+            (row[0] for row in self._rows("SELECT checksum FROM checks WHERE name = ?", (name,))), None
+        )
+
+    def _damaged(self, what: str) -> StoreCorruptError:
+        return StoreCorruptError(
+            f"{self._path} is damaged: {what}. Restore it from a copy, or begin again with another folder (-o) or "
+            "--overwrite."
+        )
+
     # ------------------------------------------------------------------ write
 
     def put(self, batch: Sequence[tuple[Tile, Answer]], splits: Sequence[Split] = ()) -> None:
@@ -193,8 +259,9 @@ class RunStore:
         answers, objects = [], []
         for tile, answer in batch:
             found = () if answer.status is Status.FAILED else answer.objects
-            answers.append(answer_row(tile, answer, len(found)))
-            objects.extend(object_rows(tile, found))
+            row, rows = answer_row(tile, answer, len(found)), object_rows(tile, found)
+            answers.append((*row, checksum(row, rows)))
+            objects.extend(rows)
         with self._transaction():
             self._connection.executemany(INSERT_ANSWER, answers)
             self._connection.executemany(INSERT_OBJECT, objects)
@@ -236,7 +303,8 @@ class RunStore:
                 self._connection.execute("DETACH DATABASE part")
 
     def _absorb_attached(self, name: str) -> bool:
-        columns = [str(row[1]) for row in self._rows("PRAGMA main.table_info(answers)")]
+        theirs = {str(row[1]) for row in self._rows("PRAGMA part.table_info(answers)")}
+        columns = [str(row[1]) for row in self._rows("PRAGMA main.table_info(answers)") if row[1] in theirs]
         taken = {
             "seq": "NULL",
             "attempt": "attempt + coalesce((SELECT n FROM before WHERE before.tile = given.tile), 0)",
@@ -478,8 +546,13 @@ def _write_new(path: Path, manifest: Manifest, tiles: NDArray[np.void]) -> None:
         connection = sqlite3.connect(partial, isolation_level=None)
         try:
             connection.executescript(f"BEGIN; {TABLES}")
-            connection.execute("INSERT INTO manifest VALUES (?)", (manifest.model_dump_json(),))
-            connection.executemany(INSERT_TILE, (row.item() for row in tiles))
+            written = (manifest.model_dump_json(),)
+            rows = sorted(row.item() for row in tiles)
+            stop = 1 + max((row[0] for row in rows), default=-1)
+            connection.execute("INSERT INTO manifest VALUES (?)", written)
+            connection.executemany(INSERT_TILE, rows)
+            checks = [("manifest", 1, rows_checksum([written])), ("tiles", stop, rows_checksum(rows))]
+            connection.executemany("INSERT INTO checks VALUES (?, ?, ?)", checks)
             connection.execute("COMMIT")
             set_pragmas(connection)
         finally:

@@ -32,6 +32,7 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
     Everything but the report's sections `run` and `review` depends only on what was asked and answered: not on the
     order, the batches or the interruptions in which it happened.
     """
+    store.verify()
     manifest = store.manifest
     tiles = read_tiles(store)
     results: Results

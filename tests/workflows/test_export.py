@@ -149,7 +149,7 @@ def test_nothing_is_overwritten_or_left_half_written(
     with pytest.raises(ZeroDivisionError):
         export_geojson(tmp_path / "run", out, overwrite=True)
     assert out.read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "x.geojson"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.lock", "run", "x.geojson"]
     monkeypatch.undo()
     export_geojson(tmp_path / "run", out, overwrite=True)
     assert json.loads(out.read_text())["type"] == "FeatureCollection"

@@ -48,7 +48,7 @@ def test_every_task_ends_in_a_complete_report(task: Task, tmp_path: Path) -> Non
     assert report.request == request_of(task)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     in_words = task in (Task.DESCRIBE, Task.ASK, Task.EXTRACT)
-    assert names == {"run.sqlite", "run.lock", "report.json"} | (set() if in_words else {"heatmap.zarr"})
+    assert names == {"run.sqlite", "report.json"} | (set() if in_words else {"heatmap.zarr"})
     assert Report.read(tmp_path / "run") == report
 
 

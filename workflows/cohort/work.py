@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from workflows.errors import (
     StoreCorruptError,
     StoreFullError,
     WorkflowError,
+    is_full,
 )
 from workflows.quality import QualitySettings
 from wsi.errors import SlideError
@@ -240,7 +240,7 @@ def _export(out: Path, task: Task, exports: tuple[str, ...]) -> None:
 def _failed(ticket: Ticket, folder: BatchFolder, error: Exception, *, expected: bool) -> Outcome:
     failure = Failure.of(error, expected=expected)
     failure.write(folder.failure(ticket.id))
-    full = isinstance(error, StoreFullError) or getattr(error, "errno", None) == errno.ENOSPC
+    full = isinstance(error, StoreFullError) or is_full(error)
     return Outcome(
         ticket.id, "failed", failure.reason, fatal=full, engine=isinstance(error, EngineError) or not expected
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from workflows._folder import PARTIAL
-from workflows.errors import ExportError, ExportExistsError
+from workflows.errors import ExportError, ExportExistsError, is_full
 
 
 @contextmanager
@@ -41,7 +40,7 @@ def new_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> Itera
         else:
             partial.replace(path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             raise ExportError(f"The disk is full: {path} was not written. Make room and repeat.") from error
         raise
     finally:

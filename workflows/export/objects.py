@@ -82,6 +82,7 @@ class RunObjects:
     """
 
     def __init__(self, store: RunStore) -> None:
+        store.verify()
         self.store = store
         self._reviewed = store.reviewed_objects() if store.reviews() else None
         self.labels = store.labels if self._reviewed is None else self._reviewed.labels
