@@ -174,7 +174,10 @@ class MaskFacts(Facts):
 
     source: str = Field(description="'auto', 'all', another method, or the path of the mask that was given.")
     origin: str = Field(description="How the mask was made.")
-    details: dict[str, JsonValue] = Field(description="Numbers of the method.")
+    details: dict[str, JsonValue] = Field(
+        description="Numbers of the method; 'on_threshold' is the share of the tissue that is tissue at 0.7 times the "
+        "threshold and not at 1.4 times."
+    )
     tissue_px0: float = Field(description="Tissue area in level-0 px.")
     tissue_mm2: float | None = Field(description="Tissue area in mm2; null when the scale is unknown.")
     tissue_fraction: float = Field(description="Share of the slide that is tissue.")

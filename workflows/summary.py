@@ -25,6 +25,9 @@ from workflows.report import Provenance, Report, RunFacts, StatusCounts, TileFac
 from workflows.review_facts import review_facts
 from workflows.store import RunStore
 
+DOUBTED_TISSUE = 0.25
+"""Share of the tissue that hangs on the threshold, from which a report warns."""
+
 
 def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
     """The report of a run as far as it has come, and its heatmap where the task has one.
@@ -120,6 +123,12 @@ def _warnings(store: RunStore, tiles: TileTally, counts: StatusCounts, answered:
         yield "The slide does not state its scale: there are no areas in mm2 and no densities."
     if share := manifest.mask.details.get("unreadable"):
         yield f"{share:.1%} of the slide could not be read when tissue was looked for; it was taken for tissue."
+    share = manifest.mask.details.get("on_threshold")
+    if isinstance(share, int | float) and share >= DOUBTED_TISSUE:
+        yield (
+            f"The tissue was found with doubt: {share:.0%} of it hangs on the threshold of stain density. Look at the "
+            "mask, or give one with --mask."
+        )
     if (enlarged := upsampling(tiles, manifest.grid.upsampling)) > 1.01:
         most = "" if enlarged == manifest.grid.upsampling else "up to "
         yield (

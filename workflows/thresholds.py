@@ -157,7 +157,7 @@ def _truth(
         if feature["properties"].get("objectType") != "detection" and label in (None, class_name(feature))
     ]
     if annotated and not objects:
-        from wsi._tissue_geojson import rasterise, union
+        from wsi.tissue.geojson import rasterise, union
 
         array = rasterise(union(annotated, path, size)[0], size, 4096)
         mask = TissueMask(array, (size[0] / array.shape[1], size[1] / array.shape[0]), "truth")

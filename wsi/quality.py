@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi._tissue_detection import ink
 from wsi.slide import RGB, Slide
 from wsi.tissue import TissueMask, overview
+from wsi.tissue.pen import ink
 
 _FINE_UM, _MIDDLE_UM, _COARSE_UM = 0.3, 0.9, 3.0
 """Gaussians whose differences are the fine and the coarse detail; a nucleus' rim and chromatin lie in the fine."""

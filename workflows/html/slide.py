@@ -169,4 +169,6 @@ def _provenance(report: Report) -> list[tuple[str, str]]:
 def _tissue(report: Report) -> str:
     mask = report.mask
     area = f"{mask.tissue_px0 / 1e6:,.2f} Mpx" if mask.tissue_mm2 is None else f"{mask.tissue_mm2:,.2f} mm²"
-    return f"{area}, {mask.tissue_fraction:.1%} of the slide"
+    share = mask.details.get("on_threshold")
+    doubt = f"; {share:.0%} of it hangs on the threshold" if isinstance(share, int | float) else ""
+    return f"{area}, {mask.tissue_fraction:.1%} of the slide{doubt}"

@@ -12,11 +12,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsi._tissue_detection import detect
 from wsi.errors import MaskError, ReadError
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.slide import RGB, Slide
 from wsi.tile import Tile
+from wsi.tissue.detection import detect
 
 METHODS = ("auto", "brightfield", "fluorescence", "all")
 _UM_PER_MASK_PX = 8.0
@@ -38,7 +38,8 @@ class TissueMask:
     origin : str
         How the mask was made: 'auto', 'brightfield', 'fluorescence', 'all', 'array' or 'geojson'.
     details : mapping
-        Numbers of the method (glass colour, threshold, share of pen), as JSON values for provenance.
+        Numbers of the method (glass colour, threshold, share of pen), as JSON values for provenance. `on_threshold`
+        is the doubt: the share of the tissue that is tissue at 0.7 times the threshold and not at 1.4 times.
     exact_area_px0 : float, optional
         Area in level-0 px² where it is known better than the array tells (annotations).
     """
@@ -127,7 +128,7 @@ class TissueMask:
         FrameNeededError, FrameError
             It is not known in which px the coordinates are, or the file was made for another slide.
         """
-        from wsi._tissue_geojson import rasterise, read_regions
+        from wsi.tissue.geojson import rasterise, read_regions
 
         size = slide.width, slide.height
         regions, details = read_regions(Path(path), size, SlideFrames.of(slide), frame)
