@@ -71,7 +71,7 @@ def test_a_dark_patch_in_tissue_is_tissue_and_a_frame_is_not() -> None:
 @pytest.mark.parametrize("border", ["frame", "edge", "corner", "unscanned", "coverslip", "dirt"])
 @pytest.mark.parametrize("coverage", [0.0, 0.3])
 def test_borders_go(border: str, coverage: float) -> None:
-    _check(stained_overview(25, HE, border=(border,), coverage=coverage, texture=0.3, **SIZE))
+    _check(stained_overview(32, HE, border=(border,), coverage=coverage, texture=0.3, **SIZE))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ _GRAY = 0.15
 """Spread of the optical density between channels over its mean, below which a px is gray."""
 _MIN_COLOURED, _PALE = 0.15, 0.045
 """Share of coloured px below which an image has no colour; optical density up to which gray is no tissue then."""
-_MIN_CONTACT = 0.5
+_MIN_CONTACT = 0.35
 """Share of the surroundings of a gray patch that is coloured tissue, from which it is part of it."""
 
 
@@ -83,7 +83,7 @@ def gray_dirt(mask: Mask, density: NDArray[np.float32]) -> Mask:
 
 
 def _edges(gray: Mask) -> Mask:
-    """Long strokes that meet the border of the image."""
+    """Long strokes, such as the edge of a coverslip."""
     factor = min(1.0, 1024 / max(gray.shape))
     size = max(1, round(gray.shape[1] * factor)), max(1, round(gray.shape[0] * factor))
     small = cv2.resize(gray.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
