@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +11,8 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 import openslide
-from openslide import OpenSlide, OpenSlideError
+from numpy.typing import NDArray
+from openslide import OpenSlide, OpenSlideError, lowlevel
 
 from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.readers.companions import companion_files
@@ -21,6 +24,7 @@ from wsi.slide import RGB
 # Formats whose pixels are not all in the file that is opened.
 _MANY_FILES = {"mirax", "dicom", "hamamatsu-vms", "hamamatsu-vmu"}
 _WHITE = "FFFFFF"
+_PIXELS = ctypes.POINTER(ctypes.c_uint32)
 
 
 def vendor_of(path: Path) -> str | None:
@@ -94,10 +98,10 @@ class OpenSlideSource(Source):
         location = (round(x * downsample), round(y * downsample))
         handle = self._current()
         try:
-            rgba = np.asarray(handle.read_region(location, level, (width, height)))
+            argb = _read_region(handle, location, level, (width, height))
         except (OpenSlideError, OSError):
-            rgba = self._read_afresh(handle, location, level, (width, height))
-        return _composite(rgba, self._background)
+            argb = self._read_afresh(handle, location, level, (width, height))
+        return _over(argb, self._background)
 
     def _current(self) -> OpenSlide:
         with self._lock:
@@ -115,14 +119,14 @@ class OpenSlideSource(Source):
 
     def _read_afresh(
         self, failed: OpenSlide, location: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> RGB:
+    ) -> NDArray[np.uint32]:
         """Read once more on a handle of its own: the failure may be another thread's, and it sticks."""
         with self._lock:
             if self._handle is failed:
                 self._handle = None  # closed when the last thread that reads on it lets go
         handle = self._new_handle()
         try:
-            return np.asarray(handle.read_region(location, level, size))
+            return _read_region(handle, location, level, size)
         except (OpenSlideError, OSError) as error:
             raise ReadError(
                 f"{self.path}: cannot read the region {size[0]}x{size[1]} at level-0 {location} of level "
@@ -154,6 +158,34 @@ class OpenSlideSource(Source):
             handle, self._handle, self._closed = self._handle, None, True
         if handle is not None:
             handle.close()
+
+
+def _read_region(
+    handle: OpenSlide, location: tuple[int, int], level: int, size: tuple[int, int]
+) -> NDArray[np.uint32]:
+    """Premultiplied ARGB as OpenSlide gives it, (height, width); raises OpenSlideError.
+
+    `OpenSlide.read_region` makes a Pillow image of the same memory, which takes three further passes over it.
+    """
+    argb = np.empty(size[::-1], np.uint32)
+    lowlevel._read_region(handle._osr, argb.ctypes.data_as(_PIXELS), *location, level, *size)
+    return argb
+
+
+def _over(argb: NDArray[np.uint32], background: NDArray[np.uint16]) -> RGB:
+    """Premultiplied ARGB over a background, uint8 (height, width, 3)."""
+    if int(np.bitwise_and.reduce(argb, axis=None)) >> 24 == 255:  # every alpha is 255
+        if sys.byteorder == "little":
+            return np.asarray(cv2.cvtColor(argb.view(np.uint8).reshape(*argb.shape, 4), cv2.COLOR_BGRA2RGB))
+        return np.stack([(argb >> shift).astype(np.uint8) for shift in (16, 8, 0)], -1)
+    alpha = argb >> 24
+    return np.stack(
+        [
+            np.minimum(((argb >> shift) & 255) + (value * (255 - alpha) + 127) // 255, 255).astype(np.uint8)
+            for shift, value in zip((16, 8, 0), background.astype(np.uint32), strict=True)
+        ],
+        -1,
+    )
 
 
 def _mpp(found: dict[str, str]) -> tuple[float, float] | None:
