@@ -24,8 +24,8 @@ def _parts(stream: bytes) -> tuple[dict[int, bytes], bytes]:
     return segments, stream[stream.index(b"\xff\x93", at) + 2 : -2]
 
 
-def encoded(planes: list[np.ndarray], step_x: int, step_y: int) -> bytes:
-    """Lossless stream of planes, the first of full size and the others smaller by the steps.
+def encoded(planes: list[np.ndarray], step_x: int, step_y: int, level: int | None = None) -> bytes:
+    """Stream of planes, the first of full size and the others smaller by the steps; `level` is the PSNR, None lossless.
 
     With one precinct per resolution, the order component - position - resolution - layer (ITU-T T.800, B.12.1.5)
     is the packets of one component after those of the other.
@@ -34,7 +34,7 @@ def encoded(planes: list[np.ndarray], step_x: int, step_y: int) -> bytes:
         *(
             _parts(
                 imagecodecs.jpeg2k_encode(
-                    np.ascontiguousarray(plane), codecformat="j2k", reversible=True, resolutions=3
+                    np.ascontiguousarray(plane), level, codecformat="j2k", reversible=not level, resolutions=3
                 )
             )
             for plane in planes
@@ -54,7 +54,7 @@ def encoded(planes: list[np.ndarray], step_x: int, step_y: int) -> bytes:
     return b"\xff\x4f" + bytes(size) + bytes(coding) + first[_QCD] + tile + b"\xff\xd9"
 
 
-def ycbcr_tile(pixels: np.ndarray, step_x: int = 1, step_y: int = 1) -> bytes:
+def ycbcr_tile(pixels: np.ndarray, step_x: int = 1, step_y: int = 1, level: int | None = None) -> bytes:
     """A tile as Aperio's 33003 stores it."""
     planes = ycbcr(pixels)
     height, width = planes.shape[:2]
@@ -62,4 +62,4 @@ def ycbcr_tile(pixels: np.ndarray, step_x: int = 1, step_y: int = 1) -> bytes:
         cv2.resize(planes[..., i], (width // step_x, height // step_y), interpolation=cv2.INTER_AREA)
         for i in (1, 2)
     ]
-    return encoded([planes[..., 0], *small], step_x, step_y)
+    return encoded([planes[..., 0], *small], step_x, step_y, level)

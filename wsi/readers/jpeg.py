@@ -17,17 +17,19 @@ libjpeg learns the outcome from an Adobe marker that takes the place of the tile
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
 from wsi.readers.source import Raw
-from wsi.readers.storage import scratch
+from wsi.readers.storage import SCRATCH_BYTES, scratch
 
 GRAYSCALE, RGB, YCBCR = "GRAYSCALE", "RGB", "YCBCR"
 _START, _END = b"\xff\xd8", b"\xff\xd9"
@@ -38,6 +40,7 @@ _APP0, _APP14, _COMMENT = 0xE0, 0xEE, 0xFE
 # libjpeg's word for bytes before a marker: a few are padding by the writer, many are damage.
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker")
 _HARMLESS = 16
+_PLAIN = repeat(False), repeat(False), repeat(0), repeat(0), repeat(1)  # the parameters before `buffer`
 # A block of 8x8 px takes at least one bit. Small tiles are decoded without this check.
 _UNCHECKED_PX, _PX_PER_BYTE = 1 << 22, 64 * 8
 _LETTERS = (ord("R"), ord("G"), ord("B"))
@@ -259,6 +262,32 @@ class JpegDecoder:
         except AttributeError:
             buffer = self._here.buffer = scratch(self._shape)
         return self._decode(stream, buffer)
+
+    def row(self, data: bytes, begins: list[int], ends: list[int]) -> Raw | None:
+        """Pixels of several tiles that lie side by side, uint8 (tiles, height, width * samples).
+
+        They last until this thread's next call. One call for a row of tiles instead of one for each keeps libjpeg in
+        the processor's caches, 3 % of the time. None where the tiles need a look one by one, damage included.
+        """
+        head, start = self._last
+        if not all(data.startswith(head, begin) for begin in begins):
+            return None
+        shape = (len(begins), *self._shape)
+        if math.prod(shape) > SCRATCH_BYTES:
+            return None
+        tiles = scratch(shape)
+        if start is None:
+            whole = memoryview(data)
+            streams = [whole[begin:end] for begin, end in zip(begins, ends, strict=True)]
+        else:
+            skip = len(head)
+            streams = [start + data[begin + skip : end] for begin, end in zip(begins, ends, strict=True)]
+        try:
+            for _ in map(simplejpeg.decode_jpeg, streams, repeat(self._out), *_PLAIN, tiles):
+                pass
+        except ValueError:
+            return None
+        return tiles.reshape(len(begins), self._height, -1)
 
     def _decode(self, stream: bytes | memoryview, buffer: NDArray[np.uint8]) -> Raw:
         try:

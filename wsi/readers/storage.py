@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SLAB_BYTES = 8 << 20
-_SCRATCH_BYTES = 2 << 20
+SCRATCH_BYTES = 2 << 20
 _LARGE_PAGE = 2 << 20
 # libjpeg-turbo's SIMD writes px past the processor's caches where a row begins at a multiple of 32 bytes, and they are
 # wanted at once: memory that begins half-way between two saves a tenth of decoding and copying a tile.
@@ -32,12 +32,12 @@ def _memory(size: int) -> NDArray[np.uint8]:
 def scratch(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """uint8 memory of this thread, the same for every call: what is in it lasts until the next use."""
     size = math.prod(shape)
-    if size > _SCRATCH_BYTES:
+    if size > SCRATCH_BYTES:
         return np.empty(shape, np.uint8)
     try:
         memory = _here.memory
     except AttributeError:
-        memory = _here.memory = _memory(_SCRATCH_BYTES)
+        memory = _here.memory = _memory(SCRATCH_BYTES)
     return memory[:size].reshape(shape)
 
 

@@ -46,6 +46,9 @@ class Pieces:
         Where each piece lies in the file, row by row.
     decode : Decode
         Raises errors of many kinds.
+    row : callable, optional
+        Decodes whole pieces side by side from the places where they begin and end, (pieces, height, width * samples);
+        it may decline, and what it gives lasts until the thread's next call.
     note : str or None
         What the file contradicts itself about, and what was taken.
     """
@@ -59,6 +62,7 @@ class Pieces:
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
     decode: Decode
+    row: Callable[[bytes, list[int], list[int]], Raw | None] | None = None
     note: str | None = None
 
     @classmethod
@@ -141,7 +145,7 @@ class Pieces:
         tile = jpeg.JpegDecoder(key.jpegtables, space, self.width, self.height, store.room)
         self.note = tile.learn(self._examples(file))
         if self.tiled:
-            self.decode = tile
+            self.decode, self.row = tile, tile.row
         else:
             self.decode = lambda data, begin, end, index, keep: tile(
                 data, begin, end, index, keep, self._rows(index)

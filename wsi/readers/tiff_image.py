@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import add
 from typing import NamedTuple
 
@@ -73,6 +74,7 @@ class TiffImage:
         self.samples, self.dtype, self.note = pieces.samples, pieces.dtype, pieces.note
         self.offsets, self.counts = pieces.offsets, pieces.counts
         self._wide, self._tall, self._decode = pieces.width, pieces.height, pieces.decode
+        self._row = pieces.row
         self._kept: dict[int, Raw] = {}
         self._recent: set[int] = set()  # pieces decoded and not kept; one that comes again tells of overlap
         self._overlapping = 0
@@ -119,7 +121,7 @@ class TiffImage:
         found to overlap, its outer pieces, because the next region wants them again. What is not kept may change
         when this thread decodes the next piece. This loop runs for every tile: it is written to be short.
         """
-        wide, kept, recent, decode = self._wide, self._kept, self._recent, self._decode
+        wide, kept, decode = self._wide, self._kept, self._decode
         top = row * self._tall
         below = min(top + self._tall, self.height)
         y1, y2 = max(at.y, top), min(at.y + at.height, below)
@@ -131,12 +133,21 @@ class TiffImage:
         first, last = x // wide, (right - 1) // wide
         begin = row * self._columns + at.sample * self._pieces + first
         end = begin + last - first + 1
+        end_of_row = (last + 1) * wide
         offsets, counts = self.offsets[begin:end], self.counts[begin:end]
         found = [kept.get(i) for i in range(begin, end)] if kept else None
         outer = self._overlapping > 0
         try:
             together, start = self._load(offsets, counts, found)
             left = first * wide
+            whole = not (cut_row or found or outer or factor > 1) and x == left and right == end_of_row
+            if whole and together is not None and self._row is not None and 0 not in counts:
+                begins = [offset - start for offset in offsets]
+                tiles = self._row(together, begins, list(map(add, begins, counts)))
+                if tiles is not None and tiles.shape[1] == rows_used:
+                    out[out1:out2].reshape(rows_used, len(tiles), -1)[...] = tiles.transpose(1, 0, 2)
+                    self._remember(range(begin, end))
+                    return
             for index, offset, count in zip(range(begin, end), offsets, counts, strict=True):
                 border = left + wide if left + wide < last_column else last_column
                 x1, x2 = (x if x > left else left), (right if right < border else border)
@@ -156,12 +167,8 @@ class TiffImage:
                         piece = decode(together, offset - start, offset - start + count, index, keep)
                     if keep:
                         self._store.keep(kept, index, piece)
-                    elif index in recent:  # decoded again, and not kept before
-                        self._overlapping = _READS_TO_KEEP
-                    elif len(recent) < _REMEMBERED:
-                        recent.add(index)
                     else:
-                        recent.clear()
+                        self._remember((index,))
                 if len(piece) != rows_used or piece.shape[1] != x2 - x1:
                     piece = piece[y1:y2, x1 - left : x2 - left]
                 if factor == 1:
@@ -171,6 +178,15 @@ class TiffImage:
                 left += wide
         except Exception as error:  # codecs raise errors of many kinds
             raise self._error(at, error) from error
+
+    def _remember(self, indexes: Collection[int]) -> None:
+        """Notice pieces that are decoded again and were not kept."""
+        recent = self._recent
+        if not recent.isdisjoint(indexes):
+            self._overlapping = _READS_TO_KEEP
+        if len(recent) >= _REMEMBERED:
+            recent.clear()
+        recent.update(indexes)
 
     def _load(
         self, offsets: tuple[int, ...], counts: tuple[int, ...], found: list[Raw | None] | None
