@@ -75,7 +75,8 @@ def groups(folder: Path, fast: bool, only: str | None, slide: Path | None) -> It
         for name, file in REAL.items():
             path = Path(data or "") / file
             if data and path.exists():
-                tasks = (Task(f"{name}, level 0", bars=VENDOR_BARS),)
+                side = SIDE if name == "NDPI" else SIDE // 2  # the DICOM slide is 700 px high
+                tasks = (Task(f"{name}, {side} px", side=side, step=side // 2, bars=VENDOR_BARS),)
                 yield Group(f"{name} ({path.name})", path, VENDOR_READERS, tasks, 12)
             else:
                 print(f"skipped {name}: QWENVL_TEST_DATA names no folder with {file}\n")
@@ -101,7 +102,7 @@ def available(group: Group) -> dict[str, Opener]:
 
 def places(task: Task, size: tuple[int, int], count: int) -> list[tuple[int, int]]:
     """Level-0 corners of `count` tiles of the task's grid, row by row, in the middle of the slide."""
-    step, side = task.step * task.scale, SIDE * task.scale
+    step, side = task.step * task.scale, task.side * task.scale
     along = [range(min(task.offset, n - side), n - side + 1, step) for n in size]
     grid = [(x, y) for y in along[1] for x in along[0]]
     start = max(0, (len(grid) - count) // 2)

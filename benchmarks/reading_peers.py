@@ -33,6 +33,8 @@ class Task:
         Distance of tiles, in their px.
     offset : int
         Where the grid begins, in level-0 px.
+    side : int
+        Side of a tile in its px.
     bars : dict of str to float
         How many times faster than each peer this project has to be.
     tolerance : int
@@ -45,6 +47,7 @@ class Task:
     shrink: int = 1
     step: int = SIDE
     offset: int = 0
+    side: int = SIDE
     bars: dict[str, float] = field(default_factory=dict)
     tolerance: int = 0
 
@@ -65,8 +68,8 @@ def open_ours(path: Path) -> tuple[Callable[[Task], Read], Callable[[], None]]:
         slide = open_slide(path, rendering=Rendering.parse("rgb"))
 
     def reader(task: Task) -> Read:
-        side0 = SIDE * task.scale
-        return lambda x0, y0: slide.read_scaled(x0, y0, side0, side0, (SIDE, SIDE))
+        side0 = task.side * task.scale
+        return lambda x0, y0: slide.read_scaled(x0, y0, side0, side0, (task.side, task.side))
 
     return reader, slide.close
 
@@ -78,7 +81,7 @@ def open_openslide(path: Path) -> tuple[Callable[[Task], Read], Callable[[], Non
     slide = OpenSlide(str(path))
 
     def reader(task: Task) -> Read:
-        side = SIDE * task.shrink
+        side = task.side * task.shrink
 
         def read(x0: int, y0: int) -> NDArray[np.uint8]:
             rgba = np.asarray(slide.read_region((x0, y0), task.level, (side, side)))
@@ -111,7 +114,7 @@ def open_fastslide(path: Path) -> tuple[Callable[[Task], Read], Callable[[], Non
     slide = FastSlide.from_file_path(str(path))
 
     def reader(task: Task) -> Read:
-        side, factor = SIDE * task.shrink, task.scale // task.shrink
+        side, factor = task.side * task.shrink, task.scale // task.shrink
         return lambda x0, y0: _shrink(
             np.ascontiguousarray(
                 slide.read_region((x0 // factor, y0 // factor), task.level, (side, side)).numpy()[..., :3]

@@ -278,7 +278,9 @@ class JpegDecoder:
         tiles = scratch(shape)
         if start is None:
             whole = memoryview(data)
-            streams = [whole[begin:end] for begin, end in zip(begins, ends, strict=True)]
+            streams: list[bytes | memoryview] = [
+                whole[begin:end] for begin, end in zip(begins, ends, strict=True)
+            ]
         else:
             skip = len(head)
             streams = [start + data[begin + skip : end] for begin, end in zip(begins, ends, strict=True)]
