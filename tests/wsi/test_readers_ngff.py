@@ -471,6 +471,14 @@ def test_an_image_without_chunks_says_so(tmp_path: Path) -> None:
         assert (slide.read(0, 0, 32, 32) == 9).all()
 
 
+def test_an_empty_list_of_filters_is_none(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.zarr", ramp(32, 32), modern=False)
+    document = json.loads((path / "0" / ".zarray").read_text())
+    (path / "0" / ".zarray").write_text(json.dumps({**document, "filters": []}))
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 32, 32)[..., 0], ramp(32, 32))
+
+
 def test_damaged_array_metadata_is_named(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.zarr", ramp(32, 32))
     (path / "0" / "zarr.json").write_text("{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -202,7 +203,9 @@ def _reason(error: Exception) -> str:
 
 def _array(group: zarr.Group, name: str, axes: str, where: str) -> zarr.Array[Any]:
     try:
-        array = group[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of zarr, about what writers leave in metadata
+            array = group[name]
     except KeyError as error:
         raise UnsupportedSlideError(
             f"{where} states the dataset {name!r}, which is not there. Copy it again."
