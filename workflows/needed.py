@@ -23,12 +23,10 @@ from wsi.frames import SlideFrames
 from wsi.geojson import load_geojson
 from wsi.grid import side_of_tile
 from wsi.readers.choices import Choice, choices_of, complaint
-from wsi.readers.describe import describe, describe_images, image_line
+from wsi.readers.describe import describe, describe_images
 from wsi.readers.description import Description
 from wsi.readers.stack import Plane, Rendering
 from wsi.tissue import METHODS
-
-_LISTED = 24  # images that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class Needed:
     series: int | None
     missing: tuple[Choice, ...]
     wrong: tuple[SlideError, ...]
+    which: str = ""
+    """What the reader says about the images, where one has to be chosen."""
 
 
 def needed_for(
@@ -88,12 +88,11 @@ def needed_for(
     missing: list[Choice] = []
     wrong: list[SlideError] = []
     series = chosen.get("series")
-    description, taken, images = _described(
+    description, taken, which = _described(
         path, None if series is None else int(series), chosen.get("reader")
     )
     if taken is not None:
-        what = f"one of its images ({'; '.join(images)})"
-        missing.append(Choice("series", what, f"--series {taken}", f"series={taken}"))
+        missing.append(Choice("series", "the image", f"--series {taken}", f"series={taken}"))
     parsed: dict[str, Any] = {}
     for name, kind in (("plane", Plane), ("rendering", Rendering)):
         value = chosen.get(name)
@@ -117,7 +116,7 @@ def needed_for(
         wrong += [
             fault for each, flags in scales if (fault := _misfit(description, each, mpp_xy, factor, flags))
         ]
-    return Needed(description, taken, tuple(missing), tuple(wrong))
+    return Needed(description, taken, tuple(missing), tuple(wrong), which)
 
 
 def require_all(path: Path, **given: Any) -> None:
@@ -133,36 +132,37 @@ def require_all(path: Path, **given: Any) -> None:
         return
     if not found.missing and len(found.wrong) == 1 and not isinstance(found.wrong[0], PlaneError):
         raise found.wrong[0]
-    message = complaint(
-        path, str(found.description.layout), found.missing, [_sentence(each) for each in found.wrong]
-    )
+    wrong = [_sentence(each) for each in found.wrong]
+    message = complaint(path, str(found.description.layout), found.missing, wrong)
+    if found.which:
+        others = [choice for choice in found.missing if choice.name != "series"]
+        message = f"{found.which} "
+        if others or wrong:
+            message += complaint(f"Image {found.series}", str(found.description.layout), others, wrong)
     names = {choice.name for choice in found.missing}
     if names == {"scale"} and not found.wrong:
         raise UnknownMppError(message)
     if names == {"frame"} and not found.wrong:
         raise FrameNeededError(message)
-    raise PlaneError(message, found.missing)
+    raise PlaneError(message.rstrip(), found.missing)
 
 
-def _described(
-    path: Path, series: int | None, reader: str | None
-) -> tuple[Description, int | None, tuple[str, ...]]:
-    """The image that is asked about; where one of several has to be chosen its number, and what they all are."""
+def _described(path: Path, series: int | None, reader: str | None) -> tuple[Description, int | None, str]:
+    """The image that is asked about; where one of several has to be chosen its number, and the reader's words on it."""
     try:
-        return describe(path, series=series, reader=reader), None, ()
-    except PlaneError:
+        return describe(path, series=series, reader=reader), None, ""
+    except PlaneError as error:
         if series is not None:
             raise
-        images = describe_images(path, reader=reader)
+        which = str(error)
+    images = describe_images(path, reader=reader)
     sizes = {
         number: each.levels[0].width * each.levels[0].height
         for number, each in enumerate(images)
         if isinstance(each, Description)
     }
     largest = max(sizes, key=lambda number: sizes[number])
-    lines = tuple(image_line(number, each) for number, each in enumerate(images[:_LISTED]))
-    lines += (f"and {len(images) - _LISTED} more",) if len(images) > _LISTED else ()
-    return images[largest], largest, lines  # type: ignore[return-value]
+    return images[largest], largest, which  # type: ignore[return-value]
 
 
 def _scale(request: Request | None) -> Choice:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from cohort_helpers import REQUEST as COHORT
+from cohort_helpers import plan_of, study_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icc_profiles import as_srgb, gray_profile, rgb_profile
@@ -21,6 +23,8 @@ from qwenvl.request import Request
 from qwenvl.testing import tiny_checkpoint
 from workflows import run_slide
 from workflows._fit import finer_scale, fit_advice, fitting_tiles
+from workflows.cohort.check import check_rows
+from workflows.cohort.folder import BatchFolder
 from workflows.errors import RunMismatchError
 from workflows.needed import require_all
 from workflows.store import RunStore
@@ -229,3 +233,15 @@ def test_the_flag_reaches_report_and_html_and_repeats(tmp_path: Path) -> None:
     refused = run("score", path, "Is it?", *flags, "--colour", "lab", "-o", tmp_path / "no")
     assert refused.exit_code == 2
     assert "srgb" in refused.output
+
+
+def test_a_row_of_a_cohort_says_all_it_misses_and_a_study_names_its_colours(tmp_path: Path) -> None:
+    stack(tmp_path / "a.ome.tif")
+    photo(tmp_path / "b.png", profile=rgb_profile(1.8))
+    (tmp_path / "cohort.csv").write_text("slide,mpp\na.ome.tif,\nb.png,0.5\n")
+    plan = plan_of(tmp_path / "cohort.csv", study_of(request=COHORT | {"colour": "srgb"}))
+    assert plan.slide_options["colour"] == "srgb"
+    row, other = check_rows(plan, BatchFolder(tmp_path / "out"))
+    for words in ("--plane z=0,t=0", "--rendering 0:red:auto,1:green:auto", "--slide-mpp 0.25"):
+        assert words in (row.problem or "")
+    assert other.problem is None

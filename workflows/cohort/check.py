@@ -14,8 +14,9 @@ from workflows.cohort.plan import Plan
 from workflows.cohort.state import RunState, needs_nothing, read_state, why_other
 from workflows.cohort.table import Finding, Row
 from workflows.errors import StoreError
+from workflows.needed import require_all
 from wsi.address import may_exist
-from wsi.errors import SlideError
+from wsi.errors import PlaneError, SlideError
 from wsi.fingerprint import fingerprint_files
 from wsi.names import path_of, path_text
 from wsi.slide import Slide
@@ -117,6 +118,22 @@ def open_row(plan: Plan, row: Row) -> Slide:
     return slide
 
 
+def _all_missing(plan: Plan, row: Row, error: PlaneError) -> str:
+    """What a slide that did not open for want of a choice misses, its scale included."""
+    try:
+        require_all(
+            path_of(row.slide),
+            mpp=row.mpp or plan.study.slides.mpp,
+            options=plan.slide_options,
+            request=plan.request,
+            mask=plan.mask(row),
+            frame=plan.frame(row),
+        )
+    except SlideError as found:
+        return str(found)
+    return str(error)
+
+
 def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checked:
     path = path_of(row.slide)
     mask = plan.mask(row)
@@ -154,5 +171,7 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
             return replace(checked, finished=needs_nothing(state, plan, row, slide, folder))
     except StoreError as error:
         return replace(Checked(row), stale=True) if overwrite else Checked(row, str(error))
+    except PlaneError as error:
+        return Checked(row, path_text(_all_missing(plan, row, error)))
     except (SlideError, OSError, ValueError) as error:  # ValueError: a name with a zero byte
         return Checked(row, path_text(str(error)))
