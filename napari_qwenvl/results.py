@@ -295,12 +295,27 @@ class ResultsPanel(QWidget):
     def _read(self, path: Path) -> str:
         from wsi.errors import FrameNeededError
 
+        def deleted(number: int) -> bool:
+            return self.ask_deleted(path, number)
+
         try:
-            return self.session.read_corrections(path)
+            return self.session.read_corrections(path, deleted=deleted)
         except FrameNeededError:
             if (frame := self.ask_frame(path)) is None:
                 return "Nothing was read."
-            return self.session.read_corrections(path, frame)
+            return self.session.read_corrections(path, frame, deleted)
+
+    def ask_deleted(self, path: Path, number: int) -> bool:
+        """Ask whether objects that are not in a file were deleted in QuPath."""
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setText(f"{number:,} objects of this run are not in {path.name}.")
+        box.setInformativeText("Were they deleted in QuPath, or does the file hold a part of the objects?")
+        reject = box.addButton("Deleted: reject them", QMessageBox.ButtonRole.AcceptRole)
+        keep = box.addButton("A part: keep them", QMessageBox.ButtonRole.RejectRole)
+        box.setDefaultButton(keep)
+        box.exec()
+        return box.clickedButton() == reject
 
     def ask_frame(self, path: Path) -> PixelFrame | None:
         """Ask in which px a file's coordinates are; None where the user does not say."""

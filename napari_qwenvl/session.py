@@ -310,12 +310,20 @@ class Session:
             f"{written:,} objects written to {path}. Correct them in QuPath, export, and read them back here."
         )
 
-    def read_corrections(self, path: Path, frame: PixelFrame | None = None) -> str:
-        """Take over what was corrected in QuPath; what changed, in words. Raises WorkflowError, FrameError."""
+    def read_corrections(
+        self,
+        path: Path,
+        frame: PixelFrame | None = None,
+        deleted: Callable[[int], bool] = lambda number: False,
+    ) -> str:
+        """Take over what was corrected in QuPath; what changed, in words. Raises WorkflowError, FrameError.
+
+        `deleted` is asked whether so many objects that are not in the file were deleted there.
+        """
         from workflows.corrections import read_corrections
 
         assert self.folder is not None
-        made = read_corrections(self.folder, path, frame=frame)
+        made = read_corrections(self.folder, path, frame=frame, reject_missing=deleted)
         if self.deciding is not None:
             self.deciding.refresh()
         self.reload()

@@ -36,6 +36,8 @@ from wsi.names import json_text
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 Place = Callable[..., NDArray[Any]]
 """Level-0 px, x and y in turn, as px of the file."""
+ANSWERS = "answers"
+"""Member of the head, and key of an object's metadata: see `_answers_so_far`."""
 _OBJECT_TASKS = (Task.DETECT, Task.POINT)
 
 
@@ -82,13 +84,14 @@ def export_geojson(
         with_objects = store.manifest.request.task in _OBJECT_TASKS
         frames = frames_of(store.manifest.slide, frame)
         place = partial(frames.from_level0, frame=frame)
-        head = _dumps(_head(store) | frames.record(frame))
+        mark = _answers_so_far(store)
+        head = _dumps(_head(store) | ({} if mark is None else {ANSWERS: mark}) | frames.record(frame))
         number = 0
         with new_text_file(Path(out), _SUFFIXES, overwrite=overwrite) as stream:
             stream.write(f'{{"type":"FeatureCollection","{HEAD}":{head},"features":[')
             separator = "\n"
             with_tiles = tiles if tiles is not None else not with_objects
-            for features in _features(store, with_objects, with_tiles, place):
+            for features in _features(store, with_objects, with_tiles, place, mark):
                 if features:
                     stream.write(separator)
                     stream.write(",\n".join(features))
@@ -108,7 +111,19 @@ def _head(store: RunStore) -> dict[str, Any]:
     }
 
 
-def _features(store: RunStore, with_objects: bool, with_tiles: bool, place: Place) -> Iterator[list[str]]:
+def _answers_so_far(store: RunStore) -> int | None:
+    """Number of the newest answer of a run that may still get more; None of a finished one.
+
+    It is written to every object too, because QuPath drops the head: who reads the file back must know which objects
+    it could not hold yet (`workflows.corrections`).
+    """
+    number = store.last_seq()
+    return number if len(store.finished()) < len(store.tiles()) else None
+
+
+def _features(
+    store: RunStore, with_objects: bool, with_tiles: bool, place: Place, mark: int | None
+) -> Iterator[list[str]]:
     """Features as text, some thousands at a time."""
     objects = RunObjects(store)
     plane = _plane(store.manifest.slide.options.get("plane"))
@@ -117,10 +132,12 @@ def _features(store: RunStore, with_objects: bool, with_tiles: bool, place: Plac
     if with_objects:
         classes = [_dumps(_classification(label, objects.colours[label])) for label in objects.labels]
         for chunk in objects:
-            yield _object_features(chunk, plane, classes, place)
+            yield _object_features(chunk, plane, classes, place, mark)
 
 
-def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str], place: Place) -> list[str]:
+def _object_features(
+    chunk: ObjectChunk, plane: str, classes: Sequence[str], place: Place, mark: int | None
+) -> list[str]:
     columns, attributes = chunk.columns, chunk.attributes
     boxes = np.array(place(columns.box))
     # A ring without area is not valid geometry.
@@ -138,6 +155,7 @@ def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str], pla
         strict=True,
     )
     features = []
+    made = {} if mark is None else {ANSWERS: str(mark)}
     for name, tile, item, label, (x0, y0, x1, y1), point, score, review in rows:
         left, top = f"{x0:.2f}", f"{y0:.2f}"
         if point:
@@ -151,8 +169,8 @@ def _object_features(chunk: ObjectChunk, plane: str, classes: Sequence[str], pla
         measured = "" if score != score else f'"measurements":{{"score":{score!r}}},'
         metadata = f'{{"tile":"{tile}","item":"{item}"}}'
         extra = attributes.get((tile, item)) if attributes else None
-        if review or extra:
-            words = _as_strings(extra or {}) | ({"review": REVIEWS[review]} if review else {})
+        if review or extra or made:
+            words = _as_strings(extra or {}) | ({"review": REVIEWS[review]} if review else {}) | made
             metadata = _dumps({"tile": str(tile), "item": str(item), **words})
         features.append(
             f'{{"type":"Feature","id":"{name}","geometry":{{"type":{geometry}{middle[label]}{measured}'
