@@ -14,7 +14,7 @@ import numpy as np
 from finetune.conversation import Turn, Writer
 from finetune.errors import DatasetError, LeakError, RecipeError
 from finetune.examples import Plan
-from finetune.formats import Conversation, read_conversations
+from finetune.formats import Conversation, Conversations, read_conversations
 from finetune.metrics import Score
 from finetune.text_metrics import Told, parsed, score_texts, yes_or_no
 from finetune.tokens import TurnTokens, words_of
@@ -195,7 +195,7 @@ def read_split(
     held_out: Path | None,
     writer: Writer | None = None,
     processor: ProcessorSettings | None = None,
-) -> tuple[list[Conversation], list[Conversation]]:
+) -> tuple[Conversations, Conversations]:
     """The conversations to learn from and those kept back; `writer` and `processor` as in `read_conversations`.
 
     Raises
@@ -203,14 +203,14 @@ def read_split(
     DatasetError
         A file is missing or empty.
     LabelFileError
-        A row cannot be read.
+        No row of a file can be used; those that cannot are in `Conversations.refused`.
     LeakError
         A picture, or a question without one, is in both.
     """
-    found: list[list[Conversation]] = []
+    found: list[Conversations] = []
     for name, path in (("conversations", training), ("held_out", held_out)):
         if path is None:
-            found.append([])
+            found.append(Conversations())
             continue
         if not path.is_file():
             raise DatasetError(f"{name}: {path} is no file of conversations")
@@ -228,16 +228,21 @@ def read_split(
 
 
 def manifest(
-    training: Path, conversations: Sequence[Conversation], held_out: Path | None, kept: int
+    training: Path, conversations: Conversations, held_out: Path | None, kept: Conversations
 ) -> dict[str, Any]:
     """What an adapter says of the conversations it learned from."""
-    files = {"train": (training, len(conversations))}
+    files = {"train": (training, conversations)}
     if held_out is not None:
         files["validation"] = (held_out, kept)
     return {
         "name": training.stem,
         "conversations": {
-            split: {"file": path.name, "hash": f"sha256:{_digest(path.read_bytes())}", "rows": rows}
+            split: {
+                "file": path.name,
+                "hash": f"sha256:{_digest(path.read_bytes())}",
+                "rows": len(rows),
+                "refused": len(rows.refused),
+            }
             for split, (path, rows) in files.items()
         },
         "pictures": len({item.pictures for item in conversations if item.pictures}),

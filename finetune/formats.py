@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.conversation import Writer
+from finetune.conversation_boxes import Placeholders, sizes_of
+from finetune.conversation_images import named_images, parts_of, require_no_other
+from finetune.conversation_rows import read_rows
 from finetune.cutting import LabelledCut
 from finetune.errors import DatasetError, LabelFileError
 from finetune.label_source import TileReader
@@ -31,7 +34,6 @@ from qwenvl.request import Request, Task
 
 FORMATS = ("chatml", "llava", "sharegpt", "ms-swift")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_SLOT = re.compile(r"<image>\n?")
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,23 @@ class Conversation:
             return np.asarray(picture.convert("RGB"))
 
 
+class Conversations(list[Conversation]):
+    """The conversations of a file, in its order, and the rows that were refused.
+
+    Attributes
+    ----------
+    refused : tuple of str
+        Each with its place in the file and the reason.
+    """
+
+    def __init__(self, rows: Iterable[Conversation] = (), refused: Sequence[str] = ()) -> None:
+        super().__init__(rows)
+        self.refused = tuple(refused)
+
+
 def read_conversations(
     path: Path, writer: Writer | None = None, processor: ProcessorSettings | None = None
-) -> list[Conversation]:
+) -> Conversations:
     """Read JSON or JSONL in any of `FORMATS`, told apart row by row.
 
     Parameters
@@ -62,138 +78,89 @@ def read_conversations(
         Of the model that will learn. ms-swift's boxes (px of the picture as it is stored, or shares of it) become its
         numbers.
 
+    Returns
+    -------
+    Conversations
+        A row in none of the forms, without its picture, or with boxes in placeholders without numbers is refused by
+        itself; see `Conversations.refused`.
+
     Raises
     ------
     LabelFileError
-        A row is in none of the forms, a picture is missing, or it has boxes in placeholders without numbers.
+        The file is no JSON, or no row of it can be used.
     """
 
     def numbers(places: list[float], size: tuple[int, int]) -> list[int]:
         if writer is None or processor is None:
-            raise LabelFileError(
-                f"{path.name}: ms-swift boxes become a model's numbers when a run reads them; here they need norm1000"
+            raise ValueError(
+                "ms-swift boxes become a model's numbers when a run reads them; here they need norm1000"
             )
         row = np.array(places, np.float64).reshape(1, -1)
         return [int(value) for value in writer.to_model(row, processor.frame(*size))[0]]
 
-    return [_conversation(row, path, number, numbers) for number, row in enumerate(_rows(path))]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8").strip()
-    try:
-        if text.startswith("["):
-            yield from json.loads(text)
-        else:
-            yield from (json.loads(line) for line in text.splitlines() if line.strip())
-    except ValueError as error:
-        raise LabelFileError(f"{path} is neither JSON nor JSONL: {error}") from error
+    # Numbers of 0 to 1000 are the model's own, but of a family that counts px.
+    relative = writer is None or writer.family.space is not CoordinateSpace.ABSOLUTE_RESIZED
+    found: list[Conversation] = []
+    refused: list[str] = []
+    for where, row in read_rows(path):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            found.append(_conversation(row, path, numbers, relative))
+        except ValueError as error:
+            refused.append(f"{where}: {error}")
+        except (TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+            refused.append(f"{where}: cannot be read ({error!r:.120})")
+    if refused and not found:
+        raise LabelFileError(f"{path}: none of its {len(refused)} rows can be used; {refused[0]}")
+    return Conversations(found, refused)
 
 
 _Numbers = Callable[[list[float], tuple[int, int]], list[int]]
 """From px of a picture of a size to a model's numbers."""
 
 
-def _conversation(row: dict[str, Any], path: Path, number: int, numbers: _Numbers) -> Conversation:
-    where = f"{path.name} row {number}"
-    turns = row.get("messages", row.get("conversations"))
+def _conversation(row: Any, path: Path, numbers: _Numbers, relative: bool) -> Conversation:
+    turns = row.get("messages", row.get("conversations")) if isinstance(row, Mapping) else None
     if not isinstance(turns, list) or not turns:
-        raise LabelFileError(
-            f"{where}: neither 'messages' nor 'conversations'; known forms are {', '.join(FORMATS)}"
-        )
-    named = row.get("images", row.get("image", []))
-    named = [named] if isinstance(named, str) else list(named or [])
-    sizes = _sizes([path.parent / name for name in named], where)
-    boxes = _placed_boxes(row, where, sizes, numbers)
-    refs = iter((row.get("objects") or {}).get("ref", []))
+        raise ValueError(f"neither 'messages' nor 'conversations'; known forms are {', '.join(FORMATS)}")
+    named = named_images(row, path.parent)
+    boxes = Placeholders(row, named, numbers, relative)
     messages: list[Message] = []
-    inline: list[str] = []
+    pictures: list[Path | None] = []
     for turn in turns:
-        role = _ROLES.get(str(turn.get("role", turn.get("from"))))
-        content = turn.get("content", turn.get("value"))
+        role = _ROLES.get(str(turn.get("role", turn.get("from")))) if isinstance(turn, Mapping) else None
+        content = turn.get("content", turn.get("value")) if role else None
         if role is None or content is None:
-            raise LabelFileError(f"{where}: a turn without role or words: {str(turn)[:80]}")
-        if isinstance(content, list):
-            inline += [
-                str(part.get("image") or part.get("image_url"))
-                for part in content
-                if part.get("type") in ("image", "image_url")
-            ]
-            parts: list[dict[str, Any]] = [
-                {"type": "image"}
-                if part.get("type") in ("image", "image_url")
-                else {"type": "text", "text": part.get("text", part.get("value", ""))}
-                for part in content
-            ]
-        else:
-            text = re.sub("<ref-object>", lambda _: next(refs, ""), str(content))
-            text = re.sub("<bbox>", lambda _, b=boxes: _next_box(b, where), text)  # type: ignore[misc]
-            parts = []
-            pieces = _SLOT.split(text) if role == "user" else [text]
-            for i, piece in enumerate(pieces):
-                parts += [{"type": "image"}] if i else []
-                parts += [{"type": "text", "text": piece}] if piece else []
+            raise ValueError(f"a turn without role or words: {turn!a:.80}")
+        parts = parts_of(content, role, path.parent)
+        pictures += [part.get("file") for part in parts if part["type"] == "image"]
+        filled = [
+            {"type": "image"}
+            if part["type"] == "image"
+            else {"type": "text", "text": boxes.filled(part["text"])}
+            for part in parts
+        ]
         # Pictures first, as the families were trained and as the engine asks.
-        parts.sort(key=lambda part: part["type"] != "image")
+        filled.sort(key=lambda part: part["type"] != "image")
         if role == "assistant":
-            messages.append({"role": role, "content": "".join(part.get("text", "") for part in parts)})
+            messages.append({"role": role, "content": "".join(part.get("text", "") for part in filled)})
         else:
-            messages.append({"role": role, "content": parts})
-    pictures = tuple(path.parent / name for name in (named or inline))
-    slots = sum(
-        part["type"] == "image" for m in messages if isinstance(m["content"], list) for part in m["content"]
-    )
-    if slots != len(pictures):
-        raise LabelFileError(f"{where}: {slots} places for pictures, {len(pictures)} pictures named")
-    if len(pictures) > 1:
-        raise LabelFileError(
-            f"{where}: {len(pictures)} pictures; rows about one picture or none can be learned from"
-        )
-    return Conversation(tuple(messages), pictures, sizes if named else _sizes(pictures, where))
-
-
-def _sizes(pictures: Sequence[Path], where: str) -> tuple[tuple[int, int], ...]:
-    """Width and height of every picture."""
-    from PIL import Image
-
-    sizes = []
-    for picture in pictures:
-        if not picture.is_file():
-            raise LabelFileError(f"{where}: picture {picture} does not exist")
-        with Image.open(picture) as opened:
-            sizes.append(opened.size)
-    return tuple(sizes)
-
-
-def _placed_boxes(
-    row: dict[str, Any], where: str, sizes: Sequence[tuple[int, int]], numbers: _Numbers
-) -> Iterator[list[int]]:
-    """Boxes and points of an ms-swift row in the model's numbers, in order."""
-    objects = row.get("objects") or {}
-    places = objects.get("bbox") or []
-    kind = objects.get("bbox_type", "real")
-    if kind == "norm1000" or not places:
-        return iter(places)
-    if kind not in ("real", "norm1"):
-        raise LabelFileError(f"{where}: bbox_type {kind!r} is none of real, norm1, norm1000")
-    owners = objects.get("image_id") or [0] * len(places)
-    if len(owners) != len(places) or not all(isinstance(i, int) and 0 <= i < len(sizes) for i in owners):
-        raise LabelFileError(f"{where}: image_id does not name a picture of the row for every box")
-    found = []
-    for place, owner in zip(places, owners, strict=True):
-        size = sizes[owner]
-        if len(place) not in (2, 4):
-            raise LabelFileError(f"{where}: {place} is neither a box of 4 numbers nor a point of 2")
-        scale = [float(size[i % 2]) if kind == "norm1" else 1.0 for i in range(len(place))]
-        found.append(numbers([float(v) * s for v, s in zip(place, scale, strict=True)], size))
-    return iter(found)
-
-
-def _next_box(boxes: Iterator[list[int]], where: str) -> str:
-    box = next(boxes, None)
-    if box is None:
-        raise LabelFileError(f"{where}: more <bbox> than boxes")
-    return json.dumps(box)
+            messages.append({"role": role, "content": filled})
+    boxes.require_used()
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise ValueError("no answer to learn")
+    if pictures.count(None) != len(named):
+        raise ValueError(f"{pictures.count(None)} places for pictures, {len(named)} pictures named")
+    if not pictures:
+        require_no_other(row)
+    if isinstance(row.get("system"), str) and row["system"].strip() and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": row["system"]}]})
+    rest = iter(named)
+    files = tuple(next(rest) if each is None else each for each in pictures)
+    if len(files) > 1:
+        raise ValueError(f"{len(files)} pictures; rows about one picture or none can be learned from")
+    return Conversation(tuple(messages), files, sizes_of(files))
 
 
 # ---------------------------------------------------------------------- writing

@@ -221,8 +221,10 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
         checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
         longest_sample(config, checkpoint),
     )  # fmt: skip
-    made = _labels if config.dataset else _talk
-    learned = made(config, checkpoint, writer, tokens)
+    if config.dataset:
+        learned = _labels(config, checkpoint, writer, tokens)
+    else:
+        learned = _talk(config, checkpoint, writer, tokens, say)
     exam = learned.exam
     if exam is None:
         say(f"note: {learned.unmeasured}, so nothing is measured")
@@ -290,10 +292,17 @@ def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, toke
     )  # fmt: skip
 
 
-def _talk(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens) -> _Learned:
+def _talk(
+    config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens, say: Callable[[str], None]
+) -> _Learned:  # fmt: skip
     """Given conversations."""
     assert config.conversations is not None
     training, kept = read_split(config.conversations, config.held_out, writer, checkpoint.processor)
+    for name, rows in (("conversations", training), ("held_out", kept)):
+        if rows.refused:
+            say(
+                f"note: {name}: {len(rows.refused)} rows left out, {len(rows)} used; {'; '.join(rows.refused[:3])}"
+            )
     generation = Generation(max_new_tokens=config.max_new_tokens)
     request = request_for(
         training, generation, size=config.tile.size if "tile" in config.model_fields_set else None,
@@ -305,7 +314,7 @@ def _talk(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens
     return _Learned(
         ConversationSource("conversations", training, checkpoint, tokens), request, exam,
         Target(request.tile_size, conversation_pictures(training)),
-        manifest(config.conversations, training, config.held_out, len(kept)),
+        manifest(config.conversations, training, config.held_out, kept),
         "no conversations are held out (held_out)",
     )  # fmt: skip
 

@@ -107,7 +107,10 @@ def _exam(card: Any, path: Path, split: str, images: Path | None, most: int | No
         from finetune.conversations import ConversationExam
         from finetune.formats import read_conversations
 
-        exam = ConversationExam.of(read_conversations(path), request.generation, most=most)
+        rows = read_conversations(path)
+        for text in rows.refused:
+            typer.secho(f"left out: {text}", err=True, fg=typer.colors.YELLOW)
+        exam = ConversationExam.of(rows, request.generation, most=most)
         return exam, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"
     if not request.labels:
         stop(f"{card.name} was trained on conversations; name a file of them in place of {path}")
