@@ -356,10 +356,23 @@ def with_patients(
 
 def read_patients(path: Path) -> dict[str, str]:
     """A CSV with columns `slide` and `patient`."""
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # An open quote would swallow the rows behind it.
+        raise DatasetError(
+            f"{path} is no table that can be read ({error}); look for an open quote"
+        ) from error
     if not rows or not {"slide", "patient"} <= set(rows[0]):
         raise DatasetError(f"{path}: needs the columns slide and patient")
+    bad = [
+        number
+        for number, row in enumerate(rows, 1)
+        if not row["slide"] or row["patient"] is None or None in row
+    ]
+    if bad:
+        raise DatasetError(f"{path}: row {bad[0]} has not the cells of the header")
     return {Path(row["slide"]).name.split(".")[0]: row["patient"].strip() for row in rows}
 
 

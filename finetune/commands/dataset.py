@@ -132,7 +132,7 @@ def split(
         lists = {
             name: [
                 line.strip().split(".")[0]
-                for line in Path(file).read_text(encoding="utf-8-sig").splitlines()
+                for line in Path(file).read_text(encoding="utf-8-sig").split("\n")
                 if line.strip()
             ]
             for name, file in files.items()

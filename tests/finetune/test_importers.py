@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.build import BuildOptions, build_dataset, split_dataset, with_patients
+from finetune.build import BuildOptions, build_dataset, read_patients, split_dataset, with_patients
 from finetune.cutting import Cutter, TileSpec
 from finetune.errors import DatasetError, LabelFileError, LeakError, RecipeError
 from finetune.importers import read_labels
@@ -272,6 +272,22 @@ def test_splits_keep_patients_whole(tmp_path):
         split_dataset(data, lists={"train": ["s0"], "validation": ["s1"]})
     with pytest.raises(DatasetError, match="too few"):
         split_dataset(data, validation=0.5, test=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('slide,patient\na,"p1\nb,p2\nc,p3\n', "look for an open quote"),
+        ("slide,patient\na,p1\nb\n", "row 2 has not the cells"),
+        ("slide;patient\na;p1\n", "needs the columns"),
+    ],
+)
+def test_tables_of_patients_that_cannot_be(tmp_path, text, words):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(DatasetError, match=words):
+        read_patients(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text('slide,patient\na\u2028b.svs,"p,1"\n', encoding="utf-8")
+    assert read_patients(tmp_path / "p.csv") == {"a\u2028b": "p,1"}
 
 
 def test_the_same_pixels_on_both_sides_are_a_leak(tmp_path):
