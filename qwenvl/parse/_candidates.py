@@ -14,19 +14,21 @@ from qwenvl.parse._keys import (
     EITHER_KEYS,
     LABEL_KEYS,
     POINT_KEYS,
+    POLYGON_KEYS,
     SCORE_KEYS,
     WRAPPER_KEYS,
     numbers_by_name,
 )
-from qwenvl.parse._labels import canonical, mentioned
+from qwenvl.parse._labels import canonical
 from qwenvl.parse._lenient import CutDict, CutList
-from qwenvl.parse._strict import SplitList
+from qwenvl.parse._names import name_in, name_of
+from qwenvl.parse._strict import RepeatedDict, SplitList
 from qwenvl.parse._values import Value
 
-_KNOWN = frozenset(BOX_KEYS + POINT_KEYS + LABEL_KEYS + SCORE_KEYS)
+_KNOWN = frozenset(BOX_KEYS + POINT_KEYS + POLYGON_KEYS + LABEL_KEYS + SCORE_KEYS)
 _BOX_KEYS = frozenset(BOX_KEYS)
 _LABEL_KEYS = frozenset(LABEL_KEYS)
-_BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:])
+_BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:], *POLYGON_KEYS)
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
 _SALVAGE = re.compile(
     r"\b(?:bbox_2d|bbox|box_2d|bounding_box|point_2d|point)\b[\"'*]{0,3}\s*+[:=]\s*+[\[(]?\s*+"
@@ -79,24 +81,32 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
     bare_ones: list[Candidate] = []
     codes: list[str] = []
     empty = False
+    hint: str | None = None
     for item in values:
         if isinstance(item.value, dict) and not isinstance(item.value, CutDict) and _is_object(item.value):
             codes.append("single")
-        named = mentioned(item.before, labels) if item.before and labels else []
-        hint = named[-1][2] if len({label for _, _, label in named}) == 1 else None
+        if item.corrects and (candidates or bare_ones):
+            candidates, bare_ones = [], []
+            codes.append("corrected")
+        if item.before:
+            # A heading is that of all values up to the next words.
+            hint = name_in(item.before, labels)
         for kind, value, name in _walk(item.value, labels, hint):
             if kind == "object":
                 candidates.extend(_of_dict(value, name, size))
             elif kind == "junk":
                 candidates.append(Candidate(None, codes=("dropped:not_object",)))
             elif kind == "list":
-                bare_ones.extend(_of_list(value, name, size))
+                rows = _of_list(value, name, size)
+                bare_ones.extend(rows or [Candidate(None, codes=("dropped:not_object",))])
             elif kind == "code":
                 codes.append(value)
             else:
                 empty = True
-    if bare and not candidates and bare_ones:
-        return Written(tuple(bare_ones), (*codes, "bare"), empty)
+    if bare and not any(item.numbers for item in candidates) and any(item.numbers for item in bare_ones):
+        return Written((*bare_ones, *candidates), (*codes, "bare"), empty)
+    if candidates:
+        codes += ["dropped:bare"] * len(bare_ones)
     if len(candidates) != 1:
         codes = [code for code in codes if code != "single"]
     return Written(tuple(candidates), tuple(codes), empty)
@@ -108,18 +118,29 @@ def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tupl
     while stack:
         value, name, inside = stack.pop()
         if isinstance(value, dict):
+            if isinstance(value, RepeatedDict):
+                yield "code", "keys", None
+            if _is_tool_call(value):
+                yield "code", "tool_call", None
+                continue
             if _is_object(value):
                 if not isinstance(value, CutDict):
                     yield "object", value, name
+                for key, child in value.items():
+                    if isinstance(child, (list, dict)) and child and not _is_read(str(key)):
+                        if _holds_objects(child):
+                            yield "code", "wrapped", None
+                            stack.append((child, _group(key, labels), True))
+                        elif not isinstance(value, CutDict):
+                            yield "code", "attributes", None
                 continue
             children = []
-            for key, child in value.items():
-                match = canonical(str(key)[:120], labels)
+            for key, child in value.pairs if isinstance(value, RepeatedDict) else value.items():
                 if isinstance(child, list) and not child:
-                    if match or str(key).casefold().strip() in WRAPPER_KEYS:
+                    if str(key).casefold().strip() in WRAPPER_KEYS or canonical(str(key)[:120], labels):
                         yield "empty", None, None
                 elif isinstance(child, (list, dict)):
-                    children.append((child, match or name, False))
+                    children.append((child, _group(key, labels) or name, False))
             if children:
                 yield "code", "wrapped", None
                 stack.extend(reversed(children))
@@ -128,9 +149,10 @@ def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tupl
         elif isinstance(value, list):
             if isinstance(value, SplitList):
                 yield "code", "keys", None
-            if not value and not inside:
+                stack.extend(reversed([(child, own or name, True) for child, own in _shared_names(value)]))
+            elif not value:
                 if not isinstance(value, CutList):
-                    yield "empty", None, None
+                    yield ("junk" if inside else "empty"), None, None
             elif _is_flat(value):
                 if not isinstance(value, CutList):
                     yield "list", value, name
@@ -138,6 +160,37 @@ def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tupl
                 stack.extend((child, name, True) for child in reversed(value))
         elif inside:
             yield "junk", value, name
+
+
+def _group(key: object, labels: tuple[str, ...]) -> str | None:
+    """The name that a group's key gives to what stands in it."""
+    text = str(key)[:120]
+    return canonical(text, labels) or name_in(text.replace("_", " "), labels)
+
+
+def _shared_names(parts: SplitList) -> Iterator[tuple[Any, str | None]]:
+    """The objects of one pair of braces; one without a name takes that of the object before it, or after it."""
+    names = [name_of(_folded(part))[1] for part in parts]
+    named = [str(name) for name in names if name]
+    last = named[0] if named else None
+    for part, name in zip(parts, names, strict=True):
+        last = str(name) if name else last
+        yield part, last
+
+
+def _is_tool_call(item: dict[str, Any]) -> bool:
+    """True for a call of a tool, whose boxes are where the model wants to look and not what it found."""
+    return "name" in item and isinstance(item.get("arguments"), (dict, str))
+
+
+def _is_read(key: str) -> bool:
+    folded = key.casefold().strip()
+    return folded in COORDINATE_KEYS or folded in _LABEL_KEYS
+
+
+def _holds_objects(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value, *value.values()]
+    return any(isinstance(part, dict) and _is_object(part) for part in parts)
 
 
 def _is_object(item: dict[str, Any]) -> bool:
@@ -148,7 +201,13 @@ def _is_object(item: dict[str, Any]) -> bool:
         return True
     folded = _folded(item)
     inner = [value for value in item.values() if isinstance(value, (list, dict)) and value]
-    if any(isinstance(part, dict) for value in inner if isinstance(value, list) for part in value):
+    placed = [value for key, value in folded.items() if key in COORDINATE_KEYS]
+    if any(isinstance(part, dict) and not numbers_by_name(_folded(part)) for value in placed
+           if isinstance(value, list) for part in value):  # fmt: skip
+        return False
+    if not placed and any(
+        isinstance(part, dict) for value in inner if isinstance(value, list) for part in value
+    ):
         return False
     if not COORDINATE_KEYS.isdisjoint(folded):
         return not all(isinstance(value, list) and not value for value in item.values())
@@ -166,7 +225,7 @@ def _is_flat(value: list[Any]) -> bool:
 
 
 def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidate]:
-    if len(item) == 2 and isinstance(label := item.get("label"), str) and label:
+    if len(item) == 2 and type(item) is dict and isinstance(label := item.get("label"), str) and label:
         plain_box = item.get("bbox_2d")
         if isinstance(plain_box, list) and len(plain_box) == 4 and set(map(type, plain_box)) == {int}:
             # What the models write nearly always, without the search through the aliases.
@@ -176,28 +235,41 @@ def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidat
     sets: list[list[float]] = []
     present = not COORDINATE_KEYS.isdisjoint(folded)
     for key in _BY_PRIORITY if present else ():
-        found, found_codes = coordinate_sets(folded[key]) if key in folded else ([], ())
+        if key not in folded or folded[key] is None:
+            continue
+        found, found_codes = coordinate_sets(folded[key], key)
         if not found or not _fits(key, found, size):
+            codes += ["attributes"] if sets else []
             continue
         if sets:
             if len(found[0]) != len(sets[0]):
                 codes.append("both")
                 sets.extend(found)
-            break
+            elif found != sets:
+                codes.append("attributes")
+            continue
         sets = found
         codes.extend(found_codes)
         if key not in item or key not in _CANONICAL_KEYS:
             codes.append("keys")
+        if key == "box_2d":
+            codes.append("order")
     if not sets and (named := numbers_by_name(folded)) is not None:
         present = True
         plain = [number_of(part) for part in named]
         if None not in plain:
             sets = [[part for part in plain if part is not None]]
             codes.append("keys")
-    label_key = next((key for key in LABEL_KEYS if folded.get(key) not in (None, "", [])), None)
-    label = folded.get(label_key) if label_key else None
+    label_key, label = name_of(folded)
+    if isinstance(item, RepeatedDict):
+        said = [str(value) for key, value in item.pairs if key.casefold().strip() == label_key]
+        if len(set(said)) > 1:
+            # Two names contradict each other: neither is taken.
+            label = " / ".join(said)
     if label_key and (label_key != "label" or label_key not in item):
         codes.append("keys")
+    elif label_key and isinstance(folded[label_key], dict):
+        codes.append("nested_name")
     extra = {key: value for key, value in item.items() if _is_extra(str(key), label_key)}
     if not sets:
         reason = "dropped:numbers" if present else "dropped:no_coordinates"

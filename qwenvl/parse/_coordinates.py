@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from qwenvl.parse._keys import numbers_by_name
+from qwenvl.parse._keys import EITHER_KEYS, POINT_KEYS, POLYGON_KEYS, numbers_by_name
 from qwenvl.parse._lenient import CutDict, CutList
 
 OVERSHOOT = 0.02
@@ -14,6 +14,7 @@ OVERSHOOT = 0.02
 _NUMBER = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]++)?|\.[0-9]++)(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?")
 _SEPARATED = re.compile(r"[\s,;()\[\]{}<>|/a-z_]*+")
 _LARGEST = 1e12
+_ROWS = re.compile(r"\[[^\[\]]{1,120}\]")
 
 
 def number_of(value: Any) -> float | None:
@@ -46,8 +47,15 @@ def _tags_only(text: str) -> bool:
     return _SEPARATED.fullmatch(re.sub(_NUMBER, "", text)) is not None and "<" in text
 
 
-def coordinate_sets(value: Any) -> tuple[list[list[float]], tuple[str, ...]]:
+def coordinate_sets(value: Any, key: str = "bbox_2d") -> tuple[list[list[float]], tuple[str, ...]]:
     """The boxes (four numbers) and points (two) that a coordinate key's value holds, usually one.
+
+    Parameters
+    ----------
+    value : JSON value
+    key : str
+        The key, case-folded: two pairs are two corners under a box's key and two points under a point's; four pairs
+        under a box's key, and all numbers under a polygon's, are corners of what the box surrounds.
 
     Returns
     -------
@@ -58,7 +66,12 @@ def coordinate_sets(value: Any) -> tuple[list[list[float]], tuple[str, ...]]:
     if isinstance(value, (CutList, CutDict)) or value is None:
         return [], ()
     if isinstance(value, str):
+        rows = [numbers_in(part) for part in _ROWS.findall(value)] if value.count("[") > 1 else []
+        if len(rows) > 1 and all(row and len(row) == 4 for row in rows) and _between_rows(value):
+            return [row for row in rows if row], ("strings", "nested")
         numbers = numbers_in(value)
+        if numbers and key in POLYGON_KEYS:
+            return _surrounding(numbers, ("strings",))
         return ([numbers], ("strings",)) if numbers else ([], ())
     if isinstance(value, dict):
         named = numbers_by_name({str(key).casefold().strip(): part for key, part in value.items()})
@@ -69,15 +82,28 @@ def coordinate_sets(value: Any) -> tuple[list[list[float]], tuple[str, ...]]:
     if not isinstance(value, list) or not value or len(value) > 4000:
         return [], ()
     if all(isinstance(part, (list, dict)) for part in value):
-        return _nested(value)
+        return _nested(value, key)
     plain = [number_of(part) for part in value]
     if None in plain:
         return [], ()
     codes = ("strings",) if any(isinstance(part, str) for part in value) else ()
-    return [[part for part in plain if part is not None]], codes
+    numbers = [part for part in plain if part is not None]
+    return _surrounding(numbers, codes) if key in POLYGON_KEYS else ([numbers], codes)
 
 
-def _nested(value: list[Any]) -> tuple[list[list[float]], tuple[str, ...]]:
+def _between_rows(text: str) -> bool:
+    return not _ROWS.sub("", text).strip("[] \t\r\n,;")
+
+
+def _surrounding(numbers: list[float], codes: tuple[str, ...]) -> tuple[list[list[float]], tuple[str, ...]]:
+    """The box around three or more corners."""
+    if len(numbers) < 6 or len(numbers) % 2:
+        return [numbers] if len(numbers) == 4 else [], codes
+    xs, ys = numbers[::2], numbers[1::2]
+    return [[min(xs), min(ys), max(xs), max(ys)]], (*codes, "polygon")
+
+
+def _nested(value: list[Any], key: str) -> tuple[list[list[float]], tuple[str, ...]]:
     rows = []
     for part in value:
         row = None if isinstance(part, CutList) else part
@@ -89,9 +115,24 @@ def _nested(value: list[Any]) -> tuple[list[list[float]], tuple[str, ...]]:
         if None in plain:
             return [], ()
         rows.append([item for item in plain if item is not None])
-    if len(rows) == 2 and all(len(row) == 2 for row in rows):
-        return [rows[0] + rows[1]], ("nested",)
+    if key in POLYGON_KEYS:
+        return _surrounding([number for row in rows for number in row], ("nested",))
+    if key not in POINT_KEYS and all(len(row) == 2 for row in rows):
+        if len(rows) == 2:
+            return [rows[0] + rows[1]], ("nested",)
+        if len(rows) == 4 and key not in EITHER_KEYS:
+            return _surrounding([number for row in rows for number in row], ("nested",))
     return rows, ("nested",)
+
+
+def is_share(numbers: list[float]) -> bool:
+    """True for numbers that look like shares of the side: fractions up to 1, or the whole as 0, 0, 1, 1.
+
+    No family writes them, and as numbers of its space they would be a speck in the corner.
+    """
+    if not numbers or max(numbers) > 1.05:
+        return False
+    return len(numbers) == 4 or any(number != int(number) for number in numbers)
 
 
 def placed(
@@ -112,6 +153,8 @@ def placed(
         The numbers, or None where they are dropped, and the codes that say why and what was done.
     """
     codes: list[str] = []
+    if is_share(numbers):
+        return None, ("dropped:scale",)
     if len(numbers) == 4:
         x_first, y_first, x_last, y_last = numbers
         if x_first > x_last or y_first > y_last:

@@ -8,7 +8,9 @@ is Qwen2-VL's `<|object_ref_start|>..<|object_ref_end|><|box_start|>..<|box_end|
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from qwenvl.parse._names import has_content
 
 _TAG = re.compile(
     r"<\|(object_ref|box|quad|point)_(start|end)\|>|<(/?)(ref|bbox|box|quad|point)>", re.IGNORECASE
@@ -24,6 +26,14 @@ _XML_NUMBER = re.compile(
 _XML_NAME = re.compile(
     r"\b(?:alt|label|name)\s*+=\s*+[\"'“”‘’]([^\"“”<>]{0,200}?)[\"'“”’](?=[\s/]|\Z)", re.IGNORECASE
 )
+_LEFT = re.compile(r"[\d<>\[\](){}|\"“”]")
+_IN_NAME = re.compile(r"[<>\[\]{}|]|[0-9]\s*,\s*[0-9]")
+_STRANGE = re.compile(r"[^\s,;:()\[\]]")
+_ONE = r"\s*+[-+]?(?:[0-9]++(?:\.[0-9]++)?|\.[0-9]++)\s*+"
+_CORNER = rf"\s*+\({_ONE},{_ONE}\)\s*+"
+_PLAIN = (re.compile(rf"{_CORNER},{_CORNER}"), re.compile(rf"{_CORNER}|{_ONE},{_ONE}"))
+_QUAD = re.compile(rf"{_CORNER}(?:,{_CORNER}){{3}}")
+_ROW = re.compile(r"\[[^\[\]]{1,120}\]")
 _PAIR = r"\(\s*+([0-9]{1,5})\s*+,\s*+([0-9]{1,5})\s*+\)"
 _PAIRS = re.compile(rf"([^\W\d_][\w \-]{{0,60}}+)?+[:：]?\s*+{_PAIR}\s*+,\s*+{_PAIR}")
 _TAG_CUT = re.compile(
@@ -37,6 +47,10 @@ class Tagged:
 
     numbers: tuple[float, ...]
     label: str | None
+    before: str = ""
+    """The words since the place before this one, where no tag names it."""
+    span: tuple[int, int] = (0, 0)
+    """Where its numbers stand in the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,9 @@ class TagsFound:
     grammar: str = ""
     """'tags_v1', 'tags_v2', 'xml' or 'pairs'; empty where nothing was found."""
     cut: bool = False
+    codes: tuple[str, ...] = ()
+    left: str = ""
+    """The words that no tag covers."""
 
 
 def find_tags(text: str, *, pairs: bool) -> TagsFound:
@@ -64,23 +81,44 @@ def find_tags(text: str, *, pairs: bool) -> TagsFound:
     if points.places and not found.places:
         return points
     if found.places or found.cut:
-        return TagsFound(found.places + points.places, found.grammar, found.cut or points.cut)
+        if points.places or points.cut:
+            found = replace(found, places=found.places + points.places, cut=found.cut or points.cut)
+        return found
     if points.cut:
         return points
     if pairs and "<" not in text:
-        places = tuple(
-            Tagged(tuple(float(number) for number in match.groups()[1:]), match[1])
-            for match in _PAIRS.finditer(text)
-        )
-        return TagsFound(places, "pairs" if places else "")
+        return _pairs(text)
     return TagsFound()
+
+
+def _pairs(text: str) -> TagsFound:
+    places, outside, last = [], [], 0
+    name: str | None = None
+    for match in _PAIRS.finditer(text):
+        outside.append(text[last : match.start()])
+        last = match.end()
+        before = f"{outside[-1]}{match[1] or ''}".rpartition("\n")[2].strip(" ,;、和")
+        name = before or name
+        numbers = tuple(float(number) for number in match.groups()[1:])
+        places.append(Tagged(numbers, None, name or "", match.span()))
+    left = "".join((*outside, text[last:])) if places else ""
+    return TagsFound(tuple(places), "pairs" if places else "", codes=_left_over(left), left=left)
+
+
+def _left_over(left: str) -> tuple[str, ...]:
+    """A note where text outside of all tags holds numbers, brackets, quotes or pieces of tags."""
+    return ("leftover",) if _LEFT.search(left) else ()
 
 
 def _boxes(text: str) -> TagsFound:
     places: list[Tagged] = []
+    codes: list[str] = []
+    outside: list[str] = []
     label: str | None = None
+    waiting = False  # a reference that no box has followed yet
     opened: tuple[str, int] | None = None
-    grammar = ""
+    grammar, reach = "", 0
+    before = ""
     for tag in _TAG.finditer(text):
         modern = tag[1] is not None
         name = (tag[1] or tag[4]).casefold()
@@ -89,27 +127,76 @@ def _boxes(text: str) -> TagsFound:
         if opened:
             # A tag that follows another without its end closes it as well.
             inner = text[opened[1] : tag.start()]
+            if not closes or name != opened[0]:
+                codes.append("tags")
             if opened[0] in ("ref", "object_ref"):
-                label = inner[:200]
+                codes += ["tags"] if waiting or len(inner) > 200 or _IN_NAME.search(inner) else []
+                label, waiting = inner[:200], True
+                before = ""
             else:
-                places.append(Tagged(_corners(opened[0], inner), label))
+                found = _in_tag(opened[0], inner, label, before, opened[1], codes)
+                places += found
+                waiting, before = waiting and not found, ""
             opened = None
+            reach = tag.end() if closes else tag.start()
+        elif closes:
+            codes.append("tags")
         if not closes:
+            words = text[reach : tag.start()]
+            outside.append(words)
+            if name not in ("ref", "object_ref") and not waiting and words and not words.isspace():
+                words = _TAG.sub(" ", words)
+                before = words.rpartition("\n")[2] or words.strip().rpartition("\n")[2]
+                if has_content(before):
+                    # These words, and no longer the reference before the last box, name what comes.
+                    label = None
             opened = (name, tag.end())
+            reach = tag.end()
     cut = opened is not None or _TAG_CUT.search(text, max(0, len(text) - 2000)) is not None
     if opened and opened[0] not in ("ref", "object_ref"):
         # At the end of the text a box counts only where all its brackets are closed.
         inner = text[opened[1] :]
         if inner.count("(") == inner.count(")") == (4 if opened[0] == "quad" else 2):
-            places.append(Tagged(_corners(opened[0], inner), label))
-    return TagsFound(tuple(places), grammar, cut)
+            places += _in_tag(opened[0], inner, label, before, opened[1], codes)
+            waiting = False
+    elif not opened:
+        outside.append(text[reach:])
+    if waiting and not cut:
+        codes.append("tags")
+    left = "".join(outside) if grammar else ""
+    return TagsFound(tuple(places), grammar, cut, (*codes, *_left_over(left)), left)
 
 
-def _corners(name: str, inner: str) -> tuple[float, ...]:
-    numbers = tuple(float(number) for number in _NUMBERS.findall(inner[:200]))
+def _in_tag(
+    name: str, inner: str, label: str | None, before: str, start: int, codes: list[str]
+) -> list[Tagged]:
+    """The places in one tag, usually one; what is not as the families write it is added to `codes`."""
+    span = (start, start + len(inner))
+    if _PLAIN[name == "point"].fullmatch(inner):
+        return [Tagged(_numbers(inner), label, before, span)]
+    rows = [_numbers(row) for row in _ROW.findall(inner[:2000])]
+    if len(rows) > 1 and all(len(row) == 4 for row in rows) and not _ROW.sub("", inner).strip(" \t\r\n,;"):
+        codes.append("nested")
+        return [Tagged(row, label, before, span) for row in rows]
+    numbers = _numbers(inner[:400])
     if name == "quad" and len(numbers) == 8:
-        return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
-    return numbers
+        codes += [] if _QUAD.fullmatch(inner) else ["numbers"]
+        xs, ys = numbers[::2], numbers[1::2]
+        return [Tagged((min(xs), min(ys), max(xs), max(ys)), label, before, span)]
+    codes += ["numbers"] if len(numbers) in (4, 8) else []
+    if len(numbers) == 8 and all(
+        numbers[at] < numbers[at + 2] and numbers[at + 1] < numbers[at + 3] for at in (0, 4)
+    ):
+        # Two boxes in one tag, each from its upper left to its lower right corner.
+        return [Tagged(numbers[:4], label, before, span), Tagged(numbers[4:], label, before, span)]
+    if _STRANGE.search(_NUMBERS.sub("", inner)):
+        # Characters among the numbers: one of them may be damaged.
+        return [Tagged((), label, before, span)]
+    return [Tagged(numbers, label, before, span)]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in _NUMBERS.findall(text))
 
 
 def _xml_points(text: str) -> TagsFound:

@@ -15,9 +15,26 @@ EITHER_KEYS = frozenset({"coordinates", "coords", "coordinate", "position", "loc
 """Keys under which two numbers are a point and four are a box."""
 LABEL_KEYS = (
     "label", "name", "class", "category", "type", "class_name", "object", "classification", "text_content",
-    "标签", "类别", "名称", "类型", "种类",
+    "object_name", "category_name", "cell_type", "label_name", "cls", "标签", "类别", "名称", "类型", "种类",
 )  # fmt: skip
 SCORE_KEYS = ("confidence", "score", "conf", "probability", "prob", "置信度", "得分", "概率")
+NOT_NAMES = frozenset(
+    {
+        "image", "img", "image_id", "img_id", "img_idx", "image_idx", "image_index", "frame", "file", "filename",
+        "file_name", "path", "url", "id", "uuid", "unit", "units", "format", "color", "colour", "图", "图片", "图像",
+    }
+)  # fmt: skip
+"""Keys whose words are no name of the object."""
+POLYGON_KEYS = (
+    "quad", "quad_2d", "quadrilateral", "polygon", "polygon_2d", "poly", "corners", "vertices", "segmentation",
+    "contour", "outline", "多边形", "轮廓", "四边形",
+)  # fmt: skip
+"""Keys under which corners stand, one pair of numbers each."""
+IMAGE_KEYS = (
+    "image", "img", "img_idx", "image_idx", "image_index", "image_id", "image_number", "picture", "frame", "page",
+    "图", "图片", "图像",
+)  # fmt: skip
+"""Keys that say in which of several images an object lies."""
 CONFIDENCE_KEYS = frozenset(SCORE_KEYS) - {"score", "得分"}
 """Keys whose numbers above 1 can only be percent; a 'score' of 5 may be out of ten."""
 WRAPPER_KEYS = frozenset(
@@ -28,7 +45,7 @@ WRAPPER_KEYS = frozenset(
 )  # fmt: skip
 """Keys under which a list of objects may stand, so that an empty list there is an empty answer."""
 
-COORDINATE_KEYS = frozenset(BOX_KEYS + POINT_KEYS)
+COORDINATE_KEYS = frozenset(BOX_KEYS + POINT_KEYS + POLYGON_KEYS)
 
 _CORNERS = (
     ("x1", "y1", "x2", "y2"),
@@ -37,8 +54,16 @@ _CORNERS = (
     ("left", "top", "right", "bottom"),
     ("x0", "y0", "x1", "y1"),
 )
-_ANCHORS = frozenset({"x", "x1", "x_min", "xmin", "left", "x0"})
+_ANCHORS = frozenset({"x", "x1", "x_min", "xmin", "left", "x0", "cx", "x_center", "center_x"})
 _EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+
+
+_CENTRES = (
+    ("cx", "cy", "w", "h"),
+    ("cx", "cy", "width", "height"),
+    ("x_center", "y_center", "width", "height"),
+    ("center_x", "center_y", "width", "height"),
+)
 
 
 def numbers_by_name(item: dict[str, object]) -> list[object] | None:
@@ -56,5 +81,11 @@ def numbers_by_name(item: dict[str, object]) -> list[object] | None:
             x, y, width, height = (item[name] for name in names)
             if all(isinstance(part, (int, float)) for part in (x, y, width, height)):
                 return [x, y, x + width, y + height]  # type: ignore[operator]
+            return [x, y, None, None]
+    for names in _CENTRES:
+        if all(name in item for name in names):
+            x, y, width, height = (item[name] for name in names)
+            if all(isinstance(part, (int, float)) for part in (x, y, width, height)):
+                return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]  # type: ignore[operator]
             return [x, y, None, None]
     return [item["x"], item["y"]] if "x" in item and "y" in item else None

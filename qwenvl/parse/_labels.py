@@ -16,8 +16,29 @@ MAX_LABEL = 80
 
 _SEPARATORS = re.compile(r"[\s_\-/]++")
 _EDGE = " \t\r\n\"'`*.,;:!?()[]{}<>|“”‘’。，：；！？#"
-_ORDINAL = re.compile(r"[\s_#(]*+\b[0-9]{1,4}\)?$")
+FOLDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("article", re.compile(r"^(?:an?|the|one|this|some)[\s_]+(?=\S)", re.IGNORECASE)),
+    (
+        "measure word",
+        re.compile(
+            r"^(?:[一这那每两三几]?(?:个|只|处|枚|颗|名)|一些|这些|第[0-9一二三四五六七八九十]{1,4}个)(?=\S)"
+        ),
+    ),
+    ("numbering", re.compile(r"^[#(]?[0-9]{1,4}[.):、]\s*(?=\S)")),
+    ("plural in brackets", re.compile(r"\((?:s|es|e|i|a|ae)$", re.IGNORECASE)),
+    ("percent", re.compile(r"[\s_:：=,(（@-]*+(?<![0-9.])[0-9]{1,3}(?:\.[0-9]{1,6})?\s*[%％]$")),
+    ("share", re.compile(r"[\s_:：=,(（@]++(?:0?\.[0-9]{1,6}|1\.0+)$")),
+    ("number", re.compile(r"[\s_#(（:-]++(?:no\.?|nr\.?|id|#)?\s*[0-9]{1,4}$", re.IGNORECASE)),
+    ("number without a space", re.compile(r"(?<=[^\W\d_]{4})[0-9]{1,4}$")),
+    ("number without a space", re.compile(r"(?<=[\u4e00-\u9fff])[0-9]{1,4}(?:号)?$")),
+    ("plural", re.compile(r"(?<=[\u4e00-\u9fff])(?:们|号)$")),
+)
+"""What counts for nothing in a name beside case, spaces, hyphens and plurals: taken off one at a time."""
 _ENDINGS = ("es", "is", "us", "um", "ae", "on", "e", "s", "i", "a")
+_DENYING = re.compile(
+    r"(?:\b(?:not|no|non|never|neither|nor|without|excluding|except|false|isn't|aren't|pseudo)\b[\s\w-]{0,16}|不是|没有|非|无)$",
+    re.IGNORECASE,
+)
 
 
 def readable(name: str) -> str:
@@ -55,17 +76,24 @@ def forms(labels: tuple[str, ...]) -> dict[str, str]:
 def canonical(name: str, labels: tuple[str, ...]) -> str | None:
     """The requested label that `name` means, or None.
 
-    Compared without regard to case, spaces, hyphens, English and Latin plurals; a trailing number
-    ('nucleus 3') counts nothing. Labels that only differ in such ways are told apart by their exact form.
+    Compared without regard to case, spaces, hyphens, English and Latin plurals, and what `FOLDS` lists (an
+    article, a number or percentage behind). Labels that only differ in such ways are told apart by their exact form.
     """
     if name in labels:
         return name
     table = forms(labels)
-    for candidate in (readable(name), readable(_ORDINAL.sub("", readable(name)))):
-        if candidate:
-            match = table.get(folded(candidate)) or table.get(f"~{stem(candidate)}")
-            if match:
-                return match
+    text = readable(name if name.isascii() else unicodedata.normalize("NFKC", name))
+    for _ in range(4):
+        match = table.get(folded(text)) or table.get(f"~{stem(text)}")
+        if match:
+            return match
+        for _, pattern in FOLDS:
+            shorter = pattern.sub("", text).strip(_EDGE)
+            if shorter and shorter != text:
+                text = shorter
+                break
+        else:
+            return None
     return None
 
 
@@ -77,7 +105,8 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     written : object
         What stands under the object's label key; None without one.
     hint : str or None
-        A name from around the object: the key it stood under, the words before it.
+        A name from around the object: the key it stood under, the words before it. It counts where the object has
+        none of its own.
     labels : tuple of str
         The request's labels; empty where the request names none.
     """
@@ -95,14 +124,29 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     if name:
         match = canonical(name, labels)
         if match:
-            return match, code
+            if hint and denies(hint, match):
+                return readable(hint) or UNLABELLED, "label:unknown"
+            return match, "label:marks" if _odd_marks(str(written)) else code
         return name, "label:unknown" if labels else code
-    match = canonical(hint, labels) if hint else None
-    if match:
-        return match, None
+    if hint:
+        match = canonical(hint, labels)
+        return (match, None) if match else (readable(hint) or UNLABELLED, "label:unknown" if labels else None)
     if len(labels) == 1:
         return labels[0], "label:assumed"
     return UNLABELLED, "label:missing"
+
+
+def _odd_marks(name: str) -> bool:
+    """True for brackets and bars that belong to no name: what stood around them may be lost."""
+    return name.count("(") != name.count(")") or any(mark in name for mark in "[]{}<>|")
+
+
+def denies(words: str, label: str) -> bool:
+    """True where `words` say that something is not of `label`: 'non-mitoses', 'these are not mitoses'."""
+    return any(
+        _DENYING.search(words[max(0, start - 40) : start]) is not None
+        for start, _, _ in mentioned(words, (label,))
+    )
 
 
 def mentioned(text: str, labels: Iterable[str]) -> list[tuple[int, int, str]]:

@@ -16,6 +16,7 @@ _COUNTED = {
     "label:missing",
     "label:unknown",
     "out_of_range",
+    "tags",
 }
 _INFORMATIVE = {"fence", "text"}
 """Codes of well-formed answers: the families fence JSON by habit, and 'text' names the source of a score."""

@@ -15,14 +15,24 @@ class SplitList(list[Any]):
     """Several objects that the model wrote into one pair of braces, repeating its coordinate key."""
 
 
+class RepeatedDict(dict[str, Any]):
+    """An object in which a key stands twice; `pairs` has all of them, the dict the last."""
+
+    pairs: list[tuple[str, Any]]
+
+
 def object_of(pairs: list[tuple[str, Any]]) -> Any:
-    """A dict of `pairs`; a `SplitList` of dicts where a coordinate key repeats, so that no object is lost."""
+    """A dict of `pairs`, with nothing lost: a `SplitList` of dicts where a coordinate key repeats, a `RepeatedDict`
+    where another key does.
+    """
     item = dict(pairs)
     if len(item) == len(pairs):
         return item
     keys = [key for key, _ in pairs if key.casefold() in COORDINATE_KEYS]
     if len(keys) == len(set(keys)):
-        return item
+        repeated = RepeatedDict(item)
+        repeated.pairs = pairs
+        return repeated
     parts: list[dict[str, Any]] = [{}]
     for key, value in pairs:
         if key in parts[-1]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 MAX_CHARACTERS = 131_072
 """Longest answer that is read: 32,768 tokens of grounding text, in which every digit is a token, stay below it."""
@@ -55,6 +57,39 @@ def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> B
     for end in _ENDS:
         answer = answer.partition(end)[0]
     return Body(answer[:MAX_CHARACTERS].strip(), thought, cut or len(answer) > MAX_CHARACTERS)
+
+
+_TOOL_CALL = re.compile(
+    r"<tool_call>.*?(?:</tool_call>|\Z)"
+    r"|\[TOOL_CALL\].*?(?:\[/TOOL_CALL\]|\[TOOL_RESPONSE\][^\n]*|\Z)"
+    r"|✿FUNCTION✿.*?(?:✿(?:RESULT|RETURN)✿|\Z)"
+    r"|<function=[^<>]{0,80}>.*?(?:</function>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+def without_tool_calls(text: str) -> tuple[str, bool]:
+    """`text` with blanks where the model calls a tool, and whether it does: such boxes are questions, no finds."""
+    if "tool_call" not in text and "TOOL_CALL" not in text and "✿" not in text and "<function=" not in text:
+        return text, False
+    rest = _TOOL_CALL.sub(lambda match: " " * len(match[0]), text)
+    return rest, rest != text
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value that every store and every reader can hold: `value` itself where it is one.
+
+    Strings and keys are cleaned as by `clean`; NaN and the infinities (1e400) become None.
+    """
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {clean(str(key)): cleaned(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [cleaned(part) for part in value]
+    return value
 
 
 def clean(text: str) -> str:

@@ -19,6 +19,14 @@ _START = re.compile(
 _HEADLESS = re.compile(r"\s*+[\"'“][^\W\d][\w \-]{0,40}[\"'”]\s*+[:：]")
 _ESCAPED = re.compile(r"[\[{,]\s*+\\+[\"']")
 _WORDS = re.compile(r"[^\W_]")
+_CORRECTS = re.compile(
+    r"\b(?:wait|actually|correction|corrected|mistake|error|apologi[sz]e|on second thought|scratch that|strike that"
+    r"|let me (?:correct|redo|fix|revise|re-?check|re-?do|re-?examine)|revised|final answer|should be)\b"
+    r"|更正|修正|纠正|改正|更新后|不对|应该是|应为|最终答案",
+    re.IGNORECASE,
+)
+_LANGUAGES = frozenset(("", "json", "jsonl", "json5", "jsonc", "ndjson", "javascript", "js", "python", "py", "text",
+                        "txt", "plaintext", "xml", "html", "yaml", "yml", "markdown", "md", "plain"))  # fmt: skip
 
 
 _MAX_VALUES = 4096
@@ -29,10 +37,13 @@ _STRICT_FAILURES = 16
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One JSON value and the words before it on its line."""
+    """One JSON value and the words right before it."""
 
     value: Any
     before: str = ""
+    """The last line of words between the value before this one and this one: its heading."""
+    corrects: bool = False
+    """The words before it take back what stands before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +82,33 @@ def find_values(text: str) -> Found:
 
 
 def _fenced(text: str) -> Found:
-    blocks, outside, position = [], [], 0
+    blocks: list[tuple[str, str]] = []
+    outside, position = [], 0
     while (opening := text.find(_FENCE, position)) >= 0:
         outside.append(text[position:opening])
         start = opening + len(_FENCE)
         language = _LANGUAGE.match(text, start)
-        start = language.end() if language else start
+        if language:
+            start = language.end()
+            if language[0].strip().casefold() not in _LANGUAGES:
+                outside[-1] += f"\n{language[0].strip()}"
         closing = text.find(_FENCE, start)
         stop = len(text) if closing < 0 else closing
-        blocks.append(text[start:stop])
+        blocks.append((text[start:stop], outside[-1]))
         position = len(text) if closing < 0 else closing + len(_FENCE)
     outside.append(text[position:])
-    found = [part for part in map(_scan, blocks) if part.values]
+    scanned = [_scan(block, lead) for block, lead in blocks]
+    found = [part for part in scanned if part.values]
     codes = [code for part in found for code in part.codes] + ["fence"]
+    lost = [block for (block, _), part in zip(blocks, scanned, strict=True) if not part.values]
     if len(found) > 1:
         codes.append("merged")
-    prose = any(_WORDS.search(part) for part in outside)
+    between = "".join((*outside, *lost))
+    prose = _WORDS.search(between) is not None
     if prose:
         codes.append("prose")
+    elif found and between.strip(" \t\r\n"):
+        codes.append("leftover")
     return Found(
         tuple(value for part in found for value in part.values),
         tuple(codes),
@@ -97,7 +117,8 @@ def _fenced(text: str) -> Found:
     )
 
 
-def _scan(text: str) -> Found:
+def _scan(text: str, lead: str = "") -> Found:
+    """The values of one stretch of text, `lead` being the words that stand before it."""
     codes: list[str] = []
     if _HEADLESS.match(text):
         text, codes = "{" + text, ["brackets"]
@@ -127,7 +148,8 @@ def _scan(text: str) -> Found:
             if not unclosed and len(reader.codes) == known and failures <= _STRICT_FAILURES:
                 reader.codes.append("syntax")
         outside.append(text[position:start])
-        values.append(Value(value, outside[-1][-80:].rpartition("\n")[2]))
+        before = outside[-1] if values else lead + outside[-1]
+        values.append(Value(value, _heading(before), bool(before) and _CORRECTS.search(before) is not None))
         position = end
     outside.append(text[position:])
     codes += reader.codes if reader else []
@@ -137,11 +159,21 @@ def _scan(text: str) -> Found:
         codes.append("prose")
     elif any(bracket in between for bracket in "[]{}"):
         codes.append("brackets")
+    elif values and between.replace("```", "").strip(" \t\r\n,"):
+        codes.append("leftover")
     if len(values) > 1:
         codes.append("lines" if all(isinstance(item.value, dict) for item in values) else "merged")
     elif "```" in between:
         codes.append("fence_open")
     return Found(tuple(values), tuple(codes), cut, alone=not prose)
+
+
+def _heading(before: str) -> str:
+    """The last line that holds words."""
+    if not before or before.isspace():
+        return ""
+    before = before[-400:].rstrip(" \t\r\n,;[{(`")
+    return before.rpartition("\n")[2] if _WORDS.search(before) else ""
 
 
 def _starts(text: str) -> Iterator[int]:

@@ -139,6 +139,8 @@ def _objects(text: str, request: Request, unfinished: bool, places: dict[str, An
         return Outcome(Status.EMPTY, tuple(code for code in parsed.codes if code != "single"))
     if words.is_negative(text, request.labels):
         return Outcome(Status.EMPTY, ("prose",))
+    if "tool_call" in parsed.codes:
+        return Outcome(Status.FAILED, parsed.codes, error="the model called a tool instead of an answer")
     return Outcome(Status.FAILED, parsed.codes, error="no object, empty list or clear negative could be read")
 
 
@@ -149,7 +151,7 @@ def _words(text: str, request: Request, unfinished: bool, places: dict[str, Any]
         parsed = parse_objects(text, request, **places, bare=False)
     spoken = " ".join(_TAGS.sub(" ", text).split()) if "<" in text else text
     codes = parsed.codes if parsed.written else ()
-    codes = tuple(code for code in codes if code not in ("prose", "single", "lines", "merged"))
+    codes = tuple(code for code in codes if code not in ("prose", "single", "lines", "merged", "leftover"))
     if not parsed.written and words.is_refusal(text):
         return Outcome(Status.REFUSED, codes, text=spoken)
     if not spoken and not parsed.objects:

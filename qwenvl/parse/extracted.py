@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from jsonschema.exceptions import ValidationError, best_match
@@ -11,7 +12,8 @@ from referencing.exceptions import Unresolvable
 
 from qwenvl.answer import Status
 from qwenvl.parse._lenient import CutDict, CutList
-from qwenvl.parse._strict import SplitList, read_strict, shallow
+from qwenvl.parse._strict import RepeatedDict, SplitList, read_strict, shallow
+from qwenvl.parse._text import cleaned
 from qwenvl.parse._values import find_values
 
 
@@ -47,16 +49,23 @@ def extract(
     validator = validator_for(schema)(schema, registry=Registry())
     error: str | None = None
     for value in candidates:
-        if isinstance(value, SplitList) or not shallow(value):
+        if not shallow(value) or _repeats(value):
             error = error or "a key repeats, or the value is nested too deep"
             continue
+        plain = cleaned(value)
+        mended = () if plain == value else ("cleaned",)
+        value = plain
         try:
             problem = best_match(validator.iter_errors(value))
+        except ArithmeticError as reason:
+            error = error or f"a number is out of all measure: {reason}"
+            continue
         except (Unresolvable, RecursionError) as reason:
             return Status.FAILED, None, codes, f"the schema cannot be applied: {reason}"
         if problem is None:
             if scalar and unfinished:
                 break
+            codes = (*codes, *mended)
             informative = all(code == "fence" for code in codes) and len(candidates) == 1
             return (Status.OK if informative else Status.REPAIRED), value, codes, None
         error = error or _message(problem)
@@ -87,10 +96,25 @@ def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
         for entry in found.value if isinstance(found.value, list) else [found.value]:
             if isinstance(entry, (CutList, CutDict)):
                 continue
-            valid = not isinstance(entry, SplitList) and shallow(entry) and validator.is_valid(entry)
+            valid = False
+            if shallow(entry) and not _repeats(entry):
+                entry = cleaned(entry)
+                with suppress(ArithmeticError):
+                    valid = validator.is_valid(entry)
             kept += [entry] if valid else []
             others += not valid
     return kept, others
+
+
+def _repeats(value: Any) -> bool:
+    """True where an object holds a key twice, with two values."""
+    if isinstance(value, SplitList):
+        return True
+    if isinstance(value, RepeatedDict) and any(value[key] != part for key, part in value.pairs):
+        return True
+    if isinstance(value, (list, dict)):
+        return any(map(_repeats, value.values() if isinstance(value, dict) else value))
+    return False
 
 
 def _message(problem: ValidationError) -> str:

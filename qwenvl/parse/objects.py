@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenvl.answer import TileObject
@@ -12,9 +12,10 @@ from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse._candidates import Candidate, Written, salvaged, written_objects
 from qwenvl.parse._coordinates import number_of, placed
 from qwenvl.parse._dialects import find_tags
-from qwenvl.parse._keys import CONFIDENCE_KEYS, SCORE_KEYS
-from qwenvl.parse._labels import label_of
-from qwenvl.parse._text import clean
+from qwenvl.parse._keys import CONFIDENCE_KEYS, IMAGE_KEYS, SCORE_KEYS
+from qwenvl.parse._labels import label_of, mentioned
+from qwenvl.parse._names import name_in
+from qwenvl.parse._text import clean, without_tool_calls
 from qwenvl.parse._values import find_values
 from qwenvl.request import Request, Task
 
@@ -74,14 +75,15 @@ def parse_objects(
     if dialect not in DIALECTS:
         raise ValueError(f"dialect: {dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
     size = 2 if request.task is Task.POINT else 4
+    text, calls = without_tool_calls(text)
     if dialect == "json":
         written, cut = _from_json(text, request.labels, size, bare)
         if not written.candidates:
-            tagged, tags_cut = _from_tags(text, dialect, inside_cut=cut)
+            tagged, tags_cut = _from_tags(text, dialect, request.labels, inside_cut=cut)
             if tagged.candidates or tags_cut:
                 written, cut = tagged, cut or tags_cut
     else:
-        written, cut = _from_tags(text, dialect)
+        written, cut = _from_tags(text, dialect, request.labels)
         unnamed = any(candidate.label is None for candidate in written.candidates)
         if not written.candidates or (unnamed and "{" in text):
             other, other_cut = _from_json(text, request.labels, size, bare)
@@ -90,7 +92,9 @@ def parse_objects(
                 written = Written(other.candidates, (*other.codes, "dialect:json"), other.empty)
                 cut = other_cut
             elif other_cut:
-                written, cut = _from_tags(text, dialect, inside_cut=True)[0], True
+                written, cut = _from_tags(text, dialect, request.labels, inside_cut=True)[0], True
+    if calls:
+        written = replace(written, codes=(*written.codes, "tool_call"))
     cut = cut or "ellipsis" in written.codes or "depth" in written.codes
     return _checked(written, cut, request, space, frame)
 
@@ -100,19 +104,30 @@ def _from_json(text: str, labels: tuple[str, ...], size: int, bare: bool) -> tup
     written = written_objects(found.values, labels, size=size, bare=bare)
     codes = (*found.codes, *written.codes)
     unkeyed = not written.candidates or ("bare" in codes and "prose" in codes)
-    if unkeyed and not written.empty and not found.cut:
+    if unkeyed and not written.empty and not found.cut and "tool_call" not in codes:
         rescued = salvaged(text, labels)
         if rescued:
             return Written(rescued, tuple(code for code in codes if code != "bare")), False
     return Written(written.candidates, codes, written.empty), found.cut
 
 
-def _from_tags(text: str, dialect: str, *, inside_cut: bool = False) -> tuple[Written, bool]:
+def _from_tags(
+    text: str, dialect: str, labels: tuple[str, ...], *, inside_cut: bool = False
+) -> tuple[Written, bool]:
     """Candidates of the tag grammars; where they stand inside JSON that was cut off, only those with a label."""
-    found = find_tags(text, pairs=dialect != "json")
-    codes = () if found.grammar in ("", dialect) else (f"dialect:{found.grammar}",)
-    places = [place for place in found.places if place.label is not None or not inside_cut]
-    return Written(tuple(Candidate(place.numbers, place.label) for place in places), codes), found.cut
+    found = find_tags(text, pairs=True)
+    codes = [*found.codes]
+    if found.grammar not in ("", dialect):
+        codes.append(f"dialect:{found.grammar}")
+    if found.left and "leftover" not in codes and mentioned(found.left[:4000], labels):
+        codes.append("prose")
+    candidates = []
+    for place in found.places:
+        if place.label is None and inside_cut:
+            continue
+        hint = name_in(place.before, labels) if place.before and not place.label else None
+        candidates.append(Candidate(place.numbers, place.label, hint))
+    return Written(tuple(candidates), tuple(codes)), found.cut
 
 
 def _checked(
@@ -126,7 +141,12 @@ def _checked(
     previous: tuple[str, tuple[float, ...]] | None = None
     over = 0
     unasked = {Task.DETECT: 2, Task.POINT: 4}.get(request.task)
+    several = len({image for item in written.candidates if item.extra and (image := _image_of(item))}) > 1
     for candidate in written.candidates:
+        if several and _image_of(candidate):
+            # Nothing says which of them this one is.
+            codes.append("dropped:other_image")
+            continue
         numbers = _fitting(candidate, request.task)
         if numbers is None:
             codes += candidate.codes if candidate.numbers is None else ()
@@ -158,6 +178,14 @@ def _checked(
     return ParsedObjects(objects, tuple(codes), count, written.empty and not count, cut, over > 0)
 
 
+def _image_of(candidate: Candidate) -> str | None:
+    """The number or name of the image that an object states to lie in."""
+    for key, value in candidate.extra.items():
+        if key.casefold().strip() in IMAGE_KEYS and isinstance(value, (int, str)) and value != "":
+            return str(value)
+    return None
+
+
 def _fitting(candidate: Candidate, task: Task) -> tuple[float, ...] | None:
     """The candidate's numbers; None without, or for the unwanted half of an object with box and point."""
     numbers = candidate.numbers
@@ -173,9 +201,10 @@ def _in_tile(
     points = [where for where, _, _ in kept if len(where) == 2]
     tile_boxes = iter(frame.to_tile(boxes, space).tolist() if boxes else ())
     tile_points = iter(frame.to_tile(points, space).tolist() if points else ())
-    objects, codes = [], []
+    objects: list[TileObject] = []
+    codes: list[str] = []
     for where, label, candidate in kept:
-        score, attributes = _score_and_attributes(candidate.extra) if candidate.extra else (None, {})
+        score, attributes = _score_and_attributes(candidate.extra, codes) if candidate.extra else (None, {})
         if len(where) == 4:
             x_min, y_min, x_max, y_max = next(tile_boxes)
             box = (x_min, y_min, min(x_max, float(frame.width)), min(y_max, float(frame.height)))
@@ -190,7 +219,7 @@ def _in_tile(
     return tuple(objects), codes
 
 
-def _score_and_attributes(extra: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
+def _score_and_attributes(extra: Mapping[str, Any], codes: list[str]) -> tuple[float | None, dict[str, Any]]:
     score: float | None = None
     attributes: dict[str, Any] = {}
     for key, value in extra.items():
@@ -199,11 +228,14 @@ def _score_and_attributes(extra: Mapping[str, Any]) -> tuple[float | None, dict[
             score = _share(value, name in CONFIDENCE_KEYS)
             if score is not None:
                 continue
-        if len(attributes) >= _MAX_ATTRIBUTES or isinstance(value, (list, dict)) or value is None:
+        if isinstance(value, (list, dict)) or value is None:
             continue
-        if isinstance(value, float) and not math.isfinite(value):
+        if len(attributes) >= _MAX_ATTRIBUTES or (isinstance(value, float) and not math.isfinite(value)):
+            codes.append("attributes")
             continue
         if isinstance(value, str):
+            if len(value) > _MAX_ATTRIBUTE_CHARACTERS:
+                codes.append("attributes")
             value = clean(value[:_MAX_ATTRIBUTE_CHARACTERS])
         attributes[clean(key[:80])] = value
     return score, attributes

@@ -36,14 +36,37 @@ _SUCH = (
     r"|such (?:objects?|structures?|cells?|features?))"
 )
 _THINGS = r"(?:objects?|classes|cells|structures|labels|categories|kinds|items)"
+_WHICH = (
+    r"(?:that|which) (?:(?:would |could )?(?:fits?|match|matches|corresponds? to|meets?|satisfy|satisfies)"
+    r"|are|is|can be|were)\b[^,;.]{0,60}"
+    r"|(?:fitting|matching|corresponding to|meeting|satisfying)\b[^,;.]{0,60}"
+)
 _GENERIC = re.compile(
-    rf"(?:(?:there (?:are|is|were)|i (?:see|found|find|detected)) )?"
-    rf"(?:(?:none|(?:no|zero|0) {_SUCH})(?: of (?:these|those|them|the)(?: {_THINGS})?)?"
-    rf"(?: (?:(?:is|are|was|were|can be|could be) )?{_PARTICIPLE})?"
-    r"|nothing (?:(?:is|was|has been) )?(?:found|detected|identified))"
-    r"(?: (?:in|on|within|at|here)\b[^,;]{0,60})?"
-    r"|(?:没有|无|未发现|未检测到|没有发现|没有检测到|没有找到|不存在)(?:任何)?(?:目标|对象|物体)?",
+    rf"(?:(?:there (?:are|is|were|was|appear to be|seem to be|exists?|isn't|aren't)|there's"
+    rf"|i (?:see|found|find|detected|can see|could find|was able to find|could not find|cannot find"
+    rf"|can't find|did not find|do not see|don't see|didn't find|could not detect"
+    rf"|cannot see|can't see|did not detect|couldn't find)"
+    rf"|(?:the|this) (?:image|tile|picture|photo|slide|patch|region|field|view) (?:contains|shows|has|does not contain"
+    rf"|doesn't contain|does not show)|(?:we|the model) (?:found|detected|did not find)) )?"
+    rf"(?:(?:none|(?:not|not any|any|no|zero|0)"
+    rf" (?:visible |detectable |relevant |requested |target "
+    rf"|identifiable |matching |such )?{_SUCH})"
+    rf"(?: (?:of|from) (?:these|those|them|the)"
+    rf"(?: (?:requested|listed|given|specified|target))?(?: (?:{_THINGS}|kind|sort|class|type))?)?"
+    rf"(?: (?:{_WHICH}))?"
+    rf"(?: (?:(?:is|are|was|were|can be|could be|have been) )?{_PARTICIPLE})?"
+    r"|nothing(?: of (?:the|this) (?:kind|sort|requested (?:kind|class(?:es)?)))?"
+    r"(?: (?:(?:is|was|has been|can be|could be) )?(?:found|detected|identified|to (?:report|detect|box|mark)))?"
+    r"|no (?:detections?|boxes|bounding boxes|annotations?|findings?))"
+    r"(?: (?:in|on|within|at|here|to)\b[^,;]{0,60})?"
+    r"|(?:(?:在)?(?:图中|图像中|图片中|该图中|此图中|这张图中|图像里|图片里)[,，]?(?:里|中)?)?"
+    r"(?:并?没有|无|未|未能|未发现|未检测到|没有发现|没有检测到|没有找到|未找到|未见|不存在|找不到|看不到)(?:任何|符合(?:条件|要求|描述)的"
+    r"|满足(?:条件|要求)的|匹配的|相关的|可见的|所述|上述|此类|这类|这样的)*(?:目标|对象|物体|结构|东西|内容|实例|检测结果)?"
+    r"(?:存在|出现)?",
     re.IGNORECASE,
+)
+_PREFIXED = re.compile(
+    r"(?:(?:no|none|sorry|nope|answer|result|结果|答案|没有)\s*[,:：，]\s*)", re.IGNORECASE
 )
 _NEGATION = re.compile(
     r"\b(?:no|not any|zero|without(?: any)?|absence of|free of|devoid of|lacks?(?: any)?|neither|nor|none of the)\b"
@@ -56,7 +79,8 @@ _DENIES = re.compile(
 )
 """What may stand between a negation and the label it denies."""
 _ENDS = re.compile(
-    r"[\"'*]*+(?:\s*+(?:\Z|[.;!,/&。，；、或和])|\s++(?:or|and|nor|in|on|within|here|at all|anywhere|of any kind"
+    r"[\"'*]*+(?:\s*+(?:\Z|[.;!,/&。，；、或和])|\s++(?:(?:that|which) (?:match|fit|meet|satisf)\w{0,5}"
+    r"|or|and|nor|in|on|within|here|at all|anywhere|of any kind"
     rf"|(?:(?:is|are|was|were|can be|could be) )?{_PARTICIPLE})\b)",
     re.IGNORECASE,
 )
@@ -106,7 +130,8 @@ def is_negative(text: str, labels: tuple[str, ...]) -> bool:
     if hedges(plain, labels):
         return False
     if not named:
-        return _GENERIC.fullmatch(plain) is not None
+        prefix = _PREFIXED.match(plain)
+        return any(_is_generic(part) for part in ([plain, plain[prefix.end() :]] if prefix else [plain]))
     denied: set[str] = set()
     reach = 0
     joins = pending = False
@@ -130,6 +155,26 @@ def is_negative(text: str, labels: tuple[str, ...]) -> bool:
         reach = end
     return denied == set(labels) and not pending
 
+
+def _is_generic(plain: str) -> bool:
+    """True where every sentence denies that there is anything; 'any objects' denies only after a verb that does."""
+    parts = [
+        part.strip(" *_`\"'")
+        for part in re.split(r"[.!。！]+(?:\s+|$)|[。！]", plain)
+        if part.strip(" *_`\"'")
+    ]
+    return bool(parts) and all(
+        _GENERIC.fullmatch(part) is not None
+        and (
+            not re.search(r"\bany\b", part, re.IGNORECASE)
+            or re.search(r"\bnot?\b|n't\b|cannot", part, re.IGNORECASE)
+        )
+        and not _DOUBLE.search(part)
+        for part in parts
+    )
+
+
+_DOUBLE = re.compile(r"(?:\bnot|n't|cannot)\b.*\b(?:no|none|nothing|zero)\b", re.IGNORECASE)
 
 _NOT_BEFORE = re.compile(
     r"(?:\b(?:not|no|non|never|neither|nor|without|isn't|aren't|doesn't|rather than|instead of|excludes?|unlike)"

@@ -1,59 +1,31 @@
 """The malformed shapes of Qwen answers, each with what must become of it.
 
 One table for the tests and for `benchmarks/parser.py`. Shapes that users reported upstream name their issue; the
-others are plausible ones. Numbers are model numbers of a 0..1000 space; the picture is 500 x 2000 px, so that a
-mixed-up axis shows.
+others are plausible ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-WIDTH, HEIGHT = 500, 2000
-"""Size of the picture in px: tile x is half the model's x, tile y twice its y."""
-
-LABELS = ("mitosis", "nucleus")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One text, and the answer it must give."""
-
-    shape: int
-    """Number in the list of shapes; 0 for a well-formed text."""
-    name: str
-    text: str
-    status: str
-    objects: tuple[tuple, ...] = ()
-    """(label, number, ...) with four model numbers for a box and two for a point."""
-    notes: tuple[str, ...] = ()
-    task: str = "detect"
-    labels: tuple[str, ...] = LABELS
-    dialect: str = "json"
-    finish_reason: str = "stop"
-    reasoning: str | None = None
-    scores: tuple[float | None, ...] | None = None
-    """Scores of the objects, where the case is about them."""
-
-
-A = '{"bbox_2d": [100, 200, 300, 400], "label": "mitosis"}'
-B = '{"bbox_2d": [500, 600, 700, 800], "label": "nucleus"}'
-BOTH = f"[{A}, {B}]"
-BOX_A = ("mitosis", 100, 200, 300, 400)
-BOX_B = ("nucleus", 500, 600, 700, 800)
-ONE, TWO = (BOX_A,), (BOX_A, BOX_B)
-V1 = "<ref>mitosis</ref><box>(100,200),(300,400)</box><ref>nucleus</ref><box>(500,600),(700,800)</box>"
-V2 = (
-    "<|object_ref_start|>mitosis<|object_ref_end|><|box_start|>(100,200),(300,400)<|box_end|>"
-    "<|object_ref_start|>nucleus<|object_ref_end|><|box_start|>(500,600),(700,800)<|box_end|>"
+from tests.qwenvl.parse_cases_foreign import FOREIGN
+from tests.qwenvl.parse_texts import (
+    BOTH,
+    BOX_A,
+    BOX_B,
+    HEIGHT,
+    LABELS,
+    ONE,
+    POINTS,
+    TWO,
+    V1,
+    V2,
+    WIDTH,
+    A,
+    B,
+    Case,
+    with_box,
 )
-POINTS = (("mitosis", 100, 200), ("nucleus", 500, 600))
 
-
-def _with(bbox: str, label: str = '"mitosis"') -> str:
-    """A list whose first object has this `bbox_2d` and label, and whose second is sound."""
-    return f'[{{"bbox_2d": {bbox}, "label": {label}}}, {B}]'
-
+__all__ = ["CASES", "HEIGHT", "LABELS", "WIDTH", "Case"]
 
 CASES: tuple[Case, ...] = (
     Case(0, "plain list", BOTH, "ok", TWO),
@@ -65,12 +37,13 @@ CASES: tuple[Case, ...] = (
          ("fence", "prose")),
     Case(2, "lone closing fence (roboflow/inference#2921)", f"{BOTH}\n```", "repaired", TWO, ("fence_open",)),
     Case(2, "lone opening fence", f"```json\n{BOTH}", "ok", TWO, ("fence",)),
-    Case(3, "trailing prose with [1]", f"{BOTH}\n\nAs seen in [1].", "repaired", TWO, ("prose", "merged")),
+    Case(3, "trailing prose with [1]", f"{BOTH}\n\nAs seen in [1].", "repaired", TWO,
+         ("prose", "merged", "dropped:1:bare")),
     Case(3, "trailing prose", f"{BOTH}\nTwo objects were found.", "repaired", TWO, ("prose",)),
     Case(4, "single quotes", BOTH.replace('"', "'"), "repaired", TWO, ("quotes",)),
-    Case(5, "floats", _with("[100.0, 200.5, 300.0, 400.25]"), "ok", (("mitosis", 100, 200.5, 300, 400.25), BOX_B)),
-    Case(5, "numbers as strings", _with('["100", "200", "300", "400"]'), "repaired", TWO, ("strings",)),
-    Case(6, "reversed corners", _with("[300, 400, 100, 200]"), "repaired", TWO, ("corners:1",)),
+    Case(5, "floats", with_box("[100.0, 200.5, 300.0, 400.25]"), "ok", (("mitosis", 100, 200.5, 300, 400.25), BOX_B)),
+    Case(5, "numbers as strings", with_box('["100", "200", "300", "400"]'), "repaired", TWO, ("strings",)),
+    Case(6, "reversed corners", with_box("[300, 400, 100, 200]"), "repaired", TWO, ("corners:1",)),
     Case(7, "cut inside a box", f'[{A}, {{"bbox_2d": [500, 600, 70', "truncated", ONE),
     Case(7, "cut inside a box at the limit", f'[{A}, {{"bbox_2d": [500, 60', "truncated", ONE,
          finish_reason="length"),
@@ -83,7 +56,7 @@ CASES: tuple[Case, ...] = (
     Case(8, "two end tokens left in", f"{BOTH}<|im_end|>\n<|endoftext|>", "ok", TWO),
     Case(9, "bracket in prose before", f"[tile 3]: {BOTH}", "repaired", TWO, ("prose",)),
     Case(9, "range in prose before", f"Coordinates lie in [0, 1000): {BOTH}", "repaired", TWO,
-         ("syntax", "prose", "merged")),
+         ("syntax", "prose", "merged", "dropped:1:bare")),
     Case(9, "brackets in reasoning", f"<think>Look at [12, 40] in [tile 3].</think>\n\n{BOTH}", "ok", TWO,
          reasoning="Look at [12, 40] in [tile 3]."),
     Case(9, "reasoning opened by the prompt", f"A draft: [{A}].\n</think>\n{BOTH}", "ok", TWO,
@@ -97,7 +70,7 @@ CASES: tuple[Case, ...] = (
     Case(10, "empty list, then objects", f"[]\n{BOTH}", "repaired", TWO, ("merged",)),
     Case(10, "empty list amid words", "No object was found: []", "empty", notes=("prose",)),
     Case(10, "empty list that the words deny", "There are two mitoses: []", "failed", notes=("prose",)),
-    Case(10, "empty list, then tags", f"[]\n{V1}", "repaired", TWO, ("dialect:tags_v1",)),
+    Case(10, "empty list, then tags", f"[]\n{V1}", "repaired", TWO, ("leftover", "dialect:tags_v1")),
     Case(11, "single object (roboflow/inference#2930)", A, "repaired", ONE, ("single",)),
     Case(11, "single object without label", '{"bbox_2d": [100, 200, 300, 400]}', "repaired", ONE,
          ("single", "label:assumed:1"), labels=("mitosis",)),
@@ -115,7 +88,7 @@ CASES: tuple[Case, ...] = (
     Case(14, "double braces", f"[{{{A}}}, {{{B}}}]", "repaired", TWO, ("brackets",)),
     Case(14, "no closing bracket", BOTH[:-1], "truncated", TWO),
     Case(15, "bbox", BOTH.replace("bbox_2d", "bbox"), "repaired", TWO, ("keys",)),
-    Case(15, "box_2d", BOTH.replace("bbox_2d", "box_2d"), "repaired", TWO, ("keys",)),
+    Case(15, "box_2d", BOTH.replace("bbox_2d", "box_2d"), "repaired", TWO, ("keys", "order")),
     Case(15, "bounding_box", BOTH.replace("bbox_2d", "bounding_box"), "repaired", TWO, ("keys",)),
     Case(15, "Position (Liuziyu77/Visual-RFT#29)", BOTH.replace("bbox_2d", "Position"), "repaired", TWO, ("keys",)),
     Case(15, "upper-case keys", BOTH.replace("bbox_2d", "BBOX_2D").replace("label", "LABEL"), "repaired", TWO,
@@ -188,13 +161,13 @@ CASES: tuple[Case, ...] = (
          labels=("mitosis",)),
     Case(24, "list of lists cut off", "[[100, 200, 300, 400], [500, 600, 70", "truncated", ONE,
          ("bare", "label:assumed:1"), labels=("mitosis",)),
-    Case(25, "unescaped inner quotes", _with("[100, 200, 300, 400]", '"a "dark" cell"'), "repaired",
+    Case(25, "unescaped inner quotes", with_box("[100, 200, 300, 400]", '"a "dark" cell"'), "repaired",
          (('a "dark" cell', 100, 200, 300, 400), BOX_B), ("quotes", "label:unknown:1")),
     Case(25, "apostrophe in single quotes", "[{'bbox_2d': [100, 200, 300, 400], 'label': 'Paneth's cell'}]",
          "repaired",
          (("Paneth's cell", 100, 200, 300, 400),), ("quotes", "label:unknown:1")),
     Case(25, "label not closed", BOTH.replace('mitosis"', "mitosis"), "repaired", TWO, ("quotes",)),
-    Case(25, "leading zeros", _with("[0100, 0200, 0300, 0400]"), "repaired", TWO, ("numbers",)),
+    Case(25, "leading zeros", with_box("[0100, 0200, 0300, 0400]"), "repaired", TWO, ("numbers",)),
     Case(25, "escaped quotes", BOTH.replace('"', '\\"'), "repaired", TWO, ("escaped",)),
     Case(25, "JSON in a JSON string", '"' + BOTH.replace('"', '\\"') + '"', "repaired", TWO, ("escaped",)),
     Case(25, "Markdown escape in a key", BOTH.replace("bbox_2d", "bbox\\_2d"), "repaired", TWO, ("syntax",)),
@@ -213,25 +186,25 @@ CASES: tuple[Case, ...] = (
          labels=("mitosis",)),
     Case(26, "prose: something else denied", "There are no dogs in this image.", "failed", notes=("prose",)),
     Case(26, "prose: something is there", "There are two mitoses at the left.", "failed", notes=("prose",)),
-    Case(27, "nested box", _with("[[100, 200, 300, 400]]"), "repaired", TWO, ("nested",)),
-    Case(27, "nested corners", _with("[[100, 200], [300, 400]]"), "repaired", TWO, ("nested",)),
+    Case(27, "nested box", with_box("[[100, 200, 300, 400]]"), "repaired", TWO, ("nested",)),
+    Case(27, "nested corners", with_box("[[100, 200], [300, 400]]"), "repaired", TWO, ("nested",)),
     Case(27, "several boxes in one object",
          '[{"bbox_2d": [[100, 200, 300, 400], [500, 600, 700, 800]], "label": "mitosis"}]',
          "repaired", (BOX_A, ("mitosis", 500, 600, 700, 800)), ("nested",)),
-    Case(28, "three numbers", _with("[100, 200, 300]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(28, "five numbers", _with("[100, 200, 300, 400, 5]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(28, "three numbers", with_box("[100, 200, 300]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(28, "five numbers", with_box("[100, 200, 300, 400, 5]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
     Case(28, "three numbers everywhere", '[{"bbox_2d": [100, 200, 300], "label": "mitosis"}]', "failed",
          notes=("dropped:1:numbers",)),
-    Case(29, "null", _with("[100, null, 300, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(29, "NaN", _with("[100, NaN, 300, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(29, "Infinity", _with("[100, 200, Infinity, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(29, "no box at all", _with("null"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(29, "huge number", _with(f"[100, 200, {'9' * 5000}, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(30, "box as a string", _with('"100, 200, 300, 400"'), "repaired", TWO, ("strings",)),
-    Case(30, "box as a bracketed string", _with('"[100, 200, 300, 400]"'), "repaired", TWO, ("strings",)),
-    Case(30, "box as words", _with('"upper left"'), "repaired", (BOX_B,), ("dropped:1:numbers",)),
-    Case(30, "box as a dict", _with('{"x1": 100, "y1": 200, "x2": 300, "y2": 400}'), "repaired", TWO, ("keys",)),
-    Case(30, "dict of something else (modelscope/ms-swift#8063)", _with('{"language": "en", "text": "x"}'),
+    Case(29, "null", with_box("[100, null, 300, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(29, "NaN", with_box("[100, NaN, 300, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(29, "Infinity", with_box("[100, 200, Infinity, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(29, "no box at all", with_box("null"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(29, "huge number", with_box(f"[100, 200, {'9' * 5000}, 400]"), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(30, "box as a string", with_box('"100, 200, 300, 400"'), "repaired", TWO, ("strings",)),
+    Case(30, "box as a bracketed string", with_box('"[100, 200, 300, 400]"'), "repaired", TWO, ("strings",)),
+    Case(30, "box as words", with_box('"upper left"'), "repaired", (BOX_B,), ("dropped:1:numbers",)),
+    Case(30, "box as a dict", with_box('{"x1": 100, "y1": 200, "x2": 300, "y2": 400}'), "repaired", TWO, ("keys",)),
+    Case(30, "dict of something else (modelscope/ms-swift#8063)", with_box('{"language": "en", "text": "x"}'),
          "repaired",
          (BOX_B,), ("dropped:1:numbers",)),
     Case(30, "only a dict of something else (modelscope/ms-swift#8063)",
@@ -244,17 +217,17 @@ CASES: tuple[Case, ...] = (
          ("syntax", "dialect:json", "strings", "keys"), dialect="tags_v2"),
     Case(31, "strings among the objects", f'["mitosis", {A}, "nucleus", {B}]', "repaired", TWO,
          ("dropped:2:not_object",)),
-    Case(31, "list as label", _with("[100, 200, 300, 400]", '["mitosis", "cell"]'), "repaired", TWO,
+    Case(31, "list as label", with_box("[100, 200, 300, 400]", '["mitosis", "cell"]'), "repaired", TWO,
          ("label:first:1",)),
-    Case(31, "number as label", _with("[100, 200, 300, 400]", "7"), "repaired", (("7", 100, 200, 300, 400), BOX_B),
+    Case(31, "number as label", with_box("[100, 200, 300, 400]", "7"), "repaired", (("7", 100, 200, 300, 400), BOX_B),
          ("label:unknown:1",)),
-    Case(32, "a little outside", _with("[-10, 200, 300, 1015]"), "repaired", (("mitosis", 0, 200, 300, 1000), BOX_B),
+    Case(32, "a little outside", with_box("[-10, 200, 300, 1015]"), "repaired", (("mitosis", 0, 200, 300, 1000), BOX_B),
          ("out_of_range:1", "clipped:1")),
-    Case(32, "far outside", _with("[100, 200, 300, 1100]"), "repaired", (BOX_B,),
+    Case(32, "far outside", with_box("[100, 200, 300, 1100]"), "repaired", (BOX_B,),
          ("out_of_range:1", "dropped:1:outside")),
     Case(32, "all far outside", '[{"bbox_2d": [1100, 1200, 1300, 1400], "label": "mitosis"}]', "failed",
          notes=("out_of_range:1", "dropped:1:outside")),
-    Case(32, "no area", _with("[100, 200, 100, 400]"), "repaired", (BOX_B,), ("dropped:1:zero_area",)),
+    Case(32, "no area", with_box("[100, 200, 100, 400]"), "repaired", (BOX_B,), ("dropped:1:zero_area",)),
     Case(33, "repeated box (QwenLM/Qwen3-VL#1916)", f"[{A}, {B}, {B}, {B}]", "repaired", TWO, ("loop",)),
     Case(33, "loop to the limit (QwenLM/Qwen3-VL#1611)", f"[{A}, {B}, {B}, {B}, {B[:20]}", "truncated", TWO,
          ("loop",),
@@ -264,12 +237,13 @@ CASES: tuple[Case, ...] = (
     Case(34, "confidence", f'[{A[:-1]}, "confidence": 0.87}}, {B}]', "ok", TWO, scores=(0.87, None)),
     Case(34, "confidence in percent", f'[{A[:-1]}, "confidence": "87%"}}, {B}]', "ok", TWO, scores=(0.87, None)),
     Case(34, "confidence beyond 1", f'[{A[:-1]}, "score": 7}}, {B}]', "ok", TWO, scores=(None, None)),
-    Case(35, "null label, several asked for", _with("[100, 200, 300, 400]", "null"), "repaired",
+    Case(35, "null label, several asked for", with_box("[100, 200, 300, 400]", "null"), "repaired",
          (("unlabelled", 100, 200, 300, 400), BOX_B), ("label:missing:1",)),
     Case(35, "null label, one asked for", '[{"bbox_2d": [100, 200, 300, 400], "label": null}]', "repaired", ONE,
          ("label:assumed:1",), labels=("mitosis",)),
     Case(35, "Python None as label", "[{'bbox_2d': [100, 200, 300, 400], 'label': None}]", "repaired", ONE,
          ("quotes", "words", "label:assumed:1"), labels=("mitosis",)),
+    *FOREIGN,
     Case(0, "empty text", "", "failed"),
     Case(0, "empty text at the limit", "", "truncated", finish_reason="length"),
     Case(0, "empty list at the limit", "[]", "truncated", finish_reason="length"),
