@@ -26,10 +26,10 @@ _XML_NUMBER = re.compile(
 _XML_NAME = re.compile(
     r"\b(?:alt|label|name)\s*+=\s*+[\"'“”‘’]([^\"“”<>]{0,200}?)[\"'“”’](?=[\s/]|\Z)", re.IGNORECASE
 )
-_LEFT = re.compile(r"[\d<>\[\](){}|\"“”]")
+_LEFT = re.compile(r"[\d<>\[\](){}|\"“”]|\b(?:b?box|ref|quad|object_ref)\b", re.IGNORECASE)
 _IN_NAME = re.compile(r"[<>\[\]{}|]|[0-9]\s*,\s*[0-9]")
 _STRANGE = re.compile(r"[^\s,;:()\[\]]")
-_ONE = r"\s*+[-+]?(?:[0-9]++(?:\.[0-9]++)?|\.[0-9]++)\s*+"
+_ONE = r"\s*+-?[0-9]++(?:\.[0-9]++)?\s*+"
 _CORNER = rf"\s*+\({_ONE},{_ONE}\)\s*+"
 _PLAIN = (re.compile(rf"{_CORNER},{_CORNER}"), re.compile(rf"{_CORNER}|{_ONE},{_ONE}"))
 _QUAD = re.compile(rf"{_CORNER}(?:,{_CORNER}){{3}}")
