@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenvl.errors import CheckpointError
-from qwenvl.families import ModelFamily, family_of
+from qwenvl.families import ModelFamily, family_of, stated_grounding
 from qwenvl.memory import MemoryEstimate, ModelWidths
 from qwenvl.processor import PROCESSOR_FILES, ProcessorSettings, read_processor
 from qwenvl.quantise import quantisation_of
@@ -41,6 +41,7 @@ class CheckpointDescription:
         As given.
     folder : Path
     family : ModelFamily
+        With the coordinate space and dialect that `qwenvl.json` states for this checkpoint, if any.
     processor : ProcessorSettings
     config : Mapping
         Content of `config.json`.
@@ -153,6 +154,8 @@ def describe_checkpoint(
     config = _read(folder / "config.json")
     chat_template = read_chat_template(folder)
     found = family_of(config, name=name or folder.resolve().name, chat_template=chat_template, family=family)
+    extra = _read(folder / "qwenvl.json") if (folder / "qwenvl.json").is_file() else {}
+    found = stated_grounding(found, extra, folder / "qwenvl.json")
     headers = [_header(path) for path in weight_files(folder)]
     sizes: dict[str, int] = {}
     weight_bytes = quantisable = 0
@@ -164,7 +167,6 @@ def describe_checkpoint(
             weight_bytes += count * _BYTES.get(tensor["dtype"], 1)
     most = max(sizes, key=sizes.__getitem__, default="F32")
     processor = ProcessorSettings.of_family(found) if found.fixed_size else read_processor(folder)
-    extra = _read(folder / "qwenvl.json") if (folder / "qwenvl.json").is_file() else {}
     return CheckpointDescription(
         name=name or str(name_or_path),
         folder=folder,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from qwenvl.errors import UnknownFamilyError
+from qwenvl.errors import CheckpointError, UnknownFamilyError
 from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -326,3 +326,33 @@ def family_of(
         if (match.thinking is Thinking.ALWAYS) == thinks:
             return match
     return matches[0]
+
+
+def stated_grounding(family: ModelFamily, facts: Mapping[str, Any], source: object) -> ModelFamily:
+    """The family with the coordinate `space` and `dialect` that a checkpoint states of itself.
+
+    Parameters
+    ----------
+    family : ModelFamily
+    facts : mapping
+        Content of `qwenvl.json`: 'space' is 'relative_1000' or 'absolute_resized', 'dialect' is 'json', 'tags_v1' or
+        'tags_v2'. A checkpoint that was fine-tuned to another habit than its family's says so there.
+    source : object
+        Named in errors.
+
+    Raises
+    ------
+    CheckpointError
+        It states something else.
+    """
+    for key, known in (
+        ("space", tuple(map(str, CoordinateSpace))),
+        ("dialect", ("json", "tags_v1", "tags_v2")),
+    ):
+        if facts.get(key) is not None and facts[key] not in known:
+            raise CheckpointError(f"{source}: {key} is {facts[key]!r}; use one of {', '.join(known)}")
+    if facts.get("space") is not None:
+        family = replace(family, space=CoordinateSpace(facts["space"]))
+    if facts.get("dialect") is not None:
+        family = replace(family, dialect=facts["dialect"])
+    return family

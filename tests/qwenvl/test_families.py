@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwenvl.errors import UnknownFamilyError
-from qwenvl.families import FAMILIES, Thinking, family_of, get_family
+from qwenvl.errors import CheckpointError, UnknownFamilyError
+from qwenvl.families import FAMILIES, Thinking, family_of, get_family, stated_grounding
 from qwenvl.geometry import CoordinateSpace
 from qwenvl.prompts import build_prompt, conversation, render_chat
 from qwenvl.request import Request, Task
@@ -168,3 +168,13 @@ def _real_tokenizer(real_data: Path, folder: str) -> Any:
         pytest.skip(f"no tokenizer at {path}")
     assert json.loads((path / "tokenizer_config.json").read_text())["chat_template"]
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def test_a_checkpoint_states_its_own_space_and_dialect() -> None:
+    family = get_family("Qwen3-VL")
+    assert stated_grounding(family, {}, "qwenvl.json") is family
+    stated = stated_grounding(family, {"space": "absolute_resized", "dialect": "tags_v2"}, "qwenvl.json")
+    assert (stated.space, stated.dialect) == (CoordinateSpace.ABSOLUTE_RESIZED, "tags_v2")
+    for key in ("space", "dialect"):
+        with pytest.raises(CheckpointError, match=rf"qwenvl.json: {key} is 'shares'; use one of"):
+            stated_grounding(family, {key: "shares"}, "qwenvl.json")

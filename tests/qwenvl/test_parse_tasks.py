@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from qwenvl.answer import Answer
+from qwenvl.answer import Answer, Status
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
@@ -266,3 +268,45 @@ def test_measures_and_reasoning_are_passed_on() -> None:
 def test_unknown_dialect_is_an_error() -> None:
     with pytest.raises(ValueError, match="use one of json, tags_v1, tags_v2"):
         parse("[]", Request(task="detect", labels=("mitosis",)), dialect="xml")
+
+
+ODD = {
+    "1e400": ('{"a": 1e400}', Status.FAILED, None),
+    "NaN": ('{"a": NaN}', Status.FAILED, None),
+    "Infinity in a field that may be null": ('{"b": Infinity}', Status.OK, {"b": None}),
+    "400 digits": (f'{{"a": {"9" * 400}}}', Status.FAILED, None),
+    "lone surrogate": ('{"c": "x\\ud800"}', Status.REPAIRED, {"c": "x?"}),
+    "lone surrogate in a key": ('{"\\udfff": {"\\ud800": 1e999}}', Status.REPAIRED, {"?": {"?": None}}),
+    "NUL": ('{"c": "x\\u0000y"}', Status.REPAIRED, {"c": "xy"}),
+    "depth 1,000": ('{"d": ' * 1000 + "1" + "}" * 1000, Status.TRUNCATED, None),
+    "a key twice": ('{"a": 1, "a": 2}', Status.FAILED, None),
+    "an astronomic multiple": ('{"m": 1e308}', Status.FAILED, None),
+}
+
+
+@pytest.mark.parametrize(("text", "status", "value"), ODD.values(), ids=ODD.keys())
+def test_odd_values_are_cleaned_or_fail_alone(text: str, status: Status, value: object) -> None:
+    numbers = {"a": {"type": "number"}, "m": {"multipleOf": 1e-10}}
+    request = Request(task="extract", output_schema={"type": "object", "properties": numbers})
+    answer = parse_answer(
+        text, request, dialect="json", space=CoordinateSpace.RELATIVE_1000, frame=PictureFrame.same(100, 100)
+    )
+    assert (answer.status, answer.value) == (status, value)
+    json.dumps(answer.value, allow_nan=False).encode()
+
+
+def test_odd_attributes_are_cleaned() -> None:
+    text = (
+        '[{"bbox_2d": [1, 2, 300, 400], "label": "mitosis", "a": 1e400, "b\\ud800": "\\udfff", "c": NaN, "d": '
+        + "7" * 400
+        + "}]"
+    )
+    answer = parse_answer(
+        text,
+        Request(task="detect", labels=("mitosis",)),
+        dialect="json",
+        space=CoordinateSpace.RELATIVE_1000,
+        frame=PictureFrame.same(100, 100),
+    )
+    assert answer.status is Status.REPAIRED
+    assert dict(answer.objects[0].attributes) == {"b?": "?"}

@@ -74,6 +74,6 @@ def _value(written: str, power: str | None, *, comma: bool) -> Decimal | None:
         value = Decimal(digits.replace(group, "").replace(decimal, "."))
     except InvalidOperation:
         return None
-    if power and (found := _POWER.search(power)) is not None and int(found[2]) <= 300:
+    if power and (found := _POWER.search(power)) is not None and len(found[2]) <= 3 and int(found[2]) <= 300:
         value = value.scaleb(int(found[2]) * (-1 if found[1] and found[1] in _MINUS else 1))
     return value

@@ -16,6 +16,9 @@ from workflows.provenance import Facts
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 
+_MAX_INTEGER = 2**53
+"""Largest whole number that a table, a JSON reader and a float all keep exactly."""
+
 
 class ValueStatus(StrEnum):
     """How the reading of one field ended. Only `read` has a value."""
@@ -95,7 +98,7 @@ def judge(field: FieldSpec, spotted: Spotted) -> Reading:
             decimals = len(mantissa.partition(".")[2])
             value = float(number)
             reasons += _wrong_number(field, value, decimals, number)
-            if field.type == "integer" and value.is_integer():
+            if field.type == "integer" and value.is_integer() and abs(value) <= _MAX_INTEGER:
                 value = int(value)
     fine = not reasons
     return Reading(
@@ -121,7 +124,7 @@ def _wrong_words(field: FieldSpec, value: str) -> list[str]:
 
 def _wrong_number(field: FieldSpec, value: float, decimals: int, text: str) -> list[str]:
     reasons = []
-    if abs(value) == float("inf"):
+    if abs(value) == float("inf") or (field.type == "integer" and abs(value) > _MAX_INTEGER):
         return [f"{text} is too large a number"]
     if field.type == "integer" and not value.is_integer():
         reasons.append(f"{text} is no whole number")

@@ -38,6 +38,8 @@ def test_what_is_no_number_or_two_is_refused(text):
         ({"decimals": 1}, Spotted("374", BOX), None, "has 0 decimals"),
         ({"type": "integer"}, Spotted("37.5", BOX), None, "no whole number"),
         ({"type": "integer"}, Spotted("37", BOX), 37, None),
+        ({"type": "integer"}, Spotted("1e308", BOX), None, "too large"),
+        ({"type": "integer"}, Spotted("9" * 400, BOX), None, "too large"),
         ({}, Spotted("37", None), None, "no box"),
         ({}, Spotted("3..7", BOX), None, "no number"),
         ({}, Spotted("37", BOX, doubts=("3 and 8 in one place",)), None, "in one place"),
