@@ -143,14 +143,14 @@ def stained_overview(
         image, where = _BORDERS[name](image, rng)
         border_mask |= where & ~tissue if name == "dirt" else where
     if blur:
-        image = cv2.GaussianBlur(image, (0, 0), blur)
-    image = (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur), np.float32)
+    scanned = (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
     if "unscanned" in border:  # no sensor saw it
-        image[:, -width // 7 :] = 255
+        scanned[:, -width // 7 :] = 255
     if jpeg is not None:
-        image = jpeg_roundtrip(image, jpeg)
+        scanned = jpeg_roundtrip(scanned, jpeg)
     pen_mask &= ~border_mask
-    return Overview(image, tissue & ~pen_mask & ~border_mask, pen_mask, border_mask)
+    return Overview(scanned, tissue & ~pen_mask & ~border_mask, pen_mask, border_mask)
 
 
 def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> NDArray[np.float32]:
@@ -204,8 +204,8 @@ def _draw(
     curve = np.stack([np.interp(fine, t, corners[:, k]) for k in range(2)], axis=1)
     if len(corners) > 2:  # rounded corners
         weights = np.hanning(43)[1:-1]
-        ends = "wrap" if stroke.closed else "edge"
-        padded = np.pad(curve, ((20, 20), (0, 0)), mode=ends)
+        around = ((20, 20), (0, 0))
+        padded = np.pad(curve, around, mode="wrap") if stroke.closed else np.pad(curve, around, mode="edge")
         curve = np.stack(
             [np.convolve(padded[:, k], weights / weights.sum(), "valid") for k in range(2)], axis=1
         )

@@ -162,8 +162,10 @@ def _threshold(stain: NDArray[np.float32], noise: float) -> float:
 
 def _edge_width(stain: NDArray[np.float32], step: float) -> float:
     inside = (stain > step).astype(np.uint8)
-    outline = np.count_nonzero(inside) - np.count_nonzero(cv2.erode(inside, np.ones((3, 3), np.uint8)))
-    band = np.count_nonzero(stain > step / _NEAR) - np.count_nonzero(stain > step * _NEAR)
+    outline = int(np.count_nonzero(inside)) - int(
+        np.count_nonzero(cv2.erode(inside, np.ones((3, 3), np.uint8)))
+    )
+    band = int(np.count_nonzero(stain > step / _NEAR)) - int(np.count_nonzero(stain > step * _NEAR))
     return band / max(1, outline)
 
 

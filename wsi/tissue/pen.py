@@ -82,8 +82,8 @@ def find_pen(picture: RGB, stained: Mask, um_per_px: float | None) -> Pen:
         ink &= stained
         if ink.sum() < 12:
             continue
-        found, facts = _of_colour(density, ink, stained, widths)
-        pen |= found
+        strokes, facts = _of_colour(density, ink, stained, widths)
+        pen |= strokes
         if facts:
             details[name] = facts
     return Pen(pen, details)

@@ -62,24 +62,26 @@ def find_strokes(
     whose edges run in one direction: the coherence of the structure tensor (Bigün and Granlund 1987) of the mask.
     A mosaic of stains has parts of the same width, but their edges turn.
     """
-    found: list[Stroke] = []
-    width = widths[0]
-    while width <= widths[1] and mask.any():
-        found += _octave(mask, others, width / _UNIT, min_length)
-        width *= 1.6
-    return found
+    octaves = [widths[0] * 1.6**k for k in range(32) if widths[0] * 1.6**k <= widths[1]]
+    # A stroke that leaves the image goes on outside. One that only touches the border in its bend ends there.
+    for beyond in (cv2.BORDER_REPLICATE, cv2.BORDER_CONSTANT):
+        found = [s for width in octaves for s in _octave(mask, others, width / _UNIT, min_length, beyond)]
+        if found:
+            return found
+    return []
 
 
-def _octave(mask: Mask, others: Mask, factor: float, min_length: float) -> list[Stroke]:
+def _octave(mask: Mask, others: Mask, factor: float, min_length: float, beyond: int) -> list[Stroke]:
     height, width = mask.shape
     size = max(1, round(width / factor)), max(1, round(height / factor))
     if min(size) < 4:
         return []
     inked, other = _resize(mask, size), _resize(others, size)
     pad = 2 * _UNIT
-    # A stroke that leaves the image goes on outside.
-    inked, other = (np.pad(m, pad, mode="edge") for m in (inked, other))
-    closed = cv2.morphologyEx(inked, cv2.MORPH_CLOSE, _disc(3))
+    inked, other = (
+        np.asarray(cv2.copyMakeBorder(m, pad, pad, pad, pad, beyond), np.uint8) for m in (inked, other)
+    )
+    closed = np.asarray(cv2.morphologyEx(inked, cv2.MORPH_CLOSE, _disc(3)), np.uint8)
     wide = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(2 * _UNIT + 1))
     fits = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(_UNIT - 1))
     part = (fits > 0) & (cv2.dilate(wide, _disc(3)) == 0)
@@ -93,7 +95,7 @@ def _octave(mask: Mask, others: Mask, factor: float, min_length: float) -> list[
     # The mean distance to the edge of a strip is a quarter of its width.
     thickness = 4 * total / np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
     length = stats[:, cv2.CC_STAT_AREA] / np.maximum(thickness, 1)
-    on_glass = _flanks(labels, count, closed, other)
+    on_glass = _flanks(np.asarray(labels, np.int32), count, closed, other)
     strokes = []
     for k in range(1, count):
         if length[k] < min_length * thickness[k]:
