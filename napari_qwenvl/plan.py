@@ -48,14 +48,17 @@ class Question:
         ------
         pydantic.ValidationError
             The fields do not fit the task.
+        RequestError
+            The schema's file cannot be used.
         """
+        from qwenvl.json_schema import read_schema
         from workflows.commands._run import recommended_request
 
         fields: dict[str, Any] = {"task": self.task, "prompt": self.prompt or None}
         if self.task in LABELLED:
             fields["labels"] = self.labels
         if self.task == "extract" and self.schema is not None:
-            fields["output_schema"] = json.loads(self.schema.read_text(encoding="utf-8"))
+            fields["output_schema"] = read_schema(self.schema)
         return recommended_request(self.options, recommended, **fields)
 
 

@@ -7,11 +7,11 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from qwenvl.calibration import Calibration
+from qwenvl.errors import RequestError
+from qwenvl.json_schema import check_schema
 from qwenvl.marks import Mark
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
@@ -180,9 +180,9 @@ class Request(BaseModel):
             raise ValueError("output_schema: task extract needs a JSON Schema, and no other task takes one")
         if self.output_schema is not None:
             try:
-                validator_for(self.output_schema).check_schema(self.output_schema)
-            except SchemaError as error:
-                raise ValueError(f"output_schema: not a valid JSON Schema: {error.message}") from error
+                check_schema(self.output_schema)
+            except RequestError as error:
+                raise ValueError(f"output_schema: {error}") from None
         if self.split and self.task not in SPLIT_TASKS:
             raise ValueError(
                 f"split: task {self.task} finds nothing to count; only {', '.join(SPLIT_TASKS)} can split"

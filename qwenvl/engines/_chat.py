@@ -12,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from qwenvl.errors import RequestError
 from qwenvl.families import ModelFamily, Thinking
+from qwenvl.json_schema import LIMIT, SchemaValidator
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Generation, Request
 from qwenvl.subject import Subject, ask_about
@@ -127,11 +124,11 @@ def schema_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
 def obeys_schema(text: str, schema: dict[str, Any]) -> bool:
     """True where a text is nothing but JSON that is valid by `schema`."""
     try:
-        return bool(validator_for(schema)(schema, registry=Registry()).is_valid(json.loads(text)))
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    except Unresolvable:
-        return True  # The schema cannot be applied; that is not the server's fault.
+    # A schema that cannot be applied within its limits is not the server's fault.
+    return all(error.validator == LIMIT for error in SchemaValidator(schema).iter_errors(value))
 
 
 def refused_fields(message: str, payload: Mapping[str, Any]) -> set[str]:

@@ -25,6 +25,7 @@ from qwenvl.errors import PictureError
 from qwenvl.families import Thinking
 from qwenvl.geometry import PictureFrame
 from qwenvl.grammar import Grammars, ThinkFirst, vocabulary_size
+from qwenvl.json_schema import unheld_note
 from qwenvl.light import LightLanguage
 from qwenvl.packed import pack_linears
 from qwenvl.parse import parse_answer
@@ -359,6 +360,8 @@ class LocalEngine(Engine):
         )  # fmt: skip
         if written.retaken:
             answer = replace(answer, notes=(*answer.notes, f"retaken:{written.retaken}"))
+        if request.output_schema is not None:
+            answer = replace(answer, notes=(*answer.notes, *unheld_note(request.output_schema)))
         if frame is None or not answer.objects:
             return answer
         sure = self._vocabulary.written(written.tokens, written.log_probabilities, written.alternatives)

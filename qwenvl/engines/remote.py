@@ -19,6 +19,7 @@ from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.errors import EngineError, PictureError
 from qwenvl.families import ModelFamily, Thinking, VideoTime
 from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.json_schema import unheld_note
 from qwenvl.parse import parse_answer
 from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Request, Task
@@ -267,6 +268,7 @@ class RemoteEngine(Engine):
             if reply.finish_reason == "stop" and not obeys_schema(reply.text, request.output_schema):
                 self._schema_ignored = True
             notes += ["schema-ignored"] * self._schema_ignored
+            notes += unheld_note(request.output_schema)
         text, thinking = reply.text, None
         if reply.reasoning is None and self._questions.thinks:
             thinking = (family.think_open, family.think_close)

@@ -6,11 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.validators import validator_for
-from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from qwenvl.answer import Status
+from qwenvl.json_schema import SchemaValidator
 from qwenvl.parse._lenient import CutDict, CutList
 from qwenvl.parse._strict import RepeatedDict, SplitList, read_strict, shallow
 from qwenvl.parse._text import cleaned
@@ -46,7 +45,7 @@ def extract(
         scalar = False
     if cut and candidates and isinstance(candidates[-1], (CutList, CutDict)):
         candidates.pop()
-    validator = validator_for(schema)(schema, registry=Registry())
+    validator = SchemaValidator(schema)
     error: str | None = None
     for value in candidates:
         if not shallow(value) or _repeats(value):
@@ -90,7 +89,7 @@ def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
     int
         Number of entries that are not valid, the one cut off not counted.
     """
-    validator = validator_for(schema)(schema, registry=Registry())
+    validator = SchemaValidator(schema)
     kept, others = [], 0
     for found in find_values(text).values:
         for entry in found.value if isinstance(found.value, list) else [found.value]:

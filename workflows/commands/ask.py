@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,11 +78,9 @@ def extract(
     run: RunOptions,
 ) -> None:
     """Fill a JSON Schema of your own from every tile."""
-    try:
-        output_schema = json.loads(schema.read_text(encoding="utf-8"))
-    except ValueError as error:
-        stop(f"{schema} is not JSON: {error}")
-    _ask_slide(slide, run, task="extract", prompt=prompt, output_schema=output_schema)
+    from qwenvl.json_schema import read_schema
+
+    _ask_slide(slide, run, task="extract", prompt=prompt, output_schema=read_schema(schema))
 
 
 @guarded

@@ -159,6 +159,7 @@ def table(out: OutFolder) -> None:
 
 def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> Study:
     """A study of the flags of `qwenvl detect` and its like."""
+    from qwenvl.json_schema import read_schema
     from qwenvl.request import Request
     from workflows.cohort import Study, look_at
     from workflows.cohort.config import ModelSettings, SlideSettings
@@ -174,10 +175,7 @@ def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> St
     elif task in (TaskName.DETECT, TaskName.POINT, TaskName.COUNT):
         words["labels"] = ("nucleus",)
     if (schema := question["schema"]) is not None:
-        try:
-            words["output_schema"] = json.loads(schema.read_text(encoding="utf-8"))
-        except ValueError as error:
-            stop(f"{schema} is not JSON: {error}")
+        words["output_schema"] = read_schema(schema)
     request = recommended_request(run, look_at(model).recommended, **words)
     slides = SlideSettings(
         mask=run.mask,

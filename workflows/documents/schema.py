@@ -10,22 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
-from referencing import Registry
-
+from qwenvl.errors import RequestError
+from qwenvl.json_schema import SchemaValidator, check_schema, read_schema, unheld
 from workflows.documents.document import DocumentError
 from workflows.documents.placing import Leaf
 
 _LONGEST = 200
 """Signs of a text whose schema names no length: every answer ends."""
-
-
-_UNHELD = frozenset(
-    ("not", "if", "then", "else", "dependentSchemas", "dependentRequired", "contains", "propertyNames", "multipleOf",
-     "uniqueItems", "unevaluatedProperties", "unevaluatedItems", "patternProperties", "$dynamicRef")
-)  # fmt: skip
-"""Keywords that the grammar takes and does not keep to (measured with xgrammar 0.2)."""
 
 
 class Boxes(StrEnum):
@@ -72,14 +63,10 @@ class RecordSchema:
             It is no JSON Schema, no object with properties, refers to other documents, or its grammar cannot be made;
             or a key is none of its properties.
         """
-        if not isinstance(schema, dict):
-            raise SchemaNotUsableError(
-                "the schema is no JSON object; write one such as {'type': 'object', ...}"
-            )
         try:
-            validator_for(schema).check_schema(schema)
-        except SchemaError as error:
-            raise SchemaNotUsableError(f"the schema is not a valid JSON Schema: {error.message}") from error
+            check_schema(schema)
+        except RequestError as error:
+            raise SchemaNotUsableError(str(error)) from None
         found = copy.deepcopy(schema)
         if found.get("type") == "array" and isinstance(found.get("items"), dict):
             found = {**found["items"], **{k: found[k] for k in ("$defs", "definitions") if k in found}}
@@ -92,7 +79,7 @@ class RecordSchema:
                 raise SchemaNotUsableError(
                     f"the schema refers to {reference!r}; only '#/$defs/...' within the same file can be followed"
                 )
-        if (keyword := next(_unheld(found), None)) is not None:
+        if (keyword := next((key for key in unheld(found) if key != "lookaround"), None)) is not None:
             raise SchemaNotUsableError(
                 f"the schema uses {keyword!r}, which cannot be kept while the model writes. Take it out, and check it "
                 "on the records afterwards"
@@ -112,11 +99,11 @@ class RecordSchema:
     def read(cls, path: Path, key: tuple[str, ...] = ()) -> RecordSchema:
         """Read a schema from a JSON file; see `of`."""
         try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8")), key)
-        except ValueError as error:
-            if isinstance(error, DocumentError):
-                raise SchemaNotUsableError(f"{path}: {error}") from error
-            raise SchemaNotUsableError(f"{path} is not JSON: {error}") from error
+            return cls.of(read_schema(path), key)
+        except RequestError as error:
+            raise SchemaNotUsableError(str(error)) from None
+        except DocumentError as error:
+            raise SchemaNotUsableError(f"{path}: {error}") from error
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -169,8 +156,7 @@ class RecordSchema:
 
     def valid(self, record: Any) -> bool:
         """Whether a record is one by the user's schema."""
-        schema = dict(self.schema)
-        return bool(validator_for(schema)(schema, registry=Registry()).is_valid(record))
+        return SchemaValidator(self.schema).is_valid(record)
 
     def _check_grammar(self) -> None:
         import xgrammar
@@ -209,22 +195,6 @@ def _is_text(part: Any) -> bool:
     types = part.get("type")
     types = [types] if isinstance(types, str) else types or []
     return "string" in types or ("enum" in part and any(isinstance(v, str) for v in part["enum"]))
-
-
-def _unheld(part: Any) -> Iterator[str]:
-    """Keywords of `_UNHELD` in a schema; names of properties and values of enums are none."""
-    if isinstance(part, list):
-        for each in part:
-            yield from _unheld(each)
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            if key in _UNHELD and value is not False:
-                yield key
-            elif key in ("properties", "$defs", "definitions") and isinstance(value, dict):
-                for each in value.values():
-                    yield from _unheld(each)
-            elif key not in ("enum", "const", "default", "examples"):
-                yield from _unheld(value)
 
 
 def _references(part: Any) -> Iterator[str]:
