@@ -198,14 +198,6 @@ def test_extract_names_what_is_invalid() -> None:
     assert answer.error == "not valid by the schema at $.grade: 9 is greater than the maximum of 3"
 
 
-def test_extract_follows_no_reference_to_elsewhere() -> None:
-    schema = {"$ref": "https://example.invalid/schema.json"}
-    answer = parse("{}", Request(task="extract", output_schema=schema))
-    assert answer.status == "failed"
-    assert answer.error is not None
-    assert "schema cannot be applied" in answer.error
-
-
 def test_objects_keep_score_and_attributes() -> None:
     text = (
         '[{"bbox_2d": [100, 200, 300, 400], "label": "mitosis", "confidence": 0.5, "phase": "meta",'
