@@ -76,6 +76,8 @@ class CorrectedFile:
     answers: int | None
     refused: tuple[str, ...]
     lines: int
+    present: frozenset[str] = frozenset()
+    """Names of features that cannot be read or are no objects: they are in the file, so they were not deleted."""
 
 
 def read_file(path: Path, store: RunStore, frame: PixelFrame | str | None) -> CorrectedFile:
@@ -115,16 +117,17 @@ def read_file(path: Path, store: RunStore, frame: PixelFrame | str | None) -> Co
     if not total:
         why = f": {refused[0]}" if refused else ""
         raise CorrectionsError(f"{path} holds no object with an outline{why}.")
-    if 2 * len(outside) > total:
+    if outside:
         raise CorrectionsError(
             f"{len(outside):,} of {total:,} objects of {path} lie outside {facts.name} "
-            f"({facts.width} x {facts.height} px): it belongs to another slide, or its px are not those of this one."
+            f"({facts.width} x {facts.height} px), such as {outside[0].where}: it belongs to another slide, or "
+            "its px are not those of this one."
         )
-    refused += [f"{each.where}: outside the slide" for each in outside]
     run = head.get("run")
     known = [mark for mark in marks if mark is not None]
     return CorrectedFile(
-        tuple(features), run if isinstance(run, str) else None, min(known, default=None), tuple(refused), read.lines
+        tuple(features), run if isinstance(run, str) else None, min(known, default=None), tuple(refused), read.lines,
+        frozenset(each.lower() for each in read.unread),
     )  # fmt: skip
 
 

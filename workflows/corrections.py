@@ -135,7 +135,7 @@ class _Reading:
         self._known, self._ledger = known, ledger
         places = {name: change.box for name, change in known.by_name.items()}
         self._features = one_name_each(file.features, places)
-        self._seen: set[str] = set()
+        self._seen: set[str] = set(file.present)
         self.foreign = self._is_foreign(file)
 
     def _is_foreign(self, file: CorrectedFile) -> bool:

@@ -7,6 +7,8 @@ with `name` or `names`, with a `parentClass` (up to 0.3), or a string; children 
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +107,8 @@ class QuPathObjects:
     refused: tuple[str, ...] = ()
     lines: int = 0
     containers: int = 0
+    unread: tuple[str, ...] = ()
+    """Ids of the refused features, of lines and of containers."""
 
 
 class NotAnObjectError(ValueError):
@@ -118,19 +122,22 @@ def read_objects(document: Any) -> QuPathObjects:
     """
     found: list[QuPathObject] = []
     refused: list[str] = []
+    unread: list[str] = []
     lines = containers = 0
     for where, feature in _features(document):
+        name = feature.get("id") if isinstance(feature, Mapping) else None
         try:
             kind = _kind(feature)
-            if kind in ("tile", "tmaCore", "root"):
-                containers += 1
+            if kind not in ("tile", "tmaCore", "root"):
+                found.append(_object(feature, kind, where))
                 continue
-            found.append(_object(feature, kind, where))
+            containers += 1
         except NotAnObjectError:
             lines += 1
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
             refused.append(f"{where}: {_reason(error)}")
-    return QuPathObjects(tuple(found), tuple(refused), lines, containers)
+        unread += [name] if isinstance(name, str) else []
+    return QuPathObjects(tuple(found), tuple(refused), lines, containers, tuple(unread))
 
 
 def class_of(properties: Mapping[str, Any]) -> str:
@@ -141,7 +148,7 @@ def class_of(properties: Mapping[str, Any]) -> str:
     ValueError
         There is one, and it is no name.
     """
-    stated = properties.get("classification")
+    stated = _unpacked(properties.get("classification"), "class")
     if stated is None:
         # HistomicsTK and its relatives
         stated = properties.get("label") or properties.get("group") or ""
@@ -167,6 +174,18 @@ def class_of(properties: Mapping[str, Any]) -> str:
 def class_name(text: str) -> str:
     """A class as QuPath shows it after its own split: 'CD3:CD8' is 'CD3: CD8' (`PathClass.fromString`)."""
     return ": ".join(part.strip() for part in text.split(":") if part.strip())
+
+
+def _unpacked(value: Any, what: str) -> Any:
+    """An object that a table in between has turned into text (GeoPandas writes and reads nested objects so)."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    raise ValueError(f"its {what} {_short(value)} is no name")
 
 
 def _name(value: Any) -> str:
@@ -240,7 +259,7 @@ def _object(feature: Mapping[str, Any], kind: str, where: str) -> QuPathObject:
     properties = _properties(feature)
     label = class_of(properties)
     places = tuple(_places(geometry))
-    metadata = properties.get("metadata")
+    metadata = _unpacked(properties.get("metadata"), "metadata")
     name = feature.get("id")
     return QuPathObject(
         where, str(name) if isinstance(name, str | int) and name not in _LEGACY else None, kind, label, places,

@@ -49,6 +49,8 @@ CLASSES = [
     ({"classification": {"names": ["CD3", "CD8"]}}, "CD3: CD8"),
     ({"classification": "CD3 :CD8"}, "CD3: CD8"),
     ({"classification": " Tumor "}, "Tumor"),
+    ({"classification": '{ "name": "Tumor", "color": [ 1, 2, 3 ] }'}, "Tumor"),  # as GeoPandas writes it
+    ({"classification": "{'names': ['CD3', 'CD8'], 'color': None}"}, "CD3: CD8"),
     ({"classification": {"name": None}}, ""),
     ({"classification": None, "label": {"value": "nucleus"}}, "nucleus"),
     ({"group": "nucleus"}, "nucleus"),
@@ -60,6 +62,24 @@ CLASSES = [
 def test_classes_are_what_qupath_shows(properties, name):
     assert class_of(properties) == name
     assert class_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "{'name': np.str_('Tumor')}",
+        7,
+        ["Tumor"],
+        {"name": 7},
+        {"names": "Tumor"},
+        {"names": [["a"]]},
+        "x" * 400,
+        "\ud800",
+    ],
+)
+def test_classes_that_are_none(stated):
+    with pytest.raises(ValueError, match="class"):
+        class_of({"classification": stated})
 
 
 # Geometry, boxes of what it is, whether they are points, words where it is left out.

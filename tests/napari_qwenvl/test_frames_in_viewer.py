@@ -172,3 +172,39 @@ def test_the_question_has_three_answers(tmp_path, qtbot, button, answer):
     assert panel.ask_frame(tmp_path / "a.geojson") is answer
     panel.running.close()
     panel.close()
+
+
+@pytest.mark.parametrize(("words", "answer"), [("Deleted", True), ("A part", False)])
+def test_it_is_asked_whether_missing_objects_were_deleted(tmp_path, qtbot, words, answer):
+    panel = ResultsPanel(ViewerModel())
+    qtbot.addWidget(panel)
+
+    def click():
+        box = panel.findChild(QMessageBox)
+        assert "3 objects of this run are not in a.geojson" in box.text()
+        next(each for each in box.buttons() if words in each.text().replace("&", "")).click()
+
+    QTimer.singleShot(0, click)
+    assert panel.ask_deleted(tmp_path / "a.geojson", 3) is answer
+    panel.running.close()
+    panel.close()
+
+
+def test_deletions_are_taken_over(path, tmp_path, qtbot):
+    folder = run_slide(path, REQUEST, Planted(), tmp_path / "run", mask="all", overview=False).folder
+    export_geojson(folder, tmp_path / "out.geojson")
+    document = json.loads((tmp_path / "out.geojson").read_text())
+    number = len(document["features"])
+    (tmp_path / "part.geojson").write_text(json.dumps(document | {"features": document["features"][1:]}))
+    panel = ResultsPanel(ViewerModel())
+    qtbot.addWidget(panel)
+    open_whole(panel.session, folder, qtbot)
+    answers, asked = iter([False, True]), []
+    panel.ask_deleted = lambda file, missing: asked.append((file.name, missing)) or next(answers)
+    for rejected in ("", "1 rejected"):
+        panel._tell(lambda: panel._read(tmp_path / "part.geojson"))
+        assert f"{number - 1} unchanged" in panel.message.text()
+        assert ("rejected" in panel.message.text()) == bool(rejected)
+    assert asked == [("part.geojson", 1)] * 2
+    panel.running.close()
+    panel.close()

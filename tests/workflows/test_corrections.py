@@ -113,7 +113,7 @@ def test_points_children_and_what_is_no_object(run, tmp_path):
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square, "plane": {"c": -1, "z": 4, "t": 0}},
          "properties": {"classification": "mitosis"}},
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, "a"]]]}, "properties": {}},
-        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [99999, 1]}, "properties": {}},
+        {"type": "Feature", "geometry": None, "properties": {}},
     ]  # fmt: skip
     path = write(tmp_path / "q.geojson", rows)
     made = read_corrections(run, path, reject_missing=True)
@@ -277,3 +277,14 @@ def test_it_is_asked_whether_missing_objects_were_deleted(run, tmp_path, answer)
     assert (objects(run).state == State.REJECTED).sum() == 2 * answer
     read_corrections(run, write(tmp_path / "q.geojson", features), reject_missing=deleted)
     assert asked == [2]
+
+
+def test_what_cannot_be_read_was_not_deleted(run, tmp_path):
+    features = exported(run, tmp_path / "q.geojson")
+    broken = features[0] | {"geometry": {"type": "Polygon", "coordinates": [[["a", 1]]]}}
+    path = write(tmp_path / "q.geojson", [broken, *features[1:]])
+    made = read_corrections(run, path, reject_missing=True)
+    assert (made.rejected, len(made.refused)) == (0, 1)
+    outside = moved(features[0], 100_000)
+    with pytest.raises(CorrectionsError, match=r"1 of [\d,]+ objects .* such as feature 0"):
+        read_corrections(run, write(tmp_path / "q.geojson", [outside, *features[1:]]))
