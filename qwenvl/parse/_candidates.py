@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwenvl.parse._coordinates import coordinate_sets, number_of
@@ -21,7 +21,7 @@ from qwenvl.parse._keys import (
 )
 from qwenvl.parse._labels import canonical
 from qwenvl.parse._lenient import CutDict, CutList
-from qwenvl.parse._names import name_in, name_of
+from qwenvl.parse._names import has_content, name_in, name_of
 from qwenvl.parse._strict import RepeatedDict, SplitList
 from qwenvl.parse._values import Value
 
@@ -30,6 +30,14 @@ _BOX_KEYS = frozenset(BOX_KEYS)
 _LABEL_KEYS = frozenset(LABEL_KEYS)
 _BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:], *POLYGON_KEYS)
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
+_IMAGE_GROUP = re.compile(
+    r"(?:image|img|picture|photo|frame|tile|page|图|图片|图像|第)[\s_#]*([0-9]{1,4})(?:张|幅)?", re.IGNORECASE
+)
+_SALVAGE_NAME = re.compile(
+    r"(?<![\w])(?!bbox|box|point|conf|score|prob|coord)([^\W\d][\w ]{0,40}?)[\"'*]{0,3}\s*+[:=]"
+    r"\s*+[\"']?([^\W\d_][^\"'\n,;\]}\[{(:=]{0,79})",
+    re.IGNORECASE,
+)
 _SALVAGE = re.compile(
     r"\b(?:bbox_2d|bbox|box_2d|bounding_box|point_2d|point)\b[\"'*]{0,3}\s*+[:=]\s*+[\[(]?\s*+"
     r"([-+]?[0-9.]{1,12}(?:\s*+,\s*+[-+]?[0-9.]{1,12}){1,5})",
@@ -82,6 +90,7 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
     codes: list[str] = []
     empty = False
     hint: str | None = None
+    image: re.Match[str] | None = None
     for item in values:
         if isinstance(item.value, dict) and not isinstance(item.value, CutDict) and _is_object(item.value):
             codes.append("single")
@@ -91,7 +100,9 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
         if item.before:
             # A heading is that of all values up to the next words.
             hint = name_in(item.before, labels)
-        for kind, value, name in _walk(item.value, labels, hint):
+            image = _IMAGE_GROUP.fullmatch(item.before.strip(" *#:：_"))
+        root = _in_image(item.value, image[1]) if image else item.value
+        for kind, value, name in _walk(root, labels, hint):
             if kind == "object":
                 candidates.extend(_of_dict(value, name, size))
             elif kind == "junk":
@@ -107,6 +118,7 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
         return Written((*bare_ones, *candidates), (*codes, "bare"), empty)
     if candidates:
         codes += ["dropped:bare"] * len(bare_ones)
+    candidates = _named_by_neighbours(candidates)
     if len(candidates) != 1:
         codes = [code for code in codes if code != "single"]
     return Written(tuple(candidates), tuple(codes), empty)
@@ -140,6 +152,8 @@ def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tupl
                     if str(key).casefold().strip() in WRAPPER_KEYS or canonical(str(key)[:120], labels):
                         yield "empty", None, None
                 elif isinstance(child, (list, dict)):
+                    image = _IMAGE_GROUP.fullmatch(str(key)[:40].strip())
+                    child = _in_image(child, image[1]) if image else child
                     children.append((child, _group(key, labels) or name, False))
             if children:
                 yield "code", "wrapped", None
@@ -157,9 +171,45 @@ def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tupl
                 if not isinstance(value, CutList):
                     yield "list", value, name
             else:
-                stack.extend((child, name, True) for child in reversed(value))
+                stack.extend(reversed(list(_after_words(value, name, labels))))
         elif inside:
             yield "junk", value, name
+
+
+def _in_image(value: Any, number: str) -> Any:
+    """The objects of a value, each with the number of the image that a heading or group's key gives them."""
+    if isinstance(value, list) and not isinstance(value, CutList):
+        return (
+            [_in_image(part, number) for part in value] if any(isinstance(p, dict) for p in value) else value
+        )
+    if type(value) is dict and _is_object(value):
+        return {"image": number} | value
+    return value
+
+
+def _after_words(
+    value: list[Any], name: str | None, labels: tuple[str, ...]
+) -> Iterator[tuple[Any, str | None, bool]]:
+    """The parts of a list; words among them name what follows."""
+    for part in value:
+        if isinstance(part, str):
+            name = name_in(part, labels) or name
+        yield part, name, True
+
+
+def _named_by_neighbours(candidates: list[Candidate]) -> list[Candidate]:
+    """Objects without a name take that of a neighbour which has a name and no place."""
+    if all(item.numbers for item in candidates):
+        return candidates
+    named = list(candidates)
+    for index, item in enumerate(candidates):
+        if item.numbers is None or item.label or item.hint:
+            continue
+        for other in (candidates[index - 1] if index else item, *candidates[index + 1 : index + 2]):
+            if other.numbers is None and other.label:
+                named[index] = replace(item, hint=str(other.label))
+                break
+    return named
 
 
 def _group(key: object, labels: tuple[str, ...]) -> str | None:
@@ -274,6 +324,11 @@ def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidat
     if not sets:
         reason = "dropped:numbers" if present else "dropped:no_coordinates"
         return [Candidate(None, label, hint, extra, (reason,))]
+    if isinstance(label, list) and len(sets) == len(label) and all(isinstance(name, str) for name in label):
+        pairs = zip(sets, label, strict=True)
+        return [Candidate(tuple(numbers), name, hint, extra, tuple(codes)) for numbers, name in pairs]
+    if isinstance(label, list) and len(sets) > 1 and len(set(map(str, label))) > 1:
+        label = " / ".join(map(str, label))  # nothing says which name is whose
     return [Candidate(tuple(numbers), label, hint, extra, tuple(codes)) for numbers in sets]
 
 
@@ -294,6 +349,8 @@ def _of_list(value: list[Any], hint: str | None, size: int) -> list[Candidate]:
     label = None
     if isinstance(value[-1], str) and number_of(value[-1]) is None:
         label, value = value[-1], value[:-1]
+    elif isinstance(value[0], str) and number_of(value[0]) is None:
+        label, value = value[0], value[1:]
     plain = [number_of(part) for part in value]
     if not plain or None in plain:
         return []
@@ -308,14 +365,26 @@ def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
     ends with counts only where it is one of `labels`, for it may be the beginning of another word.
     """
     matches = list(_SALVAGE.finditer(text))
-    found = []
+    found: list[Candidate] = []
     for index, match in enumerate(matches):
         stop = matches[index + 1].start() if index + 1 < len(matches) else len(text)
         label = _SALVAGE_LABEL.search(text, match.end(), min(stop, match.end() + 160))
+        hint: str | None = None
+        if not label:
+            after = _SALVAGE_NAME.search(text, match.end(), min(stop, match.end() + 160))
+            before = text[matches[index - 1].end() if index else 0 : match.start()][-200:]
+            lines = [line for line in before.splitlines() if has_content(line)]
+            known = _SALVAGE_LABEL.search(before) or _SALVAGE_NAME.search(before)
+            words = (
+                after[2] if after else known[known.lastindex or 1] if known else lines[-1] if lines else ""
+            )
+            hint = name_in(words, labels)
+            if hint is None and found and found[-1].hint and not words:
+                hint = found[-1].hint
         if label and label.end() == len(text) and labels and not canonical(label[1], labels):
             continue
         plain = [number_of(part) for part in match[1].split(",")]
         numbers = None if None in plain else tuple(part for part in plain if part is not None)
         codes = ("salvaged",) if numbers else ("dropped:numbers",)
-        found.append(Candidate(numbers, label[1] if label else None, codes=codes))
+        found.append(Candidate(numbers, label[1] if label else None, hint, codes=codes))
     return tuple(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from qwenvl.parse._text import clean
@@ -35,6 +35,11 @@ FOLDS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 """What counts for nothing in a name beside case, spaces, hyphens and plurals: taken off one at a time."""
 _ENDINGS = ("es", "is", "us", "um", "ae", "on", "e", "s", "i", "a")
+_REJECTS = re.compile(
+    r"\b(?:false[\s_-]?(?:positives?|alarms?|detections?)|rejected|excluded|discarded|ignored|removed|negatives?)\b"
+    r"|误检|假阳性|已?排除|忽略",
+    re.IGNORECASE,
+)
 _DENYING = re.compile(
     r"(?:\b(?:not|no|non|never|neither|nor|without|excluding|except|false|isn't|aren't|pseudo)\b[\s\w-]{0,16}|不是|没有|非|无)$",
     re.IGNORECASE,
@@ -124,7 +129,7 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     if name:
         match = canonical(name, labels)
         if match:
-            if hint and denies(hint, match):
+            if hint and (_REJECTS.search(hint) or denies(hint, match)):
                 return readable(hint) or UNLABELLED, "label:unknown"
             return match, "label:marks" if _odd_marks(str(written)) else code
         return name, "label:unknown" if labels else code
@@ -134,6 +139,20 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     if len(labels) == 1:
         return labels[0], "label:assumed"
     return UNLABELLED, "label:missing"
+
+
+_PRESENCE = frozenset({"present", "exists", "detected", "visible", "found", "valid", "is_present", "存在"})
+
+
+def is_taken_back(extra: Mapping[str, object], label: str) -> bool:
+    """True where an object's own keys say that it is none: 'present' or 'is_mitosis' is false."""
+    for key, value in extra.items():
+        if value is not False:
+            continue
+        name = key.casefold().strip()
+        if name in _PRESENCE or (name.startswith("is") and canonical(name[2:].strip("_ "), (label,))):
+            return True
+    return False
 
 
 def _odd_marks(name: str) -> bool:

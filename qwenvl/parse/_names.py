@@ -106,6 +106,8 @@ def name_of(folded: Mapping[str, Any]) -> tuple[str | None, Any]:
         found = _plain(value)
         if isinstance(found, str) and _WORD.search(found):
             return key, found
+        if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+            return key, value
         if isinstance(value, int) and key.endswith(("id", "cls", "class", "idx", "index")):
             return key, str(value)
     for key, value in others:

@@ -11,6 +11,7 @@ MAX_CHARACTERS = 131_072
 """Longest answer that is read: 32,768 tokens of grounding text, in which every digit is a token, stay below it."""
 
 _ENDS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|im_start|>user")
+_PLACES = re.compile(r"[0-9]|[\[{]\s*[\"'{\[]|<\|?(?:box|ref|object_ref|quad|point)")
 _HEAD = re.compile(r"\s*(?:<\|im_start\|>\s*)?assistant\s*\n|\s*<\|im_start\|>\s*assistant\b")
 
 
@@ -22,6 +23,8 @@ class Body:
     reasoning: str | None = None
     cut: bool = False
     """The text ended before the answer began, or was longer than is read."""
+    left: bool = False
+    """Something that could be objects stands behind the end of the turn."""
 
 
 def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> Body:
@@ -54,9 +57,13 @@ def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> B
     head = _HEAD.match(answer[:200])
     if head:
         answer = answer[head.end() :]
+    whole = len(answer)
+    behind = ""
     for end in _ENDS:
-        answer = answer.partition(end)[0]
-    return Body(answer[:MAX_CHARACTERS].strip(), thought, cut or len(answer) > MAX_CHARACTERS)
+        answer, _, rest = answer.partition(end)
+        behind = rest or behind
+    left = whole > len(answer) and _PLACES.search(behind) is not None
+    return Body(answer[:MAX_CHARACTERS].strip(), thought, cut or len(answer) > MAX_CHARACTERS, left)
 
 
 _TOOL_CALL = re.compile(

@@ -172,8 +172,8 @@ def _heading(before: str) -> str:
     """The last line that holds words."""
     if not before or before.isspace():
         return ""
-    before = before[-400:].rstrip(" \t\r\n,;[{(`")
-    return before.rpartition("\n")[2] if _WORDS.search(before) else ""
+    lines = [line for line in before[-400:].splitlines() if _WORDS.search(line)]
+    return lines[-1].rstrip(" \t\r\n,;[{(`") if lines else ""
 
 
 def _starts(text: str) -> Iterator[int]:

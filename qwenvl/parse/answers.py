@@ -87,6 +87,12 @@ def parse_answer(
                 read = replace(
                     read, status=Status.FAILED, error="the answer holds places, but there is no picture"
                 )
+    if body.left and read.status in (Status.OK, Status.REPAIRED, Status.EMPTY):
+        empty = read.status is Status.EMPTY
+        read = replace(
+            read, status=Status.FAILED if empty else Status.REPAIRED, codes=(*read.codes, "leftover"),
+            error="something stands behind the end of an empty answer" if empty else read.error,
+        )  # fmt: skip
     fields = {
         "status": read.status, "objects": read.objects, "text": read.text, "value": read.value,
         "scores": dict(read.scores), "raw": raw, "reasoning": body.reasoning, "notes": fold(read.codes),

@@ -13,7 +13,7 @@ from qwenvl.parse._candidates import Candidate, Written, salvaged, written_objec
 from qwenvl.parse._coordinates import number_of, placed
 from qwenvl.parse._dialects import find_tags
 from qwenvl.parse._keys import CONFIDENCE_KEYS, IMAGE_KEYS, SCORE_KEYS
-from qwenvl.parse._labels import label_of, mentioned
+from qwenvl.parse._labels import is_taken_back, label_of, mentioned
 from qwenvl.parse._names import name_in
 from qwenvl.parse._text import clean, without_tool_calls
 from qwenvl.parse._values import find_values
@@ -154,6 +154,9 @@ def _checked(
             continue
         where, where_codes = placed(list(numbers), extent)
         label, label_code = label_of(candidate.label, candidate.hint, request.labels)
+        if candidate.extra and is_taken_back(candidate.extra, label):
+            codes.append("dropped:denied")
+            continue
         if where is not None and (same := (label, where)) in seen:
             codes.append("loop" if same == previous else "duplicates")
             continue
