@@ -20,6 +20,7 @@ from qwenvl.number_tokens import Alternatives, NumberTokens, number_piece
 # Numbers with nothing but brackets, commas and white space between them.
 _RUN = re.compile(rb"(?<![\w.\-])-?\d+(?:\.\d+)?(?:[\s,()\[\]]+-?\d+(?:\.\d+)?)+")
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?")
+_THOUGHT = b"</think>"
 _TOLERANCE = 0.02  # share of the frame by which the parser may have clipped a coordinate
 _LEAST = 1e-9  # a probability is no less, so that one hopeless number leaves a score
 
@@ -73,9 +74,12 @@ def add_scores(
     if not objects or not written.pieces:
         return tuple(objects)
     ends = np.cumsum([len(piece) for piece in written.pieces])
+    text = b"".join(written.pieces)
+    # The parser reads what stands behind the reasoning; numbers weighed before are no object's.
+    begin = max(0, text.rfind(_THOUGHT))
     spans = [
         [(number.group(), run.start() + number.start()) for number in _NUMBER.finditer(run.group())]
-        for run in _RUN.finditer(b"".join(written.pieces))
+        for run in _RUN.finditer(text, begin)
     ]
     extent = frame.extent(space)
     free = {
@@ -97,8 +101,8 @@ def add_scores(
         group = groups[found]
         del groups[: found + 1]
         chances = [
-            _near(written, ends, text, start, reach, round(most))
-            for (text, start), reach, most in zip(group, _reaches(group, extent), 2 * extent, strict=False)
+            _near(written, ends, digits, start, reach, round(most))
+            for (digits, start), reach, most in zip(group, _reaches(group, extent), 2 * extent, strict=False)
         ]
         scored.append(replace(item, score=math.exp(np.log(np.maximum(chances, _LEAST)).mean())))
     return tuple(scored)

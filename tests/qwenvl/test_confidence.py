@@ -172,3 +172,11 @@ def test_numbers_of_a_vocabulary(tiny: Callable[[str], Path]) -> None:
     assert sorted(numbers.values.tolist()) == list(range(10))
     assert not numbers.closed.any()
     assert Vocabulary(theirs.tokenizer, min(tokens)).numbers[0] == []
+
+
+def test_numbers_of_the_reasoning_are_not_those_of_the_answer() -> None:
+    thought, answer = "<think>[100, 200, 300, 400]?</think>", "[100, 200, 300, 400]"
+    logs = [math.log(0.1)] * len(thought) + [math.log(0.5)] * len(answer)
+    written = Written([bytes([byte]) for byte in (thought + answer).encode()], logs)
+    (score,) = scores(written, TileObject("mitosis", box=(100, 200, 300, 400)))
+    assert score == pytest.approx(0.5**3)
