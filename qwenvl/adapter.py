@@ -11,16 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from qwenvl.adapter_base import KeptBase, base_digest
 from qwenvl.adapter_card import CARD, AdapterCard, read_card
+from qwenvl.adapter_files import (
+    SETTINGS,
+    WEIGHTS,
+    convert_names,
+    read_settings,
+    read_weights,
+    require_adapter,
+)
 from qwenvl.checkpoint import Checkpoint
-from qwenvl.description import fingerprint, require_utf8
+from qwenvl.checkpoint_files import fingerprint
 from qwenvl.errors import CheckpointError
-from qwenvl.packed import unpack_linears
-
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
 def adapter_hash(folder: Path) -> str:
@@ -29,13 +32,6 @@ def adapter_hash(folder: Path) -> str:
     for name in (SETTINGS, WEIGHTS):
         digest.update((folder / name).read_bytes())
     return f"sha256:{digest.hexdigest()[:32]}"
-
-
-def require_adapter(folder: Path) -> None:
-    """Raise CheckpointError where a folder holds no adapter in safetensors, or its path is no UTF-8."""
-    require_utf8(folder)
-    if not (folder / SETTINGS).is_file() or not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder}: no adapter in safetensors there ({SETTINGS} and {WEIGHTS})")
 
 
 def require_match(card: AdapterCard, checkpoint: Checkpoint, folder: Path) -> None:
@@ -70,8 +66,8 @@ def base_fingerprint(checkpoint: Checkpoint) -> str:
 class AdapterSwitch:
     """Puts adapters on one loaded model and takes them off, without loading the model again.
 
-    The low-rank change is added to the weights, so that the model is as quick as without; the weights that were
-    there are kept, and come back bit for bit.
+    The change is merged into the weights, so that the model is as quick as without. Every kind of peft adapter that
+    can be merged is taken, with biases, saved modules and token embeddings; the base comes back bit for bit.
 
     Parameters
     ----------
@@ -83,7 +79,7 @@ class AdapterSwitch:
         if checkpoint.info.adapter is not None:
             raise CheckpointError("the checkpoint carries an adapter already; load it without one")
         self._base = checkpoint
-        self._saved: dict[str, Tensor] = {}
+        self._kept: KeptBase | None = None
 
     def use(self, folder: str | Path | None) -> Checkpoint:
         """The checkpoint with an adapter on it, or with none.
@@ -101,56 +97,54 @@ class AdapterSwitch:
         card = read_card(path)
         if card is not None:
             require_match(card, self._base, path)
+        self._kept = KeptBase(self._base.model)
         try:
-            self._merge(path)
+            self._merge(path, self._kept)
         except BaseException:
             self._restore()
             raise
         return self._described(path, card)
 
-    def _merge(self, folder: Path) -> None:
+    def _merge(self, folder: Path, kept: KeptBase) -> None:
         try:
-            from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+            from peft import get_peft_model, set_peft_model_state_dict
         except ImportError as error:
             raise CheckpointError("an adapter needs peft; install napari-qwenvl[finetune]") from error
         model = self._base.model
-        config = LoraConfig.from_pretrained(str(folder))
-        weights = load_peft_weights(str(folder), device="cpu")
-        before = dict(model.named_parameters())
+        modules = dict(model.named_modules())
+        dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        config = read_settings(folder)
+        weights = convert_names(config, read_weights(folder), self._base.family.name, modules)
+        if getattr(config, "init_lora_weights", True) not in (True, False, None, "gaussian"):
+            kept.guard(modules.values())  # such a beginning takes a part out of the base's weights
         with warnings.catch_warnings():
-            # peft asks transformers for an attribute that was renamed.
-            warnings.simplefilter("ignore", FutureWarning)
+            # peft asks transformers for an attribute that was renamed, and warns of what is checked below.
+            warnings.simplefilter("ignore")
             try:
-                adapted = get_peft_model(model, config)
-            except ValueError as error:
-                raise CheckpointError(
-                    f"{folder}: its target modules are not in this model: {error}"
-                ) from error
-        result: Any = set_peft_model_state_dict(adapted, weights)
-        # An adapter whose keys match nothing leaves the base model as it was, with no more than a warning.
-        missing = [key for key in result.missing_keys if "lora_" in key]
-        if result.unexpected_keys or missing:
-            adapted.unload()
-            keys = [*result.unexpected_keys, *missing]
-            raise CheckpointError(
-                f"{folder}: {len(keys)} of its weights do not fit this model, such as {keys[0]}; "
-                "it was trained on another model, or with an older layout of names"
-            )
-        touched = {id(p) for p in _adapted_parameters(adapted)}
-        self._saved = {name: p.detach().clone() for name, p in before.items() if id(p) in touched}
-        adapted.merge_and_unload(safe_merge=True)
+                adapted: Any = get_peft_model(model, config)
+            except Exception as error:
+                raise CheckpointError(f"{folder}: it cannot be put on this model: {_brief(error)}") from error
+            _require_whole(adapted, config, weights, folder)
+            kept.guard(_touched(adapted, modules, weights))
+            try:
+                result: Any = set_peft_model_state_dict(adapted, weights)
+            except (RuntimeError, KeyError, ValueError) as error:
+                raise CheckpointError(f"{folder}: its weights do not fit this model: {error}") from error
+            if result.unexpected_keys:
+                raise CheckpointError(_misfit(folder, list(result.unexpected_keys)))
+            try:
+                adapted.merge_and_unload(safe_merge=True)
+            except Exception as error:
+                raise CheckpointError(f"{folder}: it cannot be merged into the weights: {error}") from error
         model.requires_grad_(False).eval()
-        unpack_linears(model)
+        for name, parameter in model.named_parameters():
+            if name in dtypes and parameter.dtype != dtypes[name]:
+                parameter.data = parameter.data.to(dtypes[name])
 
-    @torch.no_grad()
     def _restore(self) -> None:
-        if not self._saved:
-            return
-        parameters = dict(self._base.model.named_parameters())
-        for name, weight in self._saved.items():
-            parameters[name].data = weight
-        self._saved = {}
-        unpack_linears(self._base.model)
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            kept.restore()
 
     def _described(self, folder: Path, card: AdapterCard | None) -> Checkpoint:
         base = self._base
@@ -173,17 +167,72 @@ class AdapterSwitch:
         return replace(base, info=info, description=description)
 
 
-def _adapted_parameters(adapted: Any) -> list[Tensor]:
-    """The base model's own parameters that layers of an adapter stand before."""
+def _touched(adapted: Any, modules: dict[str, Any], weights: dict[str, Any]) -> list[Any]:
+    """Modules of the base that merging or loading an adapter writes into."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found = []
-    for module in adapted.modules():
-        if isinstance(module, BaseTunerLayer):
-            own = module.get_base_layer()
-            named = getattr(module, "parameter_name", None)
-            found += [getattr(own, named)] if named else list(own.parameters(recurse=False))
-    return found
+    found = {id(own): own for own in _wrapped(adapted, BaseTunerLayer)}
+    for key in weights:
+        owner, _, _ = key.removeprefix("base_model.model.").rpartition(".")
+        if owner in modules:  # a bias, or a module that was saved whole
+            found[id(modules[owner])] = modules[owner]
+    return list(found.values())
+
+
+def _wrapped(adapted: Any, kind: type) -> list[Any]:
+    layers = [module for module in adapted.modules() if isinstance(module, kind)]
+    return [layer.get_base_layer() for layer in layers if hasattr(layer, "base_layer")]
+
+
+def _require_whole(adapted: Any, config: Any, weights: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError where the weights are not those that the settings speak of."""
+    from peft import get_peft_model_state_dict
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    saved = [name for name, module in adapted.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    for named in getattr(config, "modules_to_save", None) or ():
+        mine = [name for name in saved if f".{name}".endswith(f".{named}")]
+        if not mine or not any(key.startswith(f"{name}.") for name in mine for key in weights):
+            raise CheckpointError(
+                f"{folder}: {SETTINGS} says that module {named} was trained whole (modules_to_save), but "
+                + (f"{WEIGHTS} has no weights of it" if mine else "this model has no such module")
+                + ". This is half of what was trained; fetch the adapter again, or merge it where it was trained"
+            )
+    missing = sorted(expected - set(weights))
+    if missing and not _converted(missing, weights):
+        if not expected & set(weights):
+            raise CheckpointError(_misfit(folder, sorted(weights)))
+        raise CheckpointError(
+            f"{folder}: {WEIGHTS} lacks {len(missing)} of {len(expected)} weights that {SETTINGS} speaks of, such as "
+            f"{missing[0]}. This is half of what was trained, or it was trained on another model"
+        )
+    # Embeddings that are adapted are written along as they were in the base.
+    unknown = sorted(key for key in set(weights) - expected if ".base_layer." not in key)
+    if unknown and not _converted(missing, weights):
+        raise CheckpointError(_misfit(folder, unknown))
+
+
+def _brief(error: BaseException) -> str:
+    """The beginning of a message; peft's may contain a whole module."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def _converted(missing: list[str], weights: dict[str, Any]) -> bool:
+    """Experts are written under other names than those of the model; peft checks them as it converts."""
+    return (
+        bool(missing)
+        and all(".experts." in key for key in missing)
+        and any(".experts." in key for key in weights)
+    )
+
+
+def _misfit(folder: Path, keys: list[str]) -> str:
+    return (
+        f"{folder}: {len(keys)} of its weights do not fit this model, such as {keys[0]}; "
+        "it was trained on another model, or with an older layout of names"
+    )
 
 
 __all__ = [
@@ -193,6 +242,7 @@ __all__ = [
     "AdapterCard",
     "AdapterSwitch",
     "adapter_hash",
+    "base_digest",
     "base_fingerprint",
     "read_card",
     "require_adapter",

@@ -24,7 +24,14 @@ from qwenvl.engines.base import ModelInfo
 from qwenvl.errors import CheckpointError
 from qwenvl.families import ModelFamily
 from qwenvl.processor import ProcessorSettings
-from qwenvl.quantise import Quantisation, check_quantised, quantisation_config, quantisation_of
+from qwenvl.quantise import (
+    Quantisation,
+    check_quantised,
+    quantisation_config,
+    quantisation_of,
+    refuse_mixture,
+)
+from qwenvl.quantised import QuantisedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -171,6 +178,11 @@ def load_checkpoint(
         )
     chosen = _device(device)
     quantisation = None if quantise is None else quantisation_of(quantise)
+    ready = description.quantised
+    if ready is not None:
+        _check_ready(ready, description, quantisation, adapter)
+    if quantisation is not None and known.mixture:
+        refuse_mixture(quantisation, description)
     if quantisation is not None and (known.remote_code or adapter is not None):
         raise CheckpointError(
             f"quantise {quantise}: not with {'remote code' if known.remote_code else 'an adapter, which is merged'}; "
@@ -178,9 +190,12 @@ def load_checkpoint(
         )
     if quantisation is not None and str(dtype) == "auto":
         dtype = description.dtype if description.dtype in ("bfloat16", "float16") else "bfloat16"
+    if ready is not None and str(dtype) == "auto":
+        dtype = description.dtype  # scales and kernels were made for it, on a CPU too
     number = _dtype(dtype, description, chosen)
     model = _load_model(description, number, trust_remote_code, quantisation, chosen)
-    model = (model if quantisation is not None else model.to(chosen)).eval().requires_grad_(False)
+    placed = quantisation is not None or ready is not None
+    model = (model if placed else model.to(chosen)).eval().requires_grad_(False)
     tokenizer = _load_tokenizer(folder, description, trust_remote_code)
     info = ModelInfo(
         model=str(name_or_path),
@@ -189,7 +204,8 @@ def load_checkpoint(
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(chosen),
         processor=description.processor.as_dict()
-        | ({} if quantisation is None else {"quantise": str(quantisation)}),
+        | ({} if quantisation is None else {"quantise": str(quantisation)})
+        | ({} if ready is None else {"quantised": str(ready)}),
         versions=_versions(torch),
         warning=description.warning,
         trained=description.trained,
@@ -200,6 +216,26 @@ def load_checkpoint(
     from qwenvl.adapter import AdapterSwitch
 
     return AdapterSwitch(checkpoint).use(adapter)
+
+
+def _check_ready(
+    ready: QuantisedWeights,
+    description: CheckpointDescription,
+    quantisation: Quantisation | None,
+    adapter: str | Path | None,
+) -> None:
+    """Raise CheckpointError for what weights that are quantised already do not allow, or need."""
+    if quantisation is not None:
+        raise CheckpointError(
+            f"{description.name}: quantise {quantisation}: its weights are quantised already ({ready}); leave quantise "
+            "out, or take the model that is not quantised"
+        )
+    if adapter is not None:
+        raise CheckpointError(
+            f"{description.name}: an adapter is merged into the weights, and these are quantised ({ready}); load it on "
+            "the model that is not quantised"
+        )
+    ready.require_backend(description.name)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -252,6 +288,8 @@ def _load_model(
     if quantisation is not None:
         config = quantisation_config(quantisation, dtype)
         quantised = {"quantization_config": config, "device_map": {"": device}}
+    elif description.quantised is not None:
+        quantised = {"device_map": {"": device}}
     bar = logging.is_progress_bar_enabled()
     if description.weight_bytes < _WORTH_A_BAR:
         logging.disable_progress_bar()
@@ -266,8 +304,14 @@ def _load_model(
             ignore_mismatched_sizes=True,
             **quantised,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded as {family.name}: {error}") from error
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # what a foreign folder can raise has no common class: SafetensorError has none
+        raise CheckpointError(
+            f"{folder}: cannot be loaded as {family.name}: {error or type(error).__name__}"
+        ) from error
     finally:
         if bar:
             logging.enable_progress_bar()
@@ -297,7 +341,7 @@ def _load_tokenizer(folder: Path, description: CheckpointDescription, trust_remo
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, padding_side="left", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises plain exceptions
         raise CheckpointError(f"{folder}: its tokenizer cannot be loaded: {error}; fetch it again") from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = description.chat_template

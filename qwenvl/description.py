@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import struct
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwenvl.checkpoint_files import fingerprint, read_header, read_json, require_utf8, weight_files
 from qwenvl.errors import CheckpointError
 from qwenvl.families import ModelFamily, family_of, stated_grounding
 from qwenvl.memory import MemoryEstimate, ModelWidths
-from qwenvl.processor import PROCESSOR_FILES, ProcessorSettings, read_processor
+from qwenvl.processor import ProcessorSettings, read_processor
 from qwenvl.quantise import quantisation_of
+from qwenvl.quantised import QuantisedWeights, compute_dtype, quantised_weights
 from qwenvl.trained import TrainedOn
 
 EMBEDDED = "embedded"
@@ -24,10 +23,7 @@ EMBEDDED = "embedded"
 
 EMBEDDED_FOLDER = Path(__file__).parent / "checkpoints" / "embedded"
 
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SAMPLE = 65_536  # bytes hashed at each of five places of a weights file
-_SMALL = 64 * 2**20  # files up to this size are hashed whole
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -46,9 +42,11 @@ class CheckpointDescription:
     config : Mapping
         Content of `config.json`.
     dtype : str
-        Of most weights, such as 'bfloat16'.
+        Of most weights, such as 'bfloat16'; of quantised weights the one they are computed in.
     parameters : int
+        Numbers that are stored; several quantised weights may be packed into one.
     weight_bytes : int
+        Of all tensors, as they lie in the files.
     quantisable : int
         Parameters that `quantise` can keep in fewer bits: matrices of the language model's blocks.
     recommended : Mapping
@@ -73,6 +71,8 @@ class CheckpointDescription:
     warning: str | None = None
     chat_template: str | None = None
     trained: TrainedOn | None = None
+    quantised: QuantisedWeights | None = None
+    """How its maker quantised the weights; None where they are plain numbers."""
 
     def tokens_per_tile(self, tile_size: int) -> int:
         """Visual tokens of a square tile of `tile_size` px."""
@@ -119,8 +119,14 @@ class CheckpointDescription:
             merged=self.family.merge_size**2,
             patch=self.processor.patch_dim,
         )
-        weights = self.parameters * size
+        # Quantised weights stay as they are in the file, whatever the rest is computed in.
+        weights = self.parameters * size if self.quantised is None else self.weight_bytes
         if quantise is not None:
+            if self.quantised is not None:
+                raise CheckpointError(
+                    f"{self.name}: quantise {quantise}: its weights are quantised already ({self.quantised}); leave "
+                    "quantise out, or take the model that is not quantised"
+                )
             saved = size - quantisation_of(quantise).bytes_per_weight
             weights -= int(self.quantisable * saved)
         return widths.estimate(
@@ -146,17 +152,19 @@ def describe_checkpoint(
     Raises
     ------
     CheckpointError
-        There is no such folder, or it is incomplete or pickled.
+        There is no such folder, it is incomplete, damaged or pickled, or an adapter; or weights and `config.json`
+        contradict each other.
     UnknownFamilyError
         Its `model_type` is not known.
     """
     folder = EMBEDDED_FOLDER if str(name_or_path) == EMBEDDED else Path(name_or_path).expanduser()
-    config = _read(folder / "config.json")
+    _require_no_adapter(folder)
+    config = read_json(folder / "config.json")
     chat_template = read_chat_template(folder)
     found = family_of(config, name=name or folder.resolve().name, chat_template=chat_template, family=family)
-    extra = _read(folder / "qwenvl.json") if (folder / "qwenvl.json").is_file() else {}
+    extra = read_json(folder / "qwenvl.json") if (folder / "qwenvl.json").is_file() else {}
     found = stated_grounding(found, extra, folder / "qwenvl.json")
-    headers = [_header(path) for path in weight_files(folder)]
+    headers = [read_header(path) for path in weight_files(folder)]
     sizes: dict[str, int] = {}
     weight_bytes = quantisable = 0
     for header in headers:
@@ -164,8 +172,13 @@ def describe_checkpoint(
             count = math.prod(tensor["shape"])
             quantisable += count * _is_quantisable(name_of_tensor, tensor["shape"])
             sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + count
-            weight_bytes += count * _BYTES.get(tensor["dtype"], 1)
-    most = max(sizes, key=sizes.__getitem__, default="F32")
+            begin, end = tensor["data_offsets"]
+            weight_bytes += end - begin
+    quantised = quantised_weights(config, name or str(name_or_path))
+    floats = {kind: count for kind, count in sizes.items() if kind in _DTYPES}
+    most = max(floats, key=floats.__getitem__, default="")
+    plain = quantised is None and sum(floats.values()) * 2 > sum(sizes.values())
+    _require_consistent(config, headers, folder)
     processor = ProcessorSettings.of_family(found) if found.fixed_size else read_processor(folder)
     return CheckpointDescription(
         name=name or str(name_or_path),
@@ -173,7 +186,7 @@ def describe_checkpoint(
         family=found,
         processor=processor,
         config=config,
-        dtype={"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(most, most),
+        dtype=_DTYPES[most] if plain else compute_dtype(config),
         parameters=sum(sizes.values()),
         weight_bytes=weight_bytes,
         quantisable=quantisable,
@@ -181,7 +194,19 @@ def describe_checkpoint(
         warning=extra.get("warning"),
         chat_template=chat_template,
         trained=TrainedOn.read(extra),
+        quantised=quantised,
     )
+
+
+def _require_no_adapter(folder: Path) -> None:
+    """Raise CheckpointError for an adapter folder: transformers would load whatever base that names, from anywhere."""
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        base = read_json(path).get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{folder}: contains an adapter ({path.name}, of {base!r}). Give its base as the model and this folder as "
+            f"the adapter; or, where its weights are merged already, remove {path.name}"
+        )
 
 
 def estimate_memory(name_or_path: str | Path, tile_size: int, **settings: Any) -> MemoryEstimate:
@@ -195,100 +220,74 @@ def read_chat_template(folder: Path) -> str | None:
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
         if (folder / name).is_file():
-            template = _read(folder / name).get("chat_template")
+            template = read_json(folder / name).get("chat_template")
             if isinstance(template, str):
                 return template
     return None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, sorted.
-
-    Raises
-    ------
-    CheckpointError
-        There are none, or a shard that the index names is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(_read(index)["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder}: missing {', '.join(missing)}; fetch the checkpoint again")
-        return [folder / name for name in names]
-    found = sorted(folder.glob("model*.safetensors"))
-    if found:
-        return found
-    if any(next(folder.glob(pattern), None) for pattern in _PICKLED):
-        raise CheckpointError(
-            f"{folder}: holds only pickled weights, which can run any code when they are loaded; "
-            "convert them to safetensors (save_pretrained of a trusted machine does) or fetch a safetensors revision"
-        )
-    raise CheckpointError(f"{folder}: no weights (model.safetensors); fetch the checkpoint again")
-
-
-def fingerprint(folder: Path, *, extra: str = "") -> str:
-    """'sha256:' and 32 hexadecimal digits over configuration, tokenizer, processor and weights.
-
-    Files above 64 MiB are hashed by name, size, header and samples, so that it takes milliseconds at any size.
-    """
-    digest = hashlib.sha256(extra.encode())
-    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-             "chat_template.jinja", "vocab.json", "merges.txt", *PROCESSOR_FILES)  # fmt: skip
-    for path in (*(folder / name for name in names), *sorted(folder.glob("*.safetensors"))):
-        if not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
-        if size <= _SMALL:
-            digest.update(path.read_bytes())
-            continue
-        with path.open("rb") as file:
-            for part in range(5):
-                file.seek((size - _SAMPLE) * part // 4)
-                digest.update(file.read(_SAMPLE))
-    return f"sha256:{digest.hexdigest()[:32]}"
-
-
 def _is_quantisable(name: str, shape: list[int]) -> bool:
-    return len(shape) == 2 and ".layers." in name and "visual" not in name and name.endswith(".weight")
+    """True for matrices of the language model's blocks; experts are fused into one tensor when they are loaded."""
+    plain = len(shape) == 2 and name.endswith(".weight") and ".experts." not in name
+    return plain and ".layers." in name and "visual" not in name
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file by name (https://huggingface.co/docs/safetensors, section Format)."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length))
-    except (struct.error, ValueError) as error:
+def _require_consistent(config: Mapping[str, Any], headers: list[dict[str, Any]], folder: Path) -> None:
+    """Raise CheckpointError where a config states sizes that the weights do not have.
+
+    A config of another model, or one that asks for a thousand times the memory, is known before anything is loaded.
+    """
+    text = config.get("text_config", config)
+    vision = config.get("vision_config") or {}
+    if not isinstance(text, Mapping) or not isinstance(vision, Mapping):
         raise CheckpointError(
-            f"{path}: not a safetensors file ({error}); fetch the checkpoint again"
-        ) from error
-    header.pop("__metadata__", None)
-    return header
+            f"{folder / 'config.json'}: text_config or vision_config is no JSON object; fetch it again"
+        )
+    for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"):
+        if type(text.get(key)) is not int or text[key] < 1:
+            raise CheckpointError(
+                f"{folder / 'config.json'}: {key} is {text.get(key)!r}, no count; fetch it again"
+            )
+    shapes = {name: tensor["shape"] for header in headers for name, tensor in header.items()}
+    language = _blocks(shapes, r"(?:model|language_model|transformer)\.(?:layers|h)\.(\d+)\.")
+    tower = _blocks(shapes, r"visual\.blocks\.(\d+)\.")
+    facts: list[tuple[str, Any, int]] = []
+    if language:
+        facts.append(("num_hidden_layers", text["num_hidden_layers"], language))
+    if tower and "depth" in vision:
+        facts.append(("vision_config.depth", vision["depth"], tower))
+    for name, shape in shapes.items():
+        if name.endswith("embed_tokens.weight") and len(shape) == 2 and "visual" not in name:
+            facts += [
+                ("vocab_size", text["vocab_size"], shape[0]),
+                ("hidden_size", text["hidden_size"], shape[1]),
+            ]
+        if name.endswith(".0.mlp.down_proj.weight") and len(shape) == 2 and "visual" not in name:
+            facts.append(("intermediate_size", text.get("intermediate_size", shape[1]), shape[1]))
+    for key, stated, found in facts:
+        if stated != found:
+            raise CheckpointError(
+                f"{folder}: config.json states {key} {stated!r}, the weights have {found}, so they are not those of "
+                "this config.json; fetch the checkpoint again"
+            )
 
 
-def require_utf8(folder: Path) -> None:
-    """Raise CheckpointError where the path of a folder of weights is no UTF-8: safetensors and tokenizers need that."""
-    try:
-        os.fsencode(folder.absolute()).decode("utf-8")
-    except UnicodeError as error:
-        shown = str(folder).encode("ascii", "backslashreplace").decode()
-        raise CheckpointError(
-            f"{shown}: the name is no UTF-8, which the libraries for weights and tokenizers cannot open; rename the "
-            "folder, or name a link to it that has a plain name"
-        ) from error
+def _blocks(names: Iterable[str], pattern: str) -> int:
+    """How many numbered blocks the names of weights speak of."""
+    compiled = re.compile(rf"(?:^|\.){pattern}")
+    return len({found[1] for name in names if "mtp." not in name and (found := compiled.search(name))})
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.parent}: no {path.name} there; give a folder with a Hugging Face checkpoint, or '{EMBEDDED}'"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}; fetch the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; fetch the checkpoint again")
-    return content
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_FOLDER",
+    "CheckpointDescription",
+    "describe_checkpoint",
+    "estimate_memory",
+    "fingerprint",
+    "read_chat_template",
+    "read_header",
+    "read_json",
+    "require_utf8",
+    "weight_files",
+]

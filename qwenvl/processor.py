@@ -101,10 +101,12 @@ def read_processor(folder: Path) -> ProcessorSettings:
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: not readable as JSON: {error}; fetch the checkpoint again"
             ) from error
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{path}: contains no JSON object; fetch the checkpoint again")
         settings = content if "patch_size" in content else content.get("image_processor")
         if isinstance(settings, Mapping):
             return _settings(settings, path)

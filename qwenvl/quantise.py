@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenvl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from qwenvl.description import CheckpointDescription
 
 
 class Quantisation(StrEnum):
@@ -74,6 +77,21 @@ def quantisation_config(quantisation: Quantisation, dtype: Any) -> Any:
         load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(_KEPT),
     )  # fmt: skip
+
+
+def refuse_mixture(quantisation: Quantisation, description: CheckpointDescription) -> None:
+    """Raise CheckpointError for a mixture of experts, with how little quantising the rest of it would save.
+
+    Its experts are fused into tensors that bitsandbytes cannot quantise.
+    """
+    size = {"float32": 4}.get(description.dtype, 2)
+    whole = description.parameters * size
+    saved = description.quantisable * (size - quantisation.bytes_per_weight)
+    raise CheckpointError(
+        f"{description.name}: quantise {quantisation}: experts cannot be quantised this way: they are fused, and "
+        f"bitsandbytes leaves them as they are. It would save {saved / 1e9:.2g} of {whole / 1e9:.2g} GB "
+        f"({saved / whole:.0%}). Serve an FP8 or AWQ checkpoint of it (qwenvl serve), or take a dense model"
+    )
 
 
 def check_quantised(model: Any, quantisation: Quantisation, dtype: Any) -> int:
