@@ -11,7 +11,7 @@ import math
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from qwenvl.errors import CheckpointError
 from qwenvl.processor import PROCESSOR_FILES
@@ -107,7 +107,7 @@ def _end_of(name: str, tensor: Any) -> int:
     return int(end)
 
 
-def _are_counts(values: Any) -> bool:
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
