@@ -377,6 +377,25 @@ def test_holes_read_as_their_value(tmp_path: Path, gray: bool, options: dict, ho
         assert any("hold no data" in note for note in slide.description.notes)
 
 
+def test_a_hole_in_an_ome_pyramid_costs_neither_scale_nor_levels(tmp_path: Path) -> None:
+    image = tissue(192, 128)
+    tiles = [
+        b"" if (x, y) == (0, 0) else zlib.compress(image[y : y + 64, x : x + 64].tobytes())
+        for y in (0, 64)
+        for x in (0, 64, 128)
+    ]
+    options = {"tile": (64, 64), "photometric": "rgb", "compression": "zlib"}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        metadata = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+        tif.write(iter(tiles), shape=image.shape, dtype=np.uint8, subifds=1, metadata=metadata, **options)
+        tif.write(halved(image, 2), subfiletype=1, metadata=None, **options)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert (slide.reader, slide.mpp_xy) == ("tiff", (0.25, 0.25))
+        assert [of.downsample for of in slide.levels] == [1, 2]
+        assert slide.read(0, 0, 64, 64).min() == 255
+        np.testing.assert_array_equal(slide.read(64, 0, 128, 128), image[:, 64:])
+
+
 def patch_tag(path: Path, code: int, values: list[int]) -> None:
     """Overwrite the values of a tag in place."""
     with tifffile.TiffFile(path, mode="r+") as tif:
