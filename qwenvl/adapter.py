@@ -180,7 +180,7 @@ def _touched(adapted: Any, modules: dict[str, Any], weights: dict[str, Any]) -> 
 
 
 def _wrapped(adapted: Any, kind: type) -> list[Any]:
-    layers = [module for module in adapted.modules() if isinstance(module, kind)]
+    layers: list[Any] = [module for module in adapted.modules() if isinstance(module, kind)]
     return [layer.get_base_layer() for layer in layers if hasattr(layer, "base_layer")]
 
 

@@ -137,8 +137,8 @@ def convert_names(
     renamed = {}
     for key in weights:
         new = _renamed(key)
-        owner = _owner(new.removeprefix(_PREFIX), known) or ""
-        renamed[key] = new if owner.startswith(("model.language_model.", "model.visual.")) else key
+        part = _owner(new.removeprefix(_PREFIX), known) or ""
+        renamed[key] = new if part.startswith(("model.language_model.", "model.visual.")) else key
     if all(old == new for old, new in renamed.items()):
         return dict(weights)
     if len(set(renamed.values())) < len(renamed):

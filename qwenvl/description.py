@@ -178,7 +178,7 @@ def describe_checkpoint(
     floats = {kind: count for kind, count in sizes.items() if kind in _DTYPES}
     most = max(floats, key=floats.__getitem__, default="")
     plain = quantised is None and sum(floats.values()) * 2 > sum(sizes.values())
-    _require_consistent(config, headers, folder)
+    _require_consistent(config, headers, folder, quantised)
     processor = ProcessorSettings.of_family(found) if found.fixed_size else read_processor(folder)
     return CheckpointDescription(
         name=name or str(name_or_path),
@@ -232,7 +232,9 @@ def _is_quantisable(name: str, shape: list[int]) -> bool:
     return plain and ".layers." in name and "visual" not in name
 
 
-def _require_consistent(config: Mapping[str, Any], headers: list[dict[str, Any]], folder: Path) -> None:
+def _require_consistent(
+    config: Mapping[str, Any], headers: list[dict[str, Any]], folder: Path, quantised: QuantisedWeights | None
+) -> None:
     """Raise CheckpointError where a config states sizes that the weights do not have.
 
     A config of another model, or one that asks for a thousand times the memory, is known before anything is loaded.
@@ -262,7 +264,13 @@ def _require_consistent(config: Mapping[str, Any], headers: list[dict[str, Any]]
                 ("vocab_size", text["vocab_size"], shape[0]),
                 ("hidden_size", text["hidden_size"], shape[1]),
             ]
-        if name.endswith(".0.mlp.down_proj.weight") and len(shape) == 2 and "visual" not in name:
+        # Quantised matrices are packed into other shapes.
+        if (
+            quantised is None
+            and name.endswith(".0.mlp.down_proj.weight")
+            and len(shape) == 2
+            and "visual" not in name
+        ):
             facts.append(("intermediate_size", text.get("intermediate_size", shape[1]), shape[1]))
     for key, stated, found in facts:
         if stated != found:

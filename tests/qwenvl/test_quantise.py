@@ -164,3 +164,25 @@ def test_quantisable_weights_are_counted_from_the_headers(wide: Path) -> None:
     query, key = config["num_attention_heads"] * 16, config["num_key_value_heads"] * 16
     per_layer = 2 * width * query + 2 * width * key + 3 * width * inner
     assert describe_checkpoint(wide).quantisable == 4 * per_layer
+
+
+def test_a_folder_that_bitsandbytes_wrote(wide: Path, pictures: Pictures, tmp_path: Path) -> None:
+    import shutil
+
+    import transformers
+
+    folder = Path(shutil.copytree(wide, tmp_path / "four"))
+    (folder / "model.safetensors").unlink()
+    config = quantise.quantisation_config(quantise.Quantisation.FOUR, torch.bfloat16)
+    transformers.Qwen3VLForConditionalGeneration.from_pretrained(
+        wide, quantization_config=config, dtype=torch.bfloat16, device_map={"": "cpu"}
+    ).save_pretrained(folder)
+    engine = LocalEngine.load(folder, device="cpu")
+    description = engine.checkpoint.description
+    assert engine.info.dtype == description.dtype == "bfloat16"
+    assert engine.info.processor["quantised"] == "bitsandbytes, 4 bits"
+    footprint = engine.checkpoint.model.get_memory_footprint()
+    assert description.estimate_memory(224).weights == pytest.approx(footprint, rel=0.06)
+    same = LocalEngine.load(wide, device="cpu", quantise="4bit")
+    ours, theirs = engine.answer(pictures, SCORE)[0], same.answer(pictures, SCORE)[0]
+    assert ours.scores["yes"] == pytest.approx(theirs.scores["yes"], abs=0.01)
