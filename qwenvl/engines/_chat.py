@@ -32,6 +32,9 @@ OPTIONAL = {
 """Fields that some servers do not know, and the keys that go with each."""
 
 _FINISHES = {"stop": "stop", "eos": "stop", "length": "length", "max_tokens": "length", "repetition": "loop"}
+_COUNTS = ("prompt_tokens", "completion_tokens")
+_MOST_TOKENS = 100_000_000
+_HALVES = re.compile("[\ud800-\udfff]")
 _ABORTED = ("abort", "error", "cancelled")
 
 
@@ -152,29 +155,93 @@ def read_reply(body: Any) -> Reply:
         choice = body["choices"][0]
         message = choice["message"]
         content, finish = message.get("content"), choice.get("finish_reason") or "stop"
-        usage = body.get("usage") or {}
-        prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        new_tokens = int(usage.get("completion_tokens") or 0)
-        told = choice.get("logprobs") or {}
-        tokens = tuple(_token(entry) for entry in told.get("content") or ())
         # vLLM renamed the field to `reasoning`; SGLang and transformers write `reasoning_content`.
         reasoning = message.get("reasoning_content") or message.get("reasoning") or None
+        refusal = message.get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not a chat completion ({type(error).__name__}: {error})") from error
+    notes: list[str] = []
+    if isinstance(content, list):
+        content, thought = _joined(content)
+        reasoning = reasoning or thought or None
+    if content is None and isinstance(refusal, str):
+        content = refusal
     if not isinstance(content, str | None) or not isinstance(reasoning, str | None):
         raise ValueError("not a chat completion: content is no text")
+    if not isinstance(finish, str):
+        notes.append("finish:unreadable")
+        finish = "stop"
     if finish in _ABORTED:
         raise ValueError(f"the server gave up (finish_reason {finish!r})")
     known = _FINISHES.get(finish)
-    notes = () if known else (f"finish:{str(finish)[:40]}",)
-    return Reply(content or "", reasoning, known or "stop", tokens, prompt_tokens, new_tokens, notes)
+    if known is None:
+        notes.append(f"finish:{_HALVES.sub('?', finish)[:40]}")
+    usage = body.get("usage")
+    counts = [_count(usage.get(key) if isinstance(usage, dict) else None) for key in _COUNTS]
+    if None in counts or not isinstance(usage, dict | None):
+        notes.append("usage-unreadable")
+    try:
+        told = choice.get("logprobs") or {}
+        tokens = tuple(_token(entry) for entry in told.get("content") or ())
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        notes.append("logprobs-unreadable")
+        tokens = ()
+    text = _HALVES.sub("\ufffd", content or "")
+    if text != (content or ""):
+        notes.append("cleaned")
+    reasoning = None if reasoning is None else _HALVES.sub("\ufffd", reasoning)
+    return Reply(text, reasoning, known or "stop", tokens, counts[0] or 0, counts[1] or 0, tuple(notes))
+
+
+def _joined(parts: list[Any]) -> tuple[str, str]:
+    """Text and thoughts of a content that comes in parts."""
+    text, thought = "", ""
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        said = (
+            part
+            if isinstance(part, str)
+            else part.get(kind, part.get("text"))
+            if isinstance(part, dict)
+            else None
+        )
+        if not isinstance(said, str) or not isinstance(kind, str):
+            raise ValueError("not a chat completion: a part of content is no text")
+        if kind in ("thinking", "reasoning"):
+            thought += said
+        else:
+            text += said
+    return text, thought
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; 0 where none is given, None where it cannot be one."""
+    if value is None:
+        return 0
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:10])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
+        return None
+    return int(value)
 
 
 def _token(entry: Any) -> Token:
-    top = tuple((_piece(other), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
-    return Token(_piece(entry), float(entry["logprob"]), top)
+    top = tuple((_piece(other), _logarithm(other)) for other in entry.get("top_logprobs") or ())
+    return Token(_piece(entry), _logarithm(entry), top)
+
+
+def _logarithm(entry: Any) -> float:
+    """A log-probability; servers write -9999 or less for none at all, and rounding may lift one above 0."""
+    value = entry["logprob"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= 1e-3:
+        raise ValueError("no log-probability")
+    return min(0.0, float(max(value, -9999.0)))
 
 
 def _piece(entry: Any) -> bytes:
     told = entry.get("bytes")
-    return bytes(told) if told else str(entry["token"]).encode("utf-8", "replace")
+    if told and not isinstance(told, list):
+        raise TypeError("bytes are no list")
+    if not told and not isinstance(entry["token"], str):
+        raise TypeError("a token is no text")
+    return bytes(told) if told else entry["token"].encode("utf-8", "replace")

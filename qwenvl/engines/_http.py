@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from qwenvl.engines._words import hider, plain, said_in, words
 from qwenvl.errors import EngineError
 
 KEYS = ("QWENVL_API_KEY", "OPENAI_API_KEY")
@@ -23,6 +26,9 @@ _RETRIED = (408, 425, 429)
 _LONGEST_WAIT = 120.0  # seconds that a server's Retry-After is honoured for
 _LONGEST_BACKOFF = 30.0
 _CONNECT = 10.0
+_LARGEST = 64 * 2**20  # bytes of a response, unpacked
+_LARGEST_ERROR = 2**16  # bytes that are read of a response that is none
+_GATEWAY = (502, 503, 504)
 _UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 T = TypeVar("T")
@@ -31,10 +37,16 @@ T = TypeVar("T")
 class ServerFault(Exception):
     """One question got no answer in all its attempts, through no fault of the question."""
 
-    def __init__(self, reason: str, *, unreachable: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, unreachable: bool = False, broken: bool = False, gateway: bool = False
+    ) -> None:
         super().__init__(reason)
         self.unreachable = unreachable
         """No connection could be made at all."""
+        self.broken = broken or unreachable
+        """The connection broke: this may say nothing about the question."""
+        self.gateway = gateway
+        """A gateway found nobody behind it, or the server is overloaded."""
 
 
 class Refusal(Exception):
@@ -57,7 +69,7 @@ class ServerClient:
     concurrency : int
         Most requests under way at any time.
     timeout : float
-        Seconds to wait for one response.
+        Seconds for one request until its whole response is there.
     attempts : int
         How often a request is sent before it counts as failed.
     backoff : float
@@ -75,10 +87,14 @@ class ServerClient:
         self._attempts, self._backoff = attempts, backoff
         self._down = False
         secret = _read_key()
-        self._hide: Callable[[str], str] = lambda text: text.replace(secret, "***") if secret else text
+        self._hide = hider(secret)
+        self._timeout = timeout
+        self.hide: Callable[[str], str] = self._hide if secret and len(secret) >= 8 else lambda text: text
+        """Puts *** for the key in what a model wrote; keys such as EMPTY may be words of an answer."""
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {secret}"} if secret else {},
+            headers={"Accept-Encoding": "identity"}
+            | ({"Authorization": f"Bearer {secret}"} if secret else {}),
             limits=limits,
             timeout=httpx2.Timeout(timeout, connect=min(timeout, _CONNECT), pool=None),
         )
@@ -104,7 +120,15 @@ class ServerClient:
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`; raises as `post` does."""
-        return await self._exchange("GET", path, None, lambda body: body)
+        return await self._exchange("GET", path, None, self._cleaned)
+
+    def _cleaned(self, value: Any) -> Any:
+        """JSON without the key and without what no text can hold."""
+        if isinstance(value, dict):
+            return {self._cleaned(key): self._cleaned(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self._cleaned(each) for each in value]
+        return self.hide(plain(value)) if isinstance(value, str) else value
 
     async def post(self, path: str, make: Callable[[], Any], read: Callable[[Any], T]) -> T:
         """Send JSON and read the JSON that comes back.
@@ -135,32 +159,110 @@ class ServerClient:
             attempt += 1
             asked_wait = None
             try:
-                response = await self._http.request(method, f"{self.url}/{path}", json=payload)
-            except httpx2.TransportError as error:
-                fault = self._fault(_in_words(error), unreachable=isinstance(error, _UNREACHABLE))
+                async with asyncio.timeout(self._timeout):
+                    response, data = await self._receive(method, path, payload)
+            except TimeoutError:
+                fault = self._fault(f"no response in time ({self._timeout:g} s)", broken=True)
+            except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
+                unreachable = isinstance(error, _UNREACHABLE)
+                fault = self._fault(_in_words(error), unreachable=unreachable, broken=True)
+            except _UnreadableError as error:
+                fault = self._fault(f"the response cannot be read: {error}")
             else:
                 self._down = False
+                status = response.status_code
                 if response.is_success:
                     try:
-                        return read(response.json())
+                        body = _parsed(data)
+                        status, refusal = _error_within(body)
+                        if refusal is None:
+                            return read(body)
+                        if status:
+                            raise Refusal(status, self._shown(refusal))
+                        fault = self._fault(f"it answers with an error: {self._shown(refusal)}")
+                    except RecursionError:
+                        fault = self._fault("the response cannot be read: nested too deep")
                     except ValueError as error:
-                        fault = self._fault(f"the response cannot be read: {error}")
-                elif response.status_code >= 500 or response.status_code in _RETRIED:
-                    fault = self._fault(f"status {response.status_code}: {_message(response)}")
+                        said = words(data, self._hide, "nothing")[:200]
+                        fault = self._fault(f"the response cannot be read: {error}; it says: {said}")
+                elif status >= 500 or status in _RETRIED:
+                    said = words(data, self._hide, response.reason_phrase)
+                    fault = self._fault(f"status {status}: {said}", gateway=status in _GATEWAY)
                     asked_wait = _retry_after(response)
                 else:
-                    raise Refusal(response.status_code, self._hide(_message(response)))
+                    raise Refusal(status, self._shown(_message(response, words(data, self._hide))))
             # Once one question has found nobody there in all its attempts, the others try once.
             if attempt >= (1 if self._down else self._attempts):
                 self._down = self._down or fault.unreachable
                 times = "once" if attempt == 1 else f"{attempt} times"
-                raise ServerFault(f"{self.url}: asked {times}, {fault}", unreachable=fault.unreachable)
+                raise ServerFault(
+                    f"{self.url}: asked {times}, {fault}",
+                    unreachable=fault.unreachable,
+                    broken=fault.broken,
+                    gateway=fault.gateway,
+                )
             longest = min(_LONGEST_BACKOFF, self._backoff * 2 ** (attempt - 1))
             # Jitter: questions that failed together do not come back together.
             await asyncio.sleep(longest * random.uniform(0.5, 1.0) if asked_wait is None else asked_wait)
 
-    def _fault(self, reason: str, *, unreachable: bool = False) -> ServerFault:
-        return ServerFault(self._hide(reason), unreachable=unreachable)
+    async def _receive(self, method: str, path: str, payload: Any) -> tuple[httpx2.Response, bytes]:
+        """A response and its body, unpacked; of one that is no success, only its beginning."""
+        async with self._http.stream(method, f"{self.url}/{path}", json=payload) as response:
+            most = _LARGEST if response.is_success else _LARGEST_ERROR
+            packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+            if packing not in ("", "identity", "gzip", "x-gzip", "deflate"):
+                raise _UnreadableError(f"it is packed as {plain(packing)[:40]!r}, which was not asked for")
+            unpack = None if packing in ("", "identity") else zlib.decompressobj(wbits=47)
+            data = bytearray()
+            async for chunk in response.aiter_raw():
+                try:
+                    data += chunk if unpack is None else unpack.decompress(chunk, most + 1 - len(data))
+                except zlib.error as error:
+                    raise _UnreadableError(f"it is no {packing}: {error}") from None
+                if len(data) > most:
+                    if response.is_success:
+                        raise _UnreadableError(f"it is larger than {most} bytes")
+                    break
+            if unpack is not None and not unpack.eof and response.is_success:
+                raise _UnreadableError("it is cut short")
+            return response, bytes(data[:most])
+
+    def _shown(self, text: str) -> str:
+        return self._hide(plain(self._hide(text)))[:500]
+
+    def _fault(self, reason: str, **kind: bool) -> ServerFault:
+        return ServerFault(self._hide(plain(self._hide(reason))), **kind)
+
+
+class _UnreadableError(Exception):
+    """The body of a response is too large, or packed in a way that cannot be read."""
+
+
+def _parsed(data: bytes) -> Any:
+    """The JSON of a body; ValueError where it is none, or a key stands there twice with two values."""
+    if data.lstrip()[:6] in (b"data: ", b"event:", b"data:{"):
+        raise ValueError("the server streams (text/event-stream), though asked not to")
+    if data.lstrip()[:1] == b"<":
+        raise ValueError("it is a page of HTML and no JSON; check the URL")
+    return json.loads(data, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs) and any(found[key] != value for key, value in pairs):
+        raise ValueError("an object holds a key twice, with two values")
+    return found
+
+
+def _error_within(body: Any) -> tuple[int, str | None]:
+    """The error that a body holds though its status is 200: its own status where it is a refusal, else 0; its words."""
+    if not isinstance(body, dict) or not body.get("error"):
+        return 0, None
+    error = body["error"]
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    code = int(code) if isinstance(code, int | str) and str(code).isascii() and str(code).isdigit() else 0
+    refused = 400 <= code < 500 and code not in _RETRIED
+    return code if refused else 0, said_in(body)
 
 
 def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, http: httpx2.AsyncClient) -> None:
@@ -218,7 +320,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
@@ -226,22 +328,14 @@ def _retry_after(response: httpx2.Response) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else None
 
 
-def _message(response: httpx2.Response) -> str:
-    """The server's own words, wherever its API puts them."""
+def _message(response: httpx2.Response, said: str) -> str:
+    """The server's own words, and where it sends one to."""
     if response.is_redirect:
         return f"redirected to {response.headers.get('Location', 'nowhere')}; give that URL"
-    try:
-        body = response.json()
-    except ValueError:
-        return response.text.strip()[:500] or response.reason_phrase
-    for _ in range(3):
-        if not isinstance(body, dict):
-            break
-        body = next((body[key] for key in ("error", "message", "detail") if body.get(key)), str(body))
-    return str(body)[:500]
+    return said or response.reason_phrase
 
 
-def _in_words(error: httpx2.TransportError) -> str:
+def _in_words(error: Exception) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return f"no response in time ({type(error).__name__})"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

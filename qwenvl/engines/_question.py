@@ -99,6 +99,12 @@ class Questions:
             except Refusal as refusal:
                 self._learn(refusal, fields, request)
                 continue
+            hide = self._client.hide  # a model may write down what a gateway put into its prompt
+            reply = replace(
+                reply,
+                text=hide(reply.text),
+                reasoning=None if reply.reasoning is None else hide(reply.reasoning),
+            )
             return replace(reply, notes=(*reply.notes, *(f"refused:{field}" for field in left_out)))
 
     def _learn(self, refusal: Refusal, fields: Mapping[str, Any], request: Request) -> None:

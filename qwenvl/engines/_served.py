@@ -45,7 +45,7 @@ def choose_model(listing: Any, wanted: str | None, url: str) -> ServedModel:
     data = listing.get("data") if isinstance(listing, dict) else None
     entries = {
         str(entry["id"]): entry
-        for entry in data or ()
+        for entry in (data if isinstance(data, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("id"), str)
     }
     if wanted is not None:

@@ -44,7 +44,7 @@ class RemoteEngine(Engine):
     concurrency : int
         Most requests under way at any time.
     timeout : float
-        Seconds to wait for one response.
+        Seconds for one request, until its whole response is there.
     attempts : int
         How often a picture is sent before its answer counts as failed.
     backoff : float
@@ -133,7 +133,8 @@ class RemoteEngine(Engine):
         """Answer `request` about each item; see `Engine.answer`.
 
         An item that got no usable response in all attempts fails alone. EngineError is raised, so that a run
-        stops, where no connection could be made for any item, or where nothing came back for 64 in a row.
+        stops, where a connection broke and the server is not there any more, or where nothing came back for 64
+        in a row. Items whose connection broke though the server is there are asked once more.
         """
         return self.answer_many(pictures, [request])[0]
 
@@ -144,6 +145,7 @@ class RemoteEngine(Engine):
         begun = time.perf_counter()
         asked = [(index, item, request) for request in requests for index, item in enumerate(pictures)]
         outcomes = self._client.run(self._answer_all(asked))
+        outcomes = self._again_if_broken(asked, outcomes)
         faults = [outcome for outcome in outcomes if isinstance(outcome, ServerFault)]
         self._unanswered = self._unanswered + len(faults) if len(faults) == len(outcomes) else 0
         if self._unanswered and all(fault.unreachable for fault in faults):
@@ -163,6 +165,32 @@ class RemoteEngine(Engine):
         ]
         each = len(pictures)
         return [answers[each * number : each * (number + 1)] for number in range(len(requests))]
+
+    def _again_if_broken(
+        self, asked: Sequence[tuple[int, Item, Request]], outcomes: list[Answer | ServerFault]
+    ) -> list[Answer | ServerFault]:
+        """Ask again what a broken connection left open, where the server is there; raise where it is not."""
+        faults = {n: each for n, each in enumerate(outcomes) if isinstance(each, ServerFault)}
+        open_ones = [n for n, fault in faults.items() if fault.broken or fault.gateway]
+        if not open_ones or (
+            len(open_ones) == len(outcomes) and all(fault.unreachable for fault in faults.values())
+        ):
+            return outcomes
+        first = faults[open_ones[0]]
+        try:
+            self._client.run(self._client.get("models"))
+        except ServerFault as fault:
+            raise EngineError(
+                f"The server is gone: {first}; {fault}. Start it again and repeat; finished tiles stay."
+            ) from None
+        except Refusal:
+            pass  # it is there
+        torn = [n for n in open_ones if not faults[n].gateway]
+        for number, again in zip(
+            torn, self._client.run(self._answer_all([asked[n] for n in torn])), strict=True
+        ):
+            outcomes[number] = again
+        return outcomes
 
     def _find_model(self, wanted: str | None) -> ServedModel:
         listing = None

@@ -95,13 +95,9 @@ def test_a_server_that_dies_in_the_middle(many: Pictures, connect: Connect) -> N
     process = ServerProcess({STUB: None})
     try:
         engine = connect(url=process.url, concurrency=2, attempts=3)
-        calm = boxes(engine.answer(many, DETECT))
+        engine.answer(many, DETECT)
         process.control(plan=[None] * 7 + ["die"])
-        answers = engine.answer(many, DETECT)
-        done = [answer.status is Status.OK for answer in answers]
-        assert 6 <= sum(done) <= 7
-        assert all(found == box for found, box, good in zip(boxes(answers), calm, done, strict=True) if good)
-        assert all("asked" in str(a.error) for a, good in zip(answers, done, strict=True) if not good)
+        # No tile fails for it: what was under way is asked again when the server is back.
         with pytest.raises(EngineError, match=r"server is gone.*asked"):
             engine.answer(many, DETECT)
     finally:
