@@ -50,7 +50,7 @@ def test_hash_is_stable_and_sees_every_field():
         "task": Task.POINT, "labels": ("cell",), "prompt": "x", "system_prompt": "y", "mpp": 0.5, "tile_size": 224,
         "overlap": 32, "min_tissue": 0.1, "max_objects": 5, "generation": Generation(max_new_tokens=7),
         "split": 1, "crowded": 20, "where": Where(question="Is there tumor?"), "token_budget": 1000,
-        "marks": (Mark.point(1, 2),),
+        "marks": (Mark.point(1, 2),), "colour": "srgb",
     }  # fmt: skip
     assert set(changed) | {"output_schema", "calibration"} == set(Request.model_fields)
     hashes = {request.model_copy(update={key: value}).hash for key, value in changed.items()}
@@ -59,9 +59,8 @@ def test_hash_is_stable_and_sees_every_field():
 
 def test_requests_of_the_first_release_keep_their_hash():
     request = Request(task="detect", labels=("nucleus",), mpp=0.25)
-    first = json.loads(
-        request.model_dump_json(exclude={"split", "crowded", "where", "token_budget", "calibration", "marks"})
-    )
+    later = {"split", "crowded", "where", "token_budget", "calibration", "marks", "colour"}
+    first = json.loads(request.model_dump_json(exclude=later))
     text = json.dumps(first, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert set(first) == _FIRST_FIELDS
     assert request.hash == f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
