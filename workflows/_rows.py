@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +35,6 @@ INSERT_ANSWER = (
     "(?1, 1 + (SELECT count(*) FROM answers WHERE tile = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, "
     "?10, ?11, ?12, ?13, ?14, ?15)"
 )
-_PACK, _NAN = struct.Struct("<qq5d").pack, float("nan")
-CHECKED = (
-    "tile, status, finish_reason, text, value, scores, raw, reasoning, notes, prompt_tokens, new_tokens, "
-    "seconds, objects, error"
-)
-"""Columns of an answer that its checksum covers, with those of its objects: all but its number and attempt."""
 
 
 def tile_table(grid: TileGrid) -> NDArray[np.void]:
@@ -139,47 +131,6 @@ def answer_row(tile: Tile, answer: Answer, objects: int) -> tuple[Any, ...]:
         answer.raw, answer.reasoning, _json_or_none(list(answer.notes)),
         int(answer.prompt_tokens), int(answer.new_tokens), float(answer.seconds), objects, answer.error,
     )  # fmt: skip
-
-
-def checksum(answer: Sequence[Any], objects: Sequence[Sequence[Any]]) -> int:
-    """CRC-32 of an answer and its objects, over the values as SQLite gives them back.
-
-    Parameters
-    ----------
-    answer : sequence
-        Values of the columns `CHECKED`.
-    objects : sequence of sequences
-        Rows of table `objects`, ordered by item.
-    """
-    code = rows_checksum([answer])
-    try:
-        return zlib.crc32(b"".join(map(_object_bytes, objects)), code)
-    except (struct.error, TypeError):  # a damaged row holds values of another type
-        return -1
-
-
-def _object_bytes(row: Sequence[Any]) -> bytes:
-    """One row of table `objects`; made for a million of them."""
-    tile, item, label, kind, x_min, y_min, x_max, y_max, score, attributes = row
-    numbers = _PACK(
-        tile, item, x_min + 0.0, y_min + 0.0, x_max + 0.0, y_max + 0.0, _NAN if score is None else score
-    )
-    return numbers + f"{label}\0{kind}\0{attributes}".encode("utf-8", "surrogatepass")
-
-
-def rows_checksum(rows: Iterable[Sequence[Any]]) -> int:
-    """CRC-32 of rows in their order, over the values as SQLite gives them back."""
-    code = 0
-    for row in rows:
-        code = zlib.crc32(repr(tuple(map(_as_stored, row))).encode("utf-8", "surrogatepass"), code)
-    return code
-
-
-def _as_stored(value: Any) -> Any:
-    """A value as SQLite gives it back: NaN becomes NULL, and -0.0 becomes 0.0."""
-    if isinstance(value, float):
-        return None if value != value else value + 0.0
-    return value
 
 
 def object_rows(tile: Tile, objects: Sequence[TileObject]) -> list[tuple[Any, ...]]:

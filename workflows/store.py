@@ -6,8 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,24 +15,21 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from qwenvl.answer import Answer, Status
+from workflows._checksums import checksum, rows_checksum, stored_checksum, what_changed
 from workflows._folder import JOURNAL, PARTIAL, WHERE, Claim, claim, journal_of
 from workflows._rows import (
     ANSWER,
-    CHECKED,
     INSERT_ANSWER,
     INSERT_OBJECT,
     INSERT_TILE,
-    OBJECT,
     TILE_DTYPE,
     Changes,
     ObjectColumns,
     StoredAnswer,
     answer_row,
-    checksum,
     concatenate,
     object_columns,
     object_rows,
-    rows_checksum,
     stored_answer,
 )
 from workflows._schema import GATE, SPLITS, TABLES, connect, named_errors, set_pragmas
@@ -74,7 +69,7 @@ class RunStore:
             row = connection.execute("SELECT json FROM manifest").fetchone()
         if row is None:
             raise StoreError(f"{self._path} has no manifest. Begin again in another folder.")
-        if self._check("manifest") not in (None, rows_checksum([row])):
+        if stored_checksum(self._rows, "manifest") not in (None, rows_checksum([row])):
             raise self._damaged("what was asked is not what was stored")
         try:
             self.manifest = Manifest.model_validate_json(row[0])
@@ -206,34 +201,9 @@ class RunStore:
         StoreCorruptError
             Bits of an answer have changed on disk; the message names the tiles.
         """
-        code = self._check("tiles")
-        if code is not None:
-            tiles = self._rows(
-                f"SELECT {', '.join(TILE_DTYPE.names or ())} FROM tiles WHERE tile < "
-                "(SELECT stop FROM checks WHERE name = 'tiles') ORDER BY tile"
-            )
-            if rows_checksum(tiles) != code:
-                raise self._damaged("its tiles are not what was stored")
-        if "checksum" not in {row[1] for row in self._rows("PRAGMA table_info(answers)")}:
-            return
-        objects = self._rows(f"SELECT {OBJECT} FROM objects ORDER BY tile, item")
-        of_tile = {tile: list(rows) for tile, rows in groupby(objects, key=itemgetter(0))}
-        damaged = set()
-        for *answer, code in self._rows(f"SELECT {CHECKED}, checksum FROM answers"):
-            found = of_tile.get(answer[0], []) if answer[1] != Status.FAILED.value else []
-            if code is not None and checksum(answer, found) != code:
-                damaged.add(int(answer[0]))
-        if damaged:
-            shown = ", ".join(map(str, sorted(damaged)[:5])) + (" ..." if len(damaged) > 5 else "")
-            raise self._damaged(f"the answers of {len(damaged)} tiles ({shown}) are not what was stored")
-
-    def _check(self, name: str) -> int | None:
-        """A checksum of the journal; None in journals from before there were any."""
-        if not self._has("checks"):
-            return None
-        return next(
-            (row[0] for row in self._rows("SELECT checksum FROM checks WHERE name = ?", (name,))), None
-        )
+        what = what_changed(self._rows)
+        if what:
+            raise self._damaged(what)
 
     def _damaged(self, what: str) -> StoreCorruptError:
         return StoreCorruptError(
