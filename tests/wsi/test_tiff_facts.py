@@ -421,6 +421,41 @@ def test_lengths_of_zero_with_a_place_are_data_or_damage(tmp_path: Path) -> None
             slide.read(0, 180, 512, 40)
 
 
+@pytest.mark.parametrize("options", [{"rowsperstrip": 64}, {"tile": (128, 128)}])
+@pytest.mark.parametrize("which", [0, 2, -1])
+def test_one_plain_piece_without_a_length_is_read(tmp_path: Path, options: dict, which: int) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", metadata=None, **options)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        counts = list(tif.pages.first.databytecounts)
+    counts[which] = 0
+    patch_tag(tmp_path / "a.tif", 325 if "tile" in options else 279, counts)
+    with open_slide(tmp_path / "a.tif") as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 512, 384), IMAGE)
+
+
+def test_a_hole_in_one_colour_is_damage(tmp_path: Path) -> None:
+    """White red beside real green and blue would be a colour that looks like data."""
+    planes = np.moveaxis(IMAGE, -1, 0)
+    tiles = [
+        zlib.compress(np.ascontiguousarray(plane[y : y + 128, x : x + 128]).tobytes())
+        for plane in planes
+        for y in range(0, 384, 128)
+        for x in range(0, 512, 128)
+    ]
+    options = {"planarconfig": "separate", "tile": (128, 128), "compression": "zlib", "metadata": None}
+    for name, photometric in (("rgb", "rgb"), ("channels", "minisblack")):
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", iter([b"", *tiles[1:]]), shape=planes.shape, dtype=np.uint8,
+            photometric=photometric, **options,
+        )  # fmt: skip
+    with open_slide(tmp_path / "rgb.tif") as slide:
+        np.testing.assert_array_equal(slide.read(128, 0, 384, 384), IMAGE[:, 128:])
+        with pytest.raises(ReadError, match="some of its colours only"):
+            slide.read(100, 100, 40, 40)
+    with open_slide(tmp_path / "channels.tif", rendering=Rendering.gray(0, 0, 255)) as slide:
+        assert slide.read(0, 0, 128, 128).max() == 0  # channels are apart: a hole in one is its own
+
+
 def test_a_level_with_other_planes_is_no_level(tmp_path: Path) -> None:
     stack = np.stack([np.full((64, 64), z * 10, np.uint8) for z in range(4)])
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:

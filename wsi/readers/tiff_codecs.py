@@ -18,6 +18,8 @@ Decode = Callable[[bytes, int, int, int, bool], Raw]
 """From bytes, where in them a piece begins and ends, its index, and whether its px outlive the thread's next call."""
 
 _UNCOMPRESSED, _JPEG = 1, 7
+TORN = -1
+"""Offset of a piece without data whose px have data in other samples."""
 PIECE_LIMIT = 2 << 30
 """Bytes that one compressed tile or strip may have when decoded."""
 _STRIP_BYTES = 1 << 20
@@ -94,7 +96,20 @@ class Pieces:
                 f"{file.path}: an image of {key.imagewidth}x{key.imagelength} px needs {needed} tiles or strips, "
                 f"and its directory names {len(own.offsets)}. The file is damaged; copy it again."
             )
+        if apart and _JPEG_SPACES.get(int(key.photometric)) == jpeg.RGB:
+            own._mark_torn(columns * rows, key.samplesperpixel)
         return own
+
+    def _mark_torn(self, per_sample: int, samples: int) -> None:
+        """Pieces without data beside others of the same px that have some: a colour cannot be made of them."""
+        offsets = list(self.offsets)
+        for piece in range(per_sample):
+            places = range(piece, piece + per_sample * samples, per_sample)
+            empty = [place for place in places if not self.counts[place]]
+            if 0 < len(empty) < samples:
+                for place in empty:
+                    offsets[place] = TORN
+        self.offsets = tuple(offsets)
 
     def _check(self, key: TiffPage, file: FileBytes) -> None:
         if len(self.offsets) != len(self.counts):
@@ -116,10 +131,13 @@ class Pieces:
 
     def _choose(self, key: TiffPage, apart: bool, file: FileBytes, store: PieceStore, plane: int) -> None:
         plain = key.compression == _UNCOMPRESSED
-        if plain and not any(self.counts) and all(self.offsets):
+        if plain and any(o and not n for o, n in zip(self.offsets, self.counts, strict=True)):
             # libtiff and Pillow read such files too: the length follows from the size.
             row = -(-self.width * self.samples * key.bitspersample // 8)
-            self.counts = tuple(row * self._rows(i) for i in range(len(self.offsets)))
+            self.counts = tuple(
+                n or (row * self._rows(i) if o else 0)
+                for i, (o, n) in enumerate(zip(self.offsets, self.counts, strict=True))
+            )
         ends = [o + c for o, c in zip(self.offsets, self.counts, strict=True)]
         in_a_row = all(end == start for end, start in zip(ends, self.offsets[1:], strict=False))
         space = _JPEG_SPACES.get(int(key.photometric))

@@ -13,7 +13,7 @@ from tifffile import TiffFrame, TiffPage
 from wsi.errors import ReadError
 from wsi.readers.source import Raw
 from wsi.readers.storage import FileBytes, PieceStore
-from wsi.readers.tiff_codecs import Pieces
+from wsi.readers.tiff_codecs import TORN, Pieces
 
 _MAX_GAP = 64 << 10
 _REMEMBERED = 4096
@@ -209,6 +209,8 @@ class TiffImage:
 
     def _empty(self, offset: int) -> int:
         """What a piece of length zero reads as."""
+        if offset == TORN:
+            raise ValueError("a tile or strip has data for some of its colours only")
         if offset:
             raise ValueError("a tile or strip has a place in the file and the length 0")
         return self.hole
