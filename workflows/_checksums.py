@@ -12,6 +12,8 @@ from typing import Any
 from qwenvl.answer import Status
 from workflows._rows import OBJECT, TILE_DTYPE
 
+TILES = f"SELECT {', '.join(TILE_DTYPE.names or ())} FROM tiles"
+TILES_MODULUS = 1 << 62
 Rows = Callable[..., Iterator[tuple[Any, ...]]]
 """Runs a query, with values for its places, and gives its rows."""
 
@@ -29,13 +31,8 @@ def what_changed(rows: Rows) -> str:
     Answers from before there were checksums are taken as they are.
     """
     code = stored_checksum(rows, "tiles")
-    if code is not None:
-        tiles = rows(
-            f"SELECT {', '.join(TILE_DTYPE.names or ())} FROM tiles WHERE tile < "
-            "(SELECT stop FROM checks WHERE name = 'tiles') ORDER BY tile"
-        )
-        if rows_checksum(tiles) != code:
-            return "its tiles are not what was stored"
+    if code is not None and tiles_checksum(rows(TILES)) != code:
+        return "its tiles are not what was stored"
     if "checksum" not in {row[1] for row in rows("PRAGMA table_info(answers)")}:
         return ""
     objects = rows(f"SELECT {OBJECT} FROM objects ORDER BY tile, item")
@@ -49,6 +46,11 @@ def what_changed(rows: Rows) -> str:
         return ""
     shown = ", ".join(map(str, sorted(damaged)[:5])) + (" ..." if len(damaged) > 5 else "")
     return f"the answers of {len(damaged)} tiles ({shown}) are not what was stored"
+
+
+def tiles_checksum(tiles: Iterable[Sequence[Any]]) -> int:
+    """Sum of the checksums of rows of table `tiles`, below 2^62: rows that are added later add theirs."""
+    return sum(rows_checksum([row]) for row in tiles) % TILES_MODULUS
 
 
 def stored_checksum(rows: Rows, name: str) -> int | None:

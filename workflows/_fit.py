@@ -44,19 +44,23 @@ def finer_scale(fits: float, mpp: float, factor: int) -> float:
 def fit_advice(
     error: GridError,
     request: Request,
-    slide_mpp: float | None,
+    mpp_xy: tuple[float, float] | None,
     factor: int,
     flags: tuple[str, str, str] = FLAGS,
 ) -> str:
-    """What is wrong with tiles that are too large, and flags that are accepted instead."""
+    """What is wrong with tiles that are too large, and flags that are accepted instead.
+
+    `mpp_xy` is the slide's scale. Where no scale is asked for, `error.fits` counts level-0 px; the finer side of px
+    that are not square bounds the scale then.
+    """
     assert error.fits is not None
     problem = str(error).rpartition(";")[0]
     tiles = fitting_tiles(error.fits, request.overlap, factor)
     if tiles is not None:
         overlap = "" if tiles[1] == request.overlap else f" {flags[1]} {tiles[1]}"
         return f"{problem}; use a tile size of at most {tiles[0]} px: {flags[0]} {tiles[0]}{overlap}."
-    unit = "" if slide_mpp is not None or request.mpp is not None else "--slide-mpp 1 "
-    mpp = finer_scale(error.fits, request.mpp or slide_mpp or 1.0, factor)
+    unit = "" if mpp_xy is not None or request.mpp is not None else "--slide-mpp 1 "
+    mpp = finer_scale(error.fits, request.mpp or min(mpp_xy or (1.0,)), factor)
     tile = math.ceil(MIN_TILE / factor) * factor
     return (
         f"{problem}; that is less than any tile. Enlarge it: {unit}{flags[2]} {mpp:g} {flags[0]} {tile} "
@@ -74,4 +78,4 @@ def advised(
     except GridError as error:
         if error.fits is None:
             raise
-        raise GridError(fit_advice(error, request, slide.mpp, factor, flags), error.fits) from None
+        raise GridError(fit_advice(error, request, slide.mpp_xy, factor, flags), error.fits) from None

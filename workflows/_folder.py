@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,13 +138,16 @@ def lock_path(folder: Path) -> Path:
 
 def refuse_foreign(folder: Path) -> None:
     """Raise ForeignFolderError where writing a run would put it among files that are not ours."""
-    if not folder.exists():
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise ForeignFolderError(
+                f"{folder} is a file, and a run needs a folder. Name another one with -o."
+            )
+        if (folder / JOURNAL).exists():
+            return
+        foreign = sorted(p.name for p in folder.iterdir() if p.name.removesuffix(PARTIAL) not in _OURS)
+    except FileNotFoundError:  # it is not there, or its holder is just setting it aside
         return
-    if not folder.is_dir():
-        raise ForeignFolderError(f"{folder} is a file, and a run needs a folder. Name another one with -o.")
-    if (folder / JOURNAL).exists():
-        return
-    foreign = sorted(p.name for p in folder.iterdir() if p.name.removesuffix(PARTIAL) not in _OURS)
     if foreign:
         shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise ForeignFolderError(

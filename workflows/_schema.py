@@ -6,8 +6,7 @@ fail: the unique index sees to it, whatever the program does. Objects are keyed 
 answer, so that they lie on disk in reading order and keep their key in every repetition of the run. Nothing a
 person decides changes them: reviews are rows of their own.
 
-Manifest, tiles (those below `stop`, before any was split) and answers have checksums, so that bits that change on
-disk are noticed.
+Manifest, tiles and answers have checksums (`workflows._checksums`), so that bits that change on disk are noticed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ PRAGMA user_version = {VERSION};
 
 CREATE TABLE manifest (json TEXT NOT NULL);
 
-CREATE TABLE checks (name TEXT PRIMARY KEY, stop INTEGER NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE checks (name TEXT PRIMARY KEY, checksum INTEGER NOT NULL);
 
 CREATE TABLE tiles (
     tile INTEGER PRIMARY KEY,

@@ -195,8 +195,7 @@ def _misfit(
     except GridError as error:
         if error.fits is None:
             return error
-        mpp = None if mpp_xy is None else (mpp_xy[0] * mpp_xy[1]) ** 0.5
-        return GridError(fit_advice(error, request, mpp, factor, flags), error.fits)
+        return GridError(fit_advice(error, request, mpp_xy, factor, flags), error.fits)
     return None
 
 

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from qwenvl.answer import Answer, Status
-from workflows._checksums import checksum, rows_checksum, stored_checksum, what_changed
+from workflows._checksums import (
+    TILES,
+    TILES_MODULUS,
+    checksum,
+    rows_checksum,
+    stored_checksum,
+    tiles_checksum,
+    what_changed,
+)
 from workflows._folder import JOURNAL, PARTIAL, WHERE, Claim, claim, journal_of
 from workflows._rows import (
     ANSWER,
@@ -238,7 +246,13 @@ class RunStore:
             for statement in SPLITS if splits else ():
                 self._connection.execute(statement)
             for split in splits:
-                self._connection.executemany(INSERT_TILE, (row.item() for row in split.children))
+                children = [row.item() for row in split.children]
+                self._connection.executemany(INSERT_TILE, children)
+                if self._has("checks"):
+                    self._connection.execute(
+                        f"UPDATE checks SET checksum = (checksum + ?) % {TILES_MODULUS} WHERE name = 'tiles'",
+                        (tiles_checksum(children),),
+                    )
                 facts = (int(split.tile), split.why.value, split.depth, len(split.children))
                 self._connection.execute("INSERT INTO splits VALUES (?, ?, ?, ?)", facts)
 
@@ -287,6 +301,9 @@ class RunStore:
             if execute("INSERT OR IGNORE INTO main.absorbed VALUES (?)", (name,)).rowcount == 0:
                 return False
             execute("INSERT OR IGNORE INTO main.tiles SELECT * FROM part.tiles")
+            if self._has("checks"):
+                whole = tiles_checksum(execute(TILES.replace("FROM tiles", "FROM main.tiles")))
+                execute("UPDATE main.checks SET checksum = ? WHERE name = 'tiles'", (whole,))
             execute(f"INSERT INTO main.objects SELECT * FROM part.objects WHERE {open_here}")
             if splits:
                 for statement in SPLITS:
@@ -518,11 +535,10 @@ def _write_new(path: Path, manifest: Manifest, tiles: NDArray[np.void]) -> None:
             connection.executescript(f"BEGIN; {TABLES}")
             written = (manifest.model_dump_json(),)
             rows = sorted(row.item() for row in tiles)
-            stop = 1 + max((row[0] for row in rows), default=-1)
             connection.execute("INSERT INTO manifest VALUES (?)", written)
             connection.executemany(INSERT_TILE, rows)
-            checks = [("manifest", 1, rows_checksum([written])), ("tiles", stop, rows_checksum(rows))]
-            connection.executemany("INSERT INTO checks VALUES (?, ?, ?)", checks)
+            checks = [("manifest", rows_checksum([written])), ("tiles", tiles_checksum(rows))]
+            connection.executemany("INSERT INTO checks VALUES (?, ?)", checks)
             connection.execute("COMMIT")
             set_pragmas(connection)
         finally:

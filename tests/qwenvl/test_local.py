@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.decoding import Decoded
@@ -236,9 +237,15 @@ def test_thinking_is_cut_off(tiny: Tiny, pictures: Pictures, monkeypatch: pytest
 
 
 def test_bad_schema(tiny: Tiny, pictures: Pictures) -> None:
+    """A request refuses such a schema; one that comes another way is refused by the engine."""
     engine = LocalEngine.load(tiny("Qwen3-VL"))
-    request = Request(task=Task.EXTRACT, output_schema={"$ref": "#/nothing/here"})
-    with pytest.raises(RequestError, match="cannot be enforced"):
+    bad = {"$ref": "#/nothing/here"}
+    with pytest.raises(ValidationError, match="which is not in it"):
+        Request(task=Task.EXTRACT, output_schema=bad)
+    request = Request(task=Task.EXTRACT, output_schema={"type": "object"}).model_copy(
+        update={"output_schema": bad}
+    )
+    with pytest.raises(RequestError):
         engine.answer(pictures, request)
 
 

@@ -236,6 +236,7 @@ def test_runs_and_reports_of_the_first_release_open_and_go_on(tmp_path: Path) ->
         del manifest["request"][name]
     del manifest["plan"]
     journal.execute("UPDATE manifest SET json = ?", (json.dumps(manifest),))
+    journal.execute("DROP TABLE checks")
     journal.commit()
     journal.close()
     result = run_slide(slide, request, DotEngine(100), tmp_path / "old", mask="all", overview=False)

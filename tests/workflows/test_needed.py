@@ -129,8 +129,7 @@ def test_the_size_advised_is_accepted(width, height, tile, overlap, factor, mpp,
     try:
         side_of_tile((width, height), tile_size=tile, mpp=mpp, mpp_xy=stated)
     except GridError as error:
-        slide_mpp = None if stated is None else float(np.sqrt(stated[0] * stated[1]))
-        words = fit_advice(error, request, slide_mpp, factor)
+        words = fit_advice(error, request, stated, factor)
     else:
         return
     advised = dict(re.findall(r"(--[a-z-]+) ([\d.]+(?:e-\d+)?)(?=[ .])", words + " "))
