@@ -140,9 +140,7 @@ def test_the_content_map_follows_the_planted_nuclei(tmp_path: Path) -> None:
     from workflows.compare import read_truth_boxes
     from wsi import open_slide
 
-    # Without the pen: 45 um wide in so small a scene, it is thinner than any felt pen and counts as tissue.
-    scene = Scene(500, 500, seed=3, artefacts=("fold",))
-    written = write_slide(tmp_path / "s.svs", scene, mpp=0.5, downsamples=(1, 4))
+    written = write_slide(tmp_path / "s.svs", Scene(500, 500, seed=3), mpp=0.5, downsamples=(1, 4))
     assert written.truth is not None
     boxes, _ = read_truth_boxes(written.truth)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2

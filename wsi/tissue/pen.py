@@ -32,7 +32,7 @@ _COLOUR_SIGMA, _COLOUR_REACH = 0.04, (2.5, 4.0)
 """Optical density by which one ink varies at least; standard deviations that count as like it, and as joined to it."""
 _SIDE = 1024
 """Longer side of the image that strokes are looked for on, px."""
-_WIDTHS_UM = 60.0, 4000.0
+_WIDTHS_UM = 30.0, 4000.0
 
 
 @dataclass(frozen=True)
