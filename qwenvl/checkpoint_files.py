@@ -169,7 +169,7 @@ def fingerprint(folder: Path, *, extra: str = "") -> str:
     """
     digest = hashlib.sha256(extra.encode())
     loaded = [*(folder / name for name in _LOADED), *sorted(folder.glob("*.safetensors"))]
-    # Code that comes along runs only where the user allows it; then it decides about every answer.
+    # Code in the folder runs only where the user allows it; then it decides about every answer.
     for path in (*loaded, *sorted(folder.glob("*.py")), *sorted(folder.glob("*.tiktoken"))):
         if not path.is_file():
             continue

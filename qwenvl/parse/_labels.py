@@ -82,7 +82,7 @@ def canonical(name: str, labels: tuple[str, ...]) -> str | None:
     """The requested label that `name` means, or None.
 
     Compared without regard to case, spaces, hyphens, English and Latin plurals, and what `FOLDS` lists (an
-    article, a number or percentage behind). Labels that only differ in such ways are told apart by their exact form.
+    article, a number or percentage behind). Labels that only differ in such ways are distinguished by their exact form.
     """
     if name in labels:
         return name
