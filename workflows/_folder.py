@@ -146,7 +146,7 @@ def refuse_foreign(folder: Path) -> None:
         if (folder / JOURNAL).exists():
             return
         foreign = sorted(p.name for p in folder.iterdir() if p.name.removesuffix(PARTIAL) not in _OURS)
-    except FileNotFoundError:  # it is not there, or its holder is just setting it aside
+    except (FileNotFoundError, NotADirectoryError):  # it is not there, or its holder is just setting it aside
         return
     if foreign:
         shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
