@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi.readers.orientation import swaps_sides
 from wsi.slide import Level
 
 
@@ -137,7 +138,7 @@ class Description:
             f"Turned upright by its orientation tag ({self.orientation}); QuPath shows it as it is stored, so "
             "coordinates made here do not fit there."
         )
-        if self.orientation < 5:
+        if not swaps_sides(self.orientation):
             return replace(self, orientation=1, notes=(*self.notes, note))
         levels = tuple(Level(of.height, of.width, of.downsample_y, of.downsample_x) for of in self.levels)
         return replace(
