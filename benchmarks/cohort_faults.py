@@ -162,7 +162,7 @@ class Batch:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Begin, or go on."""
-        given = [str(self.table), "-c", str(self.study), "-o", str(self.out)]
+        given = [str(self.table), "-c", str(self.study), "--allow-code", "-o", str(self.out)]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "qwenvl", "batch", *given],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError, RunNotFoundError
+from wsi.cleanup import clean_up
 
 JOURNAL = "run.sqlite"
 LOCK = "run.lock"
@@ -157,12 +159,19 @@ def refuse_foreign(folder: Path) -> None:
 
 def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then put it in place; on failure `path` is as it was."""
-    partial = path.with_name(path.name + PARTIAL)
+    replace_all_whole({path: write})
+
+
+def replace_all_whole(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+    """The same for files that belong together: all are written before the first takes its place."""
+    written = {path: path.with_name(path.name + PARTIAL) for path in writers}
     try:
-        write(partial)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        for path, write in writers.items():
+            write(written[path])
+        for path, whole in written.items():
+            whole.replace(path)
+    except BaseException as error:
+        clean_up(error, *(partial(each.unlink, missing_ok=True) for each in written.values()))
         raise
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from typer.testing import CliRunner, Result
 
 from qwenvl.cli import load_commands
 from workflows.cohort import Plan
-from workflows.cohort.folder import BatchFolder
+from workflows.cohort.folder import AtWork, BatchFolder
 from workflows.cohort.work import close_engine
+from workflows.errors import CohortError
 from wsi.synthetic import Scene, write_slide
 
 
@@ -41,7 +44,7 @@ def run(*arguments: object) -> Result:
 
 def test_a_batch_from_beginning_to_end(slides: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run("batch", slides, "-c", study, "-o", out, "--export", "geojson")
+    done = run("batch", slides, "-c", study, "--allow-code", "-o", out, "--export", "geojson")
     assert done.exit_code == 0, done.output
     assert "2 of 2 slides complete" in done.output
     assert (out / "one" / "objects.geojson.gz").exists()
@@ -56,22 +59,36 @@ def test_a_batch_from_beginning_to_end(slides: Path, study: Path, tmp_path: Path
     assert (out / "summary.csv").exists()
     table = tmp_path / "cohort.csv"
     table.write_text(f"slide,id\n{slides}/one.svs,one\nnowhere.svs,lost\n")
-    some = run("batch", table, "-c", study, "-o", out)
+    some = run("batch", table, "-c", study, "--allow-code", "-o", out)
     assert some.exit_code == 3, some.output
     assert "row 3 (lost)" in some.output
-    assert run("batch", "status", out).exit_code == 3
-    strict = run("batch", table, "-c", study, "-o", tmp_path / "strict", "--strict")
+    assert "stay those of the earlier call" in some.output.replace("\n", " ")
+    assert run("batch", "status", out).exit_code == 0
+    strict = run("batch", table, "-c", study, "--allow-code", "-o", tmp_path / "strict", "--strict")
     assert strict.exit_code == 1
     assert not (tmp_path / "strict" / "one").exists()
 
 
 def test_a_dry_run_says_what_is_to_come_and_writes_nothing(slides: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = run("batch", slides, "-c", study, "-o", out, "--dry-run", "--seconds-per-tile", "36", "-w", "2")
+    told = run(
+        "batch",
+        slides,
+        "-c",
+        study,
+        "--allow-code",
+        "-o",
+        out,
+        "--dry-run",
+        "--seconds-per-tile",
+        "36",
+        "-w",
+        "2",
+    )
     assert told.exit_code == 0, told.output
     assert "2 slides" in told.output
     assert "36 s per tile (given)" in told.output
-    timed = run("batch", slides, "-c", study, "-o", out, "--dry-run")
+    timed = run("batch", slides, "-c", study, "--allow-code", "-o", out, "--dry-run")
     assert "just now" in timed.output, timed.output
     assert not out.exists()
 
@@ -117,9 +134,89 @@ def test_bad_input_gets_a_named_error(
 
 def test_the_plan_beside_the_runs_is_what_was_asked(slides: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run("batch", slides, "-c", study, "-o", out).exit_code == 0
+    assert run("batch", slides, "-c", study, "--allow-code", "-o", out).exit_code == 0
     plan = Plan.read(BatchFolder(out))
     assert [row.id for row in plan.rows] == ["one", "two"]
     assert plan.request.tile_size == 64
     assert plan.study.quality.mode == "mark"
     assert json.loads(run("schema", "study").output)["title"] == "Study"
+
+
+def test_code_of_a_study_runs_only_where_it_is_allowed(slides: Path, study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for more in ([], ["--dry-run"]):
+        refused = run("batch", slides, "-c", study, "-o", out, *more)
+        assert refused.exit_code == 1, refused.output
+        assert "cohort_engine:make" in refused.output
+        assert "--allow-code" in refused.output
+        assert not out.exists()
+    assert run("batch", slides, "-c", study, "-o", out, "--allow-code").exit_code == 0
+    assert run("batch", "status", out).exit_code == 0, "needs no code"
+    again = run("repeat", out / "one", "-o", tmp_path / "again")
+    assert again.exit_code == 1, "a report names no code, and none is imported"
+    assert "Traceback" not in again.output
+
+
+def test_a_refused_batch_leaves_a_finished_study_alone(
+    slides: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    flags = ["-c", study, "--allow-code", "-o", out]
+    assert run("batch", slides, *flags).exit_code == 0
+    before = _files(out)
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"request": REQUEST | {"labels": ["mitosis"]}, "model": ENGINE}))
+    missing = tmp_path / "missing.yaml"
+    missing.write_text(yaml.safe_dump({"request": REQUEST, "model": {"name": str(tmp_path / "nowhere")}}))
+    (bad := tmp_path / "bad.csv").write_text(f'slide,id\n"{slides}/one.svs,one\n')
+    (lost := tmp_path / "lost.csv").write_text("slide,id\nnowhere.svs,one\n")
+    (half := tmp_path / "half.csv").write_text(f"slide,id\n{slides}/one.svs,new\nnowhere.svs,two\n")
+    for cohort, config, more in (
+        (slides, other, []),
+        (slides, missing, []),
+        (bad, study, []),
+        (lost, study, []),
+        (half, study, ["--strict"]),
+        (slides, other, ["--overwrite", "--scheduler", "tcp://127.0.0.1:1"]),
+    ):
+        if "--scheduler" in more:
+            monkeypatch.setattr("workflows.cohort.run.connect", _no_scheduler)
+        refused = run("batch", cohort, "-c", config, "--allow-code", "-o", out, *more)
+        assert refused.exit_code in (1, 3), refused.output
+        assert _files(out) == before, (cohort.name, config.name, more)
+    with AtWork(BatchFolder(out)):
+        assert run("batch", slides, "-c", other, "--allow-code", "-o", out).exit_code == 1
+    assert _files(out) == before
+    # The cohort of the first call comes back as it was.
+    assert run("batch", slides, *flags).exit_code == 0
+    assert _files(out).keys() == before.keys()
+
+
+def test_tables_take_their_place_together(
+    slides: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet
+
+    out = tmp_path / "out"
+    assert run("batch", slides, "-c", study, "--allow-code", "-o", out).exit_code == 0
+    (out / "summary.csv").write_text("earlier")
+    before = _files(out)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    assert run("batch", "table", out).exit_code == 1
+    assert _files(out) == before
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Every file of a batch, but locks."""
+    found = (path for path in folder.rglob("*") if path.is_file() and "lock" not in path.name)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@contextmanager
+def _no_scheduler(study: object) -> Iterator[None]:
+    raise CohortError("No dask scheduler answers at tcp://127.0.0.1:1.")
+    yield

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohort_helpers import plan_of, study_of, threads
+from cohort_helpers import plan_of, run_cohort, study_of, threads
 from dicom_files import pixels, write_instance, write_slide
 from PIL import Image
 
-from workflows.cohort import cohort_status, read_cohort, run_cohort, write_summary
+from workflows.cohort import cohort_status, read_cohort, write_summary
 from workflows.cohort.check import Checked, check_rows
 from workflows.cohort.folder import BatchFolder
 from workflows.cohort.work import close_engine

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from qwenvl.engines.local import LocalEngine
@@ -48,11 +50,22 @@ def test_a_quantised_model_is_another_one(folders: dict[str, str]) -> None:
 
 
 def test_engines_of_one_s_own() -> None:
-    known = look_at(ModelSettings(engine="cohort_engine:make"))
+    known = look_at(ModelSettings(engine="cohort_engine:make"), allow_code=True)
     assert (known.identity.model, known.description, dict(known.recommended)) == ("stand-in", None, {})
     for path, words in (("nowhere:make", "cannot be imported"), ("cohort_engine:none", "cannot be imported"),
                         ("pathlib:Path", "not an Engine")):  # fmt: skip
         with pytest.raises(StudyError, match=words):
-            make_engine(ModelSettings(engine=path))
+            make_engine(ModelSettings(engine=path), allow_code=True)
+    with pytest.raises(StudyError, match="raised TypeError"):
+        make_engine(ModelSettings(engine="operator:index"), allow_code=True)
     with pytest.raises(CheckpointError, match="no adapter"):
         look_at(ModelSettings(adapter="nowhere"))
+
+
+def test_code_is_imported_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study_code.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ModelSettings(engine="study_code:make")
+    for use in (look_at, make_engine):
+        with pytest.raises(StudyError, match=r"study_code:make.*--allow-code"):
+            use(settings)

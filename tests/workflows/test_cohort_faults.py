@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cohort_helpers import plan_of, threads
+from cohort_helpers import plan_of, run_cohort, threads
 
-from workflows.cohort import Study, run_cohort
+from workflows.cohort import Study
 from workflows.cohort.work import close_engine
 
 ROOT = Path(__file__).resolve().parents[2]

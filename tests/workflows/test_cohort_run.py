@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cohort_helpers import plan_of, study_of, threads
+from cohort_helpers import plan_of, run_cohort, study_of, threads
 
-from workflows.cohort import cohort_status, run_cohort, write_summary
+from workflows.cohort import cohort_status, write_summary
 from workflows.cohort.check import Checked
 from workflows.cohort.folder import AtWork, BatchFolder, CalledOff
 from workflows.cohort.parts import merge_parts_of
@@ -103,6 +103,7 @@ def ticket_of(slides: Path, out: Path, token: str, **fields: object) -> Ticket:
         id="one", slide=str(slides / "one.svs"), mpp=None, mask="auto", options={},
         request=plan.request.model_dump_json(), model=plan.study.model.model_dump_json(),
         quality=plan.study.quality.model_dump_json(), exports=(), root=str(out), token=token, part_tiles=7,
+        allow_code=True,
     )  # fmt: skip
     return replace(ticket, **fields)  # type: ignore[arg-type]
 
@@ -217,7 +218,8 @@ def test_another_request_is_refused_until_told_and_nothing_is_deleted(slides: Pa
         refused = run_cohort(plan_of(slides, other), out)
         assert len(refused.plan.findings) == 3
         assert "--overwrite" in refused.plan.findings[0].problem
-        assert set(stages(out).values()) == {"refused"}
+        assert refused.kept
+        assert set(stages(out).values()) == {"complete"}, "the finished study is what is shown"
     assert asked(tmp_path) == tiles
     assert (out / "one" / "report.json").read_bytes() == before
     told = run_cohort(plan_of(slides, other), out, overwrite=True)
@@ -448,7 +450,9 @@ def test_a_lost_worker_is_the_scheduler_s_word(slides: Path, tmp_path: Path) -> 
 
     plan = plan_of(slides)
     with AtWork(BatchFolder(tmp_path / "out")) as work, threads(plan.study) as cluster:
-        run = _Run(plan, BatchFolder(tmp_path / "out"), work, cluster, Quiet(), threading.Event(), False)  # type: ignore[arg-type]
+        run = _Run(
+            plan, BatchFolder(tmp_path / "out"), work, cluster, Quiet(), threading.Event(), False, False
+        )  # type: ignore[arg-type]
         outcome: Outcome = run._outcome(Lost(), ticket_of(slides, tmp_path / "out", work.token))
         assert outcome.ended == "failed"
         assert "4 workers were lost over it" in outcome.reason

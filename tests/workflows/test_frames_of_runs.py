@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bounded_slide import BOUNDS, DOT, DOTS, OFFSET, SIZE, scanned, write_scn
-from cohort_helpers import plan_of, study_of, threads
+from cohort_helpers import plan_of, run_cohort, study_of, threads
 from dots import DotEngine
 from qupath_reader import read_objects
 from run_helpers import MemorySlide
@@ -19,7 +19,6 @@ from qwenvl.cli import load_commands
 from qwenvl.request import Request, Task
 from workflows import export_geojson, run_slide
 from workflows._opening import frames_of
-from workflows.cohort import run_cohort
 from workflows.cohort.check import check_rows
 from workflows.cohort.folder import BatchFolder
 from workflows.cohort.work import close_engine

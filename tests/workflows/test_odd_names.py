@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohort_helpers import plan_of, study_of, threads
+from cohort_helpers import plan_of, run_cohort, study_of, threads
 from PIL import Image
 from run_helpers import request_of
 from typer.testing import CliRunner, Result
@@ -19,7 +19,7 @@ from qwenvl.cli import load_commands
 from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Task
 from workflows._opening import reopen
-from workflows.cohort import read_cohort, run_cohort, write_summary
+from workflows.cohort import read_cohort, write_summary
 from workflows.cohort.work import close_engine
 from workflows.html import write_batch_report
 from workflows.report import Report

@@ -40,7 +40,8 @@ class ModelSettings(_Section):
     engine: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="'module:function' that returns an Engine of your own, in place of a checkpoint or server.",
+        description="'module:function' that returns an Engine of your own, in place of a checkpoint or server: code, "
+        "which is run only with --allow-code.",
     )
 
     @model_validator(mode="after")

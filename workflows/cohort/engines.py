@@ -38,15 +38,29 @@ class Known:
     """None for a served model and an engine of one's own."""
 
 
-def look_at(settings: ModelSettings) -> Known:
+def require_allowed(settings: ModelSettings, *, allow_code: bool) -> None:
+    """Raise StudyError where a study names code of its own and nobody said that it may be run."""
+    if settings.engine is not None and not allow_code:
+        raise StudyError(
+            f"The study names an engine of its own, {settings.engine} (model.engine), which is code that would be "
+            "imported and run. Look at it, then repeat the command with --allow-code (in Python: allow_code=True)."
+        )
+
+
+def look_at(settings: ModelSettings, *, allow_code: bool = False) -> Known:
     """What is known of a study's model without loading it; a server is asked for its models.
+
+    Parameters
+    ----------
+    allow_code : bool
+        Import and run the engine that the study names by 'module:function'.
 
     Raises
     ------
     CheckpointError, EngineError, StudyError
     """
     if settings.server is not None or settings.engine is not None:
-        engine = make_engine(settings)
+        engine = make_engine(settings, allow_code=allow_code)
         try:
             info = engine.info
             return Known(Identity(model=info.model, fingerprint=info.fingerprint, adapter=info.adapter))
@@ -77,7 +91,9 @@ def look_at(settings: ModelSettings) -> Known:
     return Known(identity, recommended, described)
 
 
-def make_engine(settings: ModelSettings, *, device: str | None = None, sharing: int = 1) -> Engine:
+def make_engine(
+    settings: ModelSettings, *, device: str | None = None, sharing: int = 1, allow_code: bool = False
+) -> Engine:
     """Load the model or connect to its server.
 
     Parameters
@@ -86,11 +102,14 @@ def make_engine(settings: ModelSettings, *, device: str | None = None, sharing: 
         In place of the study's, where a host's GPUs are shared out.
     sharing : int
         Processes that ask one server; each takes its share of the requests under way.
+    allow_code : bool
+        Import and run the engine that the study names by 'module:function'.
 
     Raises
     ------
     CheckpointError, EngineError, StudyError
     """
+    require_allowed(settings, allow_code=allow_code)
     if settings.engine is not None:
         return _own(settings.engine)
     if settings.server is not None:
@@ -113,6 +132,8 @@ def _own(path: str) -> Engine:
         engine = getattr(import_module(module), name)()
     except (ImportError, AttributeError) as error:
         raise StudyError(f"model.engine: {path} cannot be imported on this worker: {error}") from error
+    except Exception as error:  # code of others raises what it likes
+        raise StudyError(f"model.engine: {path} raised {type(error).__name__}: {error}") from error
     if not isinstance(engine, Engine):
         raise StudyError(f"model.engine: {path} returned {type(engine).__name__}, not an Engine.")
     return engine

@@ -61,12 +61,13 @@ def estimate_cohort(
     workers: int,
     seconds_per_tile: float | None = None,
     measure: bool = True,
+    allow_code: bool = False,
     on_slide: Callable[[], None] = lambda: None,
 ) -> CohortEstimate:
     """Lay the tiles of every slide and time the model.
 
     The time of a tile is what is given, else what the runs that are there took, else (`measure`) a few tiles of
-    the first slide are asked here and now, and nothing of it is stored.
+    the first slide are asked here and now, and nothing of it is stored. `allow_code` is that of `make_engine`.
     """
 
     def lay(each: Checked) -> int | str:
@@ -92,7 +93,7 @@ def estimate_cohort(
         and measure
         and (first := next((e for e in usable if e.row.id in tiles), None)) is not None
     ):
-        seconds, where = _measured(plan, first), f"tiles of {first.row.id}, just now"
+        seconds, where = _measured(plan, first, allow_code), f"tiles of {first.row.id}, just now"
     return CohortEstimate(
         tiles=tiles,
         open_tiles=open_tiles,
@@ -124,9 +125,9 @@ def _from_runs(usable: Sequence[Checked], folder: BatchFolder) -> float | None:
     return seconds / answers if answers and seconds else None
 
 
-def _measured(plan: Plan, each: Checked) -> float:
+def _measured(plan: Plan, each: Checked, allow_code: bool) -> float:
     """Seconds per tile of one batch, the second of two: the first warms the model up."""
-    engine = make_engine(plan.study.model)
+    engine = make_engine(plan.study.model, allow_code=allow_code)
     try:
         with open_row(plan, each.row) as slide:
             grid = _grid(plan, each, slide)

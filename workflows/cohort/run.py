@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 from workflows.cohort.check import Checked, check_rows
 from workflows.cohort.cluster import Cluster, connect
+from workflows.cohort.engines import require_allowed
 from workflows.cohort.folder import AtWork, BatchFolder, Failure
 from workflows.cohort.plan import Plan
+from workflows.cohort.status import cohort_status
 from workflows.cohort.table import Finding
 from workflows.cohort.work import TOPIC, Outcome, Ticket, run_ticket
+from workflows.errors import WorkflowError
 from workflows.provenance import utc_now
 
 _LONGEST_GOODBYE = 600.0
@@ -70,12 +73,15 @@ class CohortResult:
         Slides that were complete before.
     stopped : str or None
         Why the batch ended before all slides were tried: 'cancelled', or what is wrong.
+    kept : bool
+        The call was refused: plan and tables of the folder are those of an earlier call, which had more to show.
     """
 
     plan: Plan
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     finished: int = 0
     stopped: str | None = None
+    kept: bool = False
 
     @property
     def complete(self) -> bool:
@@ -90,13 +96,15 @@ def run_cohort(
     *,
     overwrite: bool = False,
     strict: bool = False,
+    allow_code: bool = False,
     cancel: threading.Event | None = None,
     watcher: Watcher | None = None,
 ) -> CohortResult:
     """Run a request over every slide of a cohort, or go on where an earlier call ended.
 
     Slides that are finished are left alone without loading the model. What cannot work is found before the first
-    tile is asked; the other slides are run all the same.
+    tile is asked; the other slides are run all the same. A call that is refused before anything was asked leaves the
+    plan and the tables of an earlier one as they are.
 
     Parameters
     ----------
@@ -107,37 +115,53 @@ def run_cohort(
         Set runs aside (renamed, not deleted) that were made of something else than the plan asks for.
     strict : bool
         Run nothing where anything is wrong with any row.
+    allow_code : bool
+        Let workers import and run the engine that the study names by 'module:function'.
     cancel : threading.Event, optional
         Once set, workers stop after the batch at hand.
     watcher : Watcher, optional
 
     Raises
     ------
-    RunLockedError, ForeignFolderError, FolderNotWritableError
-        Nothing was done.
+    StudyError, RunLockedError, ForeignFolderError, FolderNotWritableError
+        Nothing was done. StudyError: the study names code, which was not allowed.
     CohortError
-        The scheduler does not answer.
+        The scheduler does not answer, or no worker can be started.
     """
+    require_allowed(plan.study.model, allow_code=allow_code)
     folder = BatchFolder(Path(out).absolute())
     watcher = watcher or Quiet()
     cancel = cancel or threading.Event()
     with AtWork(folder) as at_work:
-        plan.write(folder)
         checked = check_rows(plan, folder, overwrite=overwrite, cancel=cancel)
         found = tuple(each.finding for each in checked if each.finding and not plan.problem(each.row))
         plan = plan.with_findings(found)
-        plan.write(folder)
         watcher.checked(checked)
         finished = sum(each.finished for each in checked)
-        if strict and plan.findings:
-            return CohortResult(plan, {}, finished, "there are findings, and --strict was given")
         todo = [each for each in checked if each.problem is None and not each.finished]
-        if not todo or cancel.is_set():
-            return CohortResult(plan, {}, finished, "cancelled" if todo else None)
+        refused = strict and bool(plan.findings)
+        if refused or not todo or cancel.is_set():
+            stopped = (
+                "there are findings, and --strict was given" if refused else "cancelled" if todo else None
+            )
+            kept = _shows_more(folder, finished)
+            if not kept:
+                plan.write(folder)
+            return CohortResult(plan, {}, finished, stopped, kept)
         with connect(plan.study) as cluster:
-            run = _Run(plan, folder, at_work, cluster, watcher, cancel, overwrite)
+            plan.write(folder)
+            run = _Run(plan, folder, at_work, cluster, watcher, cancel, overwrite, allow_code)
             outcomes = run.run(_largest_first(todo))
         return CohortResult(plan, outcomes, finished, run.stopped)
+
+
+def _shows_more(folder: BatchFolder, finished: int) -> bool:
+    """Whether the plan of an earlier call has more complete slides than the `finished` ones of this call."""
+    try:
+        _, slides = cohort_status(folder.root)
+    except WorkflowError:  # there is none, or one that nobody can read
+        return False
+    return sum(each.stage == "complete" for each in slides) > finished
 
 
 def _largest_first(todo: Sequence[Checked]) -> list[Checked]:
@@ -157,9 +181,11 @@ class _Run:
         watcher: Watcher,
         cancel: threading.Event,
         overwrite: bool,
+        allow_code: bool,
     ) -> None:
         self.plan, self.folder, self.at_work, self.cluster = plan, folder, at_work, cluster
-        self.watcher, self.cancel, self.overwrite = watcher, cancel, overwrite
+        self.watcher, self.cancel = watcher, cancel
+        self.overwrite, self.allow_code = overwrite, allow_code
         self.stopped: str | None = None
         self.outcomes: dict[str, Outcome] = {}
         self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -199,7 +225,7 @@ class _Run:
             quality=plan.study.quality.model_dump_json(), exports=plan.study.exports, root=str(self.folder.root),
             token=self.at_work.token, part_tiles=0 if alone else plan.study.cluster.part_tiles,
             frame=plan.frame(row), overwrite=self.overwrite, sharing=sharing, host_gpus=self.cluster.host_gpus,
-            command=plan.command,
+            command=plan.command, allow_code=self.allow_code,
         )  # fmt: skip
 
     def _hand_out(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workflows._folder import replace_whole
+from workflows._folder import replace_all_whole
 from workflows.cohort.folder import TABLE_CSV, TABLE_PARQUET, BatchFolder
 from workflows.cohort.status import SlideStatus, cohort_status
 from workflows.errors import RunNotFoundError, StoreVersionError
@@ -53,8 +53,7 @@ def write_summary(out: Path | str) -> tuple[Path, Path]:
             pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), stream)
 
     paths = folder.root / TABLE_CSV, folder.root / TABLE_PARQUET
-    for path, write in zip(paths, (write_csv, write_parquet), strict=True):
-        replace_whole(path, write)
+    replace_all_whole(dict(zip(paths, (write_csv, write_parquet), strict=True)))
     return paths
 
 

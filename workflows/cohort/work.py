@@ -73,6 +73,8 @@ class Ticket:
     host_gpus: bool = False
     """The workers are numbered processes of one machine and share its GPUs out."""
     command: str | None = None
+    allow_code: bool = False
+    """The engine may be code that the study names."""
     part: Part | None = None
     merge: bool = False
     """Merge the parts and write the report."""
@@ -266,7 +268,7 @@ def _engine(ticket: Ticket) -> Engine:
         close_engine()
     settings = ModelSettings.model_validate_json(ticket.model)
     device = _device_of_worker() if ticket.host_gpus and settings.device == "auto" else None
-    engine = make_engine(settings, device=device, sharing=ticket.sharing)
+    engine = make_engine(settings, device=device, sharing=ticket.sharing, allow_code=ticket.allow_code)
     _engines["engine"] = _Loaded(ticket.model, engine)
     return engine
 

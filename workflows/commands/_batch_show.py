@@ -238,7 +238,14 @@ def show_end(result: CohortResult, out: Path, paths: Sequence[Path]) -> None:
         console.print(f"[red]stopped: {escape(result.stopped)}[/]", soft_wrap=True)
     for path in paths:
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
-    if not result.complete:
+    if result.kept:
+        console.print(
+            f"Nothing was asked. The tables of {escape(str(out))} stay those of the earlier call, which has more "
+            "slides complete.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    elif not result.complete:
         console.print(f"`qwenvl batch status {escape(str(out))}` shows it again.", soft_wrap=True)
 
 

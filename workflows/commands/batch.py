@@ -92,6 +92,14 @@ def run_batch(
     strict: Annotated[
         bool, typer.Option("--strict", help="Run nothing where anything is wrong.", rich_help_panel=_BATCH)
     ] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help="Run the engine that the study names: code of its author.",
+            rich_help_panel=_BATCH,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -121,11 +129,12 @@ def run_batch(
 
         study = Study.read(config)
     study = _with_cluster(study, workers, scheduler, part_tiles, export)
-    plan = Plan.of(read_cohort(cohort), study, look_at(study.model), shlex.join(["qwenvl", *sys.argv[1:]]))
+    known = look_at(study.model, allow_code=allow_code)
+    plan = Plan.of(read_cohort(cohort), study, known, shlex.join(["qwenvl", *sys.argv[1:]]))
     if dry_run:
-        _show_plan(plan, run.out, run.overwrite, seconds_per_tile)
+        _show_plan(plan, known, run, seconds_per_tile, allow_code=allow_code)
         return
-    _run_and_show(plan, run.out, overwrite=run.overwrite, strict=strict)
+    _run_and_show(plan, run.out, overwrite=run.overwrite, strict=strict, allow_code=allow_code)
 
 
 @group.command()
@@ -220,34 +229,43 @@ def _with_cluster(
     return study.model_copy(update={"cluster": cluster, "exports": exports})
 
 
-def _show_plan(plan: Any, out: Path, overwrite: bool, seconds_per_tile: float | None) -> None:
-    from workflows.cohort import estimate_cohort, look_at
+def _show_plan(
+    plan: Any, known: Any, run: RunOptions, seconds_per_tile: float | None, *, allow_code: bool
+) -> None:
+    from workflows.cohort import estimate_cohort
     from workflows.cohort.check import check_rows
     from workflows.cohort.cluster import worker_count
     from workflows.cohort.folder import BatchFolder
     from workflows.commands._batch_show import show_estimate
 
-    folder = BatchFolder(out.absolute())
-    checked = check_rows(plan, folder, overwrite=overwrite)
+    assert run.out is not None
+    folder = BatchFolder(run.out.absolute())
+    checked = check_rows(plan, folder, overwrite=run.overwrite)
     number = worker_count(plan.study)[0]
     estimate = estimate_cohort(
-        plan, checked, look_at(plan.study.model), folder, workers=number, seconds_per_tile=seconds_per_tile
+        plan, checked, known, folder, workers=number, seconds_per_tile=seconds_per_tile, allow_code=allow_code
     )
     show_estimate(plan, checked, estimate, number)
     if estimate.problems or any(each.problem for each in checked):
         raise typer.Exit(INCOMPLETE)
 
 
-def _run_and_show(plan: Any, out: Path, *, overwrite: bool, strict: bool) -> None:
+def _run_and_show(plan: Any, out: Path, *, overwrite: bool, strict: bool, allow_code: bool) -> None:
     from qwenvl.interrupt import stop_on_interrupt
     from workflows.cohort import run_cohort, write_summary
     from workflows.commands._batch_show import Terminal, show_end
 
     with stop_on_interrupt() as cancel, Terminal(plan) as watcher:
         result: CohortResult = run_cohort(
-            plan, out, overwrite=overwrite, strict=strict, cancel=cancel, watcher=watcher
+            plan,
+            out,
+            overwrite=overwrite,
+            strict=strict,
+            allow_code=allow_code,
+            cancel=cancel,
+            watcher=watcher,
         )
-    paths = write_summary(out)
+    paths = () if result.kept else write_summary(out)
     show_end(result, out, paths)
     if cancel.is_set():
         typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)
