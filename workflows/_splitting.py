@@ -7,9 +7,11 @@ run, whatever was split before it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.request import SPLIT_TASKS, Request, Task
 from wsi.tissue import TissueMask
+
+if TYPE_CHECKING:
+    from workflows.run.items import Item
 
 DETAIL_ZOOM, ENLARGING_ZOOM, MOST_ENLARGED = 2.0, 1.5, 2.0
 """Magnification of children: where the slide holds the detail, where it has to be enlarged, and how far at most.
@@ -54,12 +59,15 @@ class Split:
         1 for a tile of the grid, 2 for a child of such a tile, and so on.
     children : structured array (n,) of TILE_DTYPE
         One to four tiles that own what the tile owned, without those that own no tissue.
+    items : sequence of Item
+        What is asked about in its place: an item for each of `children`.
     """
 
     tile: int
     why: Why
     depth: int
     children: NDArray[np.void]
+    items: Sequence[Item] = ()
 
 
 def parent_of(tile: int, roots: int) -> int | None:

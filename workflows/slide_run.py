@@ -10,16 +10,17 @@ from typing import Any
 
 from qwenvl.engines.base import Engine
 from qwenvl.request import Request
-from workflows._asking import Asking, Progress
 from workflows._folder import refuse_foreign
 from workflows._opening import in_colours, open_path, reopen
 from workflows._prepared import Prepared, prepare
 from workflows.cascade import WHERE, coarse_request, decide
-from workflows.errors import StoreFullError, is_full
 from workflows.estimate import RunEstimate
 from workflows.heatmap import write_heatmap
 from workflows.quality import Inspector, QualitySettings
 from workflows.report import Report
+from workflows.run.items import Progress
+from workflows.run.tiles import run_tiles
+from workflows.run.writing import writing
 from workflows.store import RunStore
 from workflows.summary import summarise
 from wsi.frames import PixelFrame
@@ -130,28 +131,22 @@ def run_slide(
         prepared = prepare(opened, request, engine, mask=mask, frame=frame, command=command, quality=quality)
         if announce is not None:
             announce(prepared.estimate)
-        store = RunStore.create(out, prepared.manifest, prepared.table, overwrite=overwrite)
         asked, cancelled = 0, False
-        try:
+        with writing(RunStore.create(out, prepared.manifest, prepared.table, overwrite=overwrite)) as store:
             if request.where is not None and store.gate() is None:
                 asked, cancelled = _look_where(
                     store, opened, prepared, engine, retry_failed=retry_failed, limit=limit, progress=progress,
                     cancel=cancel, command=command, workers=workers, overview=overview,
                 )  # fmt: skip
             if request.where is None or store.gate() is not None:
-                inspector = Inspector.of(store.manifest.quality, opened, prepared.mask)
-                asking = Asking(store, opened, engine, request, prepared.mask, progress, cancel, inspector)
-                left = None if limit is None else limit - asked
-                asking.run(retry_failed=retry_failed, limit=left, workers=workers)
-                asked, cancelled = asked + asking.asked, asking.cancelled
-            report = _finish(store, opened if overview else None)
-        except BaseException:
-            if not store.begun():
-                store.discard()
-            else:
-                store.close()
-            raise
-        store.close()
+                done = run_tiles(
+                    store, opened, engine, prepared.mask,
+                    inspector=Inspector.of(store.manifest.quality, opened, prepared.mask), progress=progress,
+                    cancel=cancel, retry_failed=retry_failed, limit=None if limit is None else limit - asked,
+                    workers=workers,
+                )  # fmt: skip
+                asked, cancelled = asked + done.answers, done.cancelled
+            report = _write_results(store, opened if overview else None)
         return RunResult(out, report, asked, cancelled, store.backup)
     finally:
         if given is not slide:
@@ -214,25 +209,13 @@ def finish_run(folder: Path | str) -> Report:
     ------
     RunNotFoundError, RunLockedError, StoreError
     """
-    with RunStore.open(folder, readonly=False) as store:
+    with writing(RunStore.open(folder, readonly=False)) as store:
         slide = reopen(store.manifest.slide)
         try:
-            return _finish(store, slide)
+            return _write_results(store, slide)
         finally:
             if slide is not None:
                 slide.close()
-
-
-def _finish(store: RunStore, slide: Slide | None) -> Report:
-    try:
-        return _write_results(store, slide)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise StoreFullError(
-            f"The disk is full: the report of {store.folder} cannot be written. All answers are kept; make room "
-            "and repeat the command."
-        ) from error
 
 
 def _write_results(store: RunStore, slide: Slide | None) -> Report:

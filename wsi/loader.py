@@ -166,7 +166,7 @@ class _Reading:
             if tile is None:
                 self._leave_slide(opened)
             else:
-                opened.last = _Pending(opened.job.key, tile, self.pool.submit(_read, opened.slide, tile))
+                opened.last = _Pending(opened.job.key, tile, self.pool.submit(read_tile, opened.slide, tile))
                 self.pending.append(opened.last)
 
     def next_result(self) -> Loaded | None:
@@ -230,8 +230,8 @@ class _Reading:
             opened.slide.close()
 
 
-def _read(slide: Slide, tile: Tile) -> RGB:
-    """The tile's picture; whatever goes wrong is a SlideError that names tile and slide."""
+def read_tile(slide: Slide, tile: Tile) -> RGB:
+    """The image of a tile, uint8 (height, width, 3); whatever goes wrong is a SlideError that names tile and slide."""
     try:
         return slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
     except SlideError:

@@ -130,7 +130,7 @@ def test_a_wrong_number_of_answers_is_a_failure(detect: Request, tmp_path: Path)
 
     report = ask(tmp_path / "run", detect, engine=Short(batch=4), limit=4).report
     assert report.tiles.counts.failed == 4
-    assert "0 answers to 1 pictures" in report.tiles.failed[0].reason
+    assert "0 answers to 1 items" in report.tiles.failed[0].reason
 
 
 @pytest.mark.parametrize("kind", [EngineError, RequestError])

@@ -62,9 +62,9 @@ def ask_part(
     ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOff, progress: Callable[[Any], None]
 ) -> Outcome:
     """Ask the tiles of a part that neither the slide's journal nor the part's own holds."""
-    from workflows._asking import Asking
     from workflows._opening import find_mask, reopen
     from workflows.cohort.work import Outcome
+    from workflows.run.tiles import run_tiles
 
     part = ticket.part
     assert part is not None
@@ -83,9 +83,8 @@ def ask_part(
     with slide, RunStore.create(folder.part(ticket.id, part.name), manifest, rows) as store:
         mask, _ = find_mask(manifest.mask.source, slide, manifest.mask.frame)
         inspector = Inspector.of(manifest.quality, slide, mask)
-        asking = Asking(store, slide, engine, manifest.request, mask, progress, cancel, inspector)
-        asking.run(retry_failed=True, limit=None, workers=2)
-        return Outcome(ticket.id, "stopped" if asking.cancelled else "part", asked=asking.asked)
+        done = run_tiles(store, slide, engine, mask, inspector=inspector, progress=progress, cancel=cancel)
+        return Outcome(ticket.id, "stopped" if done.cancelled else "part", asked=done.answers)
 
 
 def merge_parts_of(out: Path) -> int:

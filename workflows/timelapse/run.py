@@ -18,7 +18,6 @@ from qwenvl.engines.base import Engine
 from qwenvl.film import UNITS
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
-from workflows._asking import Asking, Progress
 from workflows._folder import refuse_foreign, replace_whole
 from workflows.errors import StackError
 from workflows.merged import iter_merged
@@ -31,6 +30,9 @@ from workflows.provenance import (
     software_versions,
     utc_now,
 )
+from workflows.run.items import Progress
+from workflows.run.tiles import run_tiles
+from workflows.run.writing import writing
 from workflows.store import RunStore
 from workflows.summary import summarise
 from workflows.timelapse.linking import LinkRules, Links, link
@@ -266,9 +268,8 @@ def ask_frames(
         request=request, request_hash=request.hash, slide=slide_facts(strip), model=model_facts(engine.info), grid=grid,
         mask=mask_facts(mask, "all", stack.slide), versions=software_versions(), command=command, created=utc_now(),
     )  # fmt: skip
-    with RunStore.create(out, manifest, table, overwrite=overwrite) as store:
-        asking = Asking(store, strip, engine, request, mask, progress, cancel)
-        asking.run(retry_failed=True, limit=limit, workers=workers)
+    with writing(RunStore.create(out, manifest, table, overwrite=overwrite)) as store:
+        run_tiles(store, strip, engine, mask, progress=progress, cancel=cancel, limit=limit, workers=workers)
         report, tracked = _frame_report(store, strip, sampling, rules or LinkRules(), threshold, bridge)
         if tracked is not None:
             objects, links = tracked

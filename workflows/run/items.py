@@ -1,0 +1,420 @@
+"""The one loop of every workflow: ask about items, store each batch before the next, go on where a call stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
+from qwenvl.engines.base import Engine
+from qwenvl.errors import EngineError, QwenVLError, RequestError, out_of_memory
+from qwenvl.request import Request
+from qwenvl.subject import Picture, Subject
+from workflows._splitting import Split
+from workflows.errors import WorkflowError
+from wsi.errors import SlideError
+from wsi.tile import Tile
+
+_MOST_BYTES = 1 << 30
+"""Pixels that are handed to an engine in one call, in bytes, besides those of one item."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """Something that is asked about.
+
+    Attributes
+    ----------
+    key : int
+        Its number in the journal.
+    load : callable
+        Gives the image, uint8 (height, width, 3), or `Subject` that is asked about; or an `Answer` where there is
+        nothing to ask. What it raises fails this item alone.
+    request : Request, optional
+        The item's own question, where the items of a run have different ones.
+    tile : Tile, optional
+        Frame of the image in level-0 px of a slide; objects are stored in px of the image without it.
+    """
+
+    key: int
+    load: Callable[[], Picture | Subject | Answer]
+    request: Request | None = None
+    tile: Tile | None = None
+
+
+class Journal(Protocol):
+    """What the runner needs of a store."""
+
+    def finished(self) -> NDArray[np.int64]:
+        """Keys of items with an answer other than failed."""
+        ...
+
+    def failed(self) -> NDArray[np.int64]:
+        """Keys of items whose last attempt failed."""
+        ...
+
+    def put(self, batch: Sequence[tuple[Tile, Answer]], splits: Sequence[Split] = ()) -> None:
+        """Store answers, all or none."""
+        ...
+
+    def last_seq(self) -> int:
+        """Number of the newest answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is, after each batch.
+
+    Attributes
+    ----------
+    done, total : int
+        Items answered so far, earlier attempts included, and all items that this call works towards. Both grow
+        where an item is split: its parts are asked besides.
+    resumed : int
+        Items that were answered before this call.
+    failed : int
+        Answers that failed in this call.
+    objects : int
+        Objects found in this call, before merging.
+    seconds : float
+        Time since the first item was asked for.
+    seq : int
+        Newest `seq` of the store; see `RunStore.changes_since`.
+    splits : int
+        Items that were split in this call.
+    stage : str
+        'where' while the coarse tiles of a cascade are asked, else ''.
+    """
+
+    done: int
+    total: int
+    resumed: int
+    failed: int
+    objects: int
+    seconds: float
+    seq: int
+    splits: int = 0
+    stage: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Items per second in this call; 0 before the first."""
+        return (self.done - self.resumed) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to go at this rate, or None before the first item."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one call of `run_items` did: answers stored, and whether it was stopped."""
+
+    answers: int
+    cancelled: bool
+
+
+def run_items(
+    items: Sequence[Item],
+    requests: Sequence[Request],
+    engine: Engine,
+    store: Journal | Sequence[Journal],
+    *,
+    split: Callable[[Item, Answer], Split | None] | None = None,
+    on_batch: Callable[[Progress], None] | None = None,
+    refine: Callable[[Item, Answer], Answer] | None = None,
+    no_room: Callable[[Item, Answer], EngineError] | None = None,
+    guard: Callable[[], None] | None = None,
+    cancel: threading.Event | None = None,
+    retry_failed: bool = True,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int = 0,
+) -> Asked:
+    """Ask about every item that has no answer yet; then about what those were split into, until none is left.
+
+    An item that cannot be loaded, or on which the engine raises, fails alone. A batch that does not fit into memory is
+    asked in halves. Each batch is stored before the next is asked: killed at any moment, the same call goes on.
+
+    Parameters
+    ----------
+    items : sequence of Item
+    requests : sequence of Request
+        Each is asked about every item, and its answers are kept in the store of its place; items with a request of
+        their own are asked that one, and there is one store.
+    engine : Engine
+    store : Journal, or sequence of them
+    split : callable, optional
+        The items that take the place of an answered one (`Split.items`); None where it stays.
+    on_batch : callable, optional
+        Called after every batch.
+    refine : callable, optional
+        Makes the answer that is stored out of the engine's.
+    no_room : callable, optional
+        The error that ends the run, once it is stored, where one item does not fit into memory and is not split: for
+        items of one size, of which no other would fit. Without it such an item fails alone.
+    guard : callable, optional
+        Called before a batch is stored; what it raises ends the run, and the batch is not stored.
+    cancel : threading.Event, optional
+        Once set, nothing more is asked after the batch at hand.
+    retry_failed : bool
+        Ask again about items that failed in an earlier call.
+    limit : int, optional
+        Ask about at most so many items.
+    batch_size : int, optional
+        Items of a batch; by default what the engine says.
+    workers : int
+        Threads that load items ahead; 0 loads each when it is asked about.
+
+    Raises
+    ------
+    EngineError, RequestError
+        The model is unusable. What was answered is stored.
+    StoreError
+    """
+    stores = tuple(store) if isinstance(store, Sequence) else (store,)
+    size = batch_size or max(1, min((engine.batch_size(request) for request in requests), default=1))
+    runner = _Runner(requests, engine, stores, split, on_batch, refine, no_room, guard, cancel)
+    return runner.run(items, retry_failed=retry_failed, limit=limit, size=size, workers=workers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loaded:
+    item: Item
+    subject: Picture | Subject | Answer
+
+
+class _Runner:
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        engine: Engine,
+        stores: tuple[Journal, ...],
+        split: Callable[[Item, Answer], Split | None] | None,
+        on_batch: Callable[[Progress], None] | None,
+        refine: Callable[[Item, Answer], Answer] | None,
+        no_room: Callable[[Item, Answer], EngineError] | None,
+        guard: Callable[[], None] | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self.requests, self.engine, self.stores = requests, engine, stores
+        self.split, self.on_batch, self.refine, self.no_room = split, on_batch, refine, no_room
+        self.guard, self.cancel, self.cancelled = guard, cancel, False
+        self.settled: list[set[int]] = []
+        self.resumed = self.items = self.answers = self.failed = self.objects = self.splits = self.total = 0
+        self.begun = 0.0
+
+    def run(
+        self, items: Sequence[Item], *, retry_failed: bool, limit: int | None, size: int, workers: int
+    ) -> Asked:
+        self.settled = [set(store.finished().tolist()) for store in self.stores]
+        self.resumed = sum(all(item.key in known for known in self.settled) for item in items)
+        if not retry_failed:
+            for known, store in zip(self.settled, self.stores, strict=True):
+                known.update(store.failed().tolist())
+        self.begun = time.perf_counter()
+        while not self._stopped():
+            left = [n for n, item in enumerate(items) if any(item.key not in known for known in self.settled)]
+            left = left if limit is None else left[: max(0, limit - self.items)]
+            if not left:
+                break
+            self.total = self.resumed + self.items + len(left)
+            parts = self._ask_all((items[n] for n in left), size, workers)
+            items = sorted(parts, key=lambda item: item.key)
+        return Asked(self.answers, self.cancelled)
+
+    def _ask_all(self, items: Iterable[Item], size: int, workers: int) -> list[Item]:
+        """Ask about items until all are answered or the run is stopped; the items that some were split into."""
+        parts: list[Item] = []
+        with closing(load_ahead(items, workers, 2 * size)) as loaded:
+            for batch in _batches(loaded, size):
+                parts += self._ask_batch(batch)
+                if self._stopped():
+                    break
+        return parts
+
+    def _ask_batch(self, batch: Sequence[_Loaded]) -> list[Item]:
+        """Ask about a batch and store its answers; the items that some were split into."""
+        parts: list[Item] = []
+        of_store = [[each for each in batch if each.item.key not in known] for known in self.settled]
+        answers = iter(self._answers([(each, n) for n, row in enumerate(of_store) for each in row]))
+        if self.guard is not None:
+            self.guard()
+        stop: EngineError | None = None
+        for store, row in zip(self.stores, of_store, strict=True):
+            found = [(each.item, next(answers)) for each in row]
+            splits = self._put(store, found)
+            parts += [item for made in splits for item in made.items]
+            stop = stop or self._without_room(found, {made.tile for made in splits})
+        self.items += len(batch)
+        self.total += len(parts)
+        self._report()
+        if stop is not None:
+            raise stop
+        return parts
+
+    def _put(self, store: Journal, found: Sequence[tuple[Item, Answer]]) -> list[Split]:
+        """Store answers with the splits they call for."""
+        made = [self.split(item, answer) for item, answer in found] if self.split is not None else []
+        splits = [each for each in made if each is not None]
+        store.put([(_tile(item), answer) for item, answer in found], splits)
+        self.answers += len(found)
+        self.splits += len(splits)
+        self.failed += sum(answer.status is Status.FAILED for _, answer in found)
+        self.objects += sum(len(answer.objects) for _, answer in found)
+        return splits
+
+    def _report(self) -> None:
+        if self.on_batch is None:
+            return
+        seconds, seq = time.perf_counter() - self.begun, self.stores[0].last_seq()
+        self.on_batch(
+            Progress(
+                self.resumed + self.items, self.total, self.resumed, self.failed, self.objects, seconds, seq,
+                self.splits,
+            )
+        )  # fmt: skip
+
+    def _without_room(self, found: Sequence[tuple[Item, Answer]], parted: set[int]) -> EngineError | None:
+        """The error that ends the run where an item does not fit into memory and is not made smaller."""
+        if self.no_room is None:
+            return None
+        lost = ((i, a) for i, a in found if OUT_OF_MEMORY in a.notes and i.key not in parted)
+        return next((self.no_room(item, answer) for item, answer in lost), None)
+
+    def _stopped(self) -> bool:
+        self.cancelled = self.cancel is not None and self.cancel.is_set()
+        return self.cancelled
+
+    def _answers(self, cells: Sequence[tuple[_Loaded, int]]) -> list[Answer]:
+        """An answer to every item and number of a request."""
+        asked = [
+            (each.subject, each.item.request or self.requests[number])
+            for each, number in cells
+            if not isinstance(each.subject, Answer)
+        ]
+        told = iter(ask_questions(self.engine, asked))
+        answers = [each.subject if isinstance(each.subject, Answer) else next(told) for each, _ in cells]
+        if self.refine is None:
+            return answers
+        return [self.refine(each.item, answer) for (each, _), answer in zip(cells, answers, strict=True)]
+
+
+Question = tuple[Picture | Subject, Request]
+
+
+def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+    """Ask all at once; in halves where memory runs out; one by one where the engine raises for another reason."""
+    if not questions:
+        return []
+    try:
+        return _call(engine, questions)
+    except (EngineError, RequestError):
+        raise
+    except Exception as error:
+        name, room = type(error).__name__, not out_of_memory(error)
+    # Outside the except clause, so that the error's frames no longer hold the batch.
+    if len(questions) > 1 and not room:
+        half = len(questions) // 2
+        return [*ask_questions(engine, questions[:half]), *ask_questions(engine, questions[half:])]
+    return [_ask_alone(engine, question, f"asked-alone:{name}") for question in questions]
+
+
+def _ask_alone(engine: Engine, question: Question, note: str) -> Answer:
+    try:
+        answer = _call(engine, [question])[0]
+    except (EngineError, RequestError):
+        raise
+    except Exception as error:
+        notes = (note, OUT_OF_MEMORY) if out_of_memory(error) else (note,)
+        return Answer.failure(f"The model raised {type(error).__name__}: {error}.", notes=notes)
+    return replace(answer, notes=(*answer.notes, note))
+
+
+def _call(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+    """One answer per question, in as few calls as the engine can take: by request, or all requests at once."""
+    places: dict[int, list[int]] = {}
+    for n, (_, request) in enumerate(questions):
+        places.setdefault(id(request), []).append(n)
+    rows = list(places.values())
+    requests = [questions[row[0]][1] for row in rows]
+    subjects = [[questions[n][0] for n in row] for row in rows]
+    if len({tuple(map(id, row)) for row in subjects}) == 1:
+        told = (
+            engine.answer_many(subjects[0], requests)
+            if len(rows) > 1
+            else [engine.answer(subjects[0], requests[0])]
+        )
+    else:
+        told = [engine.answer(row, request) for row, request in zip(subjects, requests, strict=True)]
+    answers: dict[int, Answer] = {}
+    for row, found in zip(rows, told, strict=True):
+        if len(found) != len(row):
+            raise RuntimeError(f"{len(found)} answers to {len(row)} items")
+        answers |= zip(row, found, strict=True)
+    return [answers[n] for n in range(len(questions))]
+
+
+def load_ahead(items: Iterable[Item], workers: int, ahead: int) -> Generator[_Loaded, None, None]:
+    """Items with what is asked about, in their order, at most `ahead` of them loaded and waiting."""
+    if not workers:
+        yield from map(_load, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="items")
+    try:
+        waiting: deque[Future[_Loaded]] = deque()
+        for item in items:
+            waiting.append(pool.submit(_load, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(item: Item) -> _Loaded:
+    try:
+        return _Loaded(item, item.load())
+    except (SlideError, WorkflowError, QwenVLError) as error:
+        return _Loaded(item, Answer.failure(str(error)))
+    except Exception as error:
+        return _Loaded(item, Answer.failure(f"It cannot be read: {error!r}."))
+
+
+def _batches(loaded: Iterator[_Loaded], size: int) -> Iterator[list[_Loaded]]:
+    """As many at once as the engine wants and memory holds."""
+    batch: list[_Loaded] = []
+    held = 0
+    for each in loaded:
+        batch.append(each)
+        held += _bytes(each.subject)
+        if len(batch) >= size or held >= _MOST_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _bytes(subject: Picture | Subject | Answer) -> int:
+    if isinstance(subject, Answer):
+        return 0
+    if isinstance(subject, Subject):
+        return sum(picture.pixels.nbytes for picture in subject.pictures)
+    return subject.nbytes
+
+
+def _tile(item: Item) -> Tile:
+    """Where the item's objects lie; px of its own image without a frame."""
+    return item.tile or Tile(item.key, 0, 0, 1, 1, 1, 1)
