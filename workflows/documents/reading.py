@@ -7,7 +7,7 @@ come, so that a killed run goes on), then the records as a function of journal a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from qwenvl.engines.base import Engine
 from qwenvl.parse.extracted import valid_items
 from qwenvl.request import Generation
 from qwenvl.subject import Subject
-from workflows._rows import tile_of
-from workflows._splitting import Split, Why
+from workflows._splitting import Split, Why, path_of
 from workflows.documents._run import manifest_of
 from workflows.documents.document import DPI, Document, DocumentError, PageError, page_range
 from workflows.documents.page import Page, TextLayer
@@ -30,10 +29,9 @@ from workflows.documents.records import paper_of
 from workflows.documents.schema import Boxes, RecordSchema
 from workflows.documents.windows import Window, plan_windows, window_of, window_table
 from workflows.provenance import Manifest
+from workflows.run.items import Item, Progress, run_items
+from workflows.run.writing import writing
 from workflows.store import RunStore
-
-_MOST_BYTES = 256_000_000
-"""Pixels that are handed to an engine in one call, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +138,6 @@ class PaperResult:
     cancelled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: pages answered, of how many, windows failed."""
-
-    done: int
-    total: int
-    failed: int
-
-
 def plan_paper(document: Document, schema: RecordSchema, engine: Engine, settings: ReadSettings) -> Plan:
     """Lay out a run.
 
@@ -245,7 +234,7 @@ def read_paper(
         document, plan.pages, plan.sizes, plan.windows, plan.question, engine, overlap=plan.overlap, command=command
     )  # fmt: skip
     table = window_table(plan.windows, plan.sizes)
-    with RunStore.create(out, manifest, table, overwrite=overwrite) as store:
+    with writing(RunStore.create(out, manifest, table, overwrite=overwrite)) as store:
         cancelled = _ask(store, document, plan, engine, progress, cancel)
         paper = _finish(store, document, plan, manifest)
     return PaperResult(paper, Path(out), cancelled)
@@ -260,54 +249,33 @@ def _ask(
     cancel: threading.Event | None,
 ) -> bool:
     """Ask about every open window; halve those whose answer was cut off. True where it was stopped."""
-    roots, tried = store.manifest.roots, set(store.finished().tolist())
-    known: dict[int, Page] = {}
-    failed = 0
-    while True:
-        rows = [row for row in store.tiles() if int(row["tile"]) not in tried]
-        if not rows:
-            return False
-        for batch in _batches(rows, plan, engine):
-            if cancel is not None and cancel.is_set():
-                return True
-            windows = [window_of(row) for row in batch]
-            subjects = [_subject(document, plan, window, known) for window in windows]
-            told = iter(engine.answer([s for s in subjects if isinstance(s, Subject)], plan.question.request))
-            kept = [_salvaged(next(told), plan) if isinstance(s, Subject) else s for s in subjects]
-            splits = [
-                split
-                for window, answer in zip(windows, kept, strict=True)
-                if (split := _split(window, answer, roots, plan)) is not None
-            ]
-            store.put([(tile_of(row), answer) for row, answer in zip(batch, kept, strict=True)], splits)
-            tried.update(window.index for window in windows)
-            failed += sum(answer.status is Status.FAILED for answer in kept)
-            if progress is not None:
-                total = len(store.tiles())
-                progress(
-                    Progress(total - sum(int(t) not in tried for t in store.tiles()["tile"]), total, failed)
-                )
+    roots, known = store.manifest.roots, dict[int, Page]()
+
+    def item(window: Window) -> Item:
+        return Item(window.index, lambda: _subject(document, plan, window, known))
+
+    def split(asked: Item, answer: Answer) -> Split | None:
+        window = windows[asked.key]
+        if answer.status is not Status.TRUNCATED or window.count < 2:
+            return None
+        halves = window.halves(roots, plan.overlap)
+        windows.update({half.index: half for half in halves})
+        why = Why.LOOP if answer.finish_reason == "loop" else Why.TRUNCATED
+        children = window_table(halves, plan.sizes)
+        return Split(
+            window.index, why, len(path_of(window.index, roots)), children, [item(half) for half in halves]
+        )
+
+    windows = {window.index: window for window in map(window_of, store.tiles())}
+    return run_items(
+        [item(window) for window in windows.values()], [plan.question.request], engine, store, split=split,
+        on_batch=progress, refine=lambda _, answer: _salvaged(answer, plan), cancel=cancel,
+        batch_size=None if engine.info.device == "server" else 1,
+    ).cancelled  # fmt: skip
 
 
-def _batches(rows: Sequence[np.void], plan: Plan, engine: Engine) -> Iterator[list[np.void]]:
-    """As many windows as the engine wants at once and memory holds."""
-    most = max(1, engine.batch_size(plan.question.request)) if engine.info.device == "server" else 1
-    batch: list[np.void] = []
-    held = 0
-    for row in rows:
-        window = window_of(row)
-        size = sum(3 * w * h for w, h in plan.sizes[window.first : window.first + window.count])
-        if batch and (len(batch) >= most or held + size > _MOST_BYTES):
-            yield batch
-            batch, held = [], 0
-        batch.append(row)
-        held += size
-    if batch:
-        yield batch
-
-
-def _subject(document: Document, plan: Plan, window: Window, known: dict[int, Page]) -> Subject | Answer:
-    """The pages of a window, or a failed answer where one of them cannot be drawn. Those needed again are kept."""
+def _subject(document: Document, plan: Plan, window: Window, known: dict[int, Page]) -> Subject:
+    """The pages of a window. Those needed again are kept; PageError where one of them cannot be drawn."""
     numbers = window.of(plan.pages)
     for number in list(known):
         if number < numbers[0]:
@@ -317,7 +285,7 @@ def _subject(document: Document, plan: Plan, window: Window, known: dict[int, Pa
             try:
                 known[number] = document.page(number, plan.question.rule)
             except PageError as error:
-                return Answer.failure(f"{error}; leave it out with --pages")
+                raise PageError(f"{error}; leave it out with --pages") from error
     return subject_of([known[number] for number in numbers])
 
 
@@ -337,18 +305,6 @@ def _salvaged(answer: Answer, plan: Plan) -> Answer:
         return answer
     notes = (*answer.notes, f"dropped:invalid:{others}")
     return replace(answer, status=Status.REPAIRED, value=entries, notes=notes, error=None)
-
-
-def _split(window: Window, answer: Answer, roots: int, plan: Plan) -> Split | None:
-    """The halves of a window whose answer was cut off; None where it was not, or for a single page."""
-    if answer.status is not Status.TRUNCATED or window.count < 2:
-        return None
-    why = Why.LOOP if answer.finish_reason == "loop" else Why.TRUNCATED
-    depth, index = 1, window.index
-    while index >= roots:
-        depth, index = depth + 1, (index - roots) // 4
-    children = window_table(window.halves(roots, plan.overlap), plan.sizes)
-    return Split(window.index, why, depth, children)
 
 
 def _finish(store: RunStore, document: Document, plan: Plan, manifest: Manifest) -> Paper:

@@ -17,11 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qwenvl.answer import Answer, Status
+from qwenvl.answer import Status
 from qwenvl.engines.base import Engine
-from qwenvl.errors import EngineError, RequestError
 from qwenvl.request import Request
-from workflows._rows import tile_of
 from workflows.errors import ForeignFolderError
 from workflows.heatmap import tile_values, write_heatmap
 from workflows.provenance import (
@@ -33,13 +31,14 @@ from workflows.provenance import (
     software_versions,
     utc_now,
 )
+from workflows.run.items import run_items
+from workflows.run.tiles import TileItems
+from workflows.run.writing import writing
 from workflows.spatial.genes import Target
 from workflows.spatial.questions import Scale, region_question, spot_question, spot_tiles
 from workflows.spatial.sections import OpenedSection
 from workflows.store import RunStore
 from workflows.summary import summarise
-from wsi.loader import Loaded, SlideJob, TileLoader
-from wsi.tile import Tile
 
 ANSWERS, LOCATED, RESULT = "answers", "located", "prediction.json"
 _OURS = (ANSWERS, LOCATED, RESULT, "predictions.h5ad", "regions.geojson", "maps.png", "evaluation.json")
@@ -105,12 +104,21 @@ def predict_spots(
     table = spot_tiles(found.section, found.slide, requests[0])
     with ExitStack() as stack:
         stores = [
-            stack.enter_context(store)
+            stack.enter_context(writing(store))
             for store in _stores(
                 found, targets, requests, table, engine, out, overwrite=overwrite, command=command
             )
         ]
-        asked, cancelled = _ask(stores, requests, table, found, engine, cancel, progress, workers)
+        tell = None if progress is None else lambda state: progress(state.done, state.total)
+        done = run_items(
+            TileItems(found.slide, table),
+            requests,
+            engine,
+            stores,
+            on_batch=tell,
+            cancel=cancel,
+            workers=workers,
+        )
         values = np.stack([_values(store, len(table)) for store in stores], axis=1)
         statuses: dict[str, int] = {}
         for store in stores:
@@ -122,7 +130,7 @@ def predict_spots(
             report.write(store.folder)
         pending = len(table) * len(stores) - sum(statuses.values())
         statuses = {name: number for name, number in {**statuses, "pending": pending}.items() if number}
-    return Predicted(tuple(t.name for t in targets), values, statuses, asked, cancelled)
+    return Predicted(tuple(t.name for t in targets), values, statuses, done.answers, done.cancelled)
 
 
 def locate_regions(
@@ -193,83 +201,6 @@ def _stores(
             created=utc_now(),
         )  # fmt: skip
         yield RunStore.create(out / ANSWERS / slug(target.name), manifest, table, overwrite=overwrite)
-
-
-def _ask(
-    stores: Sequence[RunStore], requests: Sequence[Request], table: NDArray[np.void], found: OpenedSection,
-    engine: Engine, cancel: threading.Event | None, progress: Callable[[int, int], None] | None, workers: int,
-) -> tuple[int, bool]:  # fmt: skip
-    """Ask every open question; how many were asked, and whether it was stopped."""
-    finished = [set(store.finished().tolist()) for store in stores]
-    rows = [row for row in table if any(int(row["tile"]) not in done for done in finished)]
-    size = max(1, engine.batch_size(requests[0]))
-    asked, done = 0, len(table) - len(rows)
-    job = SlideJob("slide", found.slide, (tile_of(row) for row in rows))
-    with TileLoader([job], workers=workers, ahead=2 * size) as loader:
-        for batch in loader.batches(size):
-            wanted = [
-                number
-                for number, known in enumerate(finished)
-                if any(_index(item) not in known for item in batch)
-            ]
-            answers = _answers(engine, batch, [requests[number] for number in wanted])
-            for number, told in zip(wanted, answers, strict=True):
-                fresh = [(tile, answer) for tile, answer in told if tile.index not in finished[number]]
-                stores[number].put(fresh)
-                asked += len(fresh)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(table))
-            if cancel is not None and cancel.is_set():
-                return asked, True
-    return asked, False
-
-
-def _index(item: Loaded) -> int:
-    if item.tile is None:
-        assert isinstance(item.picture, Exception)
-        raise item.picture
-    return item.tile.index
-
-
-def _answers(
-    engine: Engine, batch: Sequence[Loaded], requests: Sequence[Request]
-) -> list[list[tuple[Tile, Answer]]]:
-    """Answers to every request about every tile of a batch; a tile that cannot be read fails for all of them."""
-    read = [item.picture for item in batch if isinstance(item.picture, np.ndarray)]
-    try:
-        told = engine.answer_many(read, requests) if read else [[] for _ in requests]
-    except (EngineError, RequestError):
-        raise
-    except Exception as error:  # one picture must not fail its neighbours
-        told = _one_by_one(engine, read, requests, error)
-    result: list[list[tuple[Tile, Answer]]] = []
-    for answers in told:
-        following = iter(answers)
-        row = []
-        for item in batch:
-            assert item.tile is not None
-            failed = isinstance(item.picture, Exception)
-            row.append((item.tile, Answer.failure(str(item.picture)) if failed else next(following)))
-        result.append(row)
-    return result
-
-
-def _one_by_one(
-    engine: Engine, pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Request], error: Exception
-) -> list[list[Answer]]:
-    told: list[list[Answer]] = [[] for _ in requests]
-    for picture in pictures:
-        try:
-            answers = [found[0] for found in engine.answer_many([picture], requests)]
-        except (EngineError, RequestError):
-            raise
-        except Exception as own:
-            text = f"The model raised {type(own).__name__}: {own}."
-            answers = [Answer.failure(text, notes=(f"asked-alone:{type(error).__name__}",)) for _ in requests]
-        for answer, row in zip(answers, told, strict=True):
-            row.append(answer)
-    return told
 
 
 def _values(store: RunStore, spots: int) -> NDArray[np.float64]:
