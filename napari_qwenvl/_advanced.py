@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QLineEdit, QPushButton, QSpinBox, QWidget
 
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 
 _RECOMMENDED = "recommended"
 

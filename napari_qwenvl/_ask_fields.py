@@ -28,7 +28,7 @@ from napari_qwenvl.plan import LABELLED, Question, rectangle_of, write_regions
 from napari_qwenvl.run_reading import NotPossibleError
 from napari_qwenvl.running import running_of
 from napari_qwenvl.slide_layer import slide_of
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 
 TASKS = {
     "Find objects (boxes)": "detect", "Mark objects (points)": "point", "Count objects": "count",

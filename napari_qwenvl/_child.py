@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qwenvl.adapter import AdapterSwitch
     from qwenvl.engines.base import Engine
-    from workflows.commands.options import RunOptions
+    from workflows.run_options import RunOptions
 
 GRACE_S = 0.35
 """A cancelled run may finish its batch within this time; then the batch is dropped."""
@@ -102,7 +102,7 @@ class Child:
         if self.engine is None or base != self._base:
             self._unload()
             self.send("loading", model=wanted["model"])
-            from workflows.commands._run import load_engine
+            from workflows.run_options import load_engine
 
             self.engine, self.recommended = load_engine(_options(base))
             self._base = self._loaded = base
@@ -274,7 +274,7 @@ def explain(error: BaseException) -> dict[str, str]:
 
 
 def _options(wanted: Mapping[str, Any]) -> RunOptions:
-    from workflows.commands.options import RunOptions
+    from workflows.run_options import RunOptions
 
     adapter = wanted.get("adapter")
     return RunOptions(**(dict(wanted) | {"adapter": None if adapter is None else Path(adapter)}))

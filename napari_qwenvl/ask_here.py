@@ -32,9 +32,9 @@ from napari_qwenvl.plan import recommended_of, runs_folder
 from napari_qwenvl.run_reading import NotPossibleError
 from napari_qwenvl.running import running_of
 from napari_qwenvl.slide_layer import slide_of
-from workflows.commands.options import RunOptions
 from workflows.provenance import utc_now
 from workflows.review import reviewer_name
+from workflows.run_options import RunOptions
 
 _LAYER = "ask here"
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_qwenvl.plan import Question, model_fields
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from wsi.slide import Slide

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.request import Request

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qwenvl.recommended import recommended_of
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 from wsi.frames import HEAD, PixelFrame, SlideFrames
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Question:
             The schema's file cannot be used.
         """
         from qwenvl.json_schema import read_schema
-        from workflows.commands._run import recommended_request
+        from workflows.run_options import recommended_request
 
         fields: dict[str, Any] = {"task": self.task, "prompt": self.prompt or None}
         if self.task in LABELLED:

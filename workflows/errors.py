@@ -14,6 +14,10 @@ class WorkflowError(Exception):
     """Base of every error raised by `workflows`."""
 
 
+class OptionsError(WorkflowError, ValueError):
+    """Options of a run that do not fit together."""
+
+
 class RunNotFoundError(WorkflowError, FileNotFoundError):
     """The folder holds no run."""
 

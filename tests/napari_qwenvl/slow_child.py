@@ -12,7 +12,7 @@ from typing import Any
 
 from napari_qwenvl import _child
 from qwenvl.engines.stand_in import StandInEngine
-from workflows.commands import _run
+from workflows import run_options
 
 LONG_S = 60.0
 
@@ -40,5 +40,5 @@ def load_engine(options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    _run.load_engine = load_engine
+    run_options.load_engine = load_engine
     _child.main()

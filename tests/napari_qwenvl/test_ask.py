@@ -24,7 +24,7 @@ from napari_qwenvl.plan import Plan, Question, recommended_of, write_regions
 from napari_qwenvl.running import running_of
 from napari_qwenvl.slide_layer import layer_data, open_for_viewing
 from qwenvl.request import Request
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 from workflows.store import RunStore
 from wsi import open_slide
 
@@ -91,7 +91,7 @@ def test_every_task_is_said_as_a_command_that_builds_the_same_request(slide, tmp
     import typer
 
     from workflows.commands import ask as commands
-    from workflows.commands._run import recommended_request
+    from workflows.run_options import recommended_request
 
     plan, seen = plan_of(slide, tmp_path, question), []
 

@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 
 from napari_qwenvl.plan import Plan, Question, recommended_of
 from napari_qwenvl.worker import Worker
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 from workflows.store import RunStore
 from wsi.synthetic import Scene, write_slide
 

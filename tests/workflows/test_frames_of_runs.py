@@ -262,7 +262,7 @@ def test_every_command_asks_and_takes_the_answer(run: Path, tmp_path: Path) -> N
 
 
 def test_a_run_asks_about_its_mask(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.commands._run.load_engine", lambda options: (DotEngine(), {}))
+    monkeypatch.setattr("workflows.run_options.load_engine", lambda options: (DotEngine(), {}))
     bare = annotations(tmp_path / "m.geojson", *SHOWN)
     words = ["detect", slide, "-l", "dot", "--tile-size", 224, "--mask", bare, "--dry-run"]
     asked = command(*words)

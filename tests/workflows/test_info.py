@@ -124,7 +124,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands ask an engine that takes no time, with the bundled model's recommendations."""
     recommended = recommended_of("embedded")
     monkeypatch.setattr(
-        "workflows.commands._run.load_engine", lambda options: (StandInEngine(boxes=2), recommended)
+        "workflows.run_options.load_engine", lambda options: (StandInEngine(boxes=2), recommended)
     )
 
 
@@ -223,7 +223,7 @@ def test_any_size_and_scale_gets_a_command_that_is_accepted(width, height, mpp, 
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         engine = StandInEngine()
         patch.setattr(
-            "workflows.commands._run.load_engine", lambda options: (engine, recommended_of("embedded"))
+            "workflows.run_options.load_engine", lambda options: (engine, recommended_of("embedded"))
         )
         scale = {} if mpp is None else {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
         path = ome(Path(folder) / "a.ome.tif", cells(depths, channels, height, width), "ZCYX", **scale)

@@ -61,7 +61,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("workflows.commands._run.load_engine", refuse)
+    monkeypatch.setattr("workflows.run_options.load_engine", refuse)
 
 
 @pytest.mark.usefixtures("no_model")

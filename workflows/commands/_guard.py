@@ -45,7 +45,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         from pydantic import ValidationError
 
         from qwenvl.errors import QwenVLError
-        from workflows.errors import WorkflowError
+        from workflows.errors import OptionsError, WorkflowError
         from wsi.errors import SlideError
 
         for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 ends no command
@@ -55,6 +55,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except ValidationError as error:
             stop("; ".join(_in_words(item) for item in error.errors()), USAGE)
+        except OptionsError as error:
+            stop(str(error), USAGE)
         except (SlideError, QwenVLError, WorkflowError) as error:
             stop(str(error))
         except OSError as error:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import RunOptions, takes_run_options
+from workflows.commands.options import takes_run_options
+from workflows.run_options import RunOptions
 from wsi.names import path_of
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
@@ -97,8 +98,8 @@ def repeat(
     ] = False,
 ) -> None:
     """Run again exactly what a report describes."""
-    from workflows.commands._run import load_engine
     from workflows.report import Report
+    from workflows.run_options import load_engine
 
     earlier = Report.read(report)
     model, family = earlier.model.model, None
@@ -121,13 +122,8 @@ def repeat(
 
 
 def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
-    from workflows.commands._run import (
-        check_slide,
-        dry_run,
-        load_engine,
-        recommended_request,
-        split_labels,
-    )
+    from workflows.commands._run import dry_run
+    from workflows.run_options import check_slide, load_engine, recommended_request, split_labels
 
     if "labels" in question:
         question["labels"] = split_labels(question["labels"])

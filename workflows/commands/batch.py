@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from workflows.commands._guard import ERROR, INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import RunOptions, takes_run_options
+from workflows.commands.options import takes_run_options
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from workflows.cohort.config import Study
@@ -172,7 +173,7 @@ def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> St
     from qwenvl.request import Request
     from workflows.cohort import Study, look_at
     from workflows.cohort.config import ModelSettings, SlideSettings
-    from workflows.commands._run import recommended_request
+    from workflows.run_options import recommended_request
 
     model = ModelSettings(
         name=run.model, adapter=None if run.adapter is None else str(run.adapter), device=run.device,

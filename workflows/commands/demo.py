@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workflows.commands._guard import guarded
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
@@ -31,8 +31,8 @@ def demo(
     ] = "embedded",
 ) -> None:
     """Write a synthetic slide, find its nuclei, map its tumor, and compare with the truth."""
-    from workflows.commands._run import load_engine, recommended_request
     from workflows.export.geojson import export_geojson
+    from workflows.run_options import load_engine, recommended_request
     from wsi.synthetic import make_demo_slide
 
     out.mkdir(parents=True, exist_ok=True)

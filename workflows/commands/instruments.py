@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import RunOptions
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from workflows.instruments.evaluate import ReadingScore
@@ -111,11 +111,11 @@ def read(
     ] = None,
 ) -> None:
     """Read the fields of a sheet off photographs: values with unit, box and status, in one JSON report and a CSV."""
-    from workflows.commands._run import load_engine
     from workflows.instruments.asking import Form
     from workflows.instruments.photograph import list_photographs
     from workflows.instruments.reading import Asking
     from workflows.instruments.sheet import Sheet
+    from workflows.run_options import load_engine
 
     fields, files = Sheet.load(sheet), list_photographs(photographs)
     options = RunOptions(

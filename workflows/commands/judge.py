@@ -263,8 +263,7 @@ def _joined(
 def _engine(
     model: str, server: str | None, family: str | None, concurrency: int, adapter: Path | None, device: str
 ) -> Engine:
-    from workflows.commands._run import load_engine
-    from workflows.commands.options import RunOptions
+    from workflows.run_options import RunOptions, load_engine
 
     options = RunOptions(
         model=model, server=server, family=family, concurrency=concurrency, adapter=adapter, device=device,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workflows.commands._guard import ERROR, INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import RunOptions, takes_model_options
+from workflows.commands.options import takes_model_options
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
@@ -98,9 +99,9 @@ def read(
 ) -> None:
     """Read records out of papers; each gets a run folder with records.json, records.csv and pictures of its pages."""
     from qwenvl.request import Generation
-    from workflows.commands._run import load_engine, split_labels
     from workflows.documents.reading import ReadSettings
     from workflows.documents.schema import Boxes, RecordSchema
+    from workflows.run_options import load_engine, split_labels
 
     if boxes is not None and boxes not in list(Boxes):
         stop(f"--boxes {boxes}: use none, record or value", USAGE)

@@ -233,9 +233,8 @@ def summarise(
     new_tokens: Annotated[int, typer.Option(min=32, help="Longest answer.")] = 512,
 ) -> None:
     """Summarise a describe or ask run in words; every sentence names the tiles it rests on."""
-    from workflows.commands._run import load_engine
-    from workflows.commands.options import RunOptions
     from workflows.narrative import summarise_in_words
+    from workflows.run_options import RunOptions, load_engine
     from workflows.store import RunStore
 
     with RunStore.open(run) as store:

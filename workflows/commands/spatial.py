@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import RunOptions, takes_model_options
+from workflows.commands.options import takes_model_options
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -249,7 +250,7 @@ def predict(
 ) -> None:
     """Ask where genes are high: AnnData, boxes and maps. Without SECTION, at places laid over the tissue."""
     from qwenvl.interrupt import stop_on_interrupt
-    from workflows.commands._run import load_engine
+    from workflows.run_options import load_engine
     from workflows.spatial.genes import parse_targets
     from workflows.spatial.job import PredictionSettings, predict_section
     from workflows.spatial.sections import opened

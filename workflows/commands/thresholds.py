@@ -33,7 +33,7 @@ def thresholds(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recall and work of every threshold of a cascade, held against known truth."""
-    from workflows.commands._run import split_labels
+    from workflows.run_options import split_labels
     from workflows.thresholds import thresholds as rows_of
 
     rows = rows_of(run, truth, label=label, wanted=split_labels(wanted), objects=objects, frame=frame)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import RunOptions, takes_run_options
+from workflows.commands.options import takes_run_options
+from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from workflows.timelapse.report import SamplingFacts, TimelapseReport
@@ -136,7 +137,7 @@ def track(
     run: RunOptions,
 ) -> None:
     """Find objects in every frame and follow them: tracks.csv, and tracks in the viewer."""
-    from workflows.commands._run import split_labels
+    from workflows.run_options import split_labels
     from workflows.timelapse.linking import LinkRules
 
     rules = LinkRules(reach=reach, gap=gap, divisions=divisions, shortest=shortest)
@@ -184,7 +185,7 @@ def _ask_film(
     when: bool,
 ) -> None:
     from workflows._folder import JOURNAL, free_name, refuse_foreign
-    from workflows.commands._run import load_engine, recommended_request
+    from workflows.run_options import load_engine, recommended_request
     from workflows.timelapse.report import NAME
     from workflows.timelapse.run import ask_film, choose_frames
 
@@ -229,7 +230,7 @@ def _ask_frames(
     **question: Any,
 ) -> None:
     from qwenvl.interrupt import stop_on_interrupt
-    from workflows.commands._run import load_engine, recommended_request
+    from workflows.run_options import load_engine, recommended_request
     from workflows.timelapse.run import ask_frames, choose_frames
     from workflows.timelapse.strip import fit_tiles
 

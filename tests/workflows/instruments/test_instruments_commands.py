@@ -9,13 +9,14 @@ from knowing_engine import KnowingEngine
 from typer.testing import CliRunner
 
 from finetune.formats import read_conversations
-from workflows.commands import _run, app
+from workflows import run_options
+from workflows.commands import app
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_run, "load_engine", lambda options: (KnowingEngine(tmp_path / "set"), {}))
+    monkeypatch.setattr(run_options, "load_engine", lambda options: (KnowingEngine(tmp_path / "set"), {}))
     runner = CliRunner()
 
     def run(*words, code=0):

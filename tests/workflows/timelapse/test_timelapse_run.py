@@ -199,9 +199,12 @@ def test_real_stacks_say_their_own_times(real_data: Path) -> None:
 
 
 def test_the_commands(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workflows.commands import _run, app
+    from workflows import run_options
+    from workflows.commands import app
 
-    monkeypatch.setattr(_run, "load_engine", lambda run: (SpotEngine(), {"tile_size": 96, "overlap": 0}))
+    monkeypatch.setattr(
+        run_options, "load_engine", lambda run: (SpotEngine(), {"tile_size": 96, "overlap": 0})
+    )
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str, code: int = 0) -> str:
