@@ -23,7 +23,7 @@ from qwenvl.families import get_family
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
 from qwenvl.subject import Item as Asked
-from workflows.judge import Item, cohen_kappa, compare, open_journal, rouge_l, score_texts, spearman
+from workflows.judge import Item, cohen_kappa, compare, open_judging, rouge_l, score_texts, spearman
 from workflows.judge.pairwise import PairResults
 
 FAMILY = get_family("Qwen3-VL")
@@ -75,9 +75,9 @@ def judge(name: str, writes: Callable[[str], str], pairs: list[tuple[Item, Item]
     """What the report says of one judge."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_journal(Path(folder) / "out", {"judge": name}) as journal,
+        open_judging(Path(folder) / "out", {"judge": name}, Habit(name, writes)) as store,
     ):
-        return compare(Habit(name, writes), pairs, journal)[0]
+        return compare(Habit(name, writes), pairs, store)[0]
 
 
 def planted_judges(pairs: list[tuple[Item, Item]], rng: np.random.Generator) -> None:

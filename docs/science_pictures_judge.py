@@ -18,7 +18,7 @@ from qwenvl.families import get_family
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
 from qwenvl.subject import Item as Asked
-from workflows.judge import Item, compare, open_journal
+from workflows.judge import Item, compare, open_judging
 
 TARGET = Path(__file__).resolve().parent / "images" / "science-judge.png"
 FAMILY = get_family("Qwen3-VL")
@@ -72,9 +72,9 @@ def main() -> None:
     for row, (name, writes) in enumerate(JUDGES.items()):
         with (
             tempfile.TemporaryDirectory() as folder,
-            open_journal(Path(folder) / "o", {"judge": name}) as journal,
+            open_judging(Path(folder) / "o", {"judge": name}, Habit(writes)) as store,
         ):
-            found, _ = compare(Habit(writes), pairs, journal)
+            found, _ = compare(Habit(writes), pairs, store)
         counts = (found.a_better, found.b_better, found.tied, found.disagreed, found.malformed)
         start = 0
         for (word, colour), number in zip(COLOURS.items(), counts, strict=True):

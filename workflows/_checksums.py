@@ -25,14 +25,20 @@ CHECKED = (
 _PACK, _NAN = struct.Struct("<qq5d").pack, float("nan")
 
 
-def what_changed(rows: Rows) -> str:
+def what_changed(rows: Rows, unit: str = "tiles", query: str = TILES) -> str:
     """What in a journal is not what was stored, in words; empty where nothing is.
 
     Answers from before there were checksums are taken as they are.
+
+    Parameters
+    ----------
+    rows : Rows
+    unit, query : str
+        Table of the items, and the query of its rows.
     """
-    code = stored_checksum(rows, "tiles")
-    if code is not None and tiles_checksum(rows(TILES)) != code:
-        return "its tiles are not what was stored"
+    code = stored_checksum(rows, unit)
+    if code is not None and tiles_checksum(rows(query)) != code:
+        return f"its {unit} are not what was stored"
     if "checksum" not in {row[1] for row in rows("PRAGMA table_info(answers)")}:
         return ""
     objects = rows(f"SELECT {OBJECT} FROM objects ORDER BY tile, item")
@@ -45,7 +51,7 @@ def what_changed(rows: Rows) -> str:
     if not damaged:
         return ""
     shown = ", ".join(map(str, sorted(damaged)[:5])) + (" ..." if len(damaged) > 5 else "")
-    return f"the answers of {len(damaged)} tiles ({shown}) are not what was stored"
+    return f"the answers of {len(damaged)} {unit} ({shown}) are not what was stored"
 
 
 def tiles_checksum(tiles: Iterable[Sequence[Any]]) -> int:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError, RunNotFoundError
+from workflows.errors import (
+    FolderNotWritableError,
+    ForeignFolderError,
+    RunLockedError,
+    RunMismatchError,
+    RunNotFoundError,
+)
 from wsi.cleanup import clean_up
 
 JOURNAL = "run.sqlite"
@@ -28,6 +34,8 @@ WHERE = "where"
 
 _SQLITE = {JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", f"{JOURNAL}-journal"}
 _OURS = _SQLITE | {LOCK, REPORT, HEATMAP, OVERVIEW, MASK, WHERE, f".{WHERE}.lock"}
+_EARLIER = {"answers.jsonl": "sheet.yaml", "judgements.jsonl": "manifest.json"}
+"""Journals of runs that versions before 0.1 made, with the file beside each that tells them from a user's own."""
 PARTIAL = ".partial"
 """Suffix of files that are being written; they take their final name when they are whole."""
 
@@ -114,7 +122,13 @@ def claim(folder: Path, *, overwrite: bool = False) -> Claim:
 
 def _take(folder: Path, lock: FileLock, made: list[Path], *, overwrite: bool) -> Claim:
     refuse_foreign(folder)  # another process may have written there before the lock was ours
-    holds_run = (folder / JOURNAL).exists()
+    earlier = _earlier_journal(folder)
+    holds_run = (folder / JOURNAL).exists() or earlier is not None
+    if earlier is not None and not overwrite:
+        raise RunMismatchError(
+            f"{folder} holds a run of an earlier version ({earlier}), which does not go on. Its reports can still be "
+            "read. Name another folder with -o, or set it aside with --overwrite."
+        )
     if not (overwrite and holds_run):
         return Claim(folder, lock, fresh=not holds_run, _made=made)
     if lock_path(folder).parent == folder:
@@ -145,7 +159,7 @@ def refuse_foreign(folder: Path) -> None:
             raise ForeignFolderError(
                 f"{folder} is a file, and a run needs a folder. Name another one with -o."
             )
-        if (folder / JOURNAL).exists():
+        if (folder / JOURNAL).exists() or _earlier_journal(folder) is not None:
             return
         foreign = sorted(p.name for p in folder.iterdir() if p.name.removesuffix(PARTIAL) not in _OURS)
     except (FileNotFoundError, NotADirectoryError):  # it is not there, or its holder is just setting it aside
@@ -157,12 +171,21 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
+def _earlier_journal(folder: Path) -> str | None:
+    """The journal of a run that an earlier version made; None where there is none, or one of this version."""
+    if (folder / JOURNAL).exists():
+        return None
+    return next(
+        (n for n, beside in _EARLIER.items() if (folder / n).is_file() and (folder / beside).is_file()), None
+    )
+
+
+def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in place; on failure `path` is as it was."""
     replace_all_whole({path: write})
 
 
-def replace_all_whole(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+def replace_all_whole(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """The same for files that belong together: all are written before the first takes its place."""
     written = {path: path.with_name(path.name + PARTIAL) for path in writers}
     try:

@@ -27,14 +27,18 @@ VERSION = 1
 SPLIT_VERSION = 2
 """Version of a journal in which tiles were split or left out: an earlier program would count them wrongly."""
 
-TABLES = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {VERSION};
+ITEMS_VERSION = 3
+"""Version of a journal whose items are no tiles of a slide."""
+
+_HEAD = """
+PRAGMA application_id = {application};
+PRAGMA user_version = {version};
 
 CREATE TABLE manifest (json TEXT NOT NULL);
 
 CREATE TABLE checks (name TEXT PRIMARY KEY, checksum INTEGER NOT NULL);
-
+"""
+_TILES = """
 CREATE TABLE tiles (
     tile INTEGER PRIMARY KEY,
     x0 INTEGER NOT NULL, y0 INTEGER NOT NULL, width0 INTEGER NOT NULL, height0 INTEGER NOT NULL,
@@ -42,10 +46,14 @@ CREATE TABLE tiles (
     core_x0 INTEGER NOT NULL, core_y0 INTEGER NOT NULL, core_x1 INTEGER NOT NULL, core_y1 INTEGER NOT NULL,
     tissue REAL NOT NULL, core_tissue REAL NOT NULL
 );
-
+"""
+_ITEMS = """
+CREATE TABLE items (tile INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+"""
+_ANSWERS = """
 CREATE TABLE answers (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    tile INTEGER NOT NULL REFERENCES tiles (tile),
+    tile INTEGER NOT NULL REFERENCES {unit} (tile),
     attempt INTEGER NOT NULL,
     status TEXT NOT NULL,
     finish_reason TEXT NOT NULL,
@@ -63,7 +71,7 @@ CREATE VIEW latest AS
     WHERE attempt = (SELECT max(attempt) FROM answers AS b WHERE b.tile = a.tile);
 
 CREATE TABLE objects (
-    tile INTEGER NOT NULL REFERENCES tiles (tile),
+    tile INTEGER NOT NULL REFERENCES {unit} (tile),
     item INTEGER NOT NULL,
     label TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -73,6 +81,12 @@ CREATE TABLE objects (
     PRIMARY KEY (tile, item)
 ) WITHOUT ROWID;
 """
+TABLES = (_HEAD + _TILES + _ANSWERS).format(application=APPLICATION_ID, version=VERSION, unit="tiles")
+"""Of a run on a slide. Column `tile` of answers and objects is the number of the item."""
+ITEM_TABLES = (_HEAD + _ITEMS + _ANSWERS).format(
+    application=APPLICATION_ID, version=ITEMS_VERSION, unit="items"
+)
+"""Of a run whose items are no tiles: each has a key of its own kind."""
 
 REVIEWS = """
 CREATE TABLE IF NOT EXISTS reviews (
@@ -158,8 +172,10 @@ def _disk_is_full(path: Path, primary: int | None) -> bool:
         return is_full(error)
 
 
-def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    """Open a journal and check that it is one.
+def connect(
+    path: Path, *, readonly: bool, versions: tuple[int, ...] = (VERSION, SPLIT_VERSION)
+) -> sqlite3.Connection:
+    """Open a journal and check that it is one, of one of some versions.
 
     Raises
     ------
@@ -178,9 +194,14 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
                 raise StoreCorruptError(
                     f"{path} is an SQLite file of another program. Name another output folder with -o."
                 )
-            if found not in (VERSION, SPLIT_VERSION):
+            if found not in versions and found in (VERSION, SPLIT_VERSION, ITEMS_VERSION):
+                about = "photographs or answers" if found == ITEMS_VERSION else "tiles of a slide or pages"
+                raise StoreError(
+                    f"{path} is the journal of another kind of run: its items are {about}. Name another folder."
+                )
+            if found not in versions:
                 raise StoreVersionError(
-                    f"{path} has journal version {found}; this program reads up to version {SPLIT_VERSION}. "
+                    f"{path} has journal version {found}; this program reads up to version {ITEMS_VERSION}. "
                     "Use the version of napari-qwenvl that wrote it, or another folder."
                 )
             connection.execute("PRAGMA busy_timeout = 10000")

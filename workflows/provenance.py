@@ -187,7 +187,16 @@ class MaskFacts(Facts):
     )
 
 
-class Manifest(Facts):
+class Identified(Facts):
+    """What a run is, whatever it is about."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What has to be equal for two runs to be the same run, by the words used in messages."""
+        raise NotImplementedError
+
+
+class Manifest(Identified):
     """What a run is: written once, before the first tile is asked."""
 
     request: Request
@@ -233,6 +242,22 @@ class Manifest(Facts):
         if self.quality.mode == "off":
             del parts["quality control"]  # as in runs from before there was any
         return uuid.uuid5(RUN_NAMESPACE, "\n".join(f"{key}={value}" for key, value in parts.items()))
+
+
+class ItemsManifest(Identified):
+    """What a run is that is about no slide: written once, before the first item is asked."""
+
+    kind: str = Field(description="What the items are: 'photographs' or 'answers'.")
+    asked: dict[str, str] = Field(description="What is asked and how, by the words used in messages.")
+    model: ModelFacts
+    versions: dict[str, str]
+    created: str = Field(description="UTC time, ISO 8601.")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What has to be equal for two runs to be the same run, by the words used in messages."""
+        model = f"{self.model.model} ({self.model.fingerprint})"
+        return {"kind": self.kind, **self.asked, "model": model, "adapter": str(self.model.adapter)}
 
 
 def slide_facts(slide: Slide) -> SlideFacts:

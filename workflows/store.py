@@ -1,50 +1,34 @@
-"""The store of one slide's run: every answer, written once, as soon as it is there."""
+"""The store of one slide's run: its journal, with the tiles that the items are."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from qwenvl.answer import Answer, Status
-from workflows._checksums import (
-    TILES,
-    TILES_MODULUS,
-    checksum,
-    rows_checksum,
-    stored_checksum,
-    tiles_checksum,
-    what_changed,
-)
-from workflows._folder import JOURNAL, PARTIAL, WHERE, Claim, claim, journal_of
+from workflows._checksums import TILES, tiles_checksum
+from workflows._folder import WHERE
 from workflows._rows import (
     ANSWER,
-    INSERT_ANSWER,
-    INSERT_OBJECT,
     INSERT_TILE,
     TILE_DTYPE,
     Changes,
     ObjectColumns,
-    StoredAnswer,
-    answer_row,
     concatenate,
     object_columns,
-    object_rows,
     stored_answer,
 )
-from workflows._schema import GATE, SPLITS, TABLES, connect, named_errors, set_pragmas
+from workflows._schema import GATE, SPLIT_VERSION, SPLITS, TABLES, VERSION, named_errors
 from workflows._splitting import Split, Why
-from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
+from workflows.errors import StoreError
 from workflows.provenance import GateFacts, Manifest
-from wsi.tile import Tile
+from workflows.run.journal import Journal
 
 if TYPE_CHECKING:
     from workflows.review import Decision
@@ -53,11 +37,8 @@ if TYPE_CHECKING:
 _LABELS_OF = "SELECT DISTINCT label FROM objects WHERE tile = ?"
 
 
-class RunStore:
+class RunStore(Journal[Manifest]):
     """The run of one slide, on disk. Make one with `create` or `open`; it is a context manager.
-
-    One process writes, any number read meanwhile. A batch of answers and their objects is one transaction,
-    so that a process killed at any moment leaves whole tiles or none.
 
     Attributes
     ----------
@@ -66,26 +47,10 @@ class RunStore:
         What was asked, of which slide and model.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, claim: Claim | None) -> None:
-        self.folder = folder
-        self._path = folder / JOURNAL
-        self._connection = connection
-        self._claim = claim
-        self._tiles: tuple[int, NDArray[np.void]] | None = None
-        self._found: set[str] = set()
-        self._verified: int | None = None  # `seq` of the newest answer when all was compared
-        with named_errors(self._path):
-            row = connection.execute("SELECT json FROM manifest").fetchone()
-        if row is None:
-            raise StoreError(f"{self._path} has no manifest. Begin again in another folder.")
-        if stored_checksum(self._rows, "manifest") not in (None, rows_checksum([row])):
-            raise self._damaged("what was asked is not what was stored")
-        try:
-            self.manifest = Manifest.model_validate_json(row[0])
-        except ValidationError as error:
-            raise self._damaged(f"what was asked cannot be read ({error.errors()[0]['msg']})") from error
-
-    # ------------------------------------------------------------------ open and close
+    _manifest_type = Manifest
+    _versions = (VERSION, SPLIT_VERSION)
+    _unit = ("tiles", TILES)
+    _tiles: tuple[int, NDArray[np.void]] | None = None
 
     @classmethod
     def create(
@@ -95,7 +60,7 @@ class RunStore:
         tiles: NDArray[np.void],
         *,
         overwrite: bool = False,
-    ) -> RunStore:
+    ) -> Self:
         """Start a run in `folder`, or go on with the same run found there.
 
         Parameters
@@ -111,155 +76,23 @@ class RunStore:
             The folder holds another run; the message names what differs.
         RunLockedError, ForeignFolderError, StoreError
         """
-        folder = Path(folder)
-        held = claim(folder, overwrite=overwrite)
-        try:
-            if held.fresh:
-                _write_new(folder / JOURNAL, manifest, tiles)
-            store = cls(folder, connect(folder / JOURNAL, readonly=False), held)
-        except BaseException:
-            held.undo() if held.fresh else held.release()
-            raise
-        if not held.fresh:
-            try:
-                store._require_same(manifest)
-                store.verify()
-            except BaseException:
-                store.close()
-                raise
-        return store
-
-    @classmethod
-    def open(cls, folder: Path | str, *, readonly: bool = True) -> RunStore:
-        """Open the run in `folder`; reading is possible while another process writes.
-
-        Raises
-        ------
-        RunNotFoundError, RunLockedError (for writing), StoreCorruptError, StoreVersionError, StoreError
-        """
-        folder = Path(folder)
-        journal = journal_of(folder)
-        held = None if readonly else claim(folder)
-        try:
-            store = cls(folder, connect(journal, readonly=readonly), held)
-            if not readonly:
-                store.verify()
-        except BaseException:
-            if held is not None:
-                held.release()
-            raise
-        return store
-
-    @property
-    def fresh(self) -> bool:
-        """True where this object started the run rather than finding it."""
-        return self._claim is not None and self._claim.fresh
-
-    @property
-    def journal_mode(self) -> str:
-        """SQLite's journal mode: 'wal', or 'truncate' where the file system has no shared memory."""
-        return str(next(iter(self._rows("PRAGMA journal_mode")))[0]).lower()
-
-    @property
-    def backup(self) -> Path | None:
-        """Where an older run was set aside to."""
-        return None if self._claim is None else self._claim.backup
+        return cls._create(Path(folder), manifest, partial(_fill, tiles), overwrite=overwrite)
 
     def begun(self) -> bool:
         """True where the folder holds more than this object made: answers, reviews, coarse tiles, an older run."""
-        return not self.fresh or bool(self.last_seq() or self.reviews() or (self.folder / WHERE).exists())
-
-    def close(self) -> None:
-        """Close the journal and let others write."""
-        self._connection.close()
-        if self._claim is not None:
-            self._claim.release()
-
-    def discard(self) -> None:
-        """Undo `create` of a run without answers: the folder is as it was before. Else raises StoreError."""
-        if self._claim is None or self.begun():
-            raise StoreError(f"{self.folder} holds answers or reviews, which are not thrown away.")
-        self._connection.close()
-        self._claim.undo()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _require_same(self, manifest: Manifest) -> None:
-        here, asked = self.manifest.identity, manifest.identity
-        differing = [key for key in asked if here.get(key) != asked[key]]
-        if differing:
-            raise RunMismatchError(
-                f"{self.folder} holds another run. What differs: "
-                + "; ".join(f"{key} (there {here.get(key)}, asked {asked[key]})" for key in differing)
-                + ". Name another folder with -o, or set the old run aside with --overwrite."
-            )
-
-    def verify(self) -> None:
-        """Compare every answer and its objects with the checksum it was stored with, once until there are new ones.
-
-        Answers from before there were checksums are taken as they are.
-
-        Raises
-        ------
-        StoreCorruptError
-            Bits of an answer have changed on disk; the message names the tiles.
-        """
-        newest = self.last_seq()
-        if newest == self._verified:
-            return
-        what = what_changed(self._rows)
-        if what:
-            raise self._damaged(what)
-        self._verified = newest
-
-    def _damaged(self, what: str) -> StoreCorruptError:
-        return StoreCorruptError(
-            f"{self._path} is damaged: {what}. Restore it from a copy, or begin again with another folder (-o) or "
-            "--overwrite."
-        )
+        return super().begun() or bool(self.reviews()) or (self.folder / WHERE).exists()
 
     # ------------------------------------------------------------------ write
 
-    def put(self, batch: Sequence[tuple[Tile, Answer]], splits: Sequence[Split] = ()) -> None:
-        """Store answers and their objects, and the splits they call for, all of them or none.
-
-        A failed answer keeps its reason and no objects; the tile can be put again. A tile that is split no longer
-        counts: its children take its place.
-
-        Raises
-        ------
-        StoreFullError
-            The disk is full; what was stored before stays.
-        StoreError
-            A tile has a finished answer already, or is not of this run.
-        """
-        answers, objects = [], []
-        for tile, answer in batch:
-            found = () if answer.status is Status.FAILED else answer.objects
-            row, rows = answer_row(tile, answer, len(found)), object_rows(tile, found)
-            answers.append((*row, checksum(row, rows)))
-            objects.extend(rows)
-        with self._transaction():
-            self._connection.executemany(INSERT_ANSWER, answers)
-            self._connection.executemany(INSERT_OBJECT, objects)
-            for statement in SPLITS if splits else ():
-                self._connection.execute(statement)
-            for split in splits:
-                children = [row.item() for row in split.children]
-                self._connection.executemany(INSERT_TILE, children)
-                if self._has("checks"):
-                    self._connection.execute(
-                        f"UPDATE checks SET checksum = (checksum + ?) % {TILES_MODULUS} WHERE name = 'tiles'",
-                        (tiles_checksum(children),),
-                    )
-                facts = (int(split.tile), split.why.value, split.depth, len(split.children))
-                self._connection.execute("INSERT INTO splits VALUES (?, ?, ?, ?)", facts)
+    def _put_splits(self, splits: Sequence[Split]) -> None:
+        for statement in SPLITS if splits else ():
+            self._connection.execute(statement)
+        for split in splits:
+            children = [row.item() for row in split.children]
+            self._connection.executemany(INSERT_TILE, children)
+            self._add_to_checksum(tiles_checksum(children))
+            facts = (int(split.tile), split.why.value, split.depth, len(split.children))
+            self._connection.execute("INSERT INTO splits VALUES (?, ?, ?, ?)", facts)
 
     def absorb(self, part: Path, name: str) -> bool:
         """Take over the answers of a part of this run that has a journal of its own, once, all of them or none.
@@ -342,18 +175,6 @@ class RunStore:
             rows = ((int(tile), float(score)) for tile, score in skipped.items())
             self._connection.executemany("INSERT INTO skipped VALUES (?, ?)", rows)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with named_errors(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
     # ------------------------------------------------------------------ read
 
     def tiles(self) -> NDArray[np.void]:
@@ -390,47 +211,9 @@ class RunStore:
             return {}
         return {int(tile): float(score) for tile, score in self._rows("SELECT tile, score FROM skipped")}
 
-    def finished(self) -> NDArray[np.int64]:
-        """Indices of tiles that count with an answer other than failed, ascending."""
-        query = f"SELECT tile FROM answers WHERE status <> 'failed' AND {self._counts} ORDER BY tile"
-        return self._integers(query)
-
-    def failed(self) -> NDArray[np.int64]:
-        """Indices of tiles that count whose last attempt failed, ascending."""
-        query = f"SELECT tile FROM latest WHERE status = 'failed' AND {self._counts} ORDER BY tile"
-        return self._integers(query)
-
     def excluded(self) -> NDArray[np.int64]:
         """Indices of tiles that were not asked because of quality control, ascending."""
         return self._integers("SELECT tile FROM answers WHERE status = 'excluded' ORDER BY tile")
-
-    def last_seq(self) -> int:
-        """`seq` of the newest answer, 0 when there is none."""
-        return int(next(iter(self._rows("SELECT coalesce(max(seq), 0) FROM answers")))[0])
-
-    def attempts(self) -> int:
-        """How often a tile was asked, repetitions included."""
-        return int(next(iter(self._rows("SELECT count(*) FROM answers")))[0])
-
-    def status_counts(self) -> dict[Status, int]:
-        """Tiles by the status of their last attempt; every status is there, also with 0."""
-        query = f"SELECT status, count(*) FROM latest WHERE {self._counts} GROUP BY status"
-        found = dict(self._rows(query))
-        return {status: int(found.get(status.value, 0)) for status in Status}
-
-    def answer(self, tile: int) -> StoredAnswer | None:
-        """The last answer of one tile with all the model wrote, or None while it has not been asked."""
-        query = f"SELECT {ANSWER}, raw, reasoning FROM latest WHERE tile = ?"
-        return next((stored_answer(row) for row in self._rows(query, (int(tile),))), None)
-
-    def iter_answers(self, *, raw: bool = False) -> Iterator[StoredAnswer]:
-        """The last answer of every asked tile that counts, ordered by tile.
-
-        `raw` adds the model's text and reasoning.
-        """
-        columns = f"{ANSWER}, raw, reasoning" if raw else f"{ANSWER}, '', NULL"
-        for row in self._rows(f"SELECT {columns} FROM latest WHERE {self._counts} ORDER BY tile"):
-            yield stored_answer(row)
 
     def changes_since(self, seq: int, limit: int = 1000) -> Changes:
         """Answers that count stored after `seq`, at most `limit`, with their objects: what a live view polls."""
@@ -501,51 +284,10 @@ class RunStore:
 
         return reviewed_objects(self)
 
-    def effort(self) -> tuple[float, int, int]:
-        """Seconds, prompt tokens and new tokens of all answers together."""
-        query = "SELECT total(seconds), total(prompt_tokens), total(new_tokens) FROM answers"
-        seconds, prompt, new = next(iter(self._rows(query)))
-        return float(seconds), int(prompt), int(new)
 
-    @property
-    def _counts(self) -> str:
-        """The condition that a tile was not split."""
-        return "tile NOT IN (SELECT tile FROM splits)" if self._has("splits") else "1"
-
-    def _count(self, table: str) -> int:
-        return int(next(iter(self._rows(f"SELECT count(*) FROM {table}")))[0]) if self._has(table) else 0
-
-    def _has(self, table: str) -> bool:
-        """Whether a table that is added when it is first needed is there; another process may add it."""
-        if table not in self._found:
-            query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = ?"
-            self._found.update(row[0] for row in self._rows(query, (table,)))
-        return table in self._found
-
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        with named_errors(self._path):
-            yield from self._connection.execute(query, values)
-
-    def _integers(self, query: str) -> NDArray[np.int64]:
-        return np.array([row[0] for row in self._rows(query)], np.int64)
-
-
-def _write_new(path: Path, manifest: Manifest, tiles: NDArray[np.void]) -> None:
-    """Write a journal without answers beside `path`, then give it its name: no half journal is ever found."""
-    partial = path.with_name(path.name + PARTIAL)
-    partial.unlink(missing_ok=True)
-    with named_errors(partial):
-        connection = sqlite3.connect(partial, isolation_level=None)
-        try:
-            connection.executescript(f"BEGIN; {TABLES}")
-            written = (manifest.model_dump_json(),)
-            rows = sorted(row.item() for row in tiles)
-            connection.execute("INSERT INTO manifest VALUES (?)", written)
-            connection.executemany(INSERT_TILE, rows)
-            checks = [("manifest", rows_checksum([written])), ("tiles", tiles_checksum(rows))]
-            connection.executemany("INSERT INTO checks VALUES (?, ?)", checks)
-            connection.execute("COMMIT")
-            set_pragmas(connection)
-        finally:
-            connection.close()
-    partial.rename(path)
+def _fill(tiles: NDArray[np.void], connection: sqlite3.Connection) -> int:
+    """Write tables and tiles into a new journal."""
+    connection.executescript(f"BEGIN; {TABLES}")
+    rows = sorted(row.item() for row in tiles)
+    connection.executemany(INSERT_TILE, rows)
+    return tiles_checksum(rows)

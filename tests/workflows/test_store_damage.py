@@ -237,7 +237,7 @@ def test_undoing_a_start_never_hides_why_it_failed(tmp_path: Path, monkeypatch: 
         (folder / "notes.txt").write_text("mine")
         raise ValueError("the first error")
 
-    monkeypatch.setattr("workflows.store._write_new", fails)
+    monkeypatch.setattr("workflows.run.journal._write_new", fails)
     with pytest.raises(ValueError, match="the first error"):
         run_slide(
             MemorySlide(),

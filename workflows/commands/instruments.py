@@ -259,14 +259,14 @@ def _read_with_progress(files: list[Path], asking: Any, engine: Any, out: Path, 
     from qwenvl.interrupt import stop_on_interrupt
     from workflows.instruments.reading import read_photographs
 
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("photographs"),
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("questions"),
                TimeRemainingColumn(), TextColumn("{task.fields[found]}"))  # fmt: skip
     with stop_on_interrupt() as cancel, Progress(*columns) as bar:
         line = bar.add_task("reading", total=len(files), found="")
 
         def show(state: Any) -> None:
-            found = ", ".join(f"{number} {word}" for word, number in state.counts.items() if number)
-            bar.update(line, completed=state.done, found=found)
+            failed = f"{state.failed} failed" if state.failed else ""
+            bar.update(line, completed=state.done, total=state.total, found=failed)
 
         return read_photographs(files, asking, engine, out, overwrite=overwrite, progress=show, cancel=cancel)
 

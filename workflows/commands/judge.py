@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workflows.commands._guard import INCOMPLETE, USAGE, guarded, stop
+from qwenvl.interrupt import stop_on_interrupt
+from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
 from workflows.commands._progress import progress_bar
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ Concurrency = Annotated[int, typer.Option(min=1, max=1024, help="Requests under 
 Adapter = Annotated[Path | None, typer.Option(help="Folder of an adapter trained on that model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Judge only the first N items.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Set aside another judging found in the folder.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the first question, and ask and write nothing.")
 ]
@@ -118,11 +122,12 @@ def pair(
     adapter: Adapter = None,
     device: Device = "auto",
     limit: Limit = None,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a model choose the better of two answers, in both orders."""
-    from workflows.judge import compare, open_journal, paired, read_items
+    from workflows.judge import compare, open_judging, paired, read_items
     from workflows.judge.pairwise import STANDARD, question
     from workflows.judge.report import JudgeReport, pair_warnings, source_of, write_judging
     from workflows.provenance import model_facts
@@ -139,10 +144,10 @@ def pair(
         typer.echo(question(*pairs[0], told))
         return
     engine = _engine(model, server, family, concurrency, adapter, device)
-    identity = {"kind": "pair", "instruction": told, "limit": str(limit), **_identity(engine, sources)}
-    with open_journal(out, identity) as journal:
+    identity = {"kind": "pair", "instruction": told, "limit": str(limit), **_sources(sources)}
+    with stop_on_interrupt() as cancel, open_judging(out, identity, engine, overwrite=overwrite) as store:
         with progress_bar("questions", as_json) as report:
-            results, verdicts = compare(engine, pairs, journal, instruction=told, report=report)
+            results, verdicts = compare(engine, pairs, store, instruction=told, report=report, cancel=cancel)
         document = JudgeReport(
             kind="pair", sources=tuple(sources), unmatched=unmatched, model=model_facts(engine.info),
             instruction=told, pair=results, warnings=pair_warnings(results),
@@ -169,6 +174,9 @@ def pair(
             if each is not None:
                 typer.echo(f"  {each}")
         _warn(document)
+    if cancel.is_set():
+        typer.secho("Interrupted. What was answered is kept; repeat the command to go on.", err=True)
+        raise typer.Exit(INTERRUPTED)
     if results.unreached:
         raise typer.Exit(INCOMPLETE)
 
@@ -189,11 +197,12 @@ def rubric(
     adapter: Adapter = None,
     device: Device = "auto",
     limit: Limit = None,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a model score answers by a rubric of yours."""
-    from workflows.judge import Rubric, open_journal, read_items, score
+    from workflows.judge import Rubric, open_judging, read_items, score
     from workflows.judge.report import JudgeReport, rubric_warnings, source_of, write_judging
     from workflows.judge.rubric import question
     from workflows.provenance import model_facts
@@ -209,10 +218,10 @@ def rubric(
         return
     engine = _engine(model, server, family, concurrency, adapter, device)
     told = criteria.model_dump_json()
-    identity = {"kind": "rubric", "rubric": told, "limit": str(limit), **_identity(engine, sources)}
-    with open_journal(out, identity) as journal:
+    identity = {"kind": "rubric", "rubric": told, "limit": str(limit), **_sources(sources)}
+    with stop_on_interrupt() as cancel, open_judging(out, identity, engine, overwrite=overwrite) as store:
         with progress_bar("answers", as_json) as report:
-            results, scored = score(engine, items, criteria, journal, report=report)
+            results, scored = score(engine, items, criteria, store, report=report, cancel=cancel)
         document = JudgeReport(
             kind="rubric", sources=tuple(sources), unmatched=unmatched, model=model_facts(engine.info),
             instruction=told, rubric=results, warnings=rubric_warnings(results),
@@ -228,6 +237,9 @@ def rubric(
             people = "" if each.human is None else f"; people: {each.human}, off by {each.off_by:.2f}"
             typer.echo(f"  {each.name}: {mean}{people}")
         _warn(document)
+    if cancel.is_set():
+        typer.secho("Interrupted. What was answered is kept; repeat the command to go on.", err=True)
+        raise typer.Exit(INTERRUPTED)
     if results.unreached:
         raise typer.Exit(INCOMPLETE)
 
@@ -272,10 +284,8 @@ def _engine(
     return load_engine(options)[0]
 
 
-def _identity(engine: Engine, sources: Any) -> dict[str, str]:
-    info = engine.info
-    answers = json.dumps([source.fingerprint for source in sources])
-    return {"model": f"{info.model} ({info.fingerprint})", "adapter": str(info.adapter), "answers": answers}
+def _sources(sources: list[Source]) -> dict[str, str]:
+    return {"answers": json.dumps([source.fingerprint for source in sources])}
 
 
 def _warn(report: JudgeReport) -> None:

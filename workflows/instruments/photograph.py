@@ -49,6 +49,24 @@ def load_photograph(path: Path) -> Pixels:
         raise PhotographError(f"{path.name} cannot be read as a picture: {error}") from error
 
 
+def photograph_size(path: Path) -> tuple[int, int]:
+    """Width and height in px of the upright photograph, from the head of its file.
+
+    Raises
+    ------
+    PhotographError
+        Not a picture, or damaged.
+    """
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (opened.height, opened.width) if turned else opened.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PhotographError(f"{path.name} cannot be read as a picture: {error}") from error
+
+
 def list_photographs(paths: list[Path]) -> list[Path]:
     """The files of some files and folders, sorted by name within a folder.
 
@@ -77,27 +95,25 @@ class Part:
 
     Attributes
     ----------
-    pixels : uint8 array (height, width, 3)
-    left, top : int
-        Of its first px in the photograph.
-    scale_x, scale_y : float
-        Px of the photograph per px of `pixels`.
+    region : tuple of int
+        x_min, y_min, x_max, y_max in px of the photograph.
+    size : (int, int)
+        Width and height in px of what is shown.
     """
 
-    pixels: Pixels
-    left: int
-    top: int
-    scale_x: float
-    scale_y: float
+    region: tuple[int, int, int, int]
+    size: tuple[int, int]
 
     @classmethod
-    def of(cls, photograph: Pixels, region: Box | None, side: int | None) -> Part:
-        """Cut and resize.
+    def of(cls, size: tuple[int, int], region: Box | None, side: int | None) -> Part:
+        """Choose what is shown.
 
         Parameters
         ----------
+        size : (int, int)
+            Width and height of the photograph in px.
         region : Box, optional
-            In px of the photograph.
+            In px of the photograph; None for all of it.
         side : int, optional
             Length of the longer side that the model is shown; None leaves the size to the model.
 
@@ -106,26 +122,32 @@ class Part:
         PhotographError
             The region lies outside the photograph.
         """
-        import cv2
-
-        height, width, _ = photograph.shape
+        width, height = size
         x0, y0, x1, y1 = (0, 0, width, height) if region is None else (round(v) for v in region)
         if x0 < 0 or y0 < 0 or x1 > width or y1 > height or x1 - x0 < 8 or y1 - y0 < 8:
             raise PhotographError(
                 f"region {x0}, {y0}, {x1}, {y1} does not fit a photograph of {width} x {height} px"
             )
-        cut = photograph[y0:y1, x0:x1]
-        if side is not None and max(cut.shape[:2]) != side:
-            factor = side / max(cut.shape[:2])
-            size = max(8, round(cut.shape[1] * factor)), max(8, round(cut.shape[0] * factor))
-            way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-            cut = np.asarray(cv2.resize(cut, size, interpolation=way), np.uint8)
-        return cls(np.ascontiguousarray(cut), x0, y0, (x1 - x0) / cut.shape[1], (y1 - y0) / cut.shape[0])
+        cut = x1 - x0, y1 - y0
+        if side is not None and max(cut) != side:
+            factor = side / max(cut)
+            return cls((x0, y0, x1, y1), (max(8, round(cut[0] * factor)), max(8, round(cut[1] * factor))))
+        return cls((x0, y0, x1, y1), cut)
+
+    def cut(self, photograph: Pixels) -> Pixels:
+        """What is shown, uint8 (height, width, 3), of the pixels of the photograph."""
+        import cv2
+
+        x0, y0, x1, y1 = self.region
+        pixels = photograph[y0:y1, x0:x1]
+        if self.size != (x1 - x0, y1 - y0):
+            way = cv2.INTER_AREA if self.size[0] < x1 - x0 else cv2.INTER_CUBIC
+            pixels = np.asarray(cv2.resize(pixels, self.size, interpolation=way), np.uint8)
+        return np.ascontiguousarray(pixels)
 
     def in_photograph(self, box: Box) -> Box:
-        """A box in px of the photograph."""
+        """A box in px of the photograph, given one in px of what is shown."""
+        left, top, right, bottom = self.region
+        scale_x, scale_y = (right - left) / self.size[0], (bottom - top) / self.size[1]
         x0, y0, x1, y1 = box
-        return (
-            self.left + x0 * self.scale_x, self.top + y0 * self.scale_y, self.left + x1 * self.scale_x,
-            self.top + y1 * self.scale_y,
-        )  # fmt: skip
+        return left + x0 * scale_x, top + y0 * scale_y, left + x1 * scale_x, top + y1 * scale_y

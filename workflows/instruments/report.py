@@ -18,13 +18,7 @@ from workflows.errors import RunNotFoundError
 from workflows.instruments.values import Reading, ValueStatus
 from workflows.provenance import Facts, ModelFacts
 
-REPORT, TABLE, JOURNAL, SHEET, PICTURES = (
-    "instruments.json",
-    "values.csv",
-    "answers.jsonl",
-    "sheet.yaml",
-    "pictures",
-)
+REPORT, TABLE, SHEET, PICTURES = "instruments.json", "values.csv", "sheet.yaml", "pictures"
 
 
 class PhotographReport(Facts):

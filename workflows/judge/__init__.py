@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workflows.judge.agreement import Agreement, cohen_kappa, fleiss_kappa, spearman
     from workflows.judge.answers import Item, paired, read_items, with_references
-    from workflows.judge.asking import Journal, Judgement, open_journal
+    from workflows.judge.asking import Judgement, open_judging
     from workflows.judge.pairwise import PairResults, Verdict, compare
     from workflows.judge.quantities import compare_quantities, read_quantities
     from workflows.judge.report import JudgeReport
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "agreement": ("Agreement", "cohen_kappa", "fleiss_kappa", "spearman"),
     "answers": ("Item", "paired", "read_items", "with_references"),
-    "asking": ("Journal", "Judgement", "open_journal"),
+    "asking": ("Judgement", "open_judging"),
     "pairwise": ("PairResults", "Verdict", "compare"),
     "quantities": ("compare_quantities", "read_quantities"),
     "report": ("JudgeReport",),
@@ -31,9 +31,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Agreement", "Criterion", "Item", "Journal", "JudgeReport", "Judgement", "PairResults", "Rubric",
+    "Agreement", "Criterion", "Item", "JudgeReport", "Judgement", "PairResults", "Rubric",
     "RubricResults", "TextScores", "Verdict", "cohen_kappa", "compare", "compare_quantities", "fleiss_kappa",
-    "open_journal", "paired", "read_items", "read_quantities", "rouge_l", "score", "score_texts", "spearman",
+    "open_judging", "paired", "read_items", "read_quantities", "rouge_l", "score", "score_texts", "spearman",
     "token_f1", "with_references",
 ]  # fmt: skip
 

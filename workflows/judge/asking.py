@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from qwenvl.answer import Answer, Status
 from qwenvl.engines.base import Engine
 from qwenvl.request import Request
 from qwenvl.subject import Subject
-from workflows.errors import JudgeError, RunLockedError
+from workflows.provenance import ItemsManifest, model_facts, software_versions, utc_now
+from workflows.run.item_store import ItemStore
+from workflows.run.items import Item, run_items
+from workflows.run.writing import writing
 
-JOURNAL, MANIFEST, REPORT = "judgements.jsonl", "manifest.json", "judge.json"
 LONGEST = 18_000
 """Characters of a question to a judge; longer ones are not asked, and never cut."""
 
@@ -45,136 +45,70 @@ class Judgement:
     raw: str = ""
 
 
-class Journal:
-    """The judgements of one folder, by the hash of their question."""
-
-    def __init__(self, file: IO[str], known: dict[str, Judgement]) -> None:
-        self._file, self._known = file, known
-
-    def get(self, key: str) -> Judgement | None:
-        """The judgement of a question, None where it has not been asked."""
-        return self._known.get(key)
-
-    def put(self, key: str, judgement: Judgement) -> None:
-        """Keep a judgement."""
-        row = {"question": key, "status": judgement.status, "text": judgement.text, "value": judgement.value,
-               "raw": judgement.raw}  # fmt: skip
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
-        self._known[key] = judgement
-
-
-@contextmanager
-def open_journal(folder: Path, identity: dict[str, str]) -> Iterator[Journal]:
-    """Open the journal of a judging, or go on with the same one.
-
-    Parameters
-    ----------
-    folder : Path
-        New, empty, or of the same judging.
-    identity : dict
-        What has to be equal for two to be the same: kind, model, answers.
-
-    Raises
-    ------
-    JudgeError
-        The folder holds other files, or another judging.
-    RunLockedError
-        Another process writes there.
-    """
-    manifest = folder / MANIFEST
-    if folder.exists() and not folder.is_dir():
-        raise JudgeError(f"{folder} is a file, and a judging needs a folder. Name another one with -o.")
-    if folder.exists() and any(folder.iterdir()) and not manifest.is_file():
-        raise JudgeError(f"{folder} holds other files. Name an empty or new folder with -o.")
-    if manifest.is_file():
-        earlier = json.loads(manifest.read_text(encoding="utf-8"))
-        other = sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
-        if other:
-            raise JudgeError(
-                f"{folder} holds another judging: {', '.join(other)} differ. Name another folder with -o, or repeat "
-                "the same command to go on."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "judge.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunLockedError(f"Another process is judging into {folder}. Wait until it is done.") from error
-    try:
-        if not manifest.is_file():
-            partial = folder / (MANIFEST + ".partial")
-            partial.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-            partial.replace(manifest)
-        known = _read(folder / JOURNAL)
-        with (folder / JOURNAL).open("a", encoding="utf-8") as file:
-            yield Journal(file, known)
-    finally:
-        lock.release()
-
-
-def _read(path: Path) -> dict[str, Judgement]:
-    """What an earlier process kept; a line that it was killed in is dropped, and asked again."""
-    if not path.is_file():
-        return {}
-    whole, known = b"", {}
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-            known[row["question"]] = Judgement(row["status"], row["text"], row["value"], row["raw"])
-        except (ValueError, KeyError, TypeError):
-            break
-        if not line.endswith(b"\n"):
-            break
-        whole += line
-    if len(whole) != path.stat().st_size:
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(whole)
-        partial.replace(path)
-    return known
-
-
 def ask(
     engine: Engine,
     requests: Sequence[Request],
-    journal: Journal,
+    store: ItemStore,
     *,
     report: Callable[[int, int], None] | None = None,
+    cancel: threading.Event | None = None,
 ) -> list[Judgement]:
-    """Ask every question that the journal does not know yet.
-
-    Questions that got no answer at all are not kept, so that they are asked again next time; a malformed answer is an
-    answer.
+    """Ask every question that the store holds no answer to; a malformed answer is an answer.
 
     Parameters
     ----------
     engine : Engine
     requests : sequence of Request
         Questions without pictures (classify, extract).
-    journal : Journal
+    store : ItemStore
+        Of `open_judging`.
     report : callable, optional
         Called with questions done and questions in all.
+    cancel : threading.Event, optional
+        Once set, nothing more is asked.
 
     Returns
     -------
     list of Judgement
-        One per request.
+        One per request; 'unreached' where it was not asked.
     """
-    found = [journal.get(request.hash) for request in requests]
-    left = [number for number, judgement in enumerate(found) if judgement is None]
-    done = len(requests) - len(left)
-    step = max(1, engine.batch_size(requests[0])) if requests else 1
-    for start in range(0, len(left), step):
-        numbers = left[start : start + step]
-        told = engine.answer_many([Subject()], [requests[number] for number in numbers])
-        for number, answers in zip(numbers, told, strict=True):
-            judgement = found[number] = _judgement(answers[0])
-            if judgement.status != "unreached":
-                journal.put(requests[number].hash, judgement)
-        done += len(numbers)
-        if report is not None:
-            report(done, len(requests))
-    return [judgement or Judgement("unreached") for judgement in found]
+    numbers = store.numbers([request.hash for request in requests])
+    keys = [numbers[request.hash] for request in requests]
+    nothing = Subject()
+    items = [
+        Item(key, lambda: nothing, request) for key, request in dict(zip(keys, requests, strict=True)).items()
+    ]
+    tell = None if report is None else lambda state: report(state.done, state.total)
+    run_items(items, requests[:1], engine, store, on_batch=tell, cancel=cancel, retry_failed=_without_words)
+    answers = store.answers()
+    return [_judgement(answers[key]) if key in answers else Judgement("unreached") for key in keys]
+
+
+def open_judging(
+    folder: Path, asked: Mapping[str, str], engine: Engine, *, overwrite: bool = False
+) -> AbstractContextManager[ItemStore]:
+    """Open the folder of a judging for writing, or go on with the same one.
+
+    Parameters
+    ----------
+    folder : Path
+        New, empty, or of the same judging.
+    asked : mapping
+        What has to be equal for two to be the same, besides the judge: kind, instruction, answers.
+    engine : Engine
+        The judge.
+    overwrite : bool
+        Set another judging found there aside (renamed, not deleted).
+
+    Raises
+    ------
+    RunMismatchError, RunLockedError, ForeignFolderError, StoreError
+    """
+    manifest = ItemsManifest(
+        kind="answers", asked=dict(asked), model=model_facts(engine.info), versions=software_versions(),
+        created=utc_now(),
+    )  # fmt: skip
+    return writing(ItemStore.create(folder, manifest, overwrite=overwrite))
 
 
 def fenced(text: str) -> str:
@@ -187,6 +121,11 @@ def fenced(text: str) -> str:
     while ">" * length in text or "<" * length in text:
         length += 1
     return f"{'<' * length}\n{text}\n{'>' * length}"
+
+
+def _without_words(answer: Answer) -> bool:
+    """Whether the judge was not reached: it is asked again."""
+    return not answer.raw
 
 
 def _judgement(answer: Answer) -> Judgement:

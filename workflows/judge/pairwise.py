@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,9 @@ from qwenvl.request import Generation, Request, Task
 from workflows.errors import JudgeError
 from workflows.judge.agreement import Agreement, cohen_kappa, fleiss_kappa, share
 from workflows.judge.answers import Item
-from workflows.judge.asking import LONGEST, Journal, Judgement, ask, fenced
+from workflows.judge.asking import LONGEST, Judgement, ask, fenced
 from workflows.provenance import Facts
+from workflows.run.item_store import ItemStore
 
 FIRST, SECOND, TIE = "first", "second", "tie"
 VERDICTS = ("a", "b", "tie")
@@ -69,8 +71,9 @@ class Verdict:
 
 
 def compare(
-    engine: Engine, pairs: Sequence[tuple[Item, Item]], journal: Journal, *, instruction: str = STANDARD,
+    engine: Engine, pairs: Sequence[tuple[Item, Item]], store: ItemStore, *, instruction: str = STANDARD,
     seed: int = 0, report: Callable[[int, int], None] | None = None,
+    cancel: threading.Event | None = None,
 ) -> tuple[PairResults, list[Verdict]]:  # fmt: skip
     """Ask a judge about every pair, twice, with the answers in either order.
 
@@ -79,13 +82,16 @@ def compare(
     engine : Engine
     pairs : sequence of (Item, Item)
         Of `workflows.judge.answers.paired`.
-    journal : Journal
+    store : ItemStore
+        Of `open_judging`.
     instruction : str
         What better means.
     seed : int
         Of the bootstrap.
     report : callable, optional
         Called with questions done and questions in all.
+    cancel : threading.Event, optional
+        Once set, nothing more is asked; what is left counts as unreached.
 
     Raises
     ------
@@ -106,7 +112,7 @@ def compare(
         for swapped, text in enumerate(both):
             requests.append(_request(text))
             places.append((number, bool(swapped)))
-    told = dict(zip(places, ask(engine, requests, journal, report=report), strict=True))
+    told = dict(zip(places, ask(engine, requests, store, report=report, cancel=cancel), strict=True))
     verdicts = []
     for number, (one, _) in enumerate(pairs):
         if number in long:

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from workflows._folder import replace_whole
 from workflows.judge.answers import Item
-from workflows.judge.asking import REPORT
 from workflows.judge.pairwise import PairResults
 from workflows.judge.rubric import RubricResults
 from workflows.judge.text import TextScores
 from workflows.provenance import Facts, ModelFacts, software_versions, utc_now
+
+REPORT = "judge.json"
 
 
 class Source(Facts):

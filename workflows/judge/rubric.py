@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from qwenvl.request import Generation, Request, Task
 from workflows.errors import JudgeError
 from workflows.judge.agreement import Agreement, cohen_kappa, spearman
 from workflows.judge.answers import Item
-from workflows.judge.asking import LONGEST, Journal, ask, fenced
+from workflows.judge.asking import LONGEST, ask, fenced
 from workflows.provenance import Facts
+from workflows.run.item_store import ItemStore
 
 
 class Criterion(BaseModel):
@@ -123,8 +125,9 @@ class Scored:
 
 
 def score(
-    engine: Engine, items: Sequence[Item], rubric: Rubric, journal: Journal, *, seed: int = 0,
+    engine: Engine, items: Sequence[Item], rubric: Rubric, store: ItemStore, *, seed: int = 0,
     report: Callable[[int, int], None] | None = None,
+    cancel: threading.Event | None = None,
 ) -> tuple[RubricResults, list[Scored]]:  # fmt: skip
     """Let a judge score every answer.
 
@@ -134,11 +137,14 @@ def score(
     items : sequence of Item
         `human` is a mapping of criterion to number; with one criterion, a number.
     rubric : Rubric
-    journal : Journal
+    store : ItemStore
+        Of `open_judging`.
     seed : int
         Of the bootstrap.
     report : callable, optional
         Called with questions done and questions in all.
+    cancel : threading.Event, optional
+        Once set, nothing more is asked; what is left counts as unreached.
 
     Raises
     ------
@@ -160,7 +166,7 @@ def score(
         )
         for number in asked
     ]
-    told = dict(zip(asked, ask(engine, requests, journal, report=report), strict=True))
+    told = dict(zip(asked, ask(engine, requests, store, report=report, cancel=cancel), strict=True))
     scored = []
     for number, (item, text) in enumerate(zip(items, words, strict=True)):
         judgement = told.get(number)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.engines.base import Engine
-from qwenvl.errors import EngineError, QwenVLError, RequestError, out_of_memory
+from qwenvl.errors import EngineError, QwenVLError
 from qwenvl.request import Request
 from qwenvl.subject import Picture, Subject
+from workflows._rows import StoredAnswer
 from workflows._splitting import Split
 from workflows.errors import WorkflowError
+from workflows.run.questions import ask_questions
 from wsi.errors import SlideError
 from wsi.tile import Tile
 
+Retry = bool | Callable[[Answer], bool]
+"""Whether items that failed in an earlier call are asked again, or which."""
 _MOST_BYTES = 1 << 30
 """Pixels that are handed to an engine in one call, in bytes, besides those of one item."""
 
@@ -60,6 +64,10 @@ class Journal(Protocol):
 
     def failed(self) -> NDArray[np.int64]:
         """Keys of items whose last attempt failed."""
+        ...
+
+    def answer(self, tile: int) -> StoredAnswer | None:
+        """The last answer of an item."""
         ...
 
     def put(self, batch: Sequence[tuple[Tile, Answer]], splits: Sequence[Split] = ()) -> None:
@@ -137,7 +145,7 @@ def run_items(
     no_room: Callable[[Item, Answer], EngineError] | None = None,
     guard: Callable[[], None] | None = None,
     cancel: threading.Event | None = None,
-    retry_failed: bool = True,
+    retry_failed: Retry = True,
     limit: int | None = None,
     batch_size: int | None = None,
     workers: int = 0,
@@ -168,8 +176,8 @@ def run_items(
         Called before a batch is stored; what it raises ends the run, and the batch is not stored.
     cancel : threading.Event, optional
         Once set, nothing more is asked after the batch at hand.
-    retry_failed : bool
-        Ask again about items that failed in an earlier call.
+    retry_failed : bool or callable
+        Ask again about items that failed in an earlier call, or about those of which a callable says so.
     limit : int, optional
         Ask about at most so many items.
     batch_size : int, optional
@@ -216,13 +224,18 @@ class _Runner:
         self.begun = 0.0
 
     def run(
-        self, items: Sequence[Item], *, retry_failed: bool, limit: int | None, size: int, workers: int
+        self,
+        items: Sequence[Item],
+        *,
+        retry_failed: bool | Callable[[Answer], bool],
+        limit: int | None,
+        size: int,
+        workers: int,
     ) -> Asked:
         self.settled = [set(store.finished().tolist()) for store in self.stores]
         self.resumed = sum(all(item.key in known for known in self.settled) for item in items)
-        if not retry_failed:
-            for known, store in zip(self.settled, self.stores, strict=True):
-                known.update(store.failed().tolist())
+        for known, store in zip(self.settled, self.stores, strict=True):
+            known.update(_given_up(store, retry_failed))
         self.begun = time.perf_counter()
         while not self._stopped():
             left = [n for n, item in enumerate(items) if any(item.key not in known for known in self.settled)]
@@ -311,59 +324,12 @@ class _Runner:
         return [self.refine(each.item, answer) for (each, _), answer in zip(cells, answers, strict=True)]
 
 
-Question = tuple[Picture | Subject, Request]
-
-
-def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
-    """Ask all at once; in halves where memory runs out; one by one where the engine raises for another reason."""
-    if not questions:
-        return []
-    try:
-        return _call(engine, questions)
-    except (EngineError, RequestError):
-        raise
-    except Exception as error:
-        name, room = type(error).__name__, not out_of_memory(error)
-    # Outside the except clause, so that the error's frames no longer hold the batch.
-    if len(questions) > 1 and not room:
-        half = len(questions) // 2
-        return [*ask_questions(engine, questions[:half]), *ask_questions(engine, questions[half:])]
-    return [_ask_alone(engine, question, f"asked-alone:{name}") for question in questions]
-
-
-def _ask_alone(engine: Engine, question: Question, note: str) -> Answer:
-    try:
-        answer = _call(engine, [question])[0]
-    except (EngineError, RequestError):
-        raise
-    except Exception as error:
-        notes = (note, OUT_OF_MEMORY) if out_of_memory(error) else (note,)
-        return Answer.failure(f"The model raised {type(error).__name__}: {error}.", notes=notes)
-    return replace(answer, notes=(*answer.notes, note))
-
-
-def _call(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
-    """One answer per question, in as few calls as the engine can take: by request, or all requests at once."""
-    places: dict[int, list[int]] = {}
-    for n, (_, request) in enumerate(questions):
-        places.setdefault(id(request), []).append(n)
-    rows = list(places.values())
-    requests = [questions[row[0]][1] for row in rows]
-    subjects = [[questions[n][0] for n in row] for row in rows]
-    if len({tuple(map(id, row)) for row in subjects}) == 1:
-        told = (
-            engine.answer_many(subjects[0], requests)
-            if len(rows) > 1
-            else [engine.answer(subjects[0], requests[0])]
-        )
-    else:
-        told = [engine.answer(row, request) for row, request in zip(subjects, requests, strict=True)]
-    answers: dict[int, Answer] = {}
-    for row, found in zip(rows, told, strict=True):
-        if len(found) != len(row):
-            raise RuntimeError(f"{len(found)} answers to {len(row)} items")
-        answers |= zip(row, found, strict=True)
-    return [answers[n] for n in range(len(questions))]
+def _given_up(store: Journal, retry: Retry) -> Iterator[int]:
+    """Keys of items that failed and are not asked again."""
+    for key in () if retry is True else store.failed().tolist():
+        stored = store.answer(key) if callable(retry) else None
+        if stored is None or not (callable(retry) and retry(stored.answer)):
+            yield key
 
 
 def load_ahead(items: Iterable[Item], workers: int, ahead: int) -> Generator[_Loaded, None, None]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from workflows.errors import StoreFullError, is_full
-from workflows.store import RunStore
+from workflows.run.journal import Journal
+
+S = TypeVar("S", bound=Journal[Any])
 
 
 @contextmanager
-def writing(store: RunStore) -> Iterator[RunStore]:
+def writing(store: S) -> Iterator[S]:
     """Close a store in the end. A run that fails before its first answer leaves its folder as it was.
 
     Raises

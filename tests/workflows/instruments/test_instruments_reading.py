@@ -17,7 +17,7 @@ from workflows.instruments import Asking, Form, InstrumentReport, Sheet, Truth, 
 from workflows.instruments.errors import PhotographError, SheetError, TruthError
 from workflows.instruments.evaluate import at_least, compare, distance, score
 from workflows.instruments.factory import Factory, make_set
-from workflows.instruments.photograph import Part, load_photograph
+from workflows.instruments.photograph import Part, load_photograph, photograph_size
 from workflows.instruments.picture import save_pictures
 
 SHEET = Sheet.of(
@@ -132,6 +132,7 @@ def test_an_unreadable_photograph_fails_alone_and_an_upright_one_is_turned(made,
     exif[274] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(sideways, exif=exif)
     assert load_photograph(sideways).shape == (30, 20, 3)
+    assert photograph_size(sideways) == (20, 30)
 
 
 def test_a_stopped_batch_goes_on_and_asks_nothing_twice(made, tmp_path):
@@ -140,8 +141,6 @@ def test_a_stopped_batch_goes_on_and_asks_nothing_twice(made, tmp_path):
     first = read(made, tmp_path / "out", engine=engine, cancel=cancel, progress=lambda state: cancel.set())
     assert first.cancelled
     assert len(first.report.photographs) == 4
-    with (tmp_path / "out" / "answers.jsonl").open("a") as stream:
-        stream.write('{"name": "half a li')
     again = read(made, tmp_path / "out", engine=engine)
     assert not again.cancelled
     assert engine.asked == 12
@@ -161,6 +160,34 @@ def test_a_folder_belongs_to_one_sheet_and_model(made, tmp_path):
         read(made, tmp_path / "mine")
 
 
+def test_a_batch_of_an_earlier_version_is_named_and_set_aside(made, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("answers.jsonl", "sheet.yaml"):
+        (out / name).write_text("{}\n")
+    with pytest.raises(RunMismatchError, match=r"earlier version \(answers.jsonl\)"):
+        read(made, out)
+    assert {path.name for path in out.iterdir()} == {"answers.jsonl", "sheet.yaml"}
+    read(made, out, overwrite=True)
+    assert (tmp_path / "out.bak-1" / "answers.jsonl").is_file()
+
+
+def test_other_limits_and_more_photographs_ask_only_what_is_new(made, tmp_path):
+    """What is asked decides what a batch is; limits are looked at when the report is written."""
+    engine, few = KnowingEngine(made), tmp_path / "few"
+    few.mkdir()
+    for path in sorted((made / "photographs").iterdir())[:5]:
+        shutil.copy(path, few)
+    first = read_photographs([few], Asking(SHEET), engine, tmp_path / "out")
+    assert engine.asked == 5
+    tight = read_photographs(
+        [made / "photographs", few], Asking(SHEET, least_score=0.5), engine, tmp_path / "out"
+    )
+    assert engine.asked == 12
+    assert len(tight.report.photographs) == 17
+    assert tight.report.counts["read"] == 0 < first.report.counts["read"]
+
+
 def test_a_limit_on_the_score_takes_values_without_one_away(made, tmp_path):
     report = read(made, tmp_path / "out", least_score=0.5).report
     assert report.counts["read"] == 0
@@ -173,12 +200,12 @@ def test_a_limit_on_the_score_takes_values_without_one_away(made, tmp_path):
 
 def test_regions_are_cut_out_and_boxes_come_back_in_the_photograph():
     picture = np.zeros((100, 200, 3), np.uint8)
-    part = Part.of(picture, (50, 20, 150, 70), 200)
-    assert part.pixels.shape == (100, 200, 3)
+    part = Part.of((200, 100), (50, 20, 150, 70), 200)
+    assert part.cut(picture).shape == (100, 200, 3)
     assert part.in_photograph((0, 0, 200, 100)) == (50, 20, 150, 70)
     assert part.in_photograph((20, 10, 40, 30)) == (60, 25, 70, 35)
     with pytest.raises(PhotographError, match="does not fit"):
-        Part.of(picture, (150, 20, 250, 70), None)
+        Part.of((200, 100), (150, 20, 250, 70), None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from typer.testing import CliRunner
 
 from qwenvl.engines.remote import RemoteEngine
 from workflows.commands import app
-from workflows.errors import JudgeError, RunLockedError
-from workflows.judge import Item, Rubric, compare, open_journal, read_items, score
+from workflows.errors import ForeignFolderError, JudgeError, RunLockedError, RunMismatchError
+from workflows.judge import Item, Rubric, compare, open_judging, read_items, score
 from workflows.judge.pairwise import question
 from workflows.judge.report import pair_warnings, rubric_warnings
 from workflows.judge.rubric import question as rubric_question
@@ -55,8 +57,8 @@ def judged(server: JudgeServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     def run(habit: Any, ask: Any = compare, items: Any = PAIRS, *more: Any, folder: str = "out") -> Any:
         server.habit = habit
-        with open_journal(tmp_path / folder, {"kind": "test"}) as journal:
-            return ask(engine, items, *more, journal)
+        with open_judging(tmp_path / folder, {"kind": "test"}, engine) as store:
+            return ask(engine, items, *more, store)
 
     yield run
     engine.close()
@@ -161,27 +163,46 @@ def test_people_disagree(judged):
         judged(perfect, compare, [(Item("1", "q", "good", human="perhaps"), Item("1", "q", "x"))])
 
 
-def test_a_killed_judging_goes_on(judged, server, tmp_path):
-    judged(perfect, compare, PAIRS[:10])
-    journal = tmp_path / "out" / "judgements.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:7]) + lines[7][:20])  # killed while it wrote
+def test_a_stopped_judging_goes_on_and_malformed_words_stay(judged, server, tmp_path):
+    stop = threading.Event()
+
+    def habit(words: str) -> str:
+        stop.set()
+        return "I like bananas." if "question 0?" in words else perfect(words)
+
+    first, _ = judged(habit, partial(compare, cancel=stop), PAIRS)
+    assert first.malformed == 1
+    assert first.unreached > 0
+    before = len(server.asked)
     server.asked.clear()
-    again, _ = judged(always_first, compare, PAIRS[:10])
-    assert len(server.asked) == 13
-    assert again.pairs == 10
-    assert len(journal.read_text().splitlines()) == 20
+    again, _ = judged(always_first, compare, PAIRS)
+    assert len(server.asked) == 2 * len(PAIRS) - before
+    assert again.malformed == 1, "an answer of the judge is never asked for again"
+    assert again.unreached == 0
 
 
-def test_a_folder_belongs_to_one_judging(tmp_path):
-    with open_journal(tmp_path / "one", {"model": "x"}), pytest.raises(RunLockedError):
-        open_journal(tmp_path / "one", {"model": "x"}).__enter__()
-    with pytest.raises(JudgeError, match="another judging: model differ"):
-        open_journal(tmp_path / "one", {"model": "y"}).__enter__()
+def test_a_folder_belongs_to_one_judging(server, tmp_path):
+    engine = RemoteEngine(server.url, model=NAME)
+
+    def open_(folder: str, **asked: str) -> Any:
+        return open_judging(tmp_path / folder, asked, engine)
+
+    with open_("one", of="x") as store:
+        with pytest.raises(RunLockedError):
+            open_("one", of="x")
+        compare(engine, PAIRS[:1], store)
+    with pytest.raises(RunMismatchError, match=r"of \(there x, asked y\)"):
+        open_("one", of="y")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(JudgeError, match="other files"):
-        open_journal(tmp_path / "other", {"model": "x"}).__enter__()
+    with pytest.raises(ForeignFolderError, match="other files"):
+        open_("other")
+    for name in ("judgements.jsonl", "manifest.json"):
+        (tmp_path / "old" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "old" / name).write_text("{}")
+    with pytest.raises(RunMismatchError, match=r"earlier version \(judgements.jsonl\)"):
+        open_("old")
+    engine.close()
 
 
 def test_scores_of_a_rubric(judged):
@@ -256,7 +277,7 @@ def test_the_commands_end_to_end(server, tmp_path, monkeypatch):
         app, ["judge", "pair", "b.jsonl", "a.jsonl", "-o", "out", "--server", server.url]
     )
     assert other.exit_code == 1
-    assert "another judging" in other.output
+    assert "another run" in other.output
     dry = CliRunner().invoke(app, ["judge", "pair", "a.jsonl", "b.jsonl", "-o", "dry", "--dry-run"])
     assert "9 pairs, 18 questions" in dry.output
     assert not Path("dry").exists()
