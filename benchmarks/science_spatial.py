@@ -163,8 +163,8 @@ def her2st_part(
     from workflows.commands.spatial import print_evaluation
     from workflows.spatial.genes import most_variable, parse_targets
     from workflows.spatial.job import PredictionSettings, evaluate_prediction, predict_section
+    from workflows.spatial.reading import read_section
     from workflows.spatial.samples import FACTS, SampleSettings, write_samples
-    from workflows.spatial.section import read_section
     from workflows.spatial.sections import SectionEntry
 
     her2st = data / "spatial" / "her2st"

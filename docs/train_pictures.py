@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from viewer_pictures import SIZE, pump, shot, wait
 
+from workflows.reviewed import reviewed_objects
+
 LABEL = "pigment"
 SIDE, TILE, MPP = 1536, 256, 0.25
 FIELD = (256, 256, 1280, 1280)
@@ -86,10 +88,10 @@ def review(run: Path, truth: NDArray[np.float64]) -> tuple[int, int, int]:
     from workflows.store import RunStore
 
     with RunStore.open(run) as store, Reviews.open(run) as reviews:
-        state = store.reviewed_objects().state
+        state = reviewed_objects(store).state
         if state.any():
             return int((state == 1).sum()), int((state == 2).sum()), int((state == 3).sum())
-        found, tiles = store.reviewed_objects(), store.tiles()
+        found, tiles = reviewed_objects(store), store.tiles()
         field = [tiles[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")]
         truth = inside(truth, (field[0].min(), field[1].min(), field[2].max(), field[3].max()))
         overlaps = iou_matrix(found.box, truth) if len(found) else np.zeros((0, len(truth)))

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_qwenvl._widgets import small_table, while_alive
 from napari_qwenvl.frame import look_at
 from napari_qwenvl.running import in_background, running_of
+from workflows.reviewed import reviewed_objects
 
 _UNKNOWN = 0.5
 """Doubt about an object without a score."""
@@ -69,7 +70,7 @@ def uncertain_tiles(folder: Path, most: int = _MOST) -> list[Doubt]:
     from workflows.store import RunStore
 
     with RunStore.open(folder) as store:
-        reviewed, tiles = store.reviewed_objects(), store.tiles()
+        reviewed, tiles = reviewed_objects(store), store.tiles()
         statuses = {answer.tile: answer.answer.status.value for answer in store.iter_answers()}
     cores = np.array(
         [[float(row[f"core_{edge}"]) for edge in ("x0", "y0", "x1", "y1")] for row in tiles], float

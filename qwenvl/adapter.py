@@ -9,7 +9,7 @@ import hashlib
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenvl.adapter_base import KeptBase, base_digest
 from qwenvl.adapter_card import CARD, AdapterCard, read_card
@@ -21,9 +21,11 @@ from qwenvl.adapter_files import (
     read_weights,
     require_adapter,
 )
-from qwenvl.checkpoint import Checkpoint
 from qwenvl.checkpoint_files import fingerprint
 from qwenvl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from qwenvl.checkpoint import Checkpoint
 
 
 def adapter_hash(folder: Path) -> str:

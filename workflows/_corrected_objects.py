@@ -16,7 +16,7 @@ from workflows._rows import ObjectColumns
 from workflows.export.objects import namer
 from workflows.merged import iter_merged
 from workflows.review import Action, Box, Change
-from workflows.reviewed import ITEM_BITS, State
+from workflows.reviewed import ITEM_BITS, State, reviewed_objects
 from workflows.store import RunStore
 
 _AGREE = 0.5
@@ -118,7 +118,7 @@ class KnownObjects:
 
 
 def _standing(store: RunStore) -> Iterator[tuple[str, Change]]:
-    reviewed = store.reviewed_objects()
+    reviewed = reviewed_objects(store)
     manifest = store.manifest
     for row in np.flatnonzero(reviewed.kept).tolist():
         key = int(reviewed.key[row])

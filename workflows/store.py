@@ -32,7 +32,6 @@ from workflows.run.journal import Journal
 
 if TYPE_CHECKING:
     from workflows.review import Decision
-    from workflows.reviewed import ReviewedObjects
 
 _LABELS_OF = "SELECT DISTINCT label FROM objects WHERE tile = ?"
 
@@ -277,12 +276,6 @@ class RunStore(Journal[Manifest]):
 
         with named_errors(self._path):
             return read_decisions(self._connection, since)
-
-    def reviewed_objects(self) -> ReviewedObjects:
-        """The merged objects as reviewers left them, with those they drew; see `workflows.reviewed`."""
-        from workflows.reviewed import reviewed_objects
-
-        return reviewed_objects(self)
 
 
 def _fill(tiles: NDArray[np.void], connection: sqlite3.Connection) -> int:

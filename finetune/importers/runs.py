@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.errors import LabelFileError
 from finetune.importers.found import Found, FoundArea, Imported
+from workflows.reviewed import reviewed_objects
 from workflows.store import RunStore
 
 
@@ -33,7 +34,7 @@ def read(path: Path) -> Imported:
             raise LabelFileError(
                 f"{path} has no reviews; open it in the viewer, accept, correct and draw objects, and come back"
             )
-        reviewed, slide, tiles = store.reviewed_objects(), store.manifest.slide.path, store.tiles()
+        reviewed, slide, tiles = reviewed_objects(store), store.manifest.slide.path, store.tiles()
         complete = {answer.tile for answer in store.iter_answers() if answer.answer.status.complete}
     found = tuple(
         Found(

@@ -17,7 +17,7 @@ from qtpy.QtCore import Qt
 
 from napari_qwenvl.ask import AskPanel
 from napari_qwenvl.results import ResultsPanel
-from workflows.reviewed import State
+from workflows.reviewed import State, reviewed_objects
 from workflows.store import RunStore
 from wsi.synthetic import Scene, write_slide
 
@@ -113,7 +113,7 @@ def test_a_session_of_work(open_viewer, qtbot, slide):
         click(qtbot, ask.run)
     assert session.folder == folder
     with RunStore.open(folder) as store:
-        expected = len(store.reviewed_objects())
+        expected = len(reviewed_objects(store))
         assert len(store.finished()) == tiles
         assert store.attempts() == tiles, "a tile was asked twice"
     qtbot.waitUntil(lambda: len(session.overlay) == expected, timeout=LONG_MS)
@@ -201,7 +201,7 @@ def test_a_run_on_the_command_line_is_watched_and_reviewed_meanwhile(open_viewer
         process.kill()
         process.wait()
     with RunStore.open(folder) as store:
-        expected = store.reviewed_objects()
+        expected = reviewed_objects(store)
     qtbot.waitUntil(lambda: len(session.overlay) == len(expected), timeout=LONG_MS)
     qtbot.waitUntil(lambda: (session.overlay.objects.state == State.REJECTED).sum() == 1, timeout=LONG_MS)
     row = int(np.flatnonzero(session.overlay.objects.state == State.REJECTED)[0])

@@ -16,7 +16,7 @@ from qwenvl.answer import Status
 from qwenvl.request import Request
 from workflows.errors import RunNotFoundError
 from workflows.review import Action, Reviews, Verdict
-from workflows.reviewed import State
+from workflows.reviewed import State, reviewed_objects
 from workflows.store import RunStore
 
 
@@ -47,7 +47,7 @@ def session(viewer, slide, tmp_path):
 
 def test_an_opened_run_shows_its_merged_objects_over_its_slide(session):
     with RunStore.open(session.folder) as store:
-        expected = store.reviewed_objects()
+        expected = reviewed_objects(store)
     objects = session.overlay.objects
     assert np.array_equal(np.sort(objects.key), np.sort(expected.key))
     assert len(objects) > 6

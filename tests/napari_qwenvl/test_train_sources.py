@@ -18,6 +18,7 @@ from napari_qwenvl.train_queue import uncertain_tiles
 from napari_qwenvl.train_recipe import Fields, clean_name, free_name, recipe, tile_of, write_training
 from napari_qwenvl.train_sources import LayerSource, RunSource, layer_source, whole_slide
 from workflows.review import Action, Change, Reviews, Verdict, object_name
+from workflows.reviewed import reviewed_objects
 from workflows.store import RunStore
 from wsi import open_slide
 
@@ -38,7 +39,7 @@ def runs(slides, tmp_path):
 def decide(folder, verdicts=None, *, all_of=None, keep_open=0):
     """Decide about the objects of a run: by row, or all alike but the last `keep_open`."""
     with RunStore.open(folder) as store, Reviews.open(folder, who="ada") as reviews:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         changes = []
         for row in range(len(found) - keep_open):
             verdict = all_of or (verdicts or {}).get(row)
@@ -299,7 +300,7 @@ def test_tiles_with_most_doubt_come_first_and_reviewed_ones_not_at_all(slides, t
     assert before[0].status == "failed"  # nothing is known about it
     assert [each.doubt for each in before[1:]] == sorted((each.doubt for each in before[1:]), reverse=True)
     with RunStore.open(run) as store:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
     for each in before:
         x0, y0, x1, y1 = each.rect
         centre = (found.box[:, :2] + found.box[:, 2:]) / 2

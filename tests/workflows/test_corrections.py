@@ -18,7 +18,7 @@ from qwenvl.request import Request
 from workflows.corrections import CorrectionsError, read_corrections
 from workflows.export.geojson import export_geojson
 from workflows.review import Action, Change, Reviews, Verdict, object_name
-from workflows.reviewed import State
+from workflows.reviewed import State, reviewed_objects
 from workflows.slide_run import run_slide
 from workflows.store import RunStore
 
@@ -42,7 +42,7 @@ def write(path: Path, features: Any, head: Any = None) -> Path:
 
 def objects(run: Path) -> Any:
     with RunStore.open(run) as store:
-        return store.reviewed_objects()
+        return reviewed_objects(store)
 
 
 def renamed(features: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def test_another_run_brings_decisions_and_no_objects(slide, detect, run, tmp_pat
     other = detect.model_copy(update={"labels": ("cyst", "tumour"), "max_objects": 7})
     run_slide(slide, other, Other(), tmp_path / "other", overview=False)
     with RunStore.open(tmp_path / "other") as store, Reviews.open(tmp_path / "other", "ada") as reviews:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         key = int(found.key[0])
         tile, item = key >> 20, key & (1 << 20) - 1
         box = tuple(found.box[0].tolist())
@@ -210,7 +210,7 @@ def test_decisions_made_since_outlive_an_older_file(run, tmp_path):
     features = exported(run, path)
     os.utime(path, (0, 0))
     with RunStore.open(run) as store, Reviews.open(run, "ada") as reviews:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         key = int(found.key[0])
         box, label = tuple(found.box[0].tolist()), found.labels[found.label[0]]
         name = object_name(store.manifest, key >> 20, key & (1 << 20) - 1)

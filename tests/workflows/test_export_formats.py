@@ -27,6 +27,7 @@ from workflows.export import (
 )
 from workflows.export.omezarr import _known_mean
 from workflows.review import Action, Change, Reviews, Verdict, new_object_name, object_name
+from workflows.reviewed import reviewed_objects
 from workflows.slide_run import run_slide
 from workflows.store import RunStore
 
@@ -471,7 +472,7 @@ def test_coco_points_and_wrong_tasks(points: Path, scored: Path, tmp_path: Path)
 
 def test_reviews_reach_every_export(planted: Path, tmp_path: Path) -> None:
     with RunStore.open(planted) as store, Reviews.open(planted, "ada") as reviews:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         for row in range(len(found)):
             label = found.labels[found.label[row]]
             tile, item, box = int(found.key[row]) >> 20, int(found.key[row]) & 0xFFFFF, tuple(found.box[row])

@@ -26,6 +26,7 @@ from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
 from workflows.corrections import read_corrections
 from workflows.provenance import SlideFacts
 from workflows.report import Report
+from workflows.reviewed import reviewed_objects
 from workflows.store import RunStore
 from workflows.thresholds import thresholds
 from wsi import SlideFrames, open_slide
@@ -161,7 +162,7 @@ def test_a_correction_lands_on_the_pixels_that_were_drawn_on(run: Path, slide: P
     path = annotations(tmp_path / "drawn.geojson", (x, y, x + DOT, y + DOT))
     assert read_corrections(run, path, frame="qupath").added == 1
     with RunStore.open(run) as store:
-        x0, y0, x1, y1 = (round(edge) for edge in store.reviewed_objects().box[-1])
+        x0, y0, x1, y1 = (round(edge) for edge in reviewed_objects(store).box[-1])
     with open_slide(slide) as opened:
         assert opened.read(x0, y0, x1 - x0, y1 - y0).max() == 20
 

@@ -17,7 +17,7 @@ from workflows.corrections import CorrectionsError, read_corrections
 from workflows.errors import RunNotFoundError
 from workflows.export.geojson import export_geojson
 from workflows.review import Action, Change, Ledger, Reviews, Verdict, new_object_name, object_name
-from workflows.reviewed import Conflict, State, apply_reviews
+from workflows.reviewed import Conflict, State, apply_reviews, reviewed_objects
 from workflows.slide_run import run_slide
 from workflows.store import RunStore
 
@@ -30,7 +30,7 @@ def run(slide: MemorySlide, detect: Request, tmp_path):
 
 
 def change_of(store, row, verdict=Verdict.ACCEPTED, action=Action.ACCEPT, **changes):
-    found = store.reviewed_objects()
+    found = reviewed_objects(store)
     key = int(found.key[row])
     tile, item, label = key >> 20, key & (1 << 20) - 1, found.labels[found.label[row]]
     box = tuple(found.box[row].tolist())
@@ -48,7 +48,7 @@ def drawn(label="vessel", box=(5.0, 6.0, 25.0, 30.0)):
 
 def test_a_run_without_reviews_is_as_it_was(run):
     with RunStore.open(run) as store:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         assert store.reviews() == []
         assert len(found) > 3
         assert not found.state.any()
@@ -63,7 +63,7 @@ def test_decisions_are_kept_with_who_and_when_and_leave_the_answers_alone(run):
         reviews.decide([change_of(store, 2, Verdict.EDITED, Action.RELABEL, label="plasma cell")])
         reviews.decide([drawn()], note="by hand")
     with RunStore.open(run) as store:
-        rows, found = store.reviews(), store.reviewed_objects()
+        rows, found = store.reviews(), reviewed_objects(store)
         assert [row.action for row in rows] == ["accept", "reject", "relabel", "add"]
         assert {row.who for row in rows} == {"ada"}
         assert rows[0].time.startswith("20")
@@ -90,15 +90,15 @@ def test_undo_and_redo_reach_back_to_the_start_and_outlive_the_program(run):
         reviews.decide(both)
     with RunStore.open(run) as store, Reviews.open(run, "ada") as reviews:
         assert set(reviews.undo()) == {change.object for change in both}
-        assert store.reviewed_objects().state[:3].tolist() == [1, 1, 1]
+        assert reviewed_objects(store).state[:3].tolist() == [1, 1, 1]
         for _ in range(3):
             assert reviews.undo()
         assert reviews.undo() == []
-        assert not store.reviewed_objects().state.any()
+        assert not reviewed_objects(store).state.any()
         for _ in range(4):
             assert reviews.redo()
         assert reviews.redo() == []
-        assert store.reviewed_objects().state[:3].tolist() == [2, 2, 1]
+        assert reviewed_objects(store).state[:3].tolist() == [2, 2, 1]
         reviews.undo()
         reviews.decide([drawn()])
         assert reviews.redo() == []
@@ -109,7 +109,7 @@ def test_each_reviewer_undoes_own_steps(run):
         ada.decide([change_of(store, 0)])
         grace.decide([change_of(store, 1)])
         assert ada.undo() == [change_of(store, 0).object]
-        assert store.reviewed_objects().state[:2].tolist() == [0, 1]
+        assert reviewed_objects(store).state[:2].tolist() == [0, 1]
         assert ada.undo() == []
         assert grace.refresh()
         assert grace.undo() == [change_of(store, 1).object]
@@ -127,7 +127,7 @@ def test_the_journal_only_grows(run):
 def test_reviews_are_written_while_another_process_writes_the_run(run):
     with RunStore.open(run, readonly=False) as store, Reviews.open(run, "ada") as reviews:
         reviews.decide([change_of(store, 0)])
-        assert store.reviewed_objects().state[0] == State.ACCEPTED
+        assert reviewed_objects(store).state[0] == State.ACCEPTED
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -139,11 +139,11 @@ def test_a_run_that_goes_on_keeps_its_reviews(slide, detect, tmp_path):
     folder = tmp_path / "run"
     run_slide(slide, detect, CountingEngine(), folder, overview=False, limit=6)
     with RunStore.open(folder) as store, Reviews.open(folder, "ada") as reviews:
-        seen = store.reviewed_objects()
+        seen = reviewed_objects(store)
         reviews.decide([change_of(store, row) for row in range(len(seen))])
     run_slide(slide, detect, CountingEngine(), folder, overview=False)
     with RunStore.open(folder) as store:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         assert len(found) > len(seen)
         assert len(found.lost) + len(found.decisions) >= len(seen) - (found.conflict == Conflict.GROWN).sum()
         for row, decision in found.decisions.items():
@@ -254,7 +254,7 @@ def test_a_run_asked_again_by_an_unsteady_model_moves_no_decision(slide, detect,
             if number == 0:
                 first = change_of(store, 0)
             reviews.decide([first])
-            found = store.reviewed_objects()
+            found = reviewed_objects(store)
             states.append([(int(found.box[i][0]), int(found.state[i])) for i in range(len(found))])
     assert sorted(states[0]) == sorted(states[1])
 
@@ -275,10 +275,10 @@ def test_a_round_trip_through_qupath_changes_nothing(run, tmp_path):
         reviews.decide([change_of(store, 1, Verdict.REJECTED, Action.REJECT)])
         reviews.decide([change_of(store, 2, Verdict.EDITED, Action.RELABEL, label="plasma cell")])
         reviews.decide([drawn()])
-        before = store.reviewed_objects()
+        before = reviewed_objects(store)
         export_geojson(run, tmp_path / "out.geojson")
         made = read_corrections(run, tmp_path / "out.geojson")
-        after = store.reviewed_objects()
+        after = reviewed_objects(store)
         assert len(store.reviews()) == 4
     assert made.same == before.kept.sum()
     assert str(made) == f"{before.kept.sum()} unchanged"
@@ -307,9 +307,9 @@ def test_what_was_changed_in_qupath_becomes_one_step(run, tmp_path):
 
     qupath_edit(path, edit)
     with RunStore.open(run) as store:
-        before = store.reviewed_objects()
+        before = reviewed_objects(store)
         made = read_corrections(run, path, who="ada", reject_missing=True)
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
         assert (made.relabelled, made.reshaped, made.rejected, made.added, made.unclassified) == (
             1,
             1,
@@ -325,7 +325,7 @@ def test_what_was_changed_in_qupath_becomes_one_step(run, tmp_path):
         assert again.relabelled + again.reshaped + again.added + again.rejected == 0
         with Reviews.open(run, "ada") as reviews:
             reviews.undo()
-        assert not store.reviewed_objects().state.any()
+        assert not reviewed_objects(store).state.any()
 
 
 def test_corrections_in_another_copy_of_the_run_are_taken_over(slide, detect, tmp_path):
@@ -333,12 +333,12 @@ def test_corrections_in_another_copy_of_the_run_are_taken_over(slide, detect, tm
         run_slide(slide, detect, CountingEngine(), tmp_path / name, overview=False)
     with RunStore.open(tmp_path / "there") as store, Reviews.open(tmp_path / "there", "grace") as reviews:
         reviews.decide([change_of(store, 0), change_of(store, 1, Verdict.EDITED, Action.RELABEL, label="x")])
-        expected = store.reviewed_objects()
+        expected = reviewed_objects(store)
     export_geojson(tmp_path / "there", tmp_path / "there.geojson.gz")
     made = read_corrections(tmp_path / "here", tmp_path / "there.geojson.gz")
     assert (made.accepted, made.relabelled) == (1, 1)
     with RunStore.open(tmp_path / "here") as store:
-        found = store.reviewed_objects()
+        found = reviewed_objects(store)
     assert np.array_equal(found.state, expected.state)
     assert found.labels[found.label[1]] == "x"
 

@@ -351,7 +351,7 @@ def _entry(
 
 def _targets(genes: str | None, number: int | None, train: Sequence[SectionEntry]) -> tuple[Target, ...]:
     from workflows.spatial.genes import most_variable, parse_targets, without_empty
-    from workflows.spatial.section import read_section
+    from workflows.spatial.reading import read_section
 
     if (genes is None) == (number is None):
         stop("Say which genes: --genes ERBB2,CD74 or --most-variable 20.", USAGE)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from workflows._rows import ObjectColumns, concatenate
 from workflows.colours import RGBColour, label_colours
 from workflows.merged import iter_merged
-from workflows.reviewed import ITEM_BITS, ReviewedObjects
+from workflows.reviewed import ITEM_BITS, ReviewedObjects, reviewed_objects
 from workflows.store import RunStore
 
 _PART = 8_192
@@ -84,7 +84,7 @@ class RunObjects:
     def __init__(self, store: RunStore) -> None:
         store.verify()
         self.store = store
-        self._reviewed = store.reviewed_objects() if store.reviews() else None
+        self._reviewed = reviewed_objects(store) if store.reviews() else None
         self.labels = store.labels if self._reviewed is None else self._reviewed.labels
         self.colours: dict[str, RGBColour] = label_colours(self.labels)
         self.id_of = namer(store.manifest.run_id)

@@ -15,7 +15,8 @@ from workflows.errors import SpatialError
 from workflows.provenance import plain_json
 from workflows.spatial.fit import COVERED, Fit, check_fit
 from workflows.spatial.genes import without_empty
-from workflows.spatial.section import LATTICE, PLACES, Section, read_section
+from workflows.spatial.reading import read_section
+from workflows.spatial.section import LATTICE, PLACES, Section
 from workflows.spatial.st import SPOT_SHARE
 from workflows.spatial.visium import VISIUM_PITCH_UM
 from wsi.slide import Slide

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -37,6 +37,10 @@ class OpenOptions:
     colour: str = "stored"
 
 
+Reopen = Callable[[str, OpenOptions], "OpenedSlide"]
+"""Opens a path again as it was opened before. Pickle calls it, so that it must have a name to be imported by."""
+
+
 class OpenedSlide(Slide):
     """A slide over any `Source`.
 
@@ -52,8 +56,8 @@ class OpenedSlide(Slide):
     description: Description
     options: Mapping[str, str]
 
-    def __init__(self, source: Source, options: OpenOptions) -> None:
-        self._source = source
+    def __init__(self, source: Source, options: OpenOptions, again: Reopen) -> None:
+        self._source, self._again = source, again
         self.path = source.path
         self.reader = source.name
         self._turn = source.description.orientation
@@ -142,9 +146,7 @@ class OpenedSlide(Slide):
         return self._source.read_shrunk(x, y, width, height, level, plane.t, plane.z, factor)
 
     def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
-        from wsi.readers.registry import reopen
-
-        return reopen, (str(self.path.absolute()), self._options)
+        return self._again, (str(self.path.absolute()), self._options)
 
     @property
     def layout(self) -> Layout:
@@ -168,11 +170,11 @@ class OpenedSlide(Slide):
 
     def on_plane(self, plane: Plane) -> OpenedSlide:
         """Another plane of the same file, through the same handles, with the channel ranges of this one."""
-        return OpenedSlide(self._source, replace(self._options, plane=plane))
+        return OpenedSlide(self._source, replace(self._options, plane=plane), self._again)
 
     def in_colour(self, colour: str) -> OpenedSlide:
         """The same slide with 'stored' or 'srgb' colours, through the same handles. Raises ColourError."""
-        return OpenedSlide(self._source, replace(self._options, colour=colour))
+        return OpenedSlide(self._source, replace(self._options, colour=colour), self._again)
 
     @cached_property
     def fingerprint(self) -> str:

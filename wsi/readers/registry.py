@@ -111,7 +111,7 @@ def _open(path: Path, options: OpenOptions) -> OpenedSlide:
     if isinstance(source, DicomSource):  # its path is a file of the one slide that was chosen
         options = replace(options, series=None)
     try:
-        return OpenedSlide(source, options)
+        return OpenedSlide(source, options, reopen)
     except SlideError:
         source.close()
         raise

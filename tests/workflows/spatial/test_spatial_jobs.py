@@ -19,6 +19,7 @@ from qwenvl.cli import load_commands
 from qwenvl.description import describe_checkpoint
 from qwenvl.writing import Writer
 from workflows.errors import ExportExistsError, ForeignFolderError, RunMismatchError, SpatialError
+from workflows.reviewed import reviewed_objects
 from workflows.spatial.genes import parse_targets
 from workflows.spatial.job import PredictionSettings, evaluate_prediction, predict_section
 from workflows.spatial.predict import ANSWERS, LOCATED, slug
@@ -194,7 +195,7 @@ def test_regions_that_the_model_locates_are_a_run_of_their_own_and_are_scored(en
     result = predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "p", replace(ASKED, locate=True))
     assert result.facts["located"] == ["DARK1", "LIGHT1"]
     with RunStore.open(tmp_path / "p" / LOCATED / "DARK1") as store:
-        boxes = store.reviewed_objects().box
+        boxes = reviewed_objects(store).box
         assert store.manifest.request.labels == ("high DARK1",)
     assert len(boxes)
     assert boxes[:, 0].min() < 200

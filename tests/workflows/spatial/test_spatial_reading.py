@@ -14,7 +14,7 @@ from spatial_files import GENES, PITCH0, VisiumFolder, lattice, planted_counts, 
 
 from workflows.errors import SpatialError
 from workflows.spatial.fit import check_fit
-from workflows.spatial.section import read_section
+from workflows.spatial.reading import read_section
 from workflows.spatial.sections import SectionEntry, lay_places, opened
 from wsi import TissueMask, open_slide
 

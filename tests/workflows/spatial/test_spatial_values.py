@@ -15,9 +15,10 @@ from workflows.spatial.baseline import Ridge, picture_features, shuffled_within
 from workflows.spatial.evaluate import correlation, rank_correlation, score_section, shuffled_control
 from workflows.spatial.genes import Target, expression, find_genes, most_variable, parse_targets
 from workflows.spatial.questions import Scale, region_question, spot_question, spot_tiles
+from workflows.spatial.reading import read_section
 from workflows.spatial.regions import Level, join_regions, otsu, smooth
 from workflows.spatial.samples import boxes_in_tile, part_spots
-from workflows.spatial.section import pitch_of, read_section
+from workflows.spatial.section import pitch_of
 from wsi import Tile, open_slide
 
 SQUARE = np.array([(x * 10.0, y * 10.0) for y in range(6) for x in range(8)])
