@@ -25,17 +25,18 @@ from numpy.typing import NDArray
 # `finetune` is the package of that name, not the script beside this one.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
-from finetune.pretrain.config import PoolConfig, real_folder
-from finetune.pretrain.data import window
-from finetune.pretrain.metrics import BoxTally, iou_matrix
-from finetune.pretrain.phrasings import FINDING_NAMES, PRESENCE
-from finetune.pretrain.real import RealNuclei
-from finetune.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
-from finetune.pretrain.word_tasks import truths
+from finetune.metrics import iou_matrix
 from qwenvl.agreement import auroc
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request, Task
+from recipes.pretrain.config import PoolConfig, real_folder
+from recipes.pretrain.data import window
+from recipes.pretrain.metrics import BoxTally
+from recipes.pretrain.phrasings import FINDING_NAMES, PRESENCE
+from recipes.pretrain.real import RealNuclei
+from recipes.pretrain.tiles import CLASSES, TISSUES, LabelledTile, from_field
+from recipes.pretrain.word_tasks import truths
 from wsi.synthetic import sample_field
 
 FIRST_SEED = 500_000

@@ -183,11 +183,11 @@ def checkpoint_folder(spare: Path) -> Path:
     """The embedded checkpoint, or a random one of the same geometry."""
     if (EMBEDDED_FOLDER / "config.json").is_file() and any(EMBEDDED_FOLDER.glob("*.safetensors")):
         return EMBEDDED_FOLDER
-    from finetune.pretrain.config import PretrainConfig
-    from finetune.pretrain.export import export_checkpoint
-    from finetune.pretrain.model import build_model
-    from finetune.pretrain.tasks import corpus
-    from finetune.pretrain.tokenizer import TextCodec, build_tokenizer
+    from recipes.pretrain.config import PretrainConfig
+    from recipes.pretrain.export import export_checkpoint
+    from recipes.pretrain.model import build_model
+    from recipes.pretrain.tasks import corpus
+    from recipes.pretrain.tokenizer import TextCodec, build_tokenizer
 
     config = PretrainConfig()
     codec = TextCodec(build_tokenizer(corpus(config.seed)))

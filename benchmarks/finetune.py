@@ -30,19 +30,18 @@ import numpy as np
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
 from finetune.build import BuildOptions, build_dataset, split_dataset
-from finetune.config import FinetuneConfig
 from finetune.cutting import Cutter, TileSpec
 from finetune.evaluate import Exam
 from finetune.label_source import TileReader, validation_cuts
 from finetune.metrics import Score
-from finetune.pretrain.config import PoolConfig, real_folder
-from finetune.pretrain.real import RealNuclei
 from finetune.samples import Dataset
-from finetune.train import finetune
 from qwenvl.checkpoint import find_checkpoint, load_checkpoint
 from qwenvl.description import fingerprint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request
+from recipes.pretrain.config import PoolConfig, real_folder
+from recipes.pretrain.real import RealNuclei
+from recipes.training import SmallModelConfig, finetune
 from wsi.synthetic import CLASSES, sample_field
 from wsi.synthetic.pigment import plant_pigment
 
@@ -185,14 +184,15 @@ def recipe(
     distil: float = 0.7,
 ) -> Any:
     """One recipe for a table; what an adapter is measured by is the benchmark's own."""
-    return FinetuneConfig.model_validate(
+    return SmallModelConfig.model_validate(
         {
             "dataset": dataset, "out": out, "base": "embedded", "device": "cpu", "tile": tile,
             "augment": {"colour": 1.0, "pool": min(2400, 4 * steps)}, "max_objects": 40, "max_new_tokens": 320,
             "around_share": 0.3, "lora": {"rank": 32, "targets": "language", "merger": True},
             "train": {
                 "steps": steps, "batch": 8, "learning_rate": 1.5e-3, "save_every": 100,
-                "soft_coordinates": 3, "jitter": 12, "label_weight": 2, "bfloat16": True, "keep_features": 2048,
+                "soft_coordinates": 3, "coordinate_noise": 12, "label_weight": 2, "bfloat16": True,
+                "keep_features": 2048,
             },
             "evaluate": {"tiles": 1, "base": False},
             "replay": {"share": share, "sources": sources, "distil": distil},
@@ -294,7 +294,7 @@ def planted(out: Path, steps: int, tiles: int, held: int) -> list[str]:
     before_new, before_old = new.score(None), old.score(None)
     sources = [
         {"name": "old classes", "kind": "dataset", "path": fields, "held_out": 0, "tile": tile},
-        {"name": "factory", "kind": "factory", "held_out": 0, "tile": tile, "share": 0.2},
+        {"name": "factory", "kind": "pretraining", "held_out": 0, "tile": tile, "share": 0.2},
     ]
     config = recipe(pigment, out / f"run-pigment-{steps}", tile, steps, PLANTED_REPLAY, sources, distil=0.9)
     start = time.perf_counter()

@@ -26,17 +26,15 @@ from rich.table import Table
 # `finetune` is the package of that name, not the script beside this one.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
-from finetune.config import FinetuneConfig
-from finetune.train import finetune
 from qwenvl.description import describe_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.writing import Writer
-from workflows.instruments import Asking, Form, Sheet, Truth, read_photographs
-from workflows.instruments.asking import DISPLAY_UNITS
+from recipes.instruments import TRAINING_SEED, Factory, make_set
+from recipes.instruments.characters import CHARACTERS, DISPLAY_UNITS, GLYPHS
+from recipes.instruments.samples import write_character_samples
+from recipes.training import SmallModelConfig, finetune
+from workflows.instruments import Asking, Sheet, Truth, read_photographs
 from workflows.instruments.evaluate import ReadingScore, compare, score
-from workflows.instruments.factory import TRAINING_SEED, Factory, make_set
-from workflows.instruments.samples import write_samples
-from workflows.instruments.spotted import GLYPHS
 
 INSTRUMENT = 5
 """Three displays: humidity, temperature, acidity."""
@@ -65,11 +63,13 @@ def train(work: Path, *, photographs: int, steps: int) -> Path:
     if not (work / "train.jsonl").is_file():
         make_set(work / "training", ONE, photographs, TRAINING_SEED, overwrite=True)
         described = describe_checkpoint("embedded")
-        write_samples(
-            [work / "training"], work / "train.jsonl", form=Form.CHARACTERS, writer=Writer.of(described),
+        write_character_samples(
+            [work / "training"],
+            work / "train.jsonl",
+            writer=Writer.of(described),
             processor=described.processor,
-        )  # fmt: skip
-    config = FinetuneConfig.model_validate(
+        )
+    config = SmallModelConfig.model_validate(
         {
             "conversations": work / "train.jsonl", "out": work / "run", "labels": (*GLYPHS, *DISPLAY_UNITS),
             "max_new_tokens": 400, "lora": {"targets": "everything", "rank": 32}, "replay": {"share": 0.0},
@@ -87,7 +87,7 @@ def train(work: Path, *, photographs: int, steps: int) -> Path:
 def measure(work: Path, name: str, made: Path, sheet: Sheet, adapter: Path | None) -> ReadingScore:
     """Read a set of photographs and compare the readings with the truth."""
     engine = LocalEngine.load("embedded", adapter=adapter)
-    asking = Asking(sheet, Form.CHARACTERS, max_new_tokens=400)
+    asking = Asking(sheet, CHARACTERS, max_new_tokens=400)
     report = read_photographs([made / "photographs"], asking, engine, work / name, overwrite=True).report
     rows = compare(report, Truth.read(made))
     return score(rows, report)

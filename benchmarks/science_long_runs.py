@@ -108,8 +108,8 @@ def _tenth(points: Any, which: int) -> float:
 
 def planted(name: str, engine: Any, pictures: list[Any], most: int) -> tuple[int, int]:
     """Part 2 for one model: answers, and how many left their format."""
-    from qwenvl.planted import HARMLESS, INSTRUCTIONS, LABELS, in_picture, left_format
     from qwenvl.request import Request
+    from recipes.planted import HARMLESS, INSTRUCTIONS, LABELS, in_picture, left_format
 
     short = {"max_new_tokens": most}
     asked = left = unread = flips = plain_flips = 0

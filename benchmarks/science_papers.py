@@ -25,11 +25,11 @@ from qwenvl.engines.base import Engine
 from qwenvl.engines.local import LocalEngine
 from qwenvl.engines.remote import RemoteEngine
 from qwenvl.request import Generation, Request
+from recipes.papers import make_papers
+from recipes.papers.oracle import Faults, Oracle, serve
 from workflows._rows import StoredAnswer
 from workflows.documents.document import open_document
 from workflows.documents.evaluate import Evaluation, evaluate_paper, read_truth
-from workflows.documents.factory import make_papers
-from workflows.documents.factory.oracle import Faults, Oracle, serve
 from workflows.documents.finding import Finder
 from workflows.documents.merging import alike
 from workflows.documents.page import Page

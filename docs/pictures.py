@@ -87,9 +87,9 @@ def how_sure(name: str, seeds: tuple[int, ...] = (830088, 830019, 830055, 830003
     import numpy as np
     from PIL import ImageDraw
 
-    from finetune.pretrain.metrics import match
     from qwenvl.engines.local import LocalEngine
     from qwenvl.request import Request, Task
+    from recipes.pretrain.metrics import match
     from wsi.synthetic import sample_field
 
     fields = [sample_field(seed, size=256, max_nuclei=20) for seed in seeds]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workflows.instruments.factory import Factory, Scene, make_set
+from recipes.instruments import Factory, Scene, make_set
 
 IMAGES = Path(__file__).parent / "images"
 KINDS = ("seven-segment", "dot-matrix", "gauge", "plate", "table")
@@ -50,7 +50,8 @@ def kinds() -> Path:
 def readings(adapter: Path, instrument: int = 5) -> Path:
     """Four photographs of one panel with what was read off them."""
     from qwenvl.engines.local import LocalEngine
-    from workflows.instruments import Asking, Form, Sheet, read_photographs
+    from recipes.instruments.characters import CHARACTERS
+    from workflows.instruments import Asking, Sheet, read_photographs
     from workflows.instruments.photograph import load_photograph
     from workflows.instruments.picture import draw_report
 
@@ -60,7 +61,7 @@ def readings(adapter: Path, instrument: int = 5) -> Path:
         engine = LocalEngine.load("embedded", adapter=adapter)
         units = {"humidity": "%", "temperature": "°C", "acidity": "pH"}
         sheet = Sheet.of({"fields": {name: {"unit": unit} for name, unit in units.items()}})
-        asking = Asking(sheet, Form.CHARACTERS, max_new_tokens=400)
+        asking = Asking(sheet, CHARACTERS, max_new_tokens=400)
         report = read_photographs([made / "photographs"], asking, engine, Path(temporary) / "out").report
         drawn = [draw_report(one, load_photograph(Path(one.path))) for one in report.photographs]
     path = IMAGES / "instruments-read.png"

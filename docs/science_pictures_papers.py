@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from qwenvl.engines.remote import RemoteEngine
+from recipes.papers import make_papers
+from recipes.papers.oracle import Faults, Oracle, serve
 from workflows.documents.document import open_document
 from workflows.documents.evaluate import read_truth
-from workflows.documents.factory import make_papers
-from workflows.documents.factory.oracle import Faults, Oracle, serve
 from workflows.documents.picture import layout_picture, page_picture, write_picture
 from workflows.documents.reading import ReadSettings, read_paper
 from workflows.documents.schema import RecordSchema

@@ -83,7 +83,7 @@ def ask(slide: Path, run: Path, engine: Any) -> Path:
 
 def review(run: Path, truth: NDArray[np.float64]) -> tuple[int, int, int]:
     """Decide about all in the tiles of a run as somebody does who knows the truth: accepted, rejected, drawn."""
-    from finetune.pretrain.metrics import iou_matrix
+    from finetune.metrics import iou_matrix
     from workflows.review import Action, Change, Reviews, Verdict, new_object_name, object_name
     from workflows.store import RunStore
 
@@ -280,7 +280,7 @@ def print_result(panel: Any) -> None:
 
 def print_new(session: Any, truth: NDArray[np.float64]) -> None:
     """F1 on the slide that nobody has reviewed."""
-    from finetune.pretrain.metrics import iou_matrix
+    from finetune.metrics import iou_matrix
 
     found = session.overlay.objects.box
     overlaps = iou_matrix(found, truth)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.pretrain.metrics import iou_matrix
+from finetune.metrics import iou_matrix
 from qwenvl.answer import TileObject
 
 if TYPE_CHECKING:

@@ -85,21 +85,7 @@ class Training(_Settings):
         description="Width of soft targets for coordinates in model units; only where the vocabulary "
         "holds whole numbers as tokens, as the embedded model's does.",
     )
-    jitter: float = Field(
-        0.0,
-        ge=0,
-        le=50,
-        description="Largest standard deviation, in model units, by which coordinates that later words look back at "
-        "are shaken; what is taught stays true. For the same vocabularies.",
-    )
     label_weight: float = Field(1.0, gt=0, le=20, description="Weight of the tokens that name a class.")
-    dense: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description="Weight of a loss that reads the labels of boxes directly off the visual tokens, so that a small "
-        "vision tower that learns (lora.vision) comes to see them (`finetune.dense_aid`).",
-    )
     bfloat16: bool = Field(False, description="Products in bfloat16 while weights stay float32 (autocast).")
     checkpointing: bool = Field(False, description="Recompute activations: less memory, a third more time.")
     keep_features: int = Field(512, ge=0, description="MiB of visual tokens kept of tiles that come again.")
@@ -143,7 +129,7 @@ class FinetuneConfig(_Settings):
     labels: tuple[str, ...] = Field(
         (),
         description="Classes that are asked for; by default all of the dataset. Of conversations: the labels of their "
-        "boxes, where label_weight or dense are set.",
+        "boxes, where label_weight is set.",
     )
     task: Literal[Task.DETECT, Task.POINT, Task.COUNT] = Task.DETECT
     tasks: dict[Task, float] = Field({}, description="Weights of further questions made of the same labels.")
@@ -188,7 +174,7 @@ class FinetuneConfig(_Settings):
         return value
 
     @classmethod
-    def load(cls, path: Path) -> FinetuneConfig:
+    def load(cls, path: Path) -> Self:
         """Read YAML; paths in it are relative to its folder.
 
         Raises
@@ -213,7 +199,7 @@ class FinetuneConfig(_Settings):
             where = ".".join(str(part) for part in first["loc"])
             raise RecipeError(f"{path}: {where}: {first['msg']} (got {first['input']!r})") from error
 
-    def relative_to(self, folder: Path) -> FinetuneConfig:
+    def relative_to(self, folder: Path) -> Self:
         """The same with paths that begin in `folder`."""
         moved = {key: folder / value for key in PATHS if (value := getattr(self, key)) is not None}
         sources = tuple(

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.evaluate import Exam
 from finetune.metrics import Judged, score_answers
-from qwenvl.answer import Answer, TileObject
+from qwenvl.answer import Answer
 from qwenvl.engines.base import Engine
 from qwenvl.request import Request, Task
 
@@ -41,24 +41,6 @@ class LabelledSkill:
     def points(self, engine: Engine) -> float:
         """100 times F1."""
         return 100 * self.exam.score(engine).values["f1"]
-
-
-@dataclass(frozen=True)
-class FieldSkill:
-    """Detection on synthetic fields with planted truth."""
-
-    name: str
-    pictures: tuple[Any, ...]
-    truth: tuple[tuple[TileObject, ...], ...]
-    request: Request
-
-    def points(self, engine: Engine) -> float:
-        """100 times F1 at IoU 0.5."""
-        answers: list[Answer] = []
-        for start in range(0, len(self.pictures), 16):
-            answers += engine.answer(self.pictures[start : start + 16], self.request)
-        judged = [Judged(str(i), t, a) for i, (t, a) in enumerate(zip(self.truth, answers, strict=True))]
-        return 100 * score_answers(judged, self.request.labels).values["f1"]
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from finetune.collate import KEYS, PLACES, SOURCES, Collator
 from finetune.config import FinetuneConfig
-from finetune.dense_aid import NAME as DENSE
-from finetune.dense_aid import DenseAid
+from finetune.curves import Curves, plot_curves
 from finetune.errors import DivergedError, RecipeError
 from finetune.evaluate import Measuring, engine_of
+from finetune.examples import Plan
 from finetune.frozen_vision import FrozenVision
 from finetune.loss import NumberTokens, answer_loss
 from finetune.metrics import best_of
-from finetune.pretrain.state import Curves, plot_curves
 from finetune.schedule import ScheduledExamples
 from qwenvl.checkpoint import Checkpoint
 
@@ -76,23 +75,15 @@ class Loop:
         self.config, self.folder, self.checkpoint = config, folder, checkpoint
         self.model, self.vision, self.collator = model, vision, collator
         self.progress, self.cancel = progress, cancel
+        self.change: Callable[[Plan, int], Plan] | None = None
+        """What the model is shown of an example, given its seed; what it is taught stays."""
         self.numbers: NumberTokens | None = None
-        if config.train.soft_coordinates > 0 or config.train.jitter > 0:
-            self.numbers = NumberTokens(checkpoint.tokenizer)
-            if not self.numbers:
-                raise RecipeError(
-                    "train.soft_coordinates and jitter need whole numbers as tokens; this vocabulary writes digits: "
-                    "set them to 0"
-                )
-        names = names or config.labels
-        heavy = names if config.train.label_weight != 1 else ()
+        if config.train.soft_coordinates > 0:
+            self.numbers = whole_numbers(checkpoint.tokenizer, "train.soft_coordinates")
+        self.names = names or config.labels
+        heavy = self.names if config.train.label_weight != 1 else ()
         self._label_tokens = _label_tokens(checkpoint.tokenizer, heavy) if heavy else None
         self.compute = torch.bfloat16 if config.train.bfloat16 else None
-        self.dense: DenseAid | None = None
-        if config.train.dense > 0:
-            if not config.lora.in_vision:
-                raise RecipeError("train.dense teaches the vision tower: set lora.vision, or dense to 0")
-            self.dense = DenseAid(model, checkpoint.tokenizer, checkpoint.family, names).to(checkpoint.device)
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch where the model is."""
@@ -118,10 +109,14 @@ class Loop:
             logits, labels, count, numbers=self.numbers, places=places, sigma=self.config.train.soft_coordinates,
             weights=weights, teacher=teacher, taught_rows=rows, distil=self.config.replay.distil,
         )  # fmt: skip
-        if self.dense is not None and "image_grid_thw" in batch:
-            shown = batch["mm_token_type_ids"].sum(1) > 0
-            loss = loss + self.config.train.dense * self.dense.loss(labels[shown], batch["image_grid_thw"])
-        return loss
+        return loss + self.auxiliary_loss(batch, labels)
+
+    def auxiliary_loss(self, batch: dict[str, Any], labels: Tensor) -> Tensor | float:
+        """Loss beside that of the answers, of the pass that was just made. Here there is none."""
+        return 0.0
+
+    def prepare(self) -> None:
+        """Put on the model what learns beside the adapter, before the optimiser is made. Here nothing."""
 
     def _replayed(self, sources: list[str] | None, labels: Tensor) -> Tensor | None:
         """Rows that the base model helps to teach; None where there are none."""
@@ -153,10 +148,7 @@ class Loop:
         return logits
 
     def release(self) -> None:
-        """Take off the model what only training needs."""
-        if self.dense is not None:
-            self.dense.release()
-            delattr(self.model, DENSE)
+        """Take off the model what only training needs. Here nothing."""
 
     def run(self, examples: ScheduledExamples, exam: Measuring | None) -> Outcome:
         """Train from the last state, or from the start, to the end or until told to stop.
@@ -170,8 +162,7 @@ class Loop:
         states = self.folder / STATES
         found = last_state(states)
         first = int(found.name.rpartition("-")[2]) if found is not None else 0
-        if self.dense is not None:
-            self.model.add_module(DENSE, self.dense)  # so that its heads are among what the optimiser moves
+        self.prepare()
         watcher = _Watcher(self, exam, first)
         trainer = _Trainer(
             self, model=self.model, args=self._arguments(states), train_dataset=examples,  # type: ignore[arg-type]
@@ -370,6 +361,22 @@ def _board(folder: Path, first: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=first + 1)
+
+
+def whole_numbers(tokenizer: Any, setting: str) -> NumberTokens:
+    """The tokens that are whole numbers.
+
+    Raises
+    ------
+    RecipeError
+        The vocabulary has none, and `setting` needs them.
+    """
+    numbers = NumberTokens(tokenizer)
+    if not numbers:
+        raise RecipeError(
+            f"{setting} needs whole numbers as tokens, and this vocabulary writes digits: set it to 0"
+        )
+    return numbers
 
 
 def _label_tokens(tokenizer: Any, names: tuple[str, ...]) -> Tensor:

@@ -10,12 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from finetune.pretrain.metrics import iou_matrix
 from qwenvl.answer import Answer, Status, TileObject
+
+Boxes = NDArray[np.floating]
 
 IOUS = (0.5, 0.3)
 _DUPLICATE = 0.85
 _BOOTSTRAPS = 500
+
+
+def iou_matrix(a: Boxes, b: Boxes) -> NDArray[np.float64]:
+    """Intersection over union of boxes (n, 4) and (m, 4), (n, m)."""
+    if not len(a) or not len(b):
+        return np.zeros((len(a), len(b)))
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.prod((high - low).clip(0), -1)
+    areas = [np.prod((x[:, 2:] - x[:, :2]).clip(0), 1) for x in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.asarray(shared / np.maximum(union, 1e-9), np.float64)
 
 
 @dataclass(frozen=True)

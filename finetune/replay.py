@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from finetune.forgetting import AnsweredSkill, LabelledSkill, Skill
 from finetune.formats import Conversation, read_conversations
 from finetune.label_source import LabelSource, TileReader, validation_cuts
 from finetune.samples import Dataset
+from finetune.synthetic_tissue import FieldSkill, FieldSource
 from finetune.tokens import TurnTokens
-from qwenvl.answer import Answer, TileObject
+from qwenvl.answer import Answer
 from qwenvl.checkpoint import Checkpoint
 from qwenvl.engines.base import Engine
 from qwenvl.pictures import check_picture
@@ -113,33 +113,16 @@ class AnsweredSource:
         return self._kit.plan(self.name, item.turn, item.load, item.size, item.key)
 
 
-class FactorySource:
-    """Synthetic tissue with planted truth and every kind of question: the pre-training of the embedded model."""
-
-    def __init__(self, name: str, kit: Kit, size: int, fields: int = 512) -> None:
-        self.name, self._kit, self._size, self._fields = name, kit, size, fields
-        self._field = lru_cache(maxsize=1024)(self._make)
-
-    def plan(self, rng: np.random.Generator) -> Plan:
-        """Draw a field and a question."""
-        from finetune.pretrain.data import augment
-        from finetune.pretrain.tasks import ask_about
-
-        # Seeds that neither benchmarks nor pre-training's pool draw.
-        tile = augment(self._field(900_000 + int(rng.integers(self._fields))), rng)
-        question = ask_about(tile, rng)
-        turn = Turn(question.prompt, question.answer, places=question.has_coordinates)
-        return self._kit.plan(self.name, turn, lambda: tile.image, (self._size, self._size), None)
-
-    def _make(self, seed: int) -> Any:
-        from finetune.pretrain.tiles import from_field
-        from wsi.synthetic import sample_field
-
-        return from_field(sample_field(seed, size=self._size, max_nuclei=20))
+SourceMaker = Callable[[ReplaySource, Kit, Engine, Target], tuple[Source, Skill | None]]
+"""Makes a source of a kind, and what measures what it keeps."""
 
 
 def build_sources(
-    settings: Sequence[ReplaySource], kit: Kit, engine: Engine, target: Target
+    settings: Sequence[ReplaySource],
+    kit: Kit,
+    engine: Engine,
+    target: Target,
+    further: Mapping[str, SourceMaker] | None = None,
 ) -> tuple[list[Source], list[Skill]]:
     """Sources and the hold-outs that measure what they keep.
 
@@ -149,6 +132,8 @@ def build_sources(
         The model before training; it writes the answers of sources that have none.
     target : Target
         What is learned; 'tiles' asks about its pictures.
+    further : mapping of kind to SourceMaker, optional
+        Kinds beside those of `ReplaySource`.
 
     Raises
     ------
@@ -156,8 +141,9 @@ def build_sources(
     """
     sources: list[Source] = []
     skills: list[Skill] = []
+    makers = {**_MAKERS, **(further or {})}
     for number, each in enumerate(settings):
-        maker = _MAKERS[each.kind]
+        maker = makers[each.kind]
         source, skill = maker(each, replace(kit, seed=kit.seed + number), engine, target)
         sources.append(source)
         if skill is not None:
@@ -357,22 +343,9 @@ def _dataset(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple
 
 
 def _factory(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
-    from finetune.forgetting import FieldSkill
-    from finetune.pretrain.tiles import from_field
-    from wsi.synthetic import sample_field
-
     size = s.tile.size if s.tile is not None else target.size
-    skill = None
-    if s.held_out:
-        tiles = [from_field(sample_field(890_000 + i, size=size, max_nuclei=20)) for i in range(s.held_out)]
-        truth = [
-            tuple(TileObject("nucleus", box=(x0, y0, x1, y1)) for x0, y0, x1, y1 in tile.boxes.tolist())
-            for tile in tiles
-        ]
-        request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=size, overlap=0,
-                          generation=Generation(max_new_tokens=kit.longest))  # fmt: skip
-        skill = FieldSkill(s.name, tuple(tile.image for tile in tiles), tuple(truth), request)
-    return FactorySource(s.name, kit, size, fields=max(s.examples, 64)), skill
+    skill = FieldSkill.of(s.name, size, s.held_out, kit.longest) if s.held_out else None
+    return FieldSource(s.name, kit, size, fields=max(s.examples, 64)), skill
 
 
 def _conversations(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
@@ -382,10 +355,14 @@ def _conversations(s: ReplaySource, kit: Kit, engine: Engine, target: Target) ->
     return ConversationSource(s.name, rows, kit.checkpoint, kit.tokens), None
 
 
-_MAKERS: dict[str, Callable[..., tuple[Source, Skill | None]]] = {
-    "tiles": _tiles, "pictures": _pictures, "text": _text, "dataset": _dataset, "factory": _factory,
+_MAKERS: dict[str, SourceMaker] = {
+    "tiles": _tiles,
+    "pictures": _pictures,
+    "text": _text,
+    "dataset": _dataset,
+    "factory": _factory,
     "conversations": _conversations,
-}  # fmt: skip
+}
 
 
 def shares_of(settings: Sequence[ReplaySource], total: float) -> dict[str, float]:

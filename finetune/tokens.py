@@ -31,7 +31,7 @@ class Tokens:
     ids: tuple[int, ...]
     taught: tuple[bool, ...]
     seen: tuple[int, ...] | None = None
-    """What the model is shown, where that differs from what it is taught (`finetune.shaken`)."""
+    """What the model is shown, where that differs from what it is taught (`Loop.change`)."""
 
     @property
     def supervised(self) -> int:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from finetune.adapter import write_adapter, write_card
 from finetune.collate import Collator
@@ -31,24 +27,22 @@ from finetune.metrics import Score
 from finetune.preflight import Preflight, preflight
 from finetune.replay import (
     Kit,
+    SourceMaker,
     Target,
     build_sources,
     conversation_pictures,
     label_pictures,
     shares_of,
 )
+from finetune.run_folder import claim, log, require_same_base
 from finetune.samples import Dataset
 from finetune.schedule import Schedule, ScheduledExamples, make_schedule
-from finetune.shaken import Shaken
 from finetune.tokens import TurnTokens
-from qwenvl.adapter import AdapterSwitch, base_fingerprint
+from qwenvl.adapter import AdapterSwitch
 from qwenvl.checkpoint import Checkpoint
-from qwenvl.description import require_utf8
 from qwenvl.engines.local import LocalEngine
 from qwenvl.packed import unpack_linears
 from qwenvl.request import Generation, Request
-
-CONFIG, LOG, RUN = "config.yaml", "log.jsonl", "run.json"
 
 
 @dataclass(frozen=True)
@@ -101,6 +95,8 @@ def finetune(
     say: Callable[[str], None] = lambda text: None,
     cancel: threading.Event | None = None,
     overwrite: bool = False,
+    loop_type: type[Loop] = Loop,
+    replay_kinds: Mapping[str, SourceMaker] | None = None,
 ) -> Result:
     """Train an adapter, or go on with an interrupted run of the same settings.
 
@@ -114,6 +110,10 @@ def finetune(
         When set, the run saves its state after the step at hand and stops; the next call goes on from there.
     overwrite : bool
         Set another run found in the folder aside (renamed, never deleted).
+    loop_type : type
+        A loop that adds to the examples or the loss, for recipes of small models.
+    replay_kinds : mapping of kind to SourceMaker, optional
+        Kinds of replay sources beside those of `ReplaySource`.
 
     Raises
     ------
@@ -122,11 +122,11 @@ def finetune(
     CheckpointError
         The base cannot be loaded.
     """
-    folder = _claim(config, overwrite)
+    folder = claim(config, overwrite)
     checkpoint = load_base(config)
-    _require_same_base(folder, checkpoint)
-    prepared = _prepare(config, checkpoint, say)
-    _log(folder, {"event": "schedule", **prepared.schedule.facts()})
+    require_same_base(folder, checkpoint)
+    prepared = _prepare(config, checkpoint, say, replay_kinds)
+    log(folder, {"event": "schedule", **prepared.schedule.facts()})
     vision = None
     if not config.lora.in_vision and (
         not config.lora.in_merger or FrozenVision.keeps_order(checkpoint.model)
@@ -135,7 +135,7 @@ def finetune(
             checkpoint.model, config.train.keep_features * 2**20, merger=config.lora.in_merger
         )
     model = add_lora(checkpoint.model, config.lora, checkpoint.family, seed=config.seed)
-    loop = Loop(
+    loop = loop_type(
         config,
         folder,
         checkpoint,
@@ -146,8 +146,7 @@ def finetune(
         progress,
         cancel,
     )
-    shaken = Shaken(loop.numbers, config.train.jitter) if loop.numbers and config.train.jitter else None
-    examples = ScheduledExamples(prepared.schedule, prepared.sources, shaken)
+    examples = ScheduledExamples(prepared.schedule, prepared.sources, loop.change)
     first = prepared.collator(_first_batch(examples))
     checked = preflight(
         model, loop.on_device(first), loop.loss_of, prepared.schedule, batch_size=config.train.batch,
@@ -155,7 +154,7 @@ def finetune(
     )  # fmt: skip
     for line in checked.lines():
         say(line)
-    _log(folder, {"event": "preflight", **checked.as_dict()})
+    log(folder, {"event": "preflight", **checked.as_dict()})
     outcome = loop.run(examples, prepared.exam)
     if outcome.stopped:
         say(f"stopped after step {outcome.step} of {config.train.steps}; repeat the command to go on")
@@ -163,59 +162,12 @@ def finetune(
     return _finish(config, folder, prepared, checked, model, vision, outcome.best or outcome.last, say)
 
 
-def _claim(config: FinetuneConfig, overwrite: bool) -> Path:
-    """The run's folder, with the settings in it; another run in it is refused or set aside."""
-    folder = config.out
-    require_utf8(folder)
-    known = folder / CONFIG
-    if known.is_file():
-        if run_hash(FinetuneConfig.load(known)) == run_hash(config):
-            return folder
-        if not overwrite:
-            raise RecipeError(
-                f"{folder} holds a run with other settings ({known}); name another folder with 'out', or set it aside "
-                "with --overwrite"
-            )
-        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.bak-{n}").exists())
-        folder.rename(folder.with_name(f"{folder.name}.bak-{number}"))
-    elif folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder} exists and is not a fine-tuning run; name another folder with 'out'")
-    folder.mkdir(parents=True, exist_ok=True)
-    absolute = config.model_copy(
-        update={key: value.absolute() for key in PATHS if (value := getattr(config, key))}
-    )
-    absolute.save(known)
-    return folder
-
-
-def _require_same_base(folder: Path, checkpoint: Checkpoint) -> None:
-    """Note the weights a run begins on; a run begun on others cannot go on."""
-    path, own = folder / RUN, base_fingerprint(checkpoint)
-    if not path.is_file():
-        path.write_text(json.dumps({"base": own, "model": checkpoint.info.model}) + "\n", encoding="utf-8")
-        return
-    known = json.loads(path.read_text(encoding="utf-8")).get("base")
-    if known != own:
-        raise RecipeError(
-            f"{folder}: the run was begun on other weights ({str(known)[:19]}) than {checkpoint.info.model} has now "
-            f"({own[:19]}); name another folder with 'out'"
-        )
-
-
-def run_hash(config: FinetuneConfig) -> str:
-    """Hash of everything that decides about the weights a run ends with."""
-    content = config.model_dump(mode="json", exclude={*PATHS, "name", "workers", "replay", "evaluate"})
-    if config.conversations is not None:
-        content["conversations"] = config.conversations.name
-    del content["train"]["keep_features"]
-    content["replay"] = [source.model_dump(mode="json", exclude={"path"}) for source in config.replay.sources]
-    content["share"] = config.replay.share
-    if config.replay.distil:
-        content["distil"] = config.replay.distil
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str], None]) -> Prepared:
+def _prepare(
+    config: FinetuneConfig,
+    checkpoint: Checkpoint,
+    say: Callable[[str], None],
+    replay_kinds: Mapping[str, SourceMaker] | None,
+) -> Prepared:
     writer = Writer.of(checkpoint.description)
     tokens = TurnTokens(
         checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
@@ -231,10 +183,10 @@ def _prepare(config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str]
     engine = LocalEngine(checkpoint)
     kit = Kit(checkpoint, writer, tokens, config.seed, config.max_new_tokens)
     settings = config.replay.sources if config.replay.share > 0 else ()
-    replayed, skills = build_sources(settings, kit, engine, learned.target)
+    replayed, skills = build_sources(settings, kit, engine, learned.target, replay_kinds)
     if config.replay.share == 0 and config.replay.sources:
         # Without replay the hold-outs are still measured, so that what it costs is seen.
-        _, skills = build_sources(config.replay.sources, kit, engine, learned.target)
+        _, skills = build_sources(config.replay.sources, kit, engine, learned.target, replay_kinds)
     if not config.replay.sources:
         say("note: no replay sources; older skills are neither kept nor measured ('replay')")
     base = exam.score(engine) if exam is not None and config.evaluate.base else None
@@ -381,20 +333,9 @@ def _finish(
     facts["forgetting"] = forgetting.as_dict() if forgetting is not None else {}
     write_card(adapter, checkpoint, name=config.title, request=request, facts=facts)
     switch.use(None)
-    _log(folder, {"event": "finished", "metrics": facts["metrics"], "forgetting": facts["forgetting"]})
+    log(folder, {"event": "finished", "metrics": facts["metrics"], "forgetting": facts["forgetting"]})
     if forgetting is not None and not forgetting.passed:
         say(
             f"WARNING: older skills lost {forgetting.lost:.1f} points (limit {forgetting.limit:g}); it is marked"
         )
     return Result(folder, adapter, prepared.base, score, forgetting, checked, config.train.steps)
-
-
-def _log(folder: Path, row: dict[str, Any]) -> None:
-    with (folder / LOG).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value)

@@ -97,7 +97,7 @@ def recipe(
         train["learning_rate"] = fields.learning_rate
     augment: dict[str, Any] = {"colour": 1.0}
     if facts is not None and facts.whole_numbers:
-        train |= {"soft_coordinates": 3.0, "jitter": 12.0}
+        train |= {"soft_coordinates": 3.0}
     if facts is not None and facts.small:
         # On a processor the tower takes most of the time; tiles that come again are looked at once.
         augment["pool"] = min(2400, 4 * fields.steps)

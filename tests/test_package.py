@@ -59,7 +59,7 @@ def test_every_link_between_documents_leads_somewhere():
 
 
 def test_no_text_file_is_read_or_written_in_the_encoding_of_the_locale():
-    for package in ("wsi", "qwenvl", "workflows", "finetune", "napari_qwenvl"):
+    for package in ("wsi", "qwenvl", "workflows", "finetune", "napari_qwenvl", "recipes"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(call, ast.Call) and _takes_the_locale(call):

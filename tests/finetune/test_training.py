@@ -618,32 +618,6 @@ def test_tiles_of_a_pool_come_again(tiny, cells):
         assert plan.tokens == by_key[plan.key].tokens
 
 
-def test_shaken_coordinates_are_seen_and_never_taught():
-    from finetune.conversation import Turn
-    from finetune.examples import Plan
-    from finetune.shaken import Shaken
-    from finetune.tokens import Tokens
-
-    class Vocabulary:
-        def __call__(self, text, add_special_tokens):
-            return {"input_ids": [2 * int(text)] if text.isdigit() else [4001, 4002]}
-
-    ids = (4000, 2 * 100, 2 * 500, 4001, 2 * 998)
-    tokens = Tokens(ids, (False, False, True, True, True))
-    shaken = Shaken(NumberTokens(Vocabulary()), 12.0)
-    seen = [shaken(Plan("a", tokens, Turn("", "", places=True)), seed).tokens for seed in range(400)]
-    moved = [t for t in seen if t.seen is not None]
-    assert 0.5 < len(moved) / len(seen) < 0.7
-    values = np.array([t.seen for t in moved])
-    assert (values[:, [0, 1, 3]] == np.array([4000, 200, 4001])).all()  # words and the question stay
-    assert values[:, 4].max() <= 2000
-    assert 5 < np.std(values[:, 2] / 2) < 12
-    assert all(t.ids == ids and t.labels == tokens.labels for t in seen)
-    again = shaken(Plan("a", tokens, Turn("", "", places=True)), 3).tokens
-    assert again == seen[3]
-    assert shaken(Plan("a", tokens, Turn("", "7")), 3).tokens.seen is None  # a number that is no place
-
-
 def test_replayed_answers_are_taught_by_the_base_model(tiny, cells):
     """The base's probabilities are those of the model without its adapter, for the replayed rows alone."""
     from finetune.loop import Loop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,9 @@ from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, s
 from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
+    from qwenvl.engines.base import Engine
     from workflows.instruments.evaluate import ReadingScore
+    from workflows.instruments.reading import Asking, ReadResult
     from workflows.instruments.report import InstrumentReport
 
 group = typer.Typer(
@@ -24,37 +25,11 @@ group = typer.Typer(
 _MODEL = "Model"
 
 
-class FormName(StrEnum):
-    """How the model is asked."""
-
-    AUTO = "auto"
-    VALUES = "values"
-    CHARACTERS = "characters"
-
-
-class KindName(StrEnum):
-    """What the factory photographs."""
-
-    SEVEN_SEGMENT = "seven-segment"
-    DOT_MATRIX = "dot-matrix"
-    GAUGE = "gauge"
-    PLATE = "plate"
-    TABLE = "table"
-    NONE = "none"
-
-
 Model = Annotated[
     str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.", rich_help_panel=_MODEL)
 ]
 Adapter = Annotated[
     Path | None, typer.Option(help="Folder of an adapter trained on that model.", rich_help_panel=_MODEL)
-]
-FormOption = Annotated[
-    FormName,
-    typer.Option(
-        help="'values': one question for all fields. 'characters': every character with its box, for small models "
-        "trained so. 'auto' takes what the adapter was taught, else values."
-    ),
 ]
 
 
@@ -66,13 +41,12 @@ def read(
         Path, typer.Option("--sheet", help="Fields to read: YAML, or a JSON Schema of a flat object.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")],
-    form: FormOption = FormName.AUTO,
     side: Annotated[
         int | None,
         typer.Option(
             min=32,
             help="Bring the longer side of what is shown to this many px.",
-            show_default="what the adapter was taught, else the model's own",
+            show_default="the model's own",
         ),
     ] = None,
     least_score: Annotated[
@@ -111,7 +85,6 @@ def read(
     ] = None,
 ) -> None:
     """Read the fields of a sheet off photographs: values with unit, box and status, in one JSON report and a CSV."""
-    from workflows.instruments.asking import Form
     from workflows.instruments.photograph import list_photographs
     from workflows.instruments.reading import Asking
     from workflows.instruments.sheet import Sheet
@@ -120,16 +93,31 @@ def read(
     fields, files = Sheet.load(sheet), list_photographs(photographs)
     options = RunOptions(
         model=model, adapter=adapter, server=server, family=family, device=device, dtype=dtype, native=True
-    )  # fmt: skip
-    engine, recommended = load_engine(options)
-    taught = _taught(adapter)
-    chosen = Form(taught or "values") if form is FormName.AUTO else Form(form.value)
-    if side is None and chosen is Form.CHARACTERS and taught:
-        side = recommended.get("tile_size")
-    asking = Asking(fields, chosen, side, least_score, max_new_tokens)
+    )
+    engine, _ = load_engine(options)
+    asking = Asking(fields, side=side, least_score=least_score, max_new_tokens=max_new_tokens)
     if dry_run:
         _show_plan(len(files), asking, engine)
         return
+    read_and_show(files, asking, engine, out, pictures=pictures, overwrite=overwrite)
+
+
+def read_and_show(
+    files: list[Path],
+    asking: Asking,
+    engine: Engine,
+    out: Path,
+    *,
+    pictures: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Read a batch with its progress on the terminal, and show the report.
+
+    Raises
+    ------
+    typer.Exit
+        The batch was interrupted, or a field of a photograph failed.
+    """
     result = _read_with_progress(files, asking, engine, out, overwrite)
     if pictures:
         from workflows.instruments.picture import save_pictures
@@ -145,63 +133,25 @@ def read(
 
 @group.command()
 @guarded
-def make(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder: photographs/ and truth.json.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Photographs.")] = 100,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the first one. Train on 1000000 and more, measure with less.")
-    ] = 0,
-    kind: Annotated[
-        list[KindName] | None,
-        typer.Option(help="What to photograph; may be given several times.", show_default="both displays"),
-    ] = None,
-    size: Annotated[str, typer.Option(metavar="WxH", help="In px.")] = "256x256",
-    lines: Annotated[int, typer.Option(min=1, max=5, help="Most displays of a panel.")] = 3,
-    instrument: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Always this one instrument, before a fixed camera.", show_default="another each time"
-        ),
-    ] = None,
-    units: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of panels with one display that show its unit.")
-    ] = 0.5,
-    lossless: Annotated[bool, typer.Option("--lossless", help="PNG in place of JPEG.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a set made before.")] = False,
-) -> None:
-    """Make photographs of instruments with known values, to train on and to measure with."""
-    from workflows.instruments.factory import Factory, make_set
-
-    chosen: Any = {"kinds": tuple(each.value for each in kind)} if kind else {}
-    factory = Factory(size=_size(size), unit_share=units, most_lines=lines, instrument=instrument, **chosen)
-    make_set(out, factory, count, seed, lossless=lossless, overwrite=overwrite)
-    typer.echo(f"{count} photographs in {out}")
-
-
-@group.command()
-@guarded
 def samples(
     folders: Annotated[list[Path], typer.Argument(metavar="SETS...", help="Folders with truth.json.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file to write.")],
-    form: Annotated[FormName, typer.Option(help="What is taught.")] = FormName.CHARACTERS,
-    sheet: Annotated[Path | None, typer.Option(help="Fields to teach; needed by form 'values'.")] = None,
+    sheet: Annotated[Path, typer.Option("--sheet", help="Fields to teach.")],
     model: Model = "embedded",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Write photographs with known values as conversations that `qwenvl finetune` learns from."""
     from qwenvl.description import describe_checkpoint
     from qwenvl.writing import Writer
-    from workflows.instruments.asking import Form
     from workflows.instruments.samples import write_samples
     from workflows.instruments.sheet import Sheet
 
     if out.exists() and not overwrite:
         stop(f"{out} exists already; name another file, or say --overwrite.", USAGE)
-    description = describe_checkpoint(model)
+    known = describe_checkpoint(model)
     count = write_samples(
-        folders, out, form=Form("characters" if form is FormName.AUTO else form.value), writer=Writer.of(description),
-        processor=description.processor, sheet=None if sheet is None else Sheet.load(sheet),
-    )  # fmt: skip
+        folders, out, sheet=Sheet.load(sheet), writer=Writer.of(known), processor=known.processor
+    )
     typer.echo(f"{count} conversations in {out}")
 
 
@@ -234,26 +184,9 @@ def evaluate(
         _show_scores({"all": total, **parts}, limits)
 
 
-def _taught(adapter: Path | None) -> str | None:
-    """The form that an adapter was taught, by the question it carries; None where it says nothing."""
-    if adapter is None:
-        return None
-    from qwenvl.adapter import read_card
-    from workflows.instruments.asking import CHARACTERS_PROMPT
-
-    card = read_card(adapter)
-    told = None if card is None else card.request.get("prompt")
-    return "characters" if told == CHARACTERS_PROMPT else None
-
-
-def _size(words: str) -> tuple[int, int]:
-    width, _, height = words.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        stop(f"--size {words}: write it as WIDTHxHEIGHT, such as 320x240.", USAGE)
-    return int(width), int(height)
-
-
-def _read_with_progress(files: list[Path], asking: Any, engine: Any, out: Path, overwrite: bool) -> Any:
+def _read_with_progress(
+    files: list[Path], asking: Asking, engine: Engine, out: Path, overwrite: bool
+) -> ReadResult:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from qwenvl.interrupt import stop_on_interrupt
@@ -271,7 +204,7 @@ def _read_with_progress(files: list[Path], asking: Any, engine: Any, out: Path, 
         return read_photographs(files, asking, engine, out, overwrite=overwrite, progress=show, cancel=cancel)
 
 
-def _show_plan(count: int, asking: Any, engine: Any) -> None:
+def _show_plan(count: int, asking: Asking, engine: Engine) -> None:
     from qwenvl.geometry import CoordinateSpace
 
     for view, request in asking.requests(CoordinateSpace.RELATIVE_1000):
@@ -279,7 +212,7 @@ def _show_plan(count: int, asking: Any, engine: Any) -> None:
         names = ", ".join(view.fields)
         tokens = engine.prompt_tokens(request)
         size = "" if tokens is None else f", about {tokens} tokens each at {request.tile_size} px"
-        typer.echo(f"{count} photographs, {where}: {names} (form {asking.form}{size})")
+        typer.echo(f"{count} photographs, {where}: {names} (form {asking.form.name}{size})")
 
 
 def _show_report(report: InstrumentReport, out: Path) -> None:

@@ -268,34 +268,12 @@ def look(
 
 @papers.command()
 @guarded
-def make(
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder.")],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Papers.")] = 3,
-    pages: Annotated[int, typer.Option(min=1, help="About how many pages each has.")] = 3,
-    columns: Annotated[int, typer.Option(min=1, max=2, help="Columns of text.")] = 2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    scanned: Annotated[
-        bool, typer.Option("--scanned", help="Pictures of pages in the PDF, without a text layer.")
-    ] = False,
-    injected: Annotated[
-        bool, typer.Option("--injected", help="Plant instructions to the model, hidden and in plain sight.")
-    ] = False,
-) -> None:
-    """Make papers with known truth: text in columns, tables, captions, hyphens, tables that go on over a page."""
-    from workflows.documents.factory import make_papers
-
-    made = make_papers(
-        out, number, pages=pages, columns=columns, seed=seed, scanned=scanned, injected=injected
-    )
-    for paper in made:
-        typer.echo(f"{paper.pdf}: {paper.pages} pages, {len(paper.truth)} records")
-
-
-@papers.command()
-@guarded
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a paper, or its records.json.")],
-    truth: Annotated[Path, typer.Option("--truth", help="The paper's truth, as the factory writes it.")],
+    truth: Annotated[
+        Path,
+        typer.Option("--truth", help="The paper's truth: its records, with page and boxes of every value."),
+    ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="New JSON file for the numbers.")] = None,
 ) -> None:
     """Compare records with the truth: found, right, placed right."""

@@ -85,7 +85,7 @@ def read_truth(path: Path | str) -> Truth:
     """Read a truth file of the factory; RunNotFoundError where there is none."""
     path = Path(path)
     if not path.is_file():
-        raise RunNotFoundError(f"{path} is not there. The factory writes it: qwenvl papers make ...")
+        raise RunNotFoundError(f"{path} is not there")
     return Truth.model_validate_json(path.read_text(encoding="utf-8"))
 
 

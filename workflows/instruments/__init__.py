@@ -1,6 +1,6 @@
 """Values off photographs of instruments: a sheet of fields in, values with unit, box and status out."""
 
-from workflows.instruments.asking import Form
+from workflows.instruments.asking import VALUES, Form
 from workflows.instruments.reading import Asking, ReadResult, read_photographs
 from workflows.instruments.report import InstrumentReport
 from workflows.instruments.sheet import FieldSpec, Sheet
@@ -8,6 +8,7 @@ from workflows.instruments.truth import Truth
 from workflows.instruments.values import Reading, ValueStatus
 
 __all__ = [
+    "VALUES",
     "Asking",
     "FieldSpec",
     "Form",

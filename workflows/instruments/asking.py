@@ -1,37 +1,18 @@
-"""How a model is asked for the values of a sheet, and what it answered, field by field.
-
-Two forms. `values` asks one question for all fields and takes JSON: for each the box, the characters and the unit
-shown, or null. `characters` asks for every character with its box and puts numbers together from them: what small
-models can learn, and where each digit carries its own place and confidence.
-"""
+"""How a model is asked for the values of a sheet, and what it answered, field by field."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.geometry import CoordinateSpace
 from qwenvl.request import Generation, Request, Task
-from workflows.instruments.errors import SheetError
 from workflows.instruments.sheet import FieldSpec, Sheet
-from workflows.instruments.spotted import GLYPHS, Spotted, lines_of
-from workflows.instruments.units import same_unit
-from workflows.instruments.values import Reading, ValueStatus, judge, nothing
+from workflows.instruments.values import Reading, Spotted, ValueStatus, judge, nothing
 
-CHARACTERS_PROMPT = "Locate every number. Report bbox_2d and label in JSON format."
-DISPLAY_UNITS = ("°C", "%", "g", "pH", "rpm")
-"""Units that the factory's displays show, and a model of its samples knows."""
 _NUMBERS = {"type": "integer", "minimum": 0}
-
-
-class Form(StrEnum):
-    """How a model is asked."""
-
-    VALUES = "values"
-    CHARACTERS = "characters"
 
 
 @dataclass(frozen=True)
@@ -58,47 +39,78 @@ def views_of(sheet: Sheet) -> list[View]:
     return [View(region, fields) for region, fields in found.items()]
 
 
-def request_of(
-    view: View, form: Form, *, space: CoordinateSpace, title: str | None = None, max_new_tokens: int | None = None
-) -> Request:  # fmt: skip
-    """The question about one view.
+class Form(Protocol):
+    """How a model is asked for the fields of a view, and how its answer is read."""
 
-    Raises
-    ------
-    SheetError
-        Characters are asked of fields that are no numbers, or that nothing tells apart.
-    """
-    if form is Form.VALUES:
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        ...
+
+    def request(
+        self,
+        view: View,
+        *,
+        space: CoordinateSpace,
+        title: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Request:
+        """The question about one view; SheetError where its fields cannot be asked so."""
+        ...
+
+    def readings(self, view: View, answer: Answer) -> dict[str, Reading]:
+        """What a complete answer says of every field of a view; boxes in px of the view's picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class ValuesForm:
+    """One question for all fields, answered in JSON: for each the box, the characters and the unit shown, or null."""
+
+    name: str = "values"
+
+    def request(
+        self,
+        view: View,
+        *,
+        space: CoordinateSpace,
+        title: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Request:
+        """The question about one view."""
         limit = 1000 if space is CoordinateSpace.RELATIVE_1000 else None
         return Request(
-            task=Task.EXTRACT, prompt=_words(view, title), output_schema=answer_schema(view, limit=limit),
+            task=Task.EXTRACT,
+            prompt=_words(view, title),
+            output_schema=answer_schema(view, limit=limit),
             generation=Generation(max_new_tokens=max_new_tokens or 64 + 96 * len(view.fields)),
-        )  # fmt: skip
-    words = [name for name, field in view.fields.items() if field.type == "string"]
-    if words:
-        raise SheetError(
-            f"form 'characters' reads numbers only; {', '.join(words)} is a string: use form 'values' with a larger "
-            "model"
         )
-    units = [field.unit for field in view.fields.values()]
-    for number, unit in enumerate(units):
-        if len(units) > 1 and (unit is None or any(same_unit(unit, other or "") for other in units[:number])):
-            raise SheetError(
-                f"{', '.join(view.fields)} are read from one view and not told apart by their units; give each a region"
+
+    def readings(self, view: View, answer: Answer) -> dict[str, Reading]:
+        """What a complete answer says of every field of a view."""
+        boxes = {item.label: item for item in answer.objects}
+        found = {}
+        for name, field in view.fields.items():
+            told = answer.value.get(name) if isinstance(answer.value, Mapping) else None
+            if told is None:
+                found[name] = nothing(field, ValueStatus.EMPTY)
+                continue
+            place: TileObject | None = boxes.get(name)
+            spotted = Spotted(
+                str(told.get("text", "")),
+                place.box if place else None,
+                told.get("unit") or None,
+                place.score if place else None,
             )
-    return characters_request(max_new_tokens)
+            found[name] = judge(field, spotted)
+        return found
 
 
-def characters_request(max_new_tokens: int | None = None) -> Request:
-    """The question for every character."""
-    return Request(
-        task=Task.DETECT, labels=(*GLYPHS, *DISPLAY_UNITS), prompt=CHARACTERS_PROMPT, max_objects=40,
-        generation=Generation(max_new_tokens=max_new_tokens or 480),
-    )  # fmt: skip
+VALUES = ValuesForm()
 
 
 def answer_schema(view: View, *, limit: int | None) -> dict[str, Any]:
-    """JSON Schema of an answer in the form `values`.
+    """JSON Schema of an answer in the values form.
 
     Parameters
     ----------
@@ -152,59 +164,8 @@ def readings_of(view: View, form: Form, answer: Answer) -> dict[str, Reading]:
     """What an answer says of every field of a view; boxes in px of the view's picture."""
     if not answer.status.complete:
         why = answer.error or {
-            Status.TRUNCATED: "the answer ended before its end", Status.REFUSED: "the model declined to answer",
-        }.get(answer.status, f"the answer is {answer.status}")  # fmt: skip
+            Status.TRUNCATED: "the answer ended before its end",
+            Status.REFUSED: "the model declined to answer",
+        }.get(answer.status, f"the answer is {answer.status}")
         return {name: nothing(field, ValueStatus.FAILED, why) for name, field in view.fields.items()}
-    if form is Form.VALUES:
-        return _from_values(view, answer)
-    return _from_characters(view, lines_of(answer.objects))
-
-
-def _from_values(view: View, answer: Answer) -> dict[str, Reading]:
-    boxes = {item.label: item for item in answer.objects}
-    found = {}
-    for name, field in view.fields.items():
-        told = answer.value.get(name) if isinstance(answer.value, Mapping) else None
-        if told is None:
-            found[name] = nothing(field, ValueStatus.EMPTY)
-            continue
-        place: TileObject | None = boxes.get(name)
-        spotted = Spotted(
-            str(told.get("text", "")), place.box if place else None, told.get("unit") or None,
-            place.score if place else None,
-        )  # fmt: skip
-        found[name] = judge(field, spotted)
-    return found
-
-
-def _from_characters(view: View, lines: Sequence[Spotted]) -> dict[str, Reading]:
-    if len(view.fields) == 1:
-        ((name, field),) = view.fields.items()
-        own = [line for line in lines if field.unit and line.unit and same_unit(line.unit, field.unit)]
-        chosen = own if len(lines) > 1 else lines
-        if not lines:
-            return {name: nothing(field, ValueStatus.EMPTY)}
-        if len(chosen) == 1:
-            return {name: judge(field, chosen[0])}
-        return {name: nothing(field, ValueStatus.INVALID, _several(lines))}
-    found = {}
-    unnamed = [line for line in lines if line.unit is None]
-    for name, field in view.fields.items():
-        own = [line for line in lines if line.unit and field.unit and same_unit(line.unit, field.unit)]
-        if len(own) == 1:
-            found[name] = judge(field, own[0])
-        elif own:
-            found[name] = nothing(field, ValueStatus.INVALID, _several(own))
-        elif unnamed:
-            found[name] = nothing(
-                field, ValueStatus.INVALID, f"{_several(unnamed)}, without a unit that says which is {name}"
-            )
-        else:
-            found[name] = nothing(field, ValueStatus.EMPTY)
-    return found
-
-
-def _several(lines: Sequence[Spotted]) -> str:
-    return (
-        f"{len(lines)} number{'s' * (len(lines) != 1)} stand there: {', '.join(line.text for line in lines)}"
-    )
+    return form.readings(view, answer)

@@ -18,7 +18,7 @@ from qwenvl.families import FAMILIES
 from qwenvl.geometry import CoordinateSpace
 from qwenvl.request import Request
 from workflows._folder import replace_whole
-from workflows.instruments.asking import Form, View, readings_of, request_of, views_of
+from workflows.instruments.asking import VALUES, Form, View, readings_of, views_of
 from workflows.instruments.errors import PhotographError
 from workflows.instruments.photograph import Part, Pixels, list_photographs, load_photograph, photograph_size
 from workflows.instruments.report import SHEET, InstrumentReport, PhotographReport, counts_of
@@ -61,7 +61,7 @@ class Asking:
     """
 
     sheet: Sheet
-    form: Form = Form.VALUES
+    form: Form = VALUES
     side: int | None = None
     least_score: float = 0.0
     max_new_tokens: int | None = None
@@ -76,8 +76,8 @@ class Asking:
         return [
             (
                 view,
-                request_of(
-                    view, self.form, space=space, title=self.sheet.title, max_new_tokens=self.max_new_tokens
+                self.form.request(
+                    view, space=space, title=self.sheet.title, max_new_tokens=self.max_new_tokens
                 ),
             )
             for view in views_of(self.sheet)
@@ -146,7 +146,7 @@ def read_photographs(
         photographs = tuple(batch.reports())
         report = InstrumentReport(
             schema="napari-qwenvl/instruments/1", created=utc_now(), model=store.manifest.model,
-            form=str(asking.form), side=asking.side, least_score=asking.least_score, requests=tuple(requests),
+            form=asking.form.name, side=asking.side, least_score=asking.least_score, requests=tuple(requests),
             request_hashes=tuple(request.hash for request in requests),
             sheet=json.loads(asking.sheet.model_dump_json(by_alias=True, exclude_defaults=True)),
             value_schema=asking.sheet.json_schema(), counts=counts_of(photographs),

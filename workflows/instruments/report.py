@@ -44,7 +44,9 @@ class InstrumentReport(Facts):
     schema_: Literal["napari-qwenvl/instruments/1"] = Field("napari-qwenvl/instruments/1", alias="schema")
     created: str = Field(description="Time, UTC, ISO 8601.")
     model: ModelFacts
-    form: str = Field(description="How the model was asked: 'values' or 'characters'.")
+    form: str = Field(
+        description="How the model was asked: 'values', or 'characters' by the recipe of small models."
+    )
     side: int | None = Field(description="Length of the longer side that the model was shown, in px.")
     least_score: float = Field(description="Values less sure than this are not given.")
     requests: tuple[Request, ...] = Field(description="One per view of the photographs.")

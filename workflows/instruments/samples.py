@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenvl.answer import TileObject
 from qwenvl.geometry import PictureFrame
 from qwenvl.processor import ProcessorSettings
 from qwenvl.prompts import build_prompt
-from qwenvl.request import Task
 from qwenvl.writing import Writer
 from workflows._folder import replace_whole
-from workflows.instruments.asking import DISPLAY_UNITS, Form, characters_request, request_of, views_of
+from workflows.instruments.asking import VALUES, views_of
 from workflows.instruments.errors import TruthError
 from workflows.instruments.sheet import Sheet
-from workflows.instruments.spotted import GLYPHS, NAMES
 from workflows.instruments.truth import PhotographTruth, Truth
+
+Turns = Callable[[PhotographTruth, PictureFrame], Iterable[tuple[str, str]]]
+"""Questions about a photograph, with their answers."""
 
 
 def write_samples(
-    folders: Sequence[Path], out: Path, *, form: Form, writer: Writer, processor: ProcessorSettings,
-    sheet: Sheet | None = None,
-) -> int:  # fmt: skip
+    folders: Sequence[Path], out: Path, *, sheet: Sheet, writer: Writer, processor: ProcessorSettings
+) -> int:
     """Write a conversation per photograph (ChatML, one per line), to learn from with `qwenvl finetune`.
 
     Parameters
@@ -34,11 +33,10 @@ def write_samples(
         Each with a truth and its photographs. They are named in the file relative to it, not copied.
     out : Path
         The JSONL file.
-    form : Form
+    sheet : Sheet
+        The fields that are taught.
     writer, processor
         Of the checkpoint that is to learn.
-    sheet : Sheet, optional
-        Needed by the form `values`.
 
     Returns
     -------
@@ -48,10 +46,28 @@ def write_samples(
     Raises
     ------
     TruthError
-        A folder has no truth, a photograph is missing, or values lack what the form teaches.
+        A folder has no truth, a photograph is missing, or the sheet has regions.
     """
-    if form is Form.VALUES and sheet is None:
-        raise TruthError("form 'values' teaches the fields of a sheet; name it with --sheet")
+    views = views_of(sheet)
+    if any(view.region is not None for view in views):
+        raise TruthError("a sheet with regions is not taught; leave them out and cut the photographs instead")
+
+    def turns(photograph: PhotographTruth, frame: PictureFrame) -> Iterator[tuple[str, str]]:
+        for view in views:
+            request = VALUES.request(view, space=writer.family.space, title=sheet.title)
+            yield build_prompt(request), values_answer(photograph, list(view.fields), writer, frame)
+
+    return write_turns(folders, out, turns, processor)
+
+
+def write_turns(folders: Sequence[Path], out: Path, turns: Turns, processor: ProcessorSettings) -> int:
+    """Write the conversations that `turns` makes of the photographs of some folders; how many they are.
+
+    Raises
+    ------
+    TruthError
+        A folder has no truth, or a photograph is missing.
+    """
     rows: list[str] = []
     for folder in folders:
         for photograph in Truth.read(folder).photographs:
@@ -60,46 +76,13 @@ def write_samples(
                 raise TruthError(f"{path} is named in the truth and does not exist")
             picture = os.path.relpath(path.resolve(), out.resolve().parent)
             frame = processor.frame(photograph.width, photograph.height)
-            for prompt, answer in _turns(photograph, form, sheet, writer, frame):
+            for prompt, answer in turns(photograph, frame):
                 rows.append(json.dumps(_conversation(picture, prompt, answer), ensure_ascii=False))
     if not rows:
         raise TruthError("no photograph, no samples")
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_whole(out, lambda part: _put(part, "\n".join(rows) + "\n"))
     return len(rows)
-
-
-def _turns(
-    photograph: PhotographTruth, form: Form, sheet: Sheet | None, writer: Writer, frame: PictureFrame
-) -> Iterator[tuple[str, str]]:
-    if form is Form.CHARACTERS:
-        yield build_prompt(characters_request()), characters_answer(photograph, writer, frame)
-        return
-    assert sheet is not None
-    for view in views_of(sheet):
-        if view.region is not None:
-            raise TruthError(
-                "a sheet with regions is not taught; leave them out and cut the photographs instead"
-            )
-        request = request_of(view, form, space=writer.family.space, title=sheet.title)
-        yield build_prompt(request), values_answer(photograph, list(view.fields), writer, frame)
-
-
-def characters_answer(photograph: PhotographTruth, writer: Writer, frame: PictureFrame) -> str:
-    """The answer that names every character of a photograph, line by line from left to right."""
-    known = {*GLYPHS, *DISPLAY_UNITS}
-    objects = []
-    for value in photograph.values:
-        if not value.characters:
-            raise TruthError(
-                f"{photograph.name}: {value.field} has no boxes of its characters, which form 'characters' teaches; "
-                "use form 'values'"
-            )
-        for text, box in sorted(value.characters, key=lambda one: one[1][0] + one[1][2]):
-            label = NAMES.get(text, text)
-            if label in known and box[2] > box[0] and box[3] > box[1]:
-                objects.append(TileObject(label, box=box))
-    return writer.answer(Task.DETECT, objects, frame, as_given=True)
 
 
 def values_answer(

@@ -1,4 +1,4 @@
-"""Known values of photographs: written by the factory, or by people for photographs of their own."""
+"""Known values of photographs: written by people for their own, or by the recipe that makes photographs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Truth(Facts):
         "napari-qwenvl/instruments-truth/1", alias="schema"
     )
     made_by: dict[str, JsonValue] = Field(
-        {}, description="Settings of the factory; empty for own photographs."
+        {}, description="Settings of what made the photographs; empty for own ones."
     )
     photographs: tuple[PhotographTruth, ...]
 
@@ -74,9 +74,7 @@ class Truth(Facts):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise TruthError(
-                f"{path}: no known values ({error}); make a set with 'qwenvl instruments make'"
-            ) from error
+            raise TruthError(f"{path}: no known values ({error})") from error
         except ValidationError as error:
             first = error.errors()[0]
             raise TruthError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

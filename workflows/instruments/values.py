@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 
 from workflows.instruments.sheet import FieldSpec
-from workflows.instruments.spotted import Spotted
 from workflows.instruments.units import same_unit
 from workflows.provenance import Facts
+
+Box = tuple[float, float, float, float]
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 
 _MAX_INTEGER = 2**53
 """Largest whole number that a table, a JSON reader and a float all keep exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spotted:
+    """A value as the model says it stands there.
+
+    Attributes
+    ----------
+    text : str
+        The characters, nothing added.
+    box : Box or None
+        Around them, in px of the picture that was asked about; None where the model gave no usable one.
+    unit : str or None
+        As it stands beside them.
+    score : float or None
+        0..1, the least of its characters'.
+    doubts : tuple of str
+        Why the text cannot be trusted, in words.
+    """
+
+    text: str
+    box: Box | None
+    unit: str | None = None
+    score: float | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class ValueStatus(StrEnum):
@@ -44,7 +71,7 @@ class Reading(Facts):
     )
     text: str | None = Field(None, description="The characters as read, trailing zeros included.")
     decimals: int | None = Field(None, description="Decimals shown: the last digit counts 10^-decimals.")
-    box: tuple[float, float, float, float] | None = Field(
+    box: Box | None = Field(
         None, description="Around the characters: x_min, y_min, x_max, y_max in px of the upright photograph."
     )
     score: float | None = Field(None, description="Confidence of the characters, 0..1.")

@@ -13,7 +13,7 @@ pytest.importorskip("fpdf", reason="fpdf2 is not installed (extra 'dev')")
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one paper with instructions planted in it. Nobody may change it."""
-    from workflows.documents.factory import make_papers
+    from recipes.papers import make_papers
 
     folder = tmp_path_factory.mktemp("papers") / "made"
     make_papers(folder, 1, pages=3, seed=3, injected=True)
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one short paper without a text layer."""
-    from workflows.documents.factory import make_papers
+    from recipes.papers import make_papers
 
     folder = tmp_path_factory.mktemp("papers") / "scan"
     make_papers(folder, 1, pages=1, seed=5, scanned=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenvl.engines.remote import RemoteEngine
+from recipes.papers.oracle import Faults, Oracle, serve
 from workflows.documents.document import open_document
 from workflows.documents.evaluate import Evaluation, evaluate_paper, read_truth
-from workflows.documents.factory.oracle import Faults, Oracle, serve
 from workflows.documents.reading import PaperResult, ReadSettings, read_paper
 from workflows.documents.schema import RecordSchema
 

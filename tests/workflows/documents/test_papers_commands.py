@@ -115,10 +115,6 @@ def test_files_that_are_no_papers_are_named(made, tmp_path):
     assert "is no PDF" in result.output
     assert papers("look", tmp_path / "none.pdf").exit_code == 1
     assert papers("evaluate", tmp_path, "--truth", made / "paper-001.truth.json").exit_code == 1
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert "not empty" in papers("make", tmp_path / "full").output
-    assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 def test_the_embedded_model_keeps_to_the_schema(tmp_path: Path):

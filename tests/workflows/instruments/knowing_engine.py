@@ -16,8 +16,9 @@ from qwenvl.parse import parse_answer
 from qwenvl.request import Request, Task
 from qwenvl.subject import Item, as_subject
 from qwenvl.writing import Writer
+from recipes.instruments.samples import characters_answer
 from workflows.instruments.photograph import load_photograph
-from workflows.instruments.samples import characters_answer, values_answer
+from workflows.instruments.samples import values_answer
 from workflows.instruments.truth import PhotographTruth, Truth
 
 FAMILY = get_family("Qwen3-VL")

@@ -9,6 +9,7 @@ from knowing_engine import KnowingEngine
 from typer.testing import CliRunner
 
 from finetune.formats import read_conversations
+from recipes.instruments.__main__ import app as recipe
 from workflows import run_options
 from workflows.commands import app
 
@@ -19,8 +20,9 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(run_options, "load_engine", lambda options: (KnowingEngine(tmp_path / "set"), {}))
     runner = CliRunner()
 
-    def run(*words, code=0):
-        result = runner.invoke(app, ["instruments", *words], env={"COLUMNS": "200"})
+    def run(*words, code=0, made=False):
+        words = words if made else ("instruments", *words)
+        result = runner.invoke(recipe if made else app, words, env={"COLUMNS": "200"})
         assert result.exit_code == code, result.output
         return result.output
 
@@ -28,7 +30,7 @@ def run(monkeypatch, tmp_path):
 
 
 def test_make_read_evaluate(run, tmp_path):
-    run("make", "set", "-n", "4", "--units", "1", "--seed", "3")
+    run("make", "set", "-n", "4", "--units", "1", "--seed", "3", made=True)
     (tmp_path / "sheet.yaml").write_text(
         "fields:\n  temperature: {unit: °C}\n  humidity: {unit: '%'}\n  mass: {unit: g}\n  acidity: {unit: pH}\n"
         "  speed: {unit: rpm}\n",
@@ -41,30 +43,36 @@ def test_make_read_evaluate(run, tmp_path):
     numbers = json.loads(run("evaluate", "out", "set", "--json"))
     assert numbers["all"]["value_accuracy"] == 1.0
     assert "value accuracy" in run("evaluate", "out", "set")
+    run("read", "set/photographs", "--sheet", "sheet.yaml", "-o", "characters", made=True)
+    report = json.loads((tmp_path / "characters" / "instruments.json").read_text(encoding="utf-8"))
+    assert report["form"] == "characters"
+    assert json.loads(run("evaluate", "characters", "set", "--json"))["all"]["value_accuracy"] == 1.0
     run("read", "set/photographs", "--sheet", "sheet.yaml", "-o", "out", "--side", "128", code=1)
 
 
 def test_samples_are_conversations_that_fine_tuning_reads(run, tmp_path):
-    run("make", "set", "-n", "3", "--seed", "1000000")
-    run("samples", "set", "-o", "train.jsonl")
+    run("make", "set", "-n", "3", "--seed", "1000000", made=True)
+    run("samples", "set", "-o", "train.jsonl", made=True)
     conversations = read_conversations(tmp_path / "train.jsonl")
     assert len(conversations) == 3
     assert all(item.sizes == ((256, 256),) for item in conversations)
-    run("samples", "set", "-o", "train.jsonl", code=2)
+    run("samples", "set", "-o", "train.jsonl", code=2, made=True)
     (tmp_path / "s.yaml").write_text("fields:\n  mass: {unit: g}\n", encoding="utf-8")
-    run("samples", "set", "-o", "values.jsonl", "--form", "values", "--sheet", "s.yaml")
+    run("samples", "set", "-o", "values.jsonl", "--sheet", "s.yaml")
     answer = json.loads(read_conversations(tmp_path / "values.jsonl")[0].messages[-1]["content"])
     assert set(answer) == {"mass"}
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "code", "made"),
     [
-        (("read", "none.jpg", "--sheet", "s.yaml", "-o", "out"), 1),
-        (("make", "set", "--size", "big"), 2),
-        (("samples", ".", "-o", "x.jsonl"), 1),
-        (("evaluate", ".", "."), 1),
+        (("read", "none.jpg", "--sheet", "s.yaml", "-o", "out"), 1, False),
+        (("read", "none.jpg", "--sheet", "s.yaml", "-o", "out"), 1, True),
+        (("make", "set", "--size", "big"), 2, True),
+        (("samples", ".", "-o", "x.jsonl", "--sheet", "s.yaml"), 1, False),
+        (("samples", ".", "-o", "x.jsonl"), 1, True),
+        (("evaluate", ".", "."), 1, False),
     ],
 )
-def test_mistakes_end_in_a_line(run, words, code):
-    assert "error:" in run(*words, code=code)
+def test_mistakes_end_in_a_line(run, words, code, made):
+    assert "error:" in run(*words, code=code, made=made)

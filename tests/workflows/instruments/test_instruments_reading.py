@@ -12,11 +12,20 @@ from jsonschema import Draft202012Validator
 from knowing_engine import KnowingEngine
 from PIL import Image
 
+from recipes.instruments import Factory, make_set
+from recipes.instruments.characters import CHARACTERS
 from workflows.errors import ForeignFolderError, RunMismatchError
-from workflows.instruments import Asking, Form, InstrumentReport, Sheet, Truth, ValueStatus, read_photographs
+from workflows.instruments import (
+    VALUES,
+    Asking,
+    InstrumentReport,
+    Sheet,
+    Truth,
+    ValueStatus,
+    read_photographs,
+)
 from workflows.instruments.errors import PhotographError, SheetError, TruthError
 from workflows.instruments.evaluate import at_least, compare, distance, score
-from workflows.instruments.factory import Factory, make_set
 from workflows.instruments.photograph import Part, load_photograph, photograph_size
 from workflows.instruments.picture import save_pictures
 
@@ -40,12 +49,12 @@ def made(tmp_path_factory):
     return folder
 
 
-def read(made, out, *, form=Form.VALUES, sheet=SHEET, engine=None, **options):
+def read(made, out, *, form=VALUES, sheet=SHEET, engine=None, **options):
     asking = Asking(sheet, form, **{k: options.pop(k) for k in ("side", "least_score") if k in options})
     return read_photographs([made / "photographs"], asking, engine or KnowingEngine(made), out, **options)
 
 
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", [VALUES, CHARACTERS], ids=lambda form: form.name)
 def test_what_a_knowing_model_says_arrives(made, tmp_path, form):
     report = read(made, tmp_path / "out", form=form).report
     numbers = score(compare(report, Truth.read(made)), report)
@@ -114,7 +123,7 @@ def test_characters_without_units_are_not_dealt_out(made, tmp_path):
     def spoil(text):
         return json.dumps([item for item in json.loads(text) if item["label"] not in units])
 
-    report = read(made, tmp_path / "out", form=Form.CHARACTERS, engine=KnowingEngine(made, spoil)).report
+    report = read(made, tmp_path / "out", form=CHARACTERS, engine=KnowingEngine(made, spoil)).report
     statuses = {one.status for photograph in report.photographs for one in photograph.readings.values()}
     assert ValueStatus.READ not in statuses
     assert ValueStatus.INVALID in statuses
@@ -218,7 +227,7 @@ def test_regions_are_cut_out_and_boxes_come_back_in_the_photograph():
 )
 def test_sheets_that_characters_cannot_answer_are_refused(made, tmp_path, fields, words):
     with pytest.raises(SheetError, match=words):
-        read(made, tmp_path / "out", form=Form.CHARACTERS, sheet=Sheet.of({"fields": fields}))
+        read(made, tmp_path / "out", form=CHARACTERS, sheet=Sheet.of({"fields": fields}))
     assert not (tmp_path / "out").exists()
 
 
@@ -242,7 +251,7 @@ def test_the_grammar_holds_a_true_answer_and_stops_at_a_wrong_one(made):
     from qwenvl.checkpoint import load_checkpoint
     from qwenvl.geometry import CoordinateSpace, PictureFrame
     from qwenvl.grammar import Grammars, vocabulary_size
-    from workflows.instruments.asking import request_of, views_of
+    from workflows.instruments.asking import views_of
     from workflows.instruments.samples import values_answer
 
     checkpoint = load_checkpoint("embedded")
@@ -251,7 +260,7 @@ def test_the_grammar_holds_a_true_answer_and_stops_at_a_wrong_one(made):
         {"fields": {name: {"unit": SHEET.fields[name].unit} for name in ("temperature", "humidity")}}
     )
     (view,) = views_of(few)
-    request = request_of(view, Form.VALUES, space=CoordinateSpace.RELATIVE_1000)
+    request = VALUES.request(view, space=CoordinateSpace.RELATIVE_1000)
     frame = PictureFrame.same(256, 256)
     shown = [
         one

@@ -1,6 +1,0 @@
-"""Papers with known truth: HTML, typeset to PDF, with the page and box of every value known from the typesetting."""
-
-from workflows.documents.factory.content import SCHEMA, Content, make_content
-from workflows.documents.factory.papers import MadePaper, make_papers
-
-__all__ = ["SCHEMA", "Content", "MadePaper", "make_content", "make_papers"]
