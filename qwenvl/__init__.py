@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         PictureError,
         QwenVLError,
         RequestError,
+        ServerError,
         UnknownFamilyError,
     )
     from qwenvl.families import FAMILIES, ModelFamily, family_of, get_family
@@ -51,7 +52,8 @@ _HOMES = {
     "engines.local": ("LocalEngine",),
     "engines.remote": ("RemoteEngine",),
     "errors": (
-        "CheckpointError", "EngineError", "PictureError", "QwenVLError", "RequestError", "UnknownFamilyError",
+        "CheckpointError", "EngineError", "PictureError", "QwenVLError", "RequestError", "ServerError",
+        "UnknownFamilyError",
     ),
     "families": ("FAMILIES", "ModelFamily", "family_of", "get_family"),
     "film": ("Stamps",),
@@ -69,10 +71,10 @@ __all__ = [
     "FAMILIES", "Answer", "Calibration", "Checkpoint", "CheckpointDescription", "CheckpointError",
     "CoordinateSpace", "Engine", "EngineError", "Generation", "LocalEngine", "Mark", "MemoryEstimate",
     "ModelFamily", "ModelInfo", "NamedPicture", "PictureError", "PictureFrame", "ProcessorSettings",
-    "QwenVLError", "RemoteEngine", "Request", "RequestError", "Stamps", "Status", "Subject", "Task", "TileObject",
-    "Turn", "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation", "describe_checkpoint",
-    "draw_marks", "estimate_memory", "family_of", "find_checkpoint", "get_family", "load_checkpoint",
-    "parse_answer", "read_processor", "reliability", "render_chat", "smart_resize",
+    "QwenVLError", "RemoteEngine", "Request", "RequestError", "ServerError", "Stamps", "Status", "Subject", "Task",
+    "TileObject", "Turn", "UnknownFamilyError", "Where", "build_prompt", "calibrate", "conversation",
+    "describe_checkpoint", "draw_marks", "estimate_memory", "family_of", "find_checkpoint", "get_family",
+    "load_checkpoint", "parse_answer", "read_processor", "reliability", "render_chat", "smart_resize",
 ]  # fmt: skip
 
 

@@ -1,5 +1,13 @@
 """Errors of the model side. Every message says what happened, where, and what to do next."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qwenvl.answer import Answer
+
 
 class QwenVLError(Exception):
     """Base of every error raised by `qwenvl`."""
@@ -23,6 +31,22 @@ class PictureError(QwenVLError, ValueError):
 
 class EngineError(QwenVLError):
     """The engine could not answer, and repeating the call as it is would not help."""
+
+
+class ServerError(EngineError):
+    """A server stopped answering in the middle of a call. What had arrived is kept; the rest may be asked later.
+
+    Attributes
+    ----------
+    code : str
+        'away', 'busy', 'quota', 'key', 'model', 'fails' or 'refused'.
+    answers : sequence of sequences of Answer or None
+        One list per request, with one entry per item, in order; None where no answer arrived.
+    """
+
+    def __init__(self, message: str, *, code: str, answers: Sequence[Sequence[Answer | None]] = ()) -> None:
+        super().__init__(message)
+        self.code, self.answers = code, answers
 
 
 def out_of_memory(error: BaseException) -> bool:

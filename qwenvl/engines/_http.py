@@ -16,45 +16,20 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from qwenvl.engines._faults import Case, ServerFault, case_of
 from qwenvl.engines._words import hider, plain, said_in, words
 from qwenvl.errors import EngineError
 
 KEYS = ("QWENVL_API_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the server's key; the first that is set counts."""
 
-_RETRIED = (408, 425, 429)
-_LONGEST_WAIT = 120.0  # seconds that a server's Retry-After is honoured for
 _LONGEST_BACKOFF = 30.0
 _CONNECT = 10.0
 _LARGEST = 64 * 2**20  # bytes of a response, unpacked
 _LARGEST_ERROR = 2**16  # bytes that are read of a response that is none
-_GATEWAY = (502, 503, 504)
 _UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 T = TypeVar("T")
-
-
-class ServerFault(Exception):
-    """One question got no answer in all its attempts, through no fault of the question."""
-
-    def __init__(
-        self, reason: str, *, unreachable: bool = False, broken: bool = False, gateway: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.unreachable = unreachable
-        """No connection could be made at all."""
-        self.broken = broken or unreachable
-        """The connection broke: this may say nothing about the question."""
-        self.gateway = gateway
-        """A gateway found nobody behind it, or the server is overloaded."""
-
-
-class Refusal(Exception):
-    """The server understood and refused (4xx); the same question would be refused again."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"status {status}: {message}")
-        self.status = status
 
 
 class ServerClient:
@@ -85,7 +60,8 @@ class ServerClient:
         self.url = _base_url(url)
         self.host = httpx2.URL(self.url).host
         self._attempts, self._backoff = attempts, backoff
-        self._down = False
+        self.down = False
+        """A question got nothing in all its attempts and none was answered since, so that the others try once."""
         secret = _read_key()
         self._hide = hider(secret)
         self._timeout = timeout
@@ -146,9 +122,7 @@ class ServerClient:
         Raises
         ------
         ServerFault
-            No usable response in any attempt.
-        Refusal
-            The server refused the request.
+            No usable response in any attempt, or one that no further attempt would change.
         """
         async with self._slots:
             return await self._exchange("POST", path, await asyncio.to_thread(make), read)
@@ -157,53 +131,59 @@ class ServerClient:
         attempt = 0
         while True:
             attempt += 1
-            asked_wait = None
+            wait = None
             try:
                 async with asyncio.timeout(self._timeout):
                     response, data = await self._receive(method, path, payload)
             except TimeoutError:
-                fault = self._fault(f"no response in time ({self._timeout:g} s)", broken=True)
+                fault = self._fault(f"no response in time ({self._timeout:g} s)", Case.FAILS)
             except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
-                unreachable = isinstance(error, _UNREACHABLE)
-                fault = self._fault(_in_words(error), unreachable=unreachable, broken=True)
+                case = Case.AWAY if isinstance(error, _UNREACHABLE) else Case.FAILS
+                fault = self._fault(_in_words(error), case)
             except _UnreadableError as error:
-                fault = self._fault(f"the response cannot be read: {error}")
+                fault = self._fault(f"the response cannot be read: {error}", Case.FAILS)
             else:
-                self._down = False
-                status = response.status_code
                 if response.is_success:
-                    try:
-                        body = _parsed(data)
-                        status, refusal = _error_within(body)
-                        if refusal is None:
-                            return read(body)
-                        if status:
-                            raise Refusal(status, self._shown(refusal))
-                        fault = self._fault(f"it answers with an error: {self._shown(refusal)}")
-                    except RecursionError:
-                        fault = self._fault("the response cannot be read: nested too deep")
-                    except ValueError as error:
-                        said = words(data, self._hide, "nothing")[:200]
-                        fault = self._fault(f"the response cannot be read: {error}; it says: {said}")
-                elif status >= 500 or status in _RETRIED:
-                    said = words(data, self._hide, response.reason_phrase)
-                    fault = self._fault(f"status {status}: {said}", gateway=status in _GATEWAY)
-                    asked_wait = _retry_after(response)
+                    found = self._read(data, read)
+                    if not isinstance(found, ServerFault):
+                        self.down = False
+                        return found
+                    fault = found
                 else:
-                    raise Refusal(status, self._shown(_message(response, words(data, self._hide))))
-            # Once one question has found nobody there in all its attempts, the others try once.
-            if attempt >= (1 if self._down else self._attempts):
-                self._down = self._down or fault.unreachable
+                    wait = _retry_after(response)
+                    fault = self._refusal(response, data, wait)
+            # A server that wants to be left alone for longer than a request may take is not waited for.
+            patient = wait is None or wait <= self._timeout
+            if not fault.case.again or not patient or attempt >= (1 if self.down else self._attempts):
+                self.down = self.down or fault.case.again
                 times = "once" if attempt == 1 else f"{attempt} times"
-                raise ServerFault(
-                    f"{self.url}: asked {times}, {fault}",
-                    unreachable=fault.unreachable,
-                    broken=fault.broken,
-                    gateway=fault.gateway,
-                )
+                later = "" if patient else f"; it asks to come back in {wait:.0f} s"
+                raise ServerFault(f"{self.url}: asked {times}, {fault}{later}", fault.case, fault.status)
             longest = min(_LONGEST_BACKOFF, self._backoff * 2 ** (attempt - 1))
             # Jitter: questions that failed together do not come back together.
-            await asyncio.sleep(longest * random.uniform(0.5, 1.0) if asked_wait is None else asked_wait)
+            await asyncio.sleep(longest * random.uniform(0.5, 1.0) if wait is None else wait)
+
+    def _read(self, data: bytes, read: Callable[[Any], T]) -> T | ServerFault:
+        """What a response with a status of success contains, or the fault that it is."""
+        try:
+            body = _parsed(data)
+            error = _error_within(body)
+            if error is None:
+                return read(body)
+        except RecursionError:
+            return self._fault("the response cannot be read: nested too deep", Case.FAILS)
+        except ValueError as reason:
+            said = words(data, self._hide, "nothing")[:200]
+            return self._fault(f"the response cannot be read: {reason}; it says: {said}", Case.FAILS)
+        status, said = error
+        stated = f"status {status}: " if status else "it answers with an error: "
+        return self._fault(stated + self._shown(said), case_of(status, json.dumps(body["error"])), status)
+
+    def _refusal(self, response: httpx2.Response, data: bytes, wait: float | None) -> ServerFault:
+        status = response.status_code
+        said = self._shown(_message(response, words(data, self._hide)))
+        case = case_of(status, data.decode("utf-8", "replace"), wait=wait is not None)
+        return self._fault(f"status {status}: {said}", case, status)
 
     async def _receive(self, method: str, path: str, payload: Any) -> tuple[httpx2.Response, bytes]:
         """A response and its body, unpacked; of one that is no success, only its beginning."""
@@ -230,8 +210,8 @@ class ServerClient:
     def _shown(self, text: str) -> str:
         return self._hide(plain(self._hide(text)))[:500]
 
-    def _fault(self, reason: str, **kind: bool) -> ServerFault:
-        return ServerFault(self._hide(plain(self._hide(reason))), **kind)
+    def _fault(self, reason: str, case: Case, status: int = 0) -> ServerFault:
+        return ServerFault(self._hide(plain(self._hide(reason))), case, status)
 
 
 class _UnreadableError(Exception):
@@ -254,15 +234,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _error_within(body: Any) -> tuple[int, str | None]:
-    """The error that a body holds though its status is 200: its own status where it is a refusal, else 0; its words."""
+def _error_within(body: Any) -> tuple[int, str] | None:
+    """The error that a body contains though its status is 200: the status it states, else 0, and its words."""
     if not isinstance(body, dict) or not body.get("error"):
-        return 0, None
+        return None
     error = body["error"]
     code = error.get("code", error.get("status")) if isinstance(error, dict) else None
     code = int(code) if isinstance(code, int | str) and str(code).isascii() and str(code).isdigit() else 0
-    refused = 400 <= code < 500 and code not in _RETRIED
-    return code if refused else 0, said_in(body)
+    return code if 400 <= code < 600 else 0, said_in(body)
 
 
 def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, http: httpx2.AsyncClient) -> None:
@@ -325,7 +304,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         seconds = (moment - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else None
+    return max(seconds, 0.0) if seconds == seconds else None
 
 
 def _message(response: httpx2.Response, said: str) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.engines import _chat
-from qwenvl.engines._http import Refusal, ServerClient
-from qwenvl.errors import EngineError
+from qwenvl.engines._faults import Case, ServerFault
+from qwenvl.engines._http import ServerClient
 from qwenvl.families import ModelFamily, Thinking
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.pictures import png_url
@@ -74,9 +74,8 @@ class Questions:
         Raises
         ------
         ServerFault
-            No usable response in any attempt.
-        EngineError
-            The server refuses the question itself, or a setting that decides which tokens are drawn.
+            No usable response in any attempt, or the server refuses the question, or a setting that decides which
+            tokens are drawn.
         """
         while True:
             wished = self._fields(request, judging=judging)
@@ -96,8 +95,8 @@ class Questions:
 
             try:
                 reply = await self._client.post("chat/completions", make, _chat.read_reply)
-            except Refusal as refusal:
-                self._learn(refusal, fields, request)
+            except ServerFault as fault:
+                self._learn(fault, fields, request)
                 continue
             hide = self._client.hide  # a model may write down what a gateway put into its prompt
             reply = replace(
@@ -107,16 +106,14 @@ class Questions:
             )
             return replace(reply, notes=(*reply.notes, *(f"refused:{field}" for field in left_out)))
 
-    def _learn(self, refusal: Refusal, fields: Mapping[str, Any], request: Request) -> None:
+    def _learn(self, fault: ServerFault, fields: Mapping[str, Any], request: Request) -> None:
         """Take note of the optional fields that a refusal names; raise where it is about anything else."""
-        named = _chat.refused_fields(str(refusal), fields) if refusal.status in (400, 422) else set()
+        named = _chat.refused_fields(str(fault), fields) if fault.status in (400, 422) else set()
         if not named:
-            raise EngineError(f"{self._client.url} refuses: {refusal}") from None
+            raise fault
         needed = sorted(field for field in named if _chat.changes_sampling(field, request.generation))
         if needed:
-            raise EngineError(
-                f"{self._client.url} does not take {', '.join(needed)}, which this request sets: {refusal}"
-            ) from None
+            raise ServerFault(f"{', '.join(needed)}; {fault}", Case.SETTING, fault.status) from None
         self._refused |= named
 
     def _fields(self, request: Request, *, judging: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qwenvl.answer import Answer
+from qwenvl.errors import ServerError
 from qwenvl.request import Request
 from qwenvl.subject import Item
 from qwenvl.trained import TrainedOn
@@ -116,3 +117,38 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most stand-ins hold nothing
         """Release memory and connections."""
+
+
+def answers_that_arrive(
+    engine: Engine, pictures: Sequence[Item], requests: Sequence[Request]
+) -> tuple[Sequence[Sequence[Answer | None]], ServerError | None]:
+    """The answers of an engine, also where its server is lost in the middle.
+
+    A runner stores what arrived and then raises the error; what has no answer stays open.
+
+    Parameters
+    ----------
+    engine : Engine
+    pictures, requests : sequences
+        As of `Engine.answer_many`.
+
+    Returns
+    -------
+    answers : sequence of sequences of Answer or None
+        One per request, with one entry per item; None where no answer arrived.
+    lost : ServerError or None
+        Why answers are missing; None where none is.
+
+    Raises
+    ------
+    EngineError, RequestError
+        As `Engine.answer` does, where there is no answer at all.
+    """
+    try:
+        if len(requests) == 1:
+            return [engine.answer(pictures, requests[0])], None
+        return engine.answer_many(pictures, requests), None
+    except ServerError as error:
+        if not any(answer is not None for row in error.answers for answer in row):
+            raise
+        return error.answers, error

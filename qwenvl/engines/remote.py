@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
+import numpy as np
+
 from qwenvl.answer import Answer, Status
 from qwenvl.confidence import add_scores
 from qwenvl.engines._chat import Reply, obeys_schema
-from qwenvl.engines._http import Refusal, ServerClient, ServerFault
+from qwenvl.engines._faults import Case, ServerFault
+from qwenvl.engines._http import ServerClient
 from qwenvl.engines._likelihood import answer_tokens, as_written, label_probabilities, yes_probability
 from qwenvl.engines._question import Questions
 from qwenvl.engines._served import ServedModel, choose_model, served_family, served_fingerprint
 from qwenvl.engines.base import Engine, ModelInfo
-from qwenvl.errors import EngineError, PictureError
+from qwenvl.errors import EngineError, PictureError, ServerError
 from qwenvl.families import ModelFamily, Thinking, VideoTime
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.json_schema import unheld_note
@@ -25,9 +28,15 @@ from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Request, Task
 from qwenvl.subject import Item, NamedPicture, Subject, as_subject, label
 
-_LOST = 64  # questions in a row without any answer after which the server counts as lost
+_LOST = 64  # items in a row that failed each for itself, after which the server counts as the cause
 _UNSEEN = "The server's image processor cannot be seen: its pixel limits are taken to be {} to {} px."
 _UNLISTED = " The server does not list this model."
+
+
+def _stopped(fault: ServerFault, answers: Sequence[Sequence[Answer | None]] = ()) -> ServerError:
+    case = fault.case
+    kept = "; what was answered is kept" if answers else ""
+    return ServerError(f"{case.words}: {fault}. {case.remedy}{kept}.", code=case.code, answers=answers)
 
 
 class RemoteEngine(Engine):
@@ -132,9 +141,14 @@ class RemoteEngine(Engine):
     def answer(self, pictures: Sequence[Item], request: Request) -> list[Answer]:
         """Answer `request` about each item; see `Engine.answer`.
 
-        An item that got no usable response in all attempts fails alone. EngineError is raised, so that a run
-        stops, where a connection broke and the server is not there any more, or where nothing came back for 64
-        in a row. Items whose connection broke though the server is there are asked once more.
+        A question without a usable response is asked once more when all others are through. An item fails alone only
+        where it is the cause: where the server, asked right after it, answers the same question about plain gray.
+
+        Raises
+        ------
+        ServerError
+            The server is away, overloaded, out of quota, or refuses key, model or request; or 64 items in a row
+            failed. It contains the answers that arrived.
         """
         return self.answer_many(pictures, [request])[0]
 
@@ -145,62 +159,65 @@ class RemoteEngine(Engine):
         begun = time.perf_counter()
         asked = [(index, item, request) for request in requests for index, item in enumerate(pictures)]
         outcomes = self._client.run(self._answer_all(asked))
-        outcomes = self._again_if_broken(asked, outcomes)
-        faults = [outcome for outcome in outcomes if isinstance(outcome, ServerFault)]
-        self._unanswered = self._unanswered + len(faults) if len(faults) == len(outcomes) else 0
-        if self._unanswered and all(fault.unreachable for fault in faults):
-            raise EngineError(
-                f"The server is gone: {faults[0]}. Start it again and repeat; finished tiles stay."
-            )
-        if self._unanswered >= _LOST:
-            raise EngineError(
-                f"The last {self._unanswered} questions got no answer: {faults[0]}. See its log."
-            )
+        stop = self._settle(asked, outcomes)
         seconds = (time.perf_counter() - begun) / max(1, len(asked))
         answers = [
-            Answer.failure(f"picture {index}: {outcome}", seconds=seconds)
-            if isinstance(outcome, ServerFault)
-            else replace(outcome, seconds=seconds)
-            for (index, _, _), outcome in zip(asked, outcomes, strict=True)
+            None if isinstance(outcome, ServerFault) else replace(outcome, seconds=seconds)
+            for outcome in outcomes
         ]
         each = len(pictures)
-        return [answers[each * number : each * (number + 1)] for number in range(len(requests))]
+        rows = [answers[each * number : each * (number + 1)] for number in range(len(requests))]
+        if stop is not None:
+            raise _stopped(stop, answers=rows)
+        return [[answer for answer in row if answer is not None] for row in rows]
 
-    def _again_if_broken(
+    def _settle(
         self, asked: Sequence[tuple[int, Item, Request]], outcomes: list[Answer | ServerFault]
-    ) -> list[Answer | ServerFault]:
-        """Ask again what a broken connection left open, where the server is there; raise where it is not."""
-        faults = {n: each for n, each in enumerate(outcomes) if isinstance(each, ServerFault)}
-        open_ones = [n for n, fault in faults.items() if fault.broken or fault.gateway]
-        if not open_ones or (
-            len(open_ones) == len(outcomes) and all(fault.unreachable for fault in faults.values())
-        ):
-            return outcomes
-        first = faults[open_ones[0]]
+    ) -> ServerFault | None:
+        """Ask again, one by one, what is open, and let items fail that are the cause; the fault that ends the call."""
+        if any(isinstance(outcome, Answer) for outcome in outcomes):
+            self._unanswered, self._client.down = 0, False
+        for number, fault in enumerate(outcomes):
+            if not isinstance(fault, ServerFault):
+                continue
+            if fault.case.again:
+                again = self._client.run(self._answer(*asked[number]))
+                if isinstance(again, Answer):
+                    outcomes[number] = again
+                    continue
+                fault = again
+            index, item, request = asked[number]
+            cause = self._client.run(self._about_gray(index, item, request)) if fault.case.item else fault
+            if cause is not None:
+                return fault if cause.case.item else cause
+            self._unanswered += 1
+            if self._unanswered >= _LOST:
+                return ServerFault(
+                    f"{self._unanswered} items in a row failed, the last one: {fault}", Case.FAILS
+                )
+            outcomes[number] = Answer.failure(f"picture {index}: {fault}")
+        return None
+
+    async def _about_gray(self, index: int, item: Item, request: Request) -> ServerFault | None:
+        """Ask the same question about plain gray pictures of the same sizes; the fault where that fails too."""
+        subject = as_subject(item, index)
+        gray = [replace(each, pixels=np.full_like(each.pixels, 128), marks=()) for each in subject.pictures]
+        if not gray:
+            request = request.model_copy(update={"prompt": "Answer in one word."})
+        frames = [self._frame(index, picture) for picture in gray]
         try:
-            self._client.run(self._client.get("models"))
+            await self._questions.send(replace(subject, pictures=tuple(gray)), frames, request)
         except ServerFault as fault:
-            raise EngineError(
-                f"The server is gone: {first}; {fault}. Start it again and repeat; finished tiles stay."
-            ) from None
-        except Refusal:
-            pass  # it is there
-        torn = [n for n in open_ones if not faults[n].gateway]
-        for number, again in zip(
-            torn, self._client.run(self._answer_all([asked[n] for n in torn])), strict=True
-        ):
-            outcomes[number] = again
-        return outcomes
+            return fault
+        return None
 
     def _find_model(self, wanted: str | None) -> ServedModel:
         listing = None
         try:
             listing = self._client.run(self._client.get("models"))
         except ServerFault as fault:
-            raise EngineError(f"{fault}. Check that the server runs and the URL is right.") from None
-        except Refusal as refusal:
-            if wanted is None or refusal.status in (401, 403):
-                raise EngineError(f"{self._client.url}/models refuses: {refusal}") from None
+            if wanted is None or fault.case not in (Case.MODEL, Case.REFUSED):
+                raise _stopped(fault) from None
         return choose_model(listing, wanted, self._client.url)
 
     async def _answer_all(self, asked: Sequence[tuple[int, Item, Request]]) -> list[Answer | ServerFault]:

@@ -28,7 +28,7 @@ STUB = "Qwen3-VL-stub"
 SERVED = ("Qwen3-VL", "Qwen2.5-VL", "Qwen3.5")
 QUIET: dict[str, Any] = {
     "plan": [],  # fault of each of the next chat requests; None is none
-    "poison": None,  # [width, height, fault] of pictures that always meet a fault
+    "poison": None,  # [width, height, fault] of pictures that always meet a fault, unless they are plain
     "refuse": [],  # fields that are refused with 422
     "ignore": [],  # fields that are not looked at
     "key": None,  # the bearer token that is asked for
@@ -55,10 +55,10 @@ class State:
             self.now = self.most = self.answered = self.connections = 0
             self.asked: list[dict[str, Any]] = []
 
-    def next_fault(self, size: tuple[int, int]) -> str | None:
+    def next_fault(self, size: tuple[int, int], plain: bool) -> str | None:
         with self.lock:
             poison = self.told["poison"]
-            if poison is not None and tuple(poison[:2]) == size:
+            if poison is not None and tuple(poison[:2]) == size and not plain:
                 return str(poison[2])
             return self.told["plan"].pop(0) if self.told["plan"] else None
 
@@ -246,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         if body["model"] not in self.models:
             return self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         time.sleep(told["slow"])
-        fault = self.state.next_fault(size)
+        fault = self.state.next_fault(size, bool(pictures) and np.ptp(pictures[-1]) == 0)
         if fault is not None:
             return self.fail(fault)
         model = self.models[body["model"]]
@@ -285,6 +285,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, {"choices": [{"message": {"content": "[]"}, "finish_reason": "abort"}]})
             case "429":
                 self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.3"})
+            case "quota":
+                error = {"message": "You exceeded your quota", "code": "insufficient_quota"}
+                self.reply(429, {"error": error})
+            case "hour":
+                self.reply(503, {"error": {"message": "maintenance"}}, {"Retry-After": "3600"})
+            case "within":
+                self.reply(200, {"error": {"message": "no credit left", "code": 402}})
             case _:
                 sent = self.headers.get("Authorization", "")
                 self.reply(int(fault), {"error": {"message": f"planted fault; you sent {sent}"}})

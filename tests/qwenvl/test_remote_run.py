@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from qwenvl.cli import load_commands
 from qwenvl.engines.local import LocalEngine
-from qwenvl.errors import EngineError
+from qwenvl.errors import ServerError
 from qwenvl.request import Request, Task
 from workflows.report import Report
 from workflows.slide_run import run_slide
@@ -25,6 +25,16 @@ def svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "small.svs"
     write_slide(path, Scene(160, 160, seed=3), mpp=0.25, downsamples=(1, 4))
     return path
+
+
+SLIDE = Request(task=Task.DETECT, labels=("nucleus",), mpp=0.25, tile_size=64, overlap=16)
+
+
+def finished_tiles(folder: Path) -> int:
+    """How many tiles are finished; none may have failed."""
+    with RunStore.open(folder) as store:
+        assert not len(store.failed())
+        return len(store.finished())
 
 
 def stored(folder: Path) -> dict[int, str]:
@@ -47,26 +57,51 @@ def test_a_slide_through_a_server(
 
 
 def test_a_run_goes_on_after_its_server_was_killed(svs: Path, connect: Connect, tmp_path: Path) -> None:
-    request = Request(task=Task.DETECT, labels=("nucleus",), mpp=0.25, tile_size=64, overlap=16)
     process = ServerProcess({STUB: None})
-    calm = run_slide(svs, request, connect(url=process.url, concurrency=2), tmp_path / "calm", overview=False)
+    calm = run_slide(svs, SLIDE, connect(url=process.url, concurrency=4), tmp_path / "calm", overview=False)
     process.control(plan=[None] * 21 + ["die"])
-    engine = connect(url=process.url, concurrency=2, attempts=2)
-    with pytest.raises(EngineError, match="server is gone"):
-        run_slide(svs, request, engine, tmp_path / "killed", overview=False)
+    engine = connect(url=process.url, concurrency=4, attempts=2)
+    with pytest.raises(ServerError, match="cannot be reached") as stopped:
+        run_slide(svs, SLIDE, engine, tmp_path / "killed", overview=False)
     process.stop()
-    with RunStore.open(tmp_path / "killed") as store:
-        finished = len(store.finished())
-    assert 16 <= finished < calm.asked
+    assert stopped.value.code == "away"
+    finished = finished_tiles(tmp_path / "killed")
+    # The batch under way began at 16; of it, what had arrived stays.
+    assert 18 <= finished < calm.asked
     again = ServerProcess({STUB: None}, port=process.port)
     try:
-        result = run_slide(svs, request, connect(url=again.url), tmp_path / "killed", overview=False)
+        result = run_slide(svs, SLIDE, connect(url=again.url), tmp_path / "killed", overview=False)
         assert result.complete
         assert result.asked == calm.asked - finished, "no finished tile is asked again, none is left out"
         assert len(again.stats()["asked"]) == result.asked
     finally:
         again.stop()
     assert result.report.result() == calm.report.result()
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "garbage", "quota", "401", "404", "400"])
+def test_a_server_that_begins_to_fail_fails_no_tile(
+    fault: str, svs: Path, server: ServerProcess, connect: Connect, tmp_path: Path
+) -> None:
+    server.control(plan=[None] * 21 + [fault] * 500)
+    with pytest.raises(ServerError):
+        run_slide(svs, SLIDE, connect(concurrency=4, attempts=2), tmp_path / "run", overview=False)
+    finished = finished_tiles(tmp_path / "run")
+    assert finished == server.stats()["answered"] == 21
+    server.control()
+    result = run_slide(svs, SLIDE, connect(), tmp_path / "run", overview=False)
+    assert result.complete
+    assert result.asked == result.report.tiles.total - finished
+
+
+def test_a_fresh_run_of_a_server_that_never_answers_leaves_nothing(
+    svs: Path, server: ServerProcess, connect: Connect, tmp_path: Path
+) -> None:
+    engine = connect(attempts=1)
+    server.control(plan=["503"] * 100)
+    with pytest.raises(ServerError):
+        run_slide(svs, SLIDE, engine, tmp_path / "run", overview=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_server_on_the_command_line(

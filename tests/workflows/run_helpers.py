@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.answer import Answer
+from qwenvl.engines.base import Engine
 from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.errors import ServerError
 from qwenvl.request import Request, Task
 from wsi.errors import ReadError
 from wsi.slide import RGB, Level, Slide
@@ -97,3 +99,33 @@ REQUESTS = {
 def request_of(task: Task, **fields: Any) -> Request:
     """A valid request of any task, at 0.5 um/px in tiles of 224 px."""
     return Request(task=task, **{"tile_size": 224, "overlap": 32, "mpp": 0.5, **REQUESTS[task], **fields})
+
+
+class _Losing(Engine):
+    lose_at, _calls, _inside = 1, 0, False
+
+    def answer_many(self, pictures: Sequence[Any], requests: Sequence[Request]) -> list[list[Answer]]:
+        if self._inside:
+            return super().answer_many(pictures, requests)
+        self._inside = True
+        try:
+            rows = super().answer_many(pictures, requests)
+        finally:
+            self._inside = False
+        self._calls += 1
+        if self._calls != self.lose_at:
+            return rows
+        flat = iter(range(10**6))
+        arrived = [[answer if next(flat) % 2 == 0 else None for answer in row] for row in rows]
+        raise ServerError("The server cannot be reached: planted", code="away", answers=arrived)
+
+    def answer(self, pictures: Sequence[Any], request: Request) -> list[Answer]:
+        if self._inside:
+            return super().answer(pictures, request)  # type: ignore[safe-super]
+        return self.answer_many(pictures, [request])[0]
+
+
+def losing_its_server(engine: Any, *, call: int) -> Any:
+    """The engine itself, which loses its server in a later call, once: every other answer has arrived by then."""
+    engine.__class__ = type("Losing", (_Losing, type(engine)), {"lose_at": call})
+    return engine

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.engines.base import Engine
-from qwenvl.errors import EngineError, QwenVLError
+from qwenvl.errors import EngineError, QwenVLError, ServerError
 from qwenvl.request import Request
 from qwenvl.subject import Picture, Subject
 from workflows._rows import StoredAnswer
@@ -188,7 +188,7 @@ def run_items(
     Raises
     ------
     EngineError, RequestError
-        The model is unusable. What was answered is stored.
+        The model is unusable. What was answered is stored, also the part of a batch that arrived from a server.
     StoreError
     """
     stores = tuple(store) if isinstance(store, Sequence) else (store,)
@@ -261,12 +261,14 @@ class _Runner:
         """Ask about a batch and store its answers; the items that some were split into."""
         parts: list[Item] = []
         of_store = [[each for each in batch if each.item.key not in known] for known in self.settled]
-        answers = iter(self._answers([(each, n) for n, row in enumerate(of_store) for each in row]))
+        told, lost = self._answers([(each, n) for n, row in enumerate(of_store) for each in row])
+        answers = iter(told)
         if self.guard is not None:
             self.guard()
-        stop: EngineError | None = None
+        stop: EngineError | None = lost
         for store, row in zip(self.stores, of_store, strict=True):
-            found = [(each.item, next(answers)) for each in row]
+            arrived = [(each.item, next(answers)) for each in row]
+            found = [(item, answer) for item, answer in arrived if answer is not None]
             splits = self._put(store, found)
             parts += [item for made in splits for item in made.items]
             stop = stop or self._without_room(found, {made.tile for made in splits})
@@ -310,18 +312,22 @@ class _Runner:
         self.cancelled = self.cancel is not None and self.cancel.is_set()
         return self.cancelled
 
-    def _answers(self, cells: Sequence[tuple[_Loaded, int]]) -> list[Answer]:
-        """An answer to every item and number of a request."""
+    def _answers(
+        self, cells: Sequence[tuple[_Loaded, int]]
+    ) -> tuple[list[Answer | None], ServerError | None]:
+        """An answer to every item and number of a request; None where the server was lost before it arrived."""
         asked = [
             (each.subject, each.item.request or self.requests[number])
             for each, number in cells
             if not isinstance(each.subject, Answer)
         ]
-        told = iter(ask_questions(self.engine, asked))
+        arrived, lost = ask_questions(self.engine, asked)
+        told = iter(arrived)
         answers = [each.subject if isinstance(each.subject, Answer) else next(told) for each, _ in cells]
-        if self.refine is None:
-            return answers
-        return [self.refine(each.item, answer) for (each, _), answer in zip(cells, answers, strict=True)]
+        if self.refine is not None:
+            items = [each.item for each, _ in cells]
+            answers = [a and self.refine(item, a) for item, a in zip(items, answers, strict=True)]
+        return answers, lost
 
 
 def _given_up(store: Journal, retry: Retry) -> Iterator[int]:

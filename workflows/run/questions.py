@@ -1,23 +1,25 @@
-"""Questions put to an engine so that one of them cannot fail the others."""
+"""Asking an engine many questions so that none is lost to its neighbours: to what one raises, or to a lost server."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer
-from qwenvl.engines.base import Engine
-from qwenvl.errors import EngineError, RequestError, out_of_memory
+from qwenvl.engines.base import Engine, answers_that_arrive
+from qwenvl.errors import EngineError, RequestError, ServerError, out_of_memory
 from qwenvl.request import Request
 from qwenvl.subject import Picture, Subject
 
 Question = tuple[Picture | Subject, Request]
+Arrived = tuple[list[Answer | None], ServerError | None]
+"""Answers in the order of the questions; None where a server was lost before they arrived, and its error."""
 
 
-def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+def ask_questions(engine: Engine, questions: Sequence[Question]) -> Arrived:
     """Ask all at once; in halves where memory runs out; one by one where the engine raises for another reason."""
     if not questions:
-        return []
+        return [], None
     try:
         return _call(engine, questions)
     except (EngineError, RequestError):
@@ -27,22 +29,33 @@ def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[Answer]
     # Outside the except clause, so that the error's frames no longer hold the batch.
     if len(questions) > 1 and not room:
         half = len(questions) // 2
-        return [*ask_questions(engine, questions[:half]), *ask_questions(engine, questions[half:])]
-    return [_ask_alone(engine, question, f"asked-alone:{name}") for question in questions]
+        return _in_turn(questions[:half], questions[half:], ask=lambda part: ask_questions(engine, part))
+    note = f"asked-alone:{name}"
+    return _in_turn(*([each] for each in questions), ask=lambda part: _ask_alone(engine, part[0], note))
 
 
-def _ask_alone(engine: Engine, question: Question, note: str) -> Answer:
+def _in_turn(*parts: Sequence[Question], ask: Callable[[Sequence[Question]], Arrived]) -> Arrived:
+    """Ask parts one after the other until a server is lost."""
+    answers: list[Answer | None] = []
+    lost: ServerError | None = None
+    for part in parts:
+        arrived, lost = ask(part) if lost is None else ([None] * len(part), lost)
+        answers += arrived
+    return answers, lost
+
+
+def _ask_alone(engine: Engine, question: Question, note: str) -> Arrived:
     try:
-        answer = _call(engine, [question])[0]
+        (answer,), lost = _call(engine, [question])
     except (EngineError, RequestError):
         raise
     except Exception as error:
         notes = (note, OUT_OF_MEMORY) if out_of_memory(error) else (note,)
-        return Answer.failure(f"The model raised {type(error).__name__}: {error}.", notes=notes)
-    return replace(answer, notes=(*answer.notes, note))
+        return [Answer.failure(f"The model raised {type(error).__name__}: {error}.", notes=notes)], None
+    return [answer and replace(answer, notes=(*answer.notes, note))], lost
 
 
-def _call(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+def _call(engine: Engine, questions: Sequence[Question]) -> Arrived:
     """One answer per question, in as few calls as the engine can take: by request, or all requests at once."""
     places: dict[int, list[int]] = {}
     for n, (_, request) in enumerate(questions):
@@ -50,17 +63,20 @@ def _call(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
     rows = list(places.values())
     requests = [questions[row[0]][1] for row in rows]
     subjects = [[questions[n][0] for n in row] for row in rows]
+    told: list[Sequence[Answer | None]] = []
+    lost: ServerError | None = None
     if len({tuple(map(id, row)) for row in subjects}) == 1:
-        told = (
-            engine.answer_many(subjects[0], requests)
-            if len(rows) > 1
-            else [engine.answer(subjects[0], requests[0])]
-        )
+        told[:], lost = answers_that_arrive(engine, subjects[0], requests)
     else:
-        told = [engine.answer(row, request) for row, request in zip(subjects, requests, strict=True)]
-    answers: dict[int, Answer] = {}
-    for row, found in zip(rows, told, strict=True):
-        if len(found) != len(row):
-            raise RuntimeError(f"{len(found)} answers to {len(row)} items")
-        answers |= zip(row, found, strict=True)
-    return [answers[n] for n in range(len(questions))]
+        for row, request in zip(subjects, requests, strict=True):
+            if lost is None:
+                (found,), lost = answers_that_arrive(engine, row, [request])
+                told.append(found)
+            else:
+                told.append([None] * len(row))
+    answers: dict[int, Answer | None] = {}
+    for places_of, arrived in zip(rows, told, strict=True):
+        if len(arrived) != len(places_of):
+            raise RuntimeError(f"{len(arrived)} answers to {len(places_of)} items")
+        answers |= zip(places_of, arrived, strict=True)
+    return [answers[n] for n in range(len(questions))], lost

@@ -9,7 +9,9 @@ import threading
 
 import pytest
 from paper_helpers import oracle_engine, read_made, schema_of, small_pdf
+from run_helpers import losing_its_server
 
+from qwenvl.errors import ServerError
 from workflows.documents.document import DocumentError, open_document
 from workflows.documents.evaluate import read_truth
 from workflows.documents.paper import Paper
@@ -17,6 +19,7 @@ from workflows.documents.placing import Anchor
 from workflows.documents.reading import ReadSettings, plan_paper, read_paper
 from workflows.documents.schema import Boxes
 from workflows.errors import RunMismatchError
+from workflows.store import RunStore
 
 
 def table_of(run):
@@ -139,6 +142,23 @@ def test_a_stopped_run_goes_on_where_it_stopped(made, tmp_path):
         assert len(oracle.asked) == 2 * len(plan.windows)
     assert whole.paper.records == straight.paper.records == again.paper.records
     assert len(whole.paper.records) > len(stopped.paper.records)
+
+
+def test_a_lost_server_keeps_what_arrived_and_fails_no_page(made, tmp_path):
+    settings = ReadSettings(window=1, overlap=0)
+    with oracle_engine(made) as (oracle, engine), open_document(made / "paper-001.pdf") as document:
+        pages = len(plan_paper(document, schema_of(made), engine, settings).windows)
+        with pytest.raises(ServerError, match="cannot be reached"):
+            read_paper(
+                document, schema_of(made), losing_its_server(engine, call=1), tmp_path / "run", settings
+            )
+        with RunStore.open(tmp_path / "run") as store:
+            assert (len(store.finished()), len(store.failed())) == (-(-pages // 2), 0)
+        oracle.asked.clear()
+        whole = read_paper(document, schema_of(made), engine, tmp_path / "run", settings)
+        assert len(oracle.asked) == pages // 2
+        straight = read_paper(document, schema_of(made), engine, tmp_path / "other", settings)
+    assert whole.paper.records == straight.paper.records
 
 
 def test_another_question_is_never_mixed_in(made, tmp_path):

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from judge_server import NAME, JudgeServer, always_first, perfect, random_judge
+from run_helpers import losing_its_server
 from typer.testing import CliRunner
 
 from qwenvl.engines.remote import RemoteEngine
+from qwenvl.errors import ServerError
 from workflows.commands import app
 from workflows.errors import ForeignFolderError, JudgeError, RunLockedError, RunMismatchError
 from workflows.judge import Item, Rubric, compare, open_judging, read_items, score
@@ -179,6 +181,19 @@ def test_a_stopped_judging_goes_on_and_malformed_words_stay(judged, server, tmp_
     assert len(server.asked) == 2 * len(PAIRS) - before
     assert again.malformed == 1, "an answer of the judge is never asked for again"
     assert again.unreached == 0
+
+
+def test_a_lost_server_keeps_the_judgements_that_arrived(server, tmp_path):
+    server.habit = perfect
+    engine = losing_its_server(RemoteEngine(server.url, model=NAME, attempts=1), call=1)
+    with pytest.raises(ServerError), open_judging(tmp_path / "out", {}, engine) as store:
+        compare(engine, PAIRS[:10], store)
+    server.asked.clear()
+    with open_judging(tmp_path / "out", {}, engine) as store:
+        results, _ = compare(engine, PAIRS[:10], store)
+    engine.close()
+    assert len(server.asked) == 10  # of 20
+    assert (results.pairs, results.unreached) == (10, 0)
 
 
 def test_a_folder_belongs_to_one_judging(server, tmp_path):

@@ -11,12 +11,14 @@ import pytest
 
 pytest.importorskip("scanpy", reason="needs the extra 'science'")
 import anndata
+from run_helpers import losing_its_server
 from spatial_files import DarknessEngine, VisiumFolder, dark, planted_counts, write_section_slide
 from typer.testing import CliRunner
 
 from qwenvl.checkpoint import find_checkpoint
 from qwenvl.cli import load_commands
 from qwenvl.description import describe_checkpoint
+from qwenvl.errors import ServerError
 from qwenvl.writing import Writer
 from workflows.errors import ExportExistsError, ForeignFolderError, RunMismatchError, SpatialError
 from workflows.reviewed import reviewed_objects
@@ -235,6 +237,20 @@ def test_a_killed_prediction_goes_on_and_ends_the_same(entry, tmp_path):
     np.testing.assert_array_equal(told[0].to_numpy(), told[1].to_numpy())
     with pytest.raises(RunMismatchError):
         predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "p", replace(ASKED, mpp=2.5))
+
+
+def test_a_lost_server_keeps_what_arrived_and_fails_no_spot(entry, tmp_path):
+    with pytest.raises(ServerError, match="cannot be reached"):
+        predict_section(entry, TARGETS, losing_its_server(DarknessEngine(), call=2), tmp_path / "p", ASKED)
+    for target in TARGETS:
+        with RunStore.open(tmp_path / "p" / ANSWERS / target.name) as store:
+            assert (len(store.finished()), len(store.failed())) == (
+                12,
+                0,
+            )  # 8 of the first call, 4 of the second
+    again = predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "p", ASKED)
+    whole = predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "q", ASKED)
+    assert again.facts["statuses"] == whole.facts["statuses"]
 
 
 def test_a_spot_whose_tile_cannot_be_read_is_unknown_and_not_low(entry, tmp_path, monkeypatch):
