@@ -47,16 +47,16 @@ class TileItems(Sequence[Item]):
     slide : Slide
     rows : structured array (n,) of TILE_DTYPE
     load : callable, optional
-        Reads a tile in place of `wsi.loader.read_tile`.
+        Reads a tile; by default `wsi.loader.read_tile`.
     """
 
     def __init__(
         self,
         slide: Slide,
         rows: NDArray[np.void],
-        load: Callable[[Slide, Tile], Picture | Answer] = read_tile,
+        load: Callable[[Slide, Tile], Picture | Answer] | None = None,
     ) -> None:
-        self._slide, self._rows, self._load = slide, rows, load
+        self._slide, self._rows, self._load = slide, rows, load or read_tile
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from workflows.errors import StoreFullError, is_full
@@ -22,16 +23,26 @@ def writing(store: S) -> Iterator[S]:
         The disk was full when a report was written.
     """
     try:
-        yield store
-    except BaseException as error:
+        with named_full_disk(store.folder):
+            yield store
+    except BaseException:
         if store.begun():
             store.close()
         else:
             store.discard()
-        if isinstance(error, OSError) and is_full(error):
-            raise StoreFullError(
-                f"The disk is full: the report of {store.folder} cannot be written. All answers are kept; make room "
-                "and repeat the command."
-            ) from error
         raise
     store.close()
+
+
+@contextmanager
+def named_full_disk(folder: Path) -> Iterator[None]:
+    """Turn what a full disk raises while a report is written into StoreFullError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreFullError) or not is_full(error):
+            raise
+        raise StoreFullError(
+            f"The disk is full: the report of {folder} cannot be written. All answers are kept; make room "
+            "and repeat the command."
+        ) from error

@@ -16,6 +16,7 @@ from qwenvl.engines.base import Engine
 from workflows.compare import Agreement, match_boxes, run_boxes
 from workflows.errors import RunNotFoundError, SpatialError
 from workflows.provenance import model_facts, plain_json, slide_facts, software_versions, utc_now
+from workflows.run.writing import named_full_disk
 from workflows.spatial.baseline import Ridge, section_features, shuffled_within
 from workflows.spatial.evaluate import (
     BOX_IOU,
@@ -97,7 +98,7 @@ def predict_section(
     """
     settings = settings or PredictionSettings()
     level = Level(settings.region_level)
-    with opened(entry) as found:
+    with named_full_disk(out), opened(entry) as found:
         scale = Scale.of(
             found.section, mpp=settings.mpp, tile_size=settings.tile_size, region_mpp=settings.region_mpp
         )
