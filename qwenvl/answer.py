@@ -49,6 +49,10 @@ class TileObject:
     """Confidence in 0..1 where the engine or the model gave one; None otherwise, never a made-up 1.0."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Further keys the model wrote for this object."""
+    span: tuple[int, int] | None = field(default=None, compare=False, repr=False)
+    """Where it stands in `Answer.raw`: its first character and the one behind its last."""
+    number_spans: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
+    """The same of each number of the box or point; empty where they are not written as such (a box around corners)."""
 
     def __post_init__(self) -> None:
         if (self.box is None) == (self.point is None):

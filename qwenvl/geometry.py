@@ -100,11 +100,8 @@ def _scaled(
         raise ValueError(f"points: the last axis holds x, y or two such pairs; got shape {array.shape}")
     pairs = array.shape[-1] // 2
     # Multiplied before divided, so that whole model numbers of a frame come back as they went in.
-    return (
-        array
-        * np.tile(np.asarray(numerator, np.float64), pairs)
-        / np.tile(np.asarray(denominator, np.float64), pairs)
-    )
+    scaled: NDArray[np.float64] = array * np.array((*numerator,) * pairs, np.float64)
+    return scaled / np.array((*denominator,) * pairs, np.float64)
 
 
 def smart_resize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from qwenvl.parse._coordinates import coordinate_sets, number_of
+from qwenvl.parse._coordinates import by_name, coordinate_sets, number_of, numbers_at, numbers_of
+from qwenvl.parse._images import Image, image_in
 from qwenvl.parse._keys import (
     BOX_KEYS,
     COORDINATE_KEYS,
@@ -20,9 +21,18 @@ from qwenvl.parse._keys import (
     numbers_by_name,
 )
 from qwenvl.parse._labels import canonical
-from qwenvl.parse._lenient import CutDict, CutList
 from qwenvl.parse._names import has_content, name_in, name_of
-from qwenvl.parse._strict import RepeatedDict, SplitList
+from qwenvl.parse._spans import (
+    CutDict,
+    CutList,
+    Fields,
+    Items,
+    Origin,
+    RepeatedDict,
+    Span,
+    SplitList,
+    written_as,
+)
 from qwenvl.parse._values import Value
 
 _KNOWN = frozenset(BOX_KEYS + POINT_KEYS + POLYGON_KEYS + LABEL_KEYS + SCORE_KEYS)
@@ -30,9 +40,6 @@ _BOX_KEYS = frozenset(BOX_KEYS)
 _LABEL_KEYS = frozenset(LABEL_KEYS)
 _BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:], *POLYGON_KEYS)
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
-_IMAGE_GROUP = re.compile(
-    r"(?:image|img|picture|photo|frame|tile|page|图|图片|图像|第)[\s_#]*([0-9]{1,4})(?:张|幅)?", re.IGNORECASE
-)
 _SALVAGE_NAME = re.compile(
     r"(?<![\w])(?!bbox|box|point|conf|score|prob|coord)([^\W\d][\w ]{0,40}?)[\"'*]{0,3}\s*+[:=]"
     r"\s*+[\"']?([^\W\d_][^\"'\n,;\]}\[{(:=]{0,79})",
@@ -60,6 +67,13 @@ class Candidate:
     extra: dict[str, Any] = field(default_factory=dict)
     """The object's other keys, as written."""
     codes: tuple[str, ...] = ()
+    span: Span = (0, 0)
+    """Where the object stands; this and the places of the numbers count in the text that `origin` leads to."""
+    origin: Origin = 0
+    image: Image | None = None
+    """The image that words before it, or the key of its group, name."""
+    places: Sequence[Span] | None = None
+    """Where the numbers stand; None where each knows its own place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,7 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
     codes: list[str] = []
     empty = False
     hint: str | None = None
-    image: re.Match[str] | None = None
+    image: Image | None = None
     for item in values:
         if isinstance(item.value, dict) and not isinstance(item.value, CutDict) and _is_object(item.value):
             codes.append("single")
@@ -100,15 +114,14 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
         if item.before:
             # A heading is that of all values up to the next words.
             hint = name_in(item.before, labels)
-            image = _IMAGE_GROUP.fullmatch(item.before.strip(" *#:：_"))
-        root = _in_image(item.value, image[1]) if image else item.value
-        for kind, value, name in _walk(root, labels, hint):
+            image = item.image or image
+        for kind, value, around in _walk(item.value, labels, _Around(hint, image, item.origin)):
             if kind == "object":
-                candidates.extend(_of_dict(value, name, size))
+                candidates.extend(_of_dict(value, around, size))
             elif kind == "junk":
                 candidates.append(Candidate(None, codes=("dropped:not_object",)))
             elif kind == "list":
-                rows = _of_list(value, name, size)
+                rows = _of_list(value, around, size)
                 bare_ones.extend(rows or [Candidate(None, codes=("dropped:not_object",))])
             elif kind == "code":
                 codes.append(value)
@@ -124,77 +137,80 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
     return Written(tuple(candidates), tuple(codes), empty)
 
 
-def _walk(root: Any, labels: tuple[str, ...], hint: str | None) -> Iterator[tuple[str, Any, str | None]]:
-    """('object' | 'list' | 'junk' | 'empty' | 'code', value, name from around), in order of the text."""
-    stack: list[tuple[Any, str | None, bool]] = [(root, hint, False)]
+class _Around(NamedTuple):
+    """What is known of an object from around it: its name, its image, where its text comes from."""
+
+    name: str | None
+    image: Image | None
+    origin: Origin
+
+    def under(self, name: str | None, image: Image | None = None) -> _Around:
+        """What is known within a group."""
+        return _Around(name, image or self.image, self.origin)
+
+
+def _walk(root: Any, labels: tuple[str, ...], around: _Around) -> Iterator[tuple[str, Any, _Around]]:
+    """('object' | 'list' | 'junk' | 'empty' | 'code', value, what is around), in order of the text."""
+    stack: list[tuple[Any, _Around, bool]] = [(root, around, False)]
     while stack:
-        value, name, inside = stack.pop()
+        value, around, inside = stack.pop()
         if isinstance(value, dict):
             if isinstance(value, RepeatedDict):
-                yield "code", "keys", None
+                yield "code", "keys", around
             if _is_tool_call(value):
-                yield "code", "tool_call", None
+                yield "code", "tool_call", around
                 continue
             if _is_object(value):
                 if not isinstance(value, CutDict):
-                    yield "object", value, name
+                    yield "object", value, around
                 for key, child in value.items():
                     if isinstance(child, (list, dict)) and child and not _is_read(str(key)):
                         if _holds_objects(child):
-                            yield "code", "wrapped", None
-                            stack.append((child, _group(key, labels), True))
+                            yield "code", "wrapped", around
+                            stack.append((child, around.under(_group(key, labels)), True))
                         elif not isinstance(value, CutDict):
-                            yield "code", "attributes", None
+                            yield "code", "attributes", around
                 continue
             children = []
             for key, child in value.pairs if isinstance(value, RepeatedDict) else value.items():
                 if isinstance(child, list) and not child:
                     if str(key).casefold().strip() in WRAPPER_KEYS or canonical(str(key)[:120], labels):
-                        yield "empty", None, None
+                        yield "empty", None, around
                 elif isinstance(child, (list, dict)):
-                    image = _IMAGE_GROUP.fullmatch(str(key)[:40].strip())
-                    child = _in_image(child, image[1]) if image else child
-                    children.append((child, _group(key, labels) or name, False))
+                    group = around.under(_group(key, labels) or around.name, image_in(str(key)[:40]))
+                    children.append((child, group, False))
             if children:
-                yield "code", "wrapped", None
+                yield "code", "wrapped", around
                 stack.extend(reversed(children))
             elif inside and not isinstance(value, CutDict):
-                yield "object", value, name
+                yield "object", value, around
         elif isinstance(value, list):
             if isinstance(value, SplitList):
-                yield "code", "keys", None
-                stack.extend(reversed([(child, own or name, True) for child, own in _shared_names(value)]))
+                yield "code", "keys", around
+                parts = [
+                    (child, around.under(own or around.name), True) for child, own in _shared_names(value)
+                ]
+                stack.extend(reversed(parts))
             elif not value:
                 if not isinstance(value, CutList):
-                    yield ("junk" if inside else "empty"), None, None
+                    yield ("junk" if inside else "empty"), None, around
             elif _is_flat(value):
                 if not isinstance(value, CutList):
-                    yield "list", value, name
+                    yield "list", value, around
             else:
-                stack.extend(reversed(list(_after_words(value, name, labels))))
+                stack.extend(reversed(list(_after_words(value, around, labels))))
         elif inside:
-            yield "junk", value, name
-
-
-def _in_image(value: Any, number: str) -> Any:
-    """The objects of a value, each with the number of the image that a heading or group's key gives them."""
-    if isinstance(value, list) and not isinstance(value, CutList):
-        return (
-            [_in_image(part, number) for part in value] if any(isinstance(p, dict) for p in value) else value
-        )
-    if type(value) is dict and _is_object(value):
-        return {"image": number} | value
-    return value
+            yield "junk", value, around
 
 
 def _after_words(
-    value: list[Any], name: str | None, labels: tuple[str, ...]
-) -> Iterator[tuple[Any, str | None, bool]]:
+    value: list[Any], around: _Around, labels: tuple[str, ...]
+) -> Iterator[tuple[Any, _Around, bool]]:
     """The parts of a list; words among them name what follows."""
     for part in value:
         if isinstance(part, str):
-            name = name_in(part, labels) or name
-        yield part, name, True
+            around = around.under(name_in(part, labels) or around.name, image_in(part[:80]))
+        yield part, around, True
 
 
 def _named_by_neighbours(candidates: list[Candidate]) -> list[Candidate]:
@@ -274,12 +290,14 @@ def _is_flat(value: list[Any]) -> bool:
     return bool(value) and not any(isinstance(part, (list, dict)) for part in value)
 
 
-def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidate]:
-    if len(item) == 2 and type(item) is dict and isinstance(label := item.get("label"), str) and label:
+def _of_dict(item: Fields, around: _Around, size: int) -> list[Candidate]:
+    hint, image, origin = around
+    if len(item) == 2 and type(item) is Fields and isinstance(label := item.get("label"), str) and label:
         plain_box = item.get("bbox_2d")
-        if isinstance(plain_box, list) and len(plain_box) == 4 and set(map(type, plain_box)) == {int}:
+        if type(plain_box) is Items and len(plain_box) == 4 and set(map(type, plain_box)) == {int}:
             # What the models write nearly always, without the search through the aliases.
-            return [Candidate(tuple(map(float, plain_box)), label, hint)]
+            numbers = tuple(map(float, plain_box))
+            return [Candidate(numbers, label, hint, {}, (), item.span, origin, image, plain_box.spans)]
     folded = _folded(item)
     codes: list[str] = []
     sets: list[list[float]] = []
@@ -287,7 +305,7 @@ def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidat
     for key in _BY_PRIORITY if present else ():
         if key not in folded or folded[key] is None:
             continue
-        found, found_codes = coordinate_sets(folded[key], key)
+        found, found_codes = coordinate_sets(folded[key], key, _place_of(item, key))
         if not found or not _fits(key, found, size):
             codes += ["attributes"] if sets else []
             continue
@@ -304,11 +322,10 @@ def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidat
             codes.append("keys")
         if key == "box_2d":
             codes.append("order")
-    if not sets and (named := numbers_by_name(folded)) is not None:
+    if not sets and (named := by_name(item)) is not None:
         present = True
-        plain = [number_of(part) for part in named]
-        if None not in plain:
-            sets = [[part for part in plain if part is not None]]
+        if None not in named:
+            sets = [[part for part in named if part is not None]]
             codes.append("keys")
     label_key, label = name_of(folded)
     if isinstance(item, RepeatedDict):
@@ -323,13 +340,23 @@ def _of_dict(item: dict[str, Any], hint: str | None, size: int) -> list[Candidat
     extra = {key: value for key, value in item.items() if _is_extra(str(key), label_key)}
     if not sets:
         reason = "dropped:numbers" if present else "dropped:no_coordinates"
-        return [Candidate(None, label, hint, extra, (reason,))]
+        return [Candidate(None, label, hint, extra, (reason,), item.span, origin, image)]
+    names = [label] * len(sets)
     if isinstance(label, list) and len(sets) == len(label) and all(isinstance(name, str) for name in label):
-        pairs = zip(sets, label, strict=True)
-        return [Candidate(tuple(numbers), name, hint, extra, tuple(codes)) for numbers, name in pairs]
-    if isinstance(label, list) and len(sets) > 1 and len(set(map(str, label))) > 1:
-        label = " / ".join(map(str, label))  # nothing says which name is whose
-    return [Candidate(tuple(numbers), label, hint, extra, tuple(codes)) for numbers in sets]
+        names = label
+    elif isinstance(label, list) and len(sets) > 1 and len(set(map(str, label))) > 1:
+        names = [" / ".join(map(str, label))] * len(sets)  # nothing says which name is whose
+    return [
+        Candidate(tuple(numbers), name, hint, extra, tuple(codes), item.span, origin, image)
+        for numbers, name in zip(sets, names, strict=True)
+    ]
+
+
+def _place_of(item: Fields, key: str) -> Span | None:
+    """Where the value of a case-folded key stands."""
+    pairs = item.pairs if isinstance(item, RepeatedDict) else item.items()
+    found = [span for (name, _), span in zip(pairs, item.spans, strict=True) if name.casefold().strip() == key]
+    return found[-1] if found else None
 
 
 def _fits(key: str, found: list[list[float]], size: int) -> bool:
@@ -344,18 +371,17 @@ def _is_extra(key: str, label_key: str | None) -> bool:
     return key != label_key and (key not in _KNOWN or key in SCORE_KEYS or key in LABEL_KEYS)
 
 
-def _of_list(value: list[Any], hint: str | None, size: int) -> list[Candidate]:
+def _of_list(value: Items, around: _Around, size: int) -> list[Candidate]:
     """A bare list of numbers, with its label as last element or not; several boxes in one row are parted."""
-    label = None
+    label, start, stop = None, 0, len(value)
     if isinstance(value[-1], str) and number_of(value[-1]) is None:
-        label, value = value[-1], value[:-1]
+        label, stop = value[-1], stop - 1
     elif isinstance(value[0], str) and number_of(value[0]) is None:
-        label, value = value[0], value[1:]
-    plain = [number_of(part) for part in value]
-    if not plain or None in plain:
+        label, start = value[0], 1
+    numbers = numbers_of(written_as(Items, value[start:stop], value.span, value.spans[start:stop]))
+    if not numbers or len(numbers) != size:
         return []
-    numbers = tuple(part for part in plain if part is not None)
-    return [Candidate(numbers, label, hint)] if len(numbers) == size else []
+    return [Candidate(tuple(numbers), label, around.name, {}, (), value.span, around.origin, around.image)]
 
 
 def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
@@ -366,6 +392,7 @@ def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
     """
     matches = list(_SALVAGE.finditer(text))
     found: list[Candidate] = []
+    image: Image | None = None
     for index, match in enumerate(matches):
         stop = matches[index + 1].start() if index + 1 < len(matches) else len(text)
         label = _SALVAGE_LABEL.search(text, match.end(), min(stop, match.end() + 160))
@@ -383,8 +410,10 @@ def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
                 hint = found[-1].hint
         if label and label.end() == len(text) and labels and not canonical(label[1], labels):
             continue
-        plain = [number_of(part) for part in match[1].split(",")]
-        numbers = None if None in plain else tuple(part for part in plain if part is not None)
-        codes = ("salvaged",) if numbers else ("dropped:numbers",)
-        found.append(Candidate(numbers, label[1] if label else None, hint, codes=codes))
+        numbers = tuple(numbers_at(match[1], match.span(1)))
+        sound = len(numbers) == match[1].count(",") + 1
+        codes = ("salvaged",) if sound else ("dropped:numbers",)
+        span = (match.start(), max(match.end(), label.end() if label else 0))
+        image = image_in(text[max(0, match.start() - 200) : match.start()]) or image
+        found.append(Candidate(numbers if sound else None, label[1] if label else None, hint, {}, codes, span, 0, image))
     return tuple(found)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from qwenvl.parse._keys import EITHER_KEYS, POINT_KEYS, POLYGON_KEYS, numbers_by_name
-from qwenvl.parse._lenient import CutDict, CutList
+from qwenvl.parse._spans import CutDict, CutList, Fields, Items, Number, Span, span_of
 
 OVERSHOOT = 0.02
 """Share of the space's side up to which a value beyond it is clipped; what lies farther out is dropped."""
@@ -18,7 +18,7 @@ _ROWS = re.compile(r"\[[^\[\]]{1,120}\]")
 
 
 def number_of(value: Any) -> float | None:
-    """A finite float of an int, a float or a numeric string; None of anything else."""
+    """A finite float of an int, a float or a numeric string, its place kept; None of anything else."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, str):
@@ -27,27 +27,72 @@ def number_of(value: Any) -> float | None:
             return None
         value = text
     try:
-        number = float(value)
+        number = value if type(value) is Number else float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) and abs(number) < _LARGEST else None
 
 
-def numbers_in(text: str) -> list[float] | None:
-    """Numbers of a string such as '10, 20, 30, 40' or '<|box_start|>(10,20),(30,40)<|box_end|>'.
+def numbers_of(values: list[Any]) -> list[float] | None:
+    """The numbers of an array, each with its place; None where one is no number."""
+    plain = [number_of(part) for part in values]
+    numbers = [part for part in plain if part is not None]
+    if len(numbers) != len(values):
+        return None
+    if type(values) is not Items:
+        return numbers
+    return [
+        Number.at(number, _inside(part, span) if isinstance(part, str) else span)
+        for number, part, span in zip(numbers, values, values.spans, strict=True)
+    ]
+
+
+def numbers_in(text: str, span: Span | None = None) -> list[float] | None:
+    """Numbers of a string such as '10, 20, 30, 40' or '<|box_start|>(10,20),(30,40)<|box_end|>', each with its place.
 
     None where the string holds anything but numbers, brackets and tag names.
     """
     if len(text) > 400 or (re.sub(_NUMBER, "", text).strip("\"' \t\r\n,;()[]{}") and not _tags_only(text)):
         return None
-    return [float(match) for match in _NUMBER.findall(text)]
+    return numbers_at(text, span)
+
+
+def numbers_at(text: str, span: Span | None) -> list[float]:
+    """All numbers of a text that stands at `span`."""
+    inner = None if span is None else _inside(text, span)
+    if inner is None:
+        return [float(match) for match in _NUMBER.findall(text)]
+    start = inner[0]
+    return [
+        Number.at(match[0], (start + match.start(), start + match.end())) for match in _NUMBER.finditer(text)
+    ]
+
+
+def _inside(text: str, span: Span) -> Span | None:
+    """The place of a string's characters within that of the string; None where it has escapes."""
+    quotes = span[1] - span[0] - len(text)
+    return (span[0] + quotes // 2, span[1] - quotes // 2) if quotes in (0, 2) else None
+
+
+def by_name(item: dict[str, Any]) -> list[float | None] | None:
+    """The numbers that an object spells out key by key, each with its place; see `numbers_by_name`."""
+    spans = item.spans if type(item) is Fields else [None] * len(item)
+    named = numbers_by_name(
+        {
+            str(key).casefold().strip(): Number.at(part, span) if type(part) in (int, float) else part
+            for (key, part), span in zip(item.items(), spans, strict=True)
+        }
+    )
+    return None if named is None else [number_of(part) for part in named]
 
 
 def _tags_only(text: str) -> bool:
     return _SEPARATED.fullmatch(re.sub(_NUMBER, "", text)) is not None and "<" in text
 
 
-def coordinate_sets(value: Any, key: str = "bbox_2d") -> tuple[list[list[float]], tuple[str, ...]]:
+def coordinate_sets(
+    value: Any, key: str = "bbox_2d", span: Span | None = None
+) -> tuple[list[list[float]], tuple[str, ...]]:
     """The boxes (four numbers) and points (two) that a coordinate key's value holds, usually one.
 
     Parameters
@@ -56,39 +101,46 @@ def coordinate_sets(value: Any, key: str = "bbox_2d") -> tuple[list[list[float]]
     key : str
         The key, case-folded: two pairs are two corners under a box's key and two points under a point's; four pairs
         under a box's key, and all numbers under a polygon's, are corners of what the box surrounds.
+    span : (int, int) or None
+        Where the value stands.
 
     Returns
     -------
     tuple
-        The number lists and codes. The list is empty where the value is no coordinates; one of its lists has
-        another length than two or four where the model wrote too many or too few.
+        The number lists, each number with its place, and codes. The list is empty where the value is no coordinates;
+        one of its lists has another length than two or four where the model wrote too many or too few.
     """
     if isinstance(value, (CutList, CutDict)) or value is None:
         return [], ()
     if isinstance(value, str):
-        rows = [numbers_in(part) for part in _ROWS.findall(value)] if value.count("[") > 1 else []
-        if len(rows) > 1 and all(row and len(row) == 4 for row in rows) and _between_rows(value):
-            return [row for row in rows if row], ("strings", "nested")
-        numbers = numbers_in(value)
-        if numbers and key in POLYGON_KEYS:
-            return _surrounding(numbers, ("strings",))
-        return ([numbers], ("strings",)) if numbers else ([], ())
+        return _in_string(value, key, span)
     if isinstance(value, dict):
-        named = numbers_by_name({str(key).casefold().strip(): part for key, part in value.items()})
-        if named is None:
-            return [], ()
-        plain = [number_of(part) for part in named]
-        return ([[part for part in plain if part is not None]], ("keys",)) if None not in plain else ([], ())
+        named = by_name(value) or [None]
+        plain = [part for part in named if part is not None]
+        return ([plain], ("keys",)) if len(plain) == len(named) else ([], ())
     if not isinstance(value, list) or not value or len(value) > 4000:
         return [], ()
     if all(isinstance(part, (list, dict)) for part in value):
         return _nested(value, key)
-    plain = [number_of(part) for part in value]
-    if None in plain:
+    numbers = numbers_of(value)
+    if numbers is None:
         return [], ()
     codes = ("strings",) if any(isinstance(part, str) for part in value) else ()
-    numbers = [part for part in plain if part is not None]
     return _surrounding(numbers, codes) if key in POLYGON_KEYS else ([numbers], codes)
+
+
+def _in_string(value: str, key: str, span: Span | None) -> tuple[list[list[float]], tuple[str, ...]]:
+    start = None if span is None or (inner := _inside(value, span)) is None else inner[0]
+    rows = [
+        numbers_in(row[0], None if start is None else (start + row.start(), start + row.end()))
+        for row in (_ROWS.finditer(value) if value.count("[") > 1 else ())
+    ]
+    if len(rows) > 1 and all(row and len(row) == 4 for row in rows) and _between_rows(value):
+        return [row for row in rows if row], ("strings", "nested")
+    numbers = numbers_in(value, span)
+    if numbers and key in POLYGON_KEYS:
+        return _surrounding(numbers, ("strings",))
+    return ([numbers], ("strings",)) if numbers else ([], ())
 
 
 def _between_rows(text: str) -> bool:
@@ -106,15 +158,17 @@ def _surrounding(numbers: list[float], codes: tuple[str, ...]) -> tuple[list[lis
 def _nested(value: list[Any], key: str) -> tuple[list[list[float]], tuple[str, ...]]:
     rows = []
     for part in value:
-        row = None if isinstance(part, CutList) else part
+        row: list[float] | None = None
         if isinstance(part, dict):
-            row = numbers_by_name({str(key).casefold().strip(): item for key, item in part.items()})
-        elif isinstance(part, list) and len(part) == 1 and isinstance(part[0], list):
-            row = part[0]
-        plain = [number_of(item) for item in row] if isinstance(row, list) and row else [None]
-        if None in plain:
+            named = by_name(part) or [None]
+            plain = [item for item in named if item is not None]
+            row = plain if len(plain) == len(named) else None
+        elif not isinstance(part, CutList):
+            inner = part[0] if len(part) == 1 and isinstance(part[0], list) else part
+            row = numbers_of(inner)
+        if not row:
             return [], ()
-        rows.append([item for item in plain if item is not None])
+        rows.append(row)
     if key in POLYGON_KEYS:
         return _surrounding([number for row in rows for number in row], ("nested",))
     if key not in POINT_KEYS and all(len(row) == 2 for row in rows):
@@ -143,7 +197,7 @@ def placed(
     Parameters
     ----------
     numbers : list of float
-        Two or four finite model numbers, x first.
+        Two or four finite model numbers, x first; the result keeps their places.
     extent : tuple of float
         Width and height of the space; its least values are 0.
 
@@ -167,7 +221,8 @@ def placed(
         side = extent[axis % 2]
         if not -OVERSHOOT * side <= value <= (1 + OVERSHOOT) * side:
             return None, ("out_of_range", "dropped:outside")
-        inside.append(min(max(value, 0.0), side))
+        kept = min(max(value, 0.0), side)
+        inside.append(kept if kept is value else Number.at(kept, span_of(value)))
     if inside != numbers:
         codes += ["out_of_range", "clipped"]
     if len(inside) == 4 and (inside[0] >= inside[2] or inside[1] >= inside[3]):

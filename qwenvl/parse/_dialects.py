@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from qwenvl.parse._images import Image, image_in
 from qwenvl.parse._names import has_content
+from qwenvl.parse._spans import Number, Span
 
 _TAG = re.compile(
     r"<\|(object_ref|box|quad|point)_(start|end)\|>|<(/?)(ref|bbox|box|quad|point)>", re.IGNORECASE
@@ -26,7 +28,6 @@ _XML_NUMBER = re.compile(
 _XML_NAME = re.compile(
     r"\b(?:alt|label|name)\s*+=\s*+[\"'“”‘’]([^\"“”<>]{0,200}?)[\"'“”’](?=[\s/]|\Z)", re.IGNORECASE
 )
-_LEFT = re.compile(r"[\d<>\[\](){}|\"“”]|\b(?:b?box|ref|quad|object_ref)\b", re.IGNORECASE)
 _IN_NAME = re.compile(r"[<>\[\]{}|]|[0-9]\s*,\s*[0-9]")
 _STRANGE = re.compile(r"[^\s,;:()\[\]]")
 _ONE = r"\s*+-?[0-9]++(?:\.[0-9]++)?\s*+"
@@ -49,8 +50,10 @@ class Tagged:
     label: str | None
     before: str = ""
     """The words since the place before this one, where no tag names it."""
-    span: tuple[int, int] = (0, 0)
-    """Where its numbers stand in the text."""
+    span: Span = (0, 0)
+    """Where it stands in the text, its tags included."""
+    image: Image | None = None
+    """The image that words before it name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class TagsFound:
     """'tags_v1', 'tags_v2', 'xml' or 'pairs'; empty where nothing was found."""
     cut: bool = False
     codes: tuple[str, ...] = ()
-    left: str = ""
-    """The words that no tag covers."""
+    read: tuple[Span, ...] = ()
+    """What tags cover."""
 
 
 def find_tags(text: str, *, pairs: bool) -> TagsFound:
@@ -82,7 +85,10 @@ def find_tags(text: str, *, pairs: bool) -> TagsFound:
         return points
     if found.places or found.cut:
         if points.places or points.cut:
-            found = replace(found, places=found.places + points.places, cut=found.cut or points.cut)
+            found = replace(
+                found, places=found.places + points.places, cut=found.cut or points.cut,
+                read=found.read + points.read,
+            )  # fmt: skip
         return found
     if points.cut:
         return points
@@ -92,31 +98,30 @@ def find_tags(text: str, *, pairs: bool) -> TagsFound:
 
 
 def _pairs(text: str) -> TagsFound:
-    places, outside, last = [], [], 0
+    places, last = [], 0
     name: str | None = None
+    image: Image | None = None
     for match in _PAIRS.finditer(text):
-        outside.append(text[last : match.start()])
+        outside = text[last : match.start()]
+        image = image_in(outside) or image
         last = match.end()
-        before = f"{outside[-1]}{match[1] or ''}".rpartition("\n")[2].strip(" ,;、和")
+        before = f"{outside}{match[1] or ''}".rpartition("\n")[2].strip(" ,;、和")
         name = before or name
-        numbers = tuple(float(number) for number in match.groups()[1:])
-        places.append(Tagged(numbers, None, name or "", match.span()))
-    left = "".join((*outside, text[last:])) if places else ""
-    return TagsFound(tuple(places), "pairs" if places else "", codes=_left_over(left), left=left)
-
-
-def _left_over(left: str) -> tuple[str, ...]:
-    """A note where text outside of all tags holds numbers, brackets, quotes or pieces of tags."""
-    return ("leftover",) if _LEFT.search(left) else ()
+        numbers = tuple(Number.at(match[at], match.span(at)) for at in range(2, 6))
+        places.append(Tagged(numbers, None, name or "", match.span(), image))
+    return TagsFound(
+        tuple(places), "pairs" if places else "", read=tuple(place.span for place in places)
+    )
 
 
 def _boxes(text: str) -> TagsFound:
     places: list[Tagged] = []
     codes: list[str] = []
-    outside: list[str] = []
+    read: list[Span] = []
+    image: Image | None = None
     label: str | None = None
     waiting = False  # a reference that no box has followed yet
-    opened: tuple[str, int] | None = None
+    opened: tuple[str, int, int] | None = None  # name of a tag, where it begins and ends
     grammar, reach = "", 0
     before = ""
     for tag in _TAG.finditer(text):
@@ -126,7 +131,8 @@ def _boxes(text: str) -> TagsFound:
         grammar = grammar or ("tags_v2" if modern else "tags_v1")
         if opened:
             # A tag that follows another without its end closes it as well.
-            inner = text[opened[1] : tag.start()]
+            inner = text[opened[2] : tag.start()]
+            read.append((opened[1], tag.end() if closes else tag.start()))
             if not closes or name != opened[0]:
                 codes.append("tags")
             if opened[0] in ("ref", "object_ref"):
@@ -134,7 +140,8 @@ def _boxes(text: str) -> TagsFound:
                 label, waiting = inner[:200], True
                 before = ""
             else:
-                found = _in_tag(opened[0], inner, label, before, opened[1], codes)
+                place = Tagged((), label, before, read[-1], image)
+                found = _in_tag(opened[0], inner, place, opened[2], codes)
                 places += found
                 waiting, before = waiting and not found, ""
             opened = None
@@ -143,69 +150,74 @@ def _boxes(text: str) -> TagsFound:
             codes.append("tags")
         if not closes:
             words = text[reach : tag.start()]
-            outside.append(words)
+            image = (image_in(words) if words else None) or image
             if name not in ("ref", "object_ref") and not waiting and words and not words.isspace():
                 words = _TAG.sub(" ", words)
                 before = words.rpartition("\n")[2] or words.strip().rpartition("\n")[2]
                 if has_content(before):
                     # These words, and no longer the reference before the last box, name what comes.
                     label = None
-            opened = (name, tag.end())
+            opened = (name, tag.start(), tag.end())
             reach = tag.end()
     cut = opened is not None or _TAG_CUT.search(text, max(0, len(text) - 2000)) is not None
     if opened and opened[0] not in ("ref", "object_ref"):
         # At the end of the text a box counts only where all its brackets are closed.
-        inner = text[opened[1] :]
+        inner = text[opened[2] :]
         if inner.count("(") == inner.count(")") == (4 if opened[0] == "quad" else 2):
-            places += _in_tag(opened[0], inner, label, before, opened[1], codes)
+            place = Tagged((), label, before, (opened[1], len(text)), image)
+            places += _in_tag(opened[0], inner, place, opened[2], codes)
             waiting = False
-    elif not opened:
-        outside.append(text[reach:])
+    if opened:
+        read.append((opened[1], len(text)))
     if waiting and not cut:
         codes.append("tags")
-    left = "".join(outside) if grammar else ""
-    return TagsFound(tuple(places), grammar, cut, (*codes, *_left_over(left)), left)
+    return TagsFound(tuple(places), grammar, cut, tuple(codes), tuple(read))
 
 
-def _in_tag(
-    name: str, inner: str, label: str | None, before: str, start: int, codes: list[str]
-) -> list[Tagged]:
+def _in_tag(name: str, inner: str, place: Tagged, start: int, codes: list[str]) -> list[Tagged]:
     """The places in one tag, usually one; what is not as the families write it is added to `codes`."""
-    span = (start, start + len(inner))
+
+    def at(*numbers: float) -> Tagged:
+        return replace(place, numbers=numbers)
+
     if _PLAIN[name == "point"].fullmatch(inner):
-        return [Tagged(_numbers(inner), label, before, span)]
-    rows = [_numbers(row) for row in _ROW.findall(inner[:2000])]
+        return [at(*_numbers(inner, start))]
+    rows = [_numbers(row[0], start + row.start()) for row in _ROW.finditer(inner[:2000])]
     if len(rows) > 1 and all(len(row) == 4 for row in rows) and not _ROW.sub("", inner).strip(" \t\r\n,;"):
         codes.append("nested")
-        return [Tagged(row, label, before, span) for row in rows]
-    numbers = _numbers(inner[:400])
+        return [at(*row) for row in rows]
+    numbers = _numbers(inner[:400], start)
     if name == "quad" and len(numbers) == 8:
         codes += [] if _QUAD.fullmatch(inner) else ["numbers"]
         xs, ys = numbers[::2], numbers[1::2]
-        return [Tagged((min(xs), min(ys), max(xs), max(ys)), label, before, span)]
+        return [at(min(xs), min(ys), max(xs), max(ys))]
     codes += ["numbers"] if len(numbers) in (4, 8) else []
     if len(numbers) == 8 and all(
-        numbers[at] < numbers[at + 2] and numbers[at + 1] < numbers[at + 3] for at in (0, 4)
+        numbers[k] < numbers[k + 2] and numbers[k + 1] < numbers[k + 3] for k in (0, 4)
     ):
         # Two boxes in one tag, each from its upper left to its lower right corner.
-        return [Tagged(numbers[:4], label, before, span), Tagged(numbers[4:], label, before, span)]
+        return [at(*numbers[:4]), at(*numbers[4:])]
     if _STRANGE.search(_NUMBERS.sub("", inner)):
         # Characters among the numbers: one of them may be damaged.
-        return [Tagged((), label, before, span)]
-    return [Tagged(numbers, label, before, span)]
+        return [at()]
+    return [at(*numbers)]
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in _NUMBERS.findall(text))
+def _numbers(text: str, start: int) -> list[float]:
+    return [
+        Number.at(match[0], (start + match.start(), start + match.end())) for match in _NUMBERS.finditer(text)
+    ]
 
 
 def _xml_points(text: str) -> TagsFound:
     places: list[Tagged] = []
+    read: list[Span] = []
     cut = False
     for element in _XML.finditer(text):
         axes: dict[str, dict[str, float]] = {}
-        for axis, index, quoted, bare in _XML_NUMBER.findall(element[1]):
-            axes.setdefault(index, {})[axis.casefold()] = float(quoted or bare)
+        for each in _XML_NUMBER.finditer(text, *element.span(1)):
+            group = 3 if each[3] else 4
+            axes.setdefault(each[2], {})[each[1].casefold()] = Number.at(each[group], each.span(group))
         named = _XML_NAME.search(element[1])
         end = _XML_END.match(text, element.end())
         if not end and element[2] != "/>":
@@ -213,7 +225,11 @@ def _xml_points(text: str) -> TagsFound:
             if not named:
                 continue
         label = named[1] if named else end[1] if end else None
+        image = image_in(text[read[-1][1] if read else 0 : element.start()])
+        image = image or (places[-1].image if places else None)
+        read.append((element.start(), (end or element).end()))
         for place in axes.values():
-            places.append(Tagged(tuple(place[axis] for axis in "xy" if axis in place), label))
+            numbers = tuple(place[axis] for axis in "xy" if axis in place)
+            places.append(Tagged(numbers, label, span=read[-1], image=image))
     cut = cut or re.search(r"<points?\b[^<>]*\Z", text[-2000:], re.IGNORECASE) is not None
-    return TagsFound(tuple(places), "xml" if places else "", cut)
+    return TagsFound(tuple(places), "xml" if places else "", cut, read=tuple(read))

@@ -30,11 +30,6 @@ POLYGON_KEYS = (
     "contour", "outline", "多边形", "轮廓", "四边形",
 )  # fmt: skip
 """Keys under which corners stand, one pair of numbers each."""
-IMAGE_KEYS = (
-    "image", "img", "img_idx", "image_idx", "image_index", "image_id", "image_number", "picture", "frame", "page",
-    "图", "图片", "图像",
-)  # fmt: skip
-"""Keys that say in which of several images an object lies."""
 CONFIDENCE_KEYS = frozenset(SCORE_KEYS) - {"score", "得分"}
 """Keys whose numbers above 1 can only be percent; a 'score' of 5 may be out of ten."""
 WRAPPER_KEYS = frozenset(

@@ -46,6 +46,7 @@ _DENYING = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
 def readable(name: str) -> str:
     """One line of at most 80 characters, without quotes, markup and punctuation around it."""
     return clean(" ".join(name[:400].split()).strip(_EDGE)[:MAX_LABEL].strip())
@@ -141,6 +142,7 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     return UNLABELLED, "label:missing"
 
 
+_ODD_MARK = re.compile(r"[\[\]{}<>|]")
 _PRESENCE = frozenset({"present", "exists", "detected", "visible", "found", "valid", "is_present", "存在"})
 
 
@@ -155,9 +157,10 @@ def is_taken_back(extra: Mapping[str, object], label: str) -> bool:
     return False
 
 
+@lru_cache(maxsize=4096)
 def _odd_marks(name: str) -> bool:
     """True for brackets and bars that belong to no name: what stood around them may be lost."""
-    return name.count("(") != name.count(")") or any(mark in name for mark in "[]{}<>|")
+    return _ODD_MARK.search(name) is not None or name.count("(") != name.count(")")
 
 
 def denies(words: str, label: str) -> bool:

@@ -11,24 +11,13 @@ import re
 from typing import Any
 
 from qwenvl.parse._lenient_strings import read_key, read_quoted, straightened
-from qwenvl.parse._strict import MAX_DEPTH, number_as_written, object_of
-
-
-class CutList(list[Any]):
-    """An array that the text ended inside of: its elements were finished, the array was not."""
-
-
-class CutDict(dict[str, Any]):
-    """An object that the text ended inside of: it is not known what it was going to say."""
-
+from qwenvl.parse._spans import CutDict, CutList, Items, Span, written_as
+from qwenvl.parse._strict import BOX, MAX_DEPTH, box_of, number_as_written, object_of
 
 _GAP = re.compile(r"(?:[\s,;、\\]++|//[^\n]*+|/\*[^*]{0,500}+\*/)*+")
 _SPACE = re.compile(r"[\s\\]*+")
 _NUMBER = re.compile(
     r"([-+]?)(0*+)((?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)?(?:[eE][-+]?[0-9]{1,4})?)(?=[\s,;、:\[\](){}\"'<]|\Z)"
-)
-_COORDINATES = re.compile(
-    r"\[\s*+((?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?\s*+,\s*+){1,7}-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?)\s*+\]"
 )
 _WORD = re.compile(r"[^\s,;、:\[\](){}\"'<]++(?:[ \t]++[^\s,;、:\[\](){}\"'<]++)*+")
 _TAGGED_BOX = re.compile(
@@ -43,31 +32,36 @@ _CLOSERS = {"]": "[", ")": "[", "}": "{"}
 
 
 class _Frame:
-    """One open container: `key` is the dict key whose value is awaited."""
+    """One open container from `start` on: `key` is the dict key whose value is awaited."""
 
-    __slots__ = ("items", "key", "pairs")
+    __slots__ = ("items", "key", "pairs", "spans", "start")
 
-    def __init__(self, is_dict: bool) -> None:
+    def __init__(self, is_dict: bool, start: int) -> None:
         self.items: list[Any] | None = None if is_dict else []
         self.pairs: list[tuple[str, Any]] = []
         self.key: str | None = None
+        self.start = start
+        self.spans: list[Span] = []
 
-    def put(self, value: Any) -> None:
+    def put(self, value: Any, span: Span) -> None:
+        self.spans.append(span)
         if self.items is None:
             self.pairs.append((self.key or "", value))
             self.key = None
         else:
             self.items.append(value)
 
-    def closed(self) -> Any:
+    def closed(self, end: int) -> Any:
         if self.items is not None:
-            return self.items
+            return written_as(Items, self.items, (self.start, end), self.spans)
         if self.key is not None:
-            self.put(None)
-        return object_of(self.pairs)
+            self.put(None, (end, end))
+        return object_of(self.pairs, (self.start, end), self.spans)
 
-    def cut(self) -> Any:
-        return CutDict(self.pairs) if self.items is None else CutList(self.items)
+    def cut(self, end: int) -> Any:
+        if self.items is None:
+            return written_as(CutDict, self.pairs, (self.start, end), self.spans)
+        return written_as(CutList, self.items, (self.start, end), self.spans)
 
     def __len__(self) -> int:
         return len(self.pairs) if self.items is None else len(self.items)
@@ -91,7 +85,7 @@ class LenientReader:
 
     def read(self, start: int) -> tuple[Any, int]:
         """The list or dict that opens at `start`, and where it ends. What was mended is added to `codes`."""
-        self._stack = [_Frame(self.text[start] == "{")]
+        self._stack = [_Frame(self.text[start] == "{", start)]
         self._position = start + 1
         text, size = self.text, len(self.text)
         while True:
@@ -129,17 +123,18 @@ class LenientReader:
                     return self._unfinished()
                 character = text[self._position]
                 if character in ",;、}])":
-                    self._stack[-1].put(None)
+                    self._stack[-1].put(None, (self._position, self._position))
                     continue
             if not self._value(character):
                 return self._unfinished()
 
     def _pop(self) -> tuple[Any] | None:
         """Close the innermost container; a 1-tuple of it where it was the outermost."""
-        value = self._stack.pop().closed()
+        frame = self._stack.pop()
+        value = frame.closed(self._position)
         if not self._stack:
             return (value,)
-        self._stack[-1].put(value)
+        self._stack[-1].put(value, (frame.start, self._position))
         return None
 
     def _close(self, opener: str) -> tuple[Any] | None:
@@ -162,12 +157,14 @@ class LenientReader:
         return self._pop()
 
     def _unfinished(self) -> tuple[Any, int]:
-        value: Any = self._stack.pop().cut()
+        end = len(self.text)
+        inner = self._stack.pop()
+        value: Any = inner.cut(end)
         while self._stack:
             frame = self._stack.pop()
-            frame.put(value)
-            value = frame.cut()
-        return value, len(self.text)
+            frame.put(value, (inner.start, end))
+            inner, value = frame, frame.cut(end)
+        return value, end
 
     def _key(self, character: str) -> bool:
         """Read a key and its colon into the innermost dict; False where an object opens in its place."""
@@ -187,17 +184,17 @@ class LenientReader:
 
     def _value(self, character: str) -> bool:
         """Read one value at the position; False where the text ends inside it."""
-        position, frame = self._position, self._stack[-1]
-        if character == "[" and (plain := _COORDINATES.match(self.text, position)):
-            frame.put([number_as_written(written) for written in plain[1].split(",")])
-            self._position = plain.end()
-            if self.original is not self.text and self.original[position : plain.end()] != plain[0]:
+        text, position, frame = self.text, self._position, self._stack[-1]
+        if character == "[" and (box := BOX.match(text, position)):
+            self._position = box.end()
+            frame.put(box_of(box), box.span())
+            if self.original is not self.text and self.original[position : box.end()] != box[0]:
                 self.codes.append("punctuation")
         elif character in "[{(":
             if len(self._stack) >= MAX_DEPTH:
                 self.codes.append("depth")
                 return False
-            self._stack.append(_Frame(character == "{"))
+            self._stack.append(_Frame(character == "{", position))
             self._position += 1
             if self.original[position] != character:
                 self.codes.append("punctuation")
@@ -208,18 +205,18 @@ class LenientReader:
             if value is None:
                 return False
             self._position = end
-            self._put_or_key(value)
+            self._put_or_key(value, position)
         elif (number := _NUMBER.match(self.text, position)) and (number[2] or number[3][:1] not in "eE"):
             self._position = number.end()
             sign, zeros, digits = number.groups()
             if len(zeros) > 1 or (zeros and digits[:1].isdigit()) or sign == "+":
                 self.codes.append("numbers")
             leading = "0" if not digits or digits[0] in ".eE" else ""
-            frame.put(number_as_written(("-" if sign == "-" else "") + leading + digits))
+            frame.put(number_as_written(("-" if sign == "-" else "") + leading + digits), number.span())
         elif box := _TAGGED_BOX.match(self.text, position):
             self.codes.append("syntax")
             self._position = box.end()
-            frame.put(box[0])
+            frame.put(box[0], box.span())
         elif word := _WORD.match(self.text, position):
             self._position = word.end()
             spoken = self.original[position : word.end()].strip()
@@ -228,25 +225,25 @@ class LenientReader:
                 return True
             if spoken not in ("true", "false", "null"):
                 self.codes.append("words")
-            self._put_or_key(_LITERALS.get(spoken.casefold(), spoken))
+            self._put_or_key(_LITERALS.get(spoken.casefold(), spoken), position)
         else:
             self.codes.append("syntax")
             self._position += 1
         return True
 
-    def _put_or_key(self, value: Any) -> None:
+    def _put_or_key(self, value: Any, start: int) -> None:
         """Put a value; in an array, text before a colon is a key whose bracket or brace is missing."""
         frame = self._stack[-1]
         end = _end(_SPACE, self.text, self._position)
         if frame.items is None or self.text[end : end + 1] != ":" or not isinstance(value, str):
-            frame.put(value)
+            frame.put(value, (start, self._position))
             return
         self.codes.append("brackets")
         self._position = end + 1
         if len(self._stack) > 1 and self._stack[-2].items is None:
             self._pop()
         else:
-            self._stack.append(_Frame(is_dict=True))
+            self._stack.append(_Frame(True, start))
         self._stack[-1].key = value
 
 

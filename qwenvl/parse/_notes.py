@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _COUNTED = {
     "capped",
@@ -22,12 +22,14 @@ _INFORMATIVE = {"fence", "text"}
 """Codes of well-formed answers: the families fence JSON by habit, and 'text' names the source of a score."""
 
 
-def fold(codes: Iterable[str]) -> tuple[str, ...]:
+def fold(codes: Sequence[str]) -> tuple[str, ...]:
     """Codes in order of first sight, each once; countable ones with their number.
 
     >>> fold(["fence", "clipped", "dropped:numbers", "clipped"])
     ('fence', 'clipped:2', 'dropped:1:numbers')
     """
+    if not codes:
+        return ()
     folded = []
     for code, count in Counter(codes).items():
         head, _, reason = code.partition(":")

@@ -10,7 +10,7 @@ from qwenvl.parse._counting import MAX_COUNT, number_in
 from qwenvl.parse._keys import LABEL_KEYS
 from qwenvl.parse._labels import canonical
 from qwenvl.parse._outcome import Outcome, none_valid, settled
-from qwenvl.parse._values import find_values
+from qwenvl.parse._reading import Reading
 from qwenvl.parse.objects import parse_objects
 from qwenvl.request import Request
 
@@ -18,10 +18,11 @@ _ANSWER_KEYS = ("answer", "result", "response", "value", "答案", "结果")
 _COUNT_KEYS = ("count", "number", "total", "num", "n", "数量", *_ANSWER_KEYS)
 
 
-def count(text: str, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+def count(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
     """The number stated, or the length of the list where the model answered with objects. 0 is a number."""
-    parsed = parse_objects(text, request, **places, bare=False)
-    number, codes = (None, ()) if parsed.objects else _counted_in_json(text, request.labels)
+    text = reading.whole
+    parsed = parse_objects(reading, request, **places, bare=False)
+    number, codes = (None, ()) if parsed.objects else _counted_in_json(reading, request.labels)
     if number is None and (parsed.written or parsed.empty or parsed.cut):
         if parsed.written and not parsed.objects:
             return none_valid(parsed)
@@ -43,11 +44,11 @@ def count(text: str, request: Request, unfinished: bool, places: dict[str, Any])
     return Outcome(settled(codes, False), codes, value=number)
 
 
-def _counted_in_json(text: str, labels: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
+def _counted_in_json(reading: Reading, labels: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
     """Counts under a key such as 'count', or under the labels, added up; codes tell that there was JSON."""
-    if "{" not in text:
+    if "{" not in reading.text:
         return None, ()
-    found = find_values(text)
+    found = reading.values
     if found.cut or not found.values:
         return None, ("keys",) if found.values else ()
     items: list[Any] = []
@@ -80,11 +81,12 @@ def _whole(value: Any, labels: tuple[str, ...]) -> int | None:
     return int(value) if value == value // 1 and 0 <= value <= MAX_COUNT else None
 
 
-def _said(text: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def _said(reading: Reading, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """The one string that JSON around a short answer holds, or the text itself."""
+    text = reading.whole
     if "{" not in text and "[" not in text and '"' not in text and "```" not in text:
         return text, ()
-    found = find_values(text)
+    found = reading.values
     value = found.values[0].value if len(found.values) == 1 and not found.cut else None
     keyless = isinstance(value, str)
     if isinstance(value, list) and len(value) == 1:
@@ -99,13 +101,13 @@ def _said(text: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return value, found.codes if keyless else (*found.codes, "keys")
 
 
-def classify(text: str, request: Request, unfinished: bool) -> Outcome:
+def classify(reading: Reading, request: Request, unfinished: bool) -> Outcome:
     """The one label chosen; several named, or one denied, is no choice."""
-    said, codes = _said(text, (*LABEL_KEYS, *_ANSWER_KEYS))
+    said, codes = _said(reading, (*LABEL_KEYS, *_ANSWER_KEYS))
     label, word_codes = words.class_in(said, request.labels)
     codes += word_codes
     if label is None:
-        if "ambiguous" not in codes and words.is_refusal(text):
+        if "ambiguous" not in codes and words.is_refusal(reading.whole):
             return Outcome(Status.REFUSED, codes)
         status = Status.TRUNCATED if unfinished else Status.FAILED
         reason = "several labels, or a denied one" if "ambiguous" in codes else "none of the labels"
@@ -115,13 +117,13 @@ def classify(text: str, request: Request, unfinished: bool) -> Outcome:
     return Outcome(settled(codes, unfinished and (longer or bool(word_codes))), codes, text=label)
 
 
-def score(text: str) -> Outcome:
+def score(reading: Reading) -> Outcome:
     """1 for yes and 0 for no, for engines that cannot give a probability."""
-    said, codes = _said(text, (*_ANSWER_KEYS, *LABEL_KEYS))
+    said, codes = _said(reading, (*_ANSWER_KEYS, *LABEL_KEYS))
     answer, word_codes = words.yes_or_no(said)
     codes += word_codes
     if answer is None:
-        if words.is_refusal(text):
+        if words.is_refusal(reading.whole):
             return Outcome(Status.REFUSED, codes)
         return Outcome(Status.FAILED, codes, error="the answer is neither yes nor no")
     codes += ("text",)

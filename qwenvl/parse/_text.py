@@ -11,7 +11,6 @@ MAX_CHARACTERS = 131_072
 """Longest answer that is read: 32,768 tokens of grounding text, in which every digit is a token, stay below it."""
 
 _ENDS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|im_start|>user")
-_PLACES = re.compile(r"[0-9]|[\[{]\s*[\"'{\[]|<\|?(?:box|ref|object_ref|quad|point)")
 _HEAD = re.compile(r"\s*(?:<\|im_start\|>\s*)?assistant\s*\n|\s*<\|im_start\|>\s*assistant\b")
 
 
@@ -20,11 +19,13 @@ class Body:
     """The answer part of a model's text."""
 
     text: str
+    start: int = 0
+    """Where it stands in the model's text."""
     reasoning: str | None = None
     cut: bool = False
     """The text ended before the answer began, or was longer than is read."""
-    left: bool = False
-    """Something that could be objects stands behind the end of the turn."""
+    behind: str = ""
+    """What stands behind the end of the turn."""
 
 
 def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> Body:
@@ -41,6 +42,7 @@ def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> B
     """
     opening, closing = thinking or ("<think>", "</think>")
     reasoning, mark, answer = text.rpartition(closing)
+    start = len(reasoning) + len(mark)
     if mark:
         cut = opening in answer
         if cut:
@@ -56,14 +58,14 @@ def body_of(text: str, *, thinking: tuple[str, str] | None, finished: bool) -> B
     thought = reasoning.replace(opening, "", 1).strip() if mark or cut else None
     head = _HEAD.match(answer[:200])
     if head:
-        answer = answer[head.end() :]
-    whole = len(answer)
+        answer, start = answer[head.end() :], start + head.end()
     behind = ""
-    for end in _ENDS:
+    for end in _ENDS if "<" in answer else ():
         answer, _, rest = answer.partition(end)
-        behind = rest or behind
-    left = whole > len(answer) and _PLACES.search(behind) is not None
-    return Body(answer[:MAX_CHARACTERS].strip(), thought, cut or len(answer) > MAX_CHARACTERS, left)
+        behind = rest + behind
+    start += len(answer) - len(answer.lstrip())
+    cut = cut or len(answer) > MAX_CHARACTERS
+    return Body(answer[:MAX_CHARACTERS].strip(), start, thought, cut, behind)
 
 
 _TOOL_CALL = re.compile(

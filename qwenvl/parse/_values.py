@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qwenvl.parse._lenient import CutDict, CutList, LenientReader
+from qwenvl.parse._images import Image, image_in
+from qwenvl.parse._ledger import FENCE, has_words, json_note, left_over
+from qwenvl.parse._lenient import LenientReader
+from qwenvl.parse._spans import CutDict, CutList, Origin, Span, behind
 from qwenvl.parse._strict import read_strict
+from qwenvl.parse._tables import find_tables
 
-_FENCE = "```"
 _LANGUAGE = re.compile(r"[ \t]*+[A-Za-z0-9_+-]{0,12}[ \t]*+(?:\r?\n|(?=[\[{])|\Z)")
 _START = re.compile(
     r"[\[［](?=\s*+(?:[\[{(\]\"'“”‘’\-+<0-9．.［｛（］＂＇０-９-]|[^\W\d]\w{0,30}[\"'”’]?\s*+[:：]|\Z))"
@@ -18,7 +21,7 @@ _START = re.compile(
 )
 _HEADLESS = re.compile(r"\s*+[\"'“][^\W\d][\w \-]{0,40}[\"'”]\s*+[:：]")
 _ESCAPED = re.compile(r"[\[{,]\s*+\\+[\"']")
-_WORDS = re.compile(r"[^\W_]")
+_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.DOTALL)
 _CORRECTS = re.compile(
     r"\b(?:wait|actually|correction|corrected|mistake|error|apologi[sz]e|on second thought|scratch that|strike that"
     r"|let me (?:correct|redo|fix|revise|re-?check|re-?do|re-?examine)|revised|final answer|should be)\b"
@@ -44,6 +47,10 @@ class Value:
     """The last line of words between the value before this one and this one: its heading."""
     corrects: bool = False
     """The words before it take back what stands before them."""
+    image: Image | None = None
+    """The image that the words before it name."""
+    origin: Origin = 0
+    """Where the stretch of text comes from that the value's spans count in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,81 +61,127 @@ class Found:
     codes: tuple[str, ...] = ()
     cut: bool = False
     """The text ended inside the last value."""
-    alone: bool = False
-    """Nothing but values stood there."""
+    whole: Any = None
+    """The one JSON value, plain ones included, that the text is and nothing else."""
 
 
-def find_values(text: str) -> Found:
+def find_values(text: str, origin: Origin = 0) -> Found:
     """All lists and dicts that `text` writes, at top level, in order.
 
     Tried in turn: the text as one strict JSON value; the contents of all its code fences; a scan over the
     text that reads a value at every opening bracket, strictly where that works and leniently where not. JSON
-    Lines, several lists and values amid prose all come out of the scan. Each character is read a bounded
-    number of times.
+    Lines, several lists, Markdown tables and values amid prose all come out of the scan. Each character is read a
+    bounded number of times.
+
+    Parameters
+    ----------
+    text : str
+    origin : int or sequence of int
+        Where it comes from; the values carry it on.
     """
     stripped = text.strip()
+    origin = behind(origin, len(text) - len(text.lstrip()))
     whole = read_strict(stripped)
     if whole and whole[1] == len(stripped):
         value = whole[0]
         if isinstance(value, str) and ("[" in value or "{" in value):
-            inner = find_values(value) if not value.lstrip().startswith('"') else Found()
-            return Found(inner.values, ("escaped", *inner.codes), inner.cut, inner.alone)
-        return Found((Value(value),), alone=True)
-    if _FENCE in stripped:
-        found = _fenced(stripped)
+            inner = Found()
+            if not value.lstrip().startswith('"'):
+                inner = find_values(value, _inside(stripped, value, origin))
+            return Found(inner.values, ("escaped", *inner.codes), inner.cut, value)
+        return Found((Value(value, origin=origin),), whole=value)
+    if FENCE in stripped:
+        found = _fenced(stripped, origin)
         if found.values:
             return found
-    return _scan(stripped)
+    return _scan(stripped, "", origin)
 
 
-def _fenced(text: str) -> Found:
-    blocks: list[tuple[str, str]] = []
-    outside, position = [], 0
-    while (opening := text.find(_FENCE, position)) >= 0:
-        outside.append(text[position:opening])
-        start = opening + len(_FENCE)
+def _inside(text: str, value: str, origin: Origin) -> Origin:
+    """Where each character of a string's value stands; the whole string for each where that is not plain."""
+    places = [behind(origin, 0)] if isinstance(origin, int) else list(origin)
+    starts = [match.start() for match in _ESCAPE.finditer(text, 1, len(text) - 1)]
+    if len(starts) != len(value):
+        starts = [0] * len(value)
+    return [places[0] + start for start in starts] if isinstance(origin, int) else [places[at] for at in starts]
+
+
+def _fenced(text: str, origin: Origin) -> Found:
+    blocks: list[tuple[int, int, str]] = []
+    covered: list[Span] = []
+    position = 0
+    while (opening := text.find(FENCE, position)) >= 0:
+        lead = text[position:opening]
+        start = opening + len(FENCE)
         language = _LANGUAGE.match(text, start)
+        known = not language or language[0].strip().casefold() in _LANGUAGES
+        covered.append((opening, language.end() if language and known else start))
         if language:
             start = language.end()
-            if language[0].strip().casefold() not in _LANGUAGES:
-                outside[-1] += f"\n{language[0].strip()}"
-        closing = text.find(_FENCE, start)
+            lead += "" if known else f"\n{language[0].strip()}"
+        closing = text.find(FENCE, start)
         stop = len(text) if closing < 0 else closing
-        blocks.append((text[start:stop], outside[-1]))
-        position = len(text) if closing < 0 else closing + len(_FENCE)
-    outside.append(text[position:])
-    scanned = [_scan(block, lead) for block, lead in blocks]
+        blocks.append((start, stop, lead))
+        position = len(text) if closing < 0 else closing + len(FENCE)
+        covered.append((stop, position))
+    scanned = [_scan(text[start:stop], lead, behind(origin, start)) for start, stop, lead in blocks]
     found = [part for part in scanned if part.values]
+    covered += [
+        (start, stop) for (start, stop, _), part in zip(blocks, scanned, strict=True) if part.values
+    ]
     codes = [code for part in found for code in part.codes] + ["fence"]
-    lost = [block for (block, _), part in zip(blocks, scanned, strict=True) if not part.values]
     if len(found) > 1:
         codes.append("merged")
-    between = "".join((*outside, *lost))
-    prose = _WORDS.search(between) is not None
-    if prose:
-        codes.append("prose")
-    elif found and between.strip(" \t\r\n"):
-        codes.append("leftover")
+    left = left_over(text, covered)
+    if note := json_note(left):
+        codes.append("prose" if note == "prose" else "leftover")
     return Found(
         tuple(value for part in found for value in part.values),
         tuple(codes),
         any(part.cut for part in found),
-        alone=not prose and all(part.alone for part in found),
     )
 
 
-def _scan(text: str, lead: str = "") -> Found:
+def _scan(text: str, lead: str, origin: Origin) -> Found:
     """The values of one stretch of text, `lead` being the words that stand before it."""
     codes: list[str] = []
     if _HEADLESS.match(text):
         text, codes = "{" + text, ["brackets"]
+        origin = origin - 1 if isinstance(origin, int) else [origin[0], *origin]
     if _ESCAPED.search(text) and not read_strict(text):
-        text = text.replace('\\"', '"').replace("\\'", "'")
+        kept = [at for at, mark in enumerate(text) if mark != "\\" or text[at + 1 : at + 2] not in ("'", '"')]
+        origin = [at + origin for at in kept] if isinstance(origin, int) else [origin[at] for at in kept]
+        text = "".join(text[at] for at in kept)
         codes.append("escaped")
-    values: list[Value] = []
-    outside: list[str] = []
+    values, cut, read_codes = _read_all(text)
+    outside: list[Value] = []
+    position = 0
+    for start, end, value in values:
+        before = text[position:start] if outside else lead + text[position:start]
+        corrects = bool(before) and _CORRECTS.search(before) is not None
+        outside.append(Value(value, _heading(before), corrects, image_in(before), origin))
+        position = end
+    codes += read_codes
+    left = left_over(text, [(start, end) for start, end, _ in values])
+    note = json_note(left)
+    if note and (values or note != "leftover"):
+        codes.append(note)
+    if len(values) > 1:
+        codes.append("lines" if all(isinstance(value, dict) for _, _, value in values) else "merged")
+    elif FENCE in left:
+        codes.append("fence_open")
+    return Found(tuple(outside), tuple(codes), cut)
+
+
+def _read_all(text: str) -> tuple[list[tuple[int, int, Any]], bool, list[str]]:
+    """Start, end and value of all that is read in a stretch; whether it ended inside the last; codes."""
+    values = find_tables(text) if "|" in text else []
+    codes = ["table"] * bool(values)
+    cut = any(isinstance(row, CutDict) for _, _, table in values for row in table)
+    for start, end, _ in values:
+        text = f"{text[:start]}{' ' * (end - start)}{text[end:]}"
     reader: LenientReader | None = None
-    position, cut, failures = 0, False, 0
+    position, failures = 0, 0
     for start in _starts(text):
         if start < position:
             continue
@@ -137,42 +190,26 @@ def _scan(text: str, lead: str = "") -> Found:
             break
         strict = read_strict(text, start) if failures < _STRICT_FAILURES else None
         if strict:
-            value, end = strict
+            value, position = strict
         else:
             failures += 1
             reader = reader or LenientReader(text)
             known = len(reader.codes)
-            value, end = reader.read(start)
+            value, position = reader.read(start)
             unclosed = isinstance(value, (CutList, CutDict))
             cut = cut or unclosed
             if not unclosed and len(reader.codes) == known and failures <= _STRICT_FAILURES:
                 reader.codes.append("syntax")
-        outside.append(text[position:start])
-        before = outside[-1] if values else lead + outside[-1]
-        values.append(Value(value, _heading(before), bool(before) and _CORRECTS.search(before) is not None))
-        position = end
-    outside.append(text[position:])
-    codes += reader.codes if reader else []
-    between = "".join(outside)
-    prose = _WORDS.search(between) is not None
-    if prose:
-        codes.append("prose")
-    elif any(bracket in between for bracket in "[]{}"):
-        codes.append("brackets")
-    elif values and between.replace("```", "").strip(" \t\r\n,"):
-        codes.append("leftover")
-    if len(values) > 1:
-        codes.append("lines" if all(isinstance(item.value, dict) for item in values) else "merged")
-    elif "```" in between:
-        codes.append("fence_open")
-    return Found(tuple(values), tuple(codes), cut, alone=not prose)
+        values.append((start, position, value))
+    values.sort(key=lambda entry: entry[0])
+    return values, cut, codes + (reader.codes if reader else [])
 
 
 def _heading(before: str) -> str:
     """The last line that holds words."""
     if not before or before.isspace():
         return ""
-    lines = [line for line in before[-400:].splitlines() if _WORDS.search(line)]
+    lines = [line for line in before[-400:].splitlines() if has_words(line)]
     return lines[-1].rstrip(" \t\r\n,;[{(`") if lines else ""
 
 

@@ -9,11 +9,13 @@ from typing import Any
 from qwenvl.answer import Answer, Status
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import words
+from qwenvl.parse._ledger import holds_places
 from qwenvl.parse._notes import fold
 from qwenvl.parse._outcome import Outcome, none_valid, settled
+from qwenvl.parse._reading import Reading
 from qwenvl.parse._short import classify, count, score
 from qwenvl.parse._text import body_of, clean
-from qwenvl.parse.extracted import extract
+from qwenvl.parse.extracted import extracted
 from qwenvl.parse.grounded import grounded
 from qwenvl.parse.objects import ParsedObjects, parse_objects
 from qwenvl.request import Request, Task
@@ -34,6 +36,7 @@ def parse_answer(
     frame: PictureFrame | None,
     finish_reason: str = "stop",
     thinking: tuple[str, str] | None = None,
+    image: int = 0,
     **measures: Any,
 ) -> Answer:
     """Read one tile's answer out of a model's text. Never raises for what the text holds.
@@ -55,6 +58,9 @@ def parse_answer(
         'stop', 'length', 'loop' or 'error', as the engine saw it.
     thinking : tuple of str or None
         Opening and closing marker of the reasoning where the model was let think.
+    image : int
+        Place of the tile's picture among those of the question, from 0. Objects that say to lie in another one are
+        dropped with the note 'dropped:n:other_image'.
     **measures
         `prompt_tokens`, `new_tokens`, `seconds` and `error` of the answer.
 
@@ -78,8 +84,8 @@ def parse_answer(
     elif not body.text:
         read = Outcome(Status.TRUNCATED if unfinished else Status.FAILED, error="the answer is empty")
     else:
-        places = {"dialect": dialect, "space": space, "frame": frame or _NOWHERE}
-        read = _read(body.text, request, unfinished or body.cut, places)
+        places = {"dialect": dialect, "space": space, "frame": frame or _NOWHERE, "image": image}
+        read = _read(Reading(body.text, body.start), request, unfinished or body.cut, places)
         if frame is None and read.objects:
             status = settled((*read.codes, "unplaced"), read.status is Status.TRUNCATED)
             read = replace(read, objects=(), codes=(*read.codes, "unplaced"), status=status)
@@ -87,7 +93,7 @@ def parse_answer(
                 read = replace(
                     read, status=Status.FAILED, error="the answer holds places, but there is no picture"
                 )
-    if body.left and read.status in (Status.OK, Status.REPAIRED, Status.EMPTY):
+    if holds_places(body.behind) and read.status in (Status.OK, Status.REPAIRED, Status.EMPTY):
         empty = read.status is Status.EMPTY
         read = replace(
             read, status=Status.FAILED if empty else Status.REPAIRED, codes=(*read.codes, "leftover"),
@@ -101,30 +107,29 @@ def parse_answer(
     return Answer(**(fields | measures))
 
 
-def _read(text: str, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+def _read(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
     match request.task:
         case Task.DETECT | Task.POINT:
-            return _objects(text, request, unfinished, places)
+            return _objects(reading, request, unfinished, places)
         case Task.COUNT:
-            return count(text, request, unfinished, places)
+            return count(reading, request, unfinished, places)
         case Task.CLASSIFY:
-            return classify(text, request, unfinished)
+            return classify(reading, request, unfinished)
         case Task.SCORE:
-            return score(text)
+            return score(reading)
         case Task.EXTRACT:
-            status, value, codes, error = extract(text, request.output_schema or {}, unfinished=unfinished)
-            if status is Status.FAILED and words.is_refusal(text):
-                return Outcome(Status.REFUSED, codes, error=error)
-            objects, placing = grounded(value, **places) if value is not None else ((), ())
-            if placing and status is Status.OK:
-                status = settled(placing, unfinished=False)
-            return Outcome(status, (*codes, *placing), objects, value=value, error=error)
+            read = extracted(reading, request.output_schema or {}, unfinished=unfinished)
+            if read.status is Status.FAILED and words.is_refusal(reading.whole):
+                return Outcome(Status.REFUSED, read.codes, error=read.error)
+            objects, placing = grounded(read.written, reading, **places) if read.written is not None else ((), ())
+            status = settled(placing, unfinished=False) if placing and read.status is Status.OK else read.status
+            return Outcome(status, (*read.codes, *placing), objects, value=read.value, error=read.error)
         case _:
-            return _words(text, request, unfinished, places)
+            return _words(reading, request, unfinished, places)
 
 
-def _objects(text: str, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
-    parsed = parse_objects(text, request, **places)
+def _objects(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+    parsed, text = parse_objects(reading, request, **places), reading.whole
     if parsed.objects:
         status = settled(parsed.codes, unfinished or parsed.cut or parsed.capped)
         return Outcome(status, parsed.codes, parsed.objects)
@@ -150,11 +155,11 @@ def _objects(text: str, request: Request, unfinished: bool, places: dict[str, An
     return Outcome(Status.FAILED, parsed.codes, error="no object, empty list or clear negative could be read")
 
 
-def _words(text: str, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+def _words(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
     """Describe and ask: the words, and any places that the model grounded in them."""
-    parsed = ParsedObjects()
+    parsed, text = ParsedObjects(), reading.whole
     if "<" in text or "{" in text:
-        parsed = parse_objects(text, request, **places, bare=False)
+        parsed = parse_objects(reading, request, **places, bare=False)
     spoken = " ".join(_TAGS.sub(" ", text).split()) if "<" in text else text
     codes = parsed.codes if parsed.written else ()
     codes = tuple(code for code in codes if code not in ("prose", "single", "lines", "merged", "leftover"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from jsonschema.exceptions import ValidationError, best_match
@@ -10,67 +11,78 @@ from referencing.exceptions import Unresolvable
 
 from qwenvl.answer import Status
 from qwenvl.json_schema import SchemaValidator
-from qwenvl.parse._lenient import CutDict, CutList
-from qwenvl.parse._strict import RepeatedDict, SplitList, read_strict, shallow
+from qwenvl.parse._reading import Reading
+from qwenvl.parse._spans import CutDict, CutList, RepeatedDict, SplitList
 from qwenvl.parse._text import cleaned
-from qwenvl.parse._values import find_values
+from qwenvl.parse._values import Value, find_values
 
 
-def extract(
-    text: str, schema: dict[str, Any], *, unfinished: bool
-) -> tuple[Status, Any, tuple[str, ...], str | None]:
-    """The first value in `text` that is valid by `schema`.
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What one answer gave.
+
+    Attributes
+    ----------
+    status : Status
+    codes : tuple of str
+    error : str or None
+        Why there is no valid value.
+    value : JSON value
+        Cleaned; None unless it is valid.
+    written : Value or None
+        The same as it was read, with its place in the text.
+    """
+
+    status: Status
+    codes: tuple[str, ...] = ()
+    error: str | None = None
+    value: Any = None
+    written: Value | None = None
+
+
+def extracted(reading: Reading, schema: dict[str, Any], *, unfinished: bool) -> Extracted:
+    """The first value in an answer that is valid by `schema`.
 
     Parameters
     ----------
-    text : str
+    reading : Reading
     schema : dict
         A JSON Schema. References to other documents are not followed.
     unfinished : bool
         The text ended at a limit.
-
-    Returns
-    -------
-    tuple
-        Status, the value (None unless valid), codes, and the reason where there is no valid value.
     """
-    whole = read_strict(text)
-    if whole and whole[1] == len(text):
-        codes: tuple[str, ...] = ()
-        candidates, cut = [whole[0]], False
-        scalar = not isinstance(whole[0], (list, dict))
-    else:
-        found = find_values(text)
-        candidates, codes, cut = [item.value for item in found.values], found.codes, found.cut
-        scalar = False
-    if cut and candidates and isinstance(candidates[-1], (CutList, CutDict)):
+    found = reading.values
+    candidates, codes, cut = list(found.values), found.codes, found.cut
+    scalar = found.whole is not None and not isinstance(found.whole, (list, dict))
+    if isinstance(found.whole, str):
+        # The schema may ask for a string that holds brackets.
+        candidates, codes, cut = [Value(found.whole)], (), False
+    if cut and candidates and isinstance(candidates[-1].value, (CutList, CutDict)):
         candidates.pop()
     validator = SchemaValidator(schema)
     error: str | None = None
-    for value in candidates:
-        if not shallow(value) or _repeats(value):
-            error = error or "a key repeats, or the value is nested too deep"
+    for written in candidates:
+        if _repeats(written.value):
+            error = error or "a key repeats"
             continue
-        plain = cleaned(value)
-        mended = () if plain == value else ("cleaned",)
-        value = plain
+        value = cleaned(written.value)
         try:
             problem = best_match(validator.iter_errors(value))
         except ArithmeticError as reason:
             error = error or f"a number is out of all measure: {reason}"
             continue
         except (Unresolvable, RecursionError) as reason:
-            return Status.FAILED, None, codes, f"the schema cannot be applied: {reason}"
+            return Extracted(Status.FAILED, codes, f"the schema cannot be applied: {reason}")
         if problem is None:
             if scalar and unfinished:
                 break
-            codes = (*codes, *mended)
+            codes = (*codes, *(() if value == written.value else ("cleaned",)))
             informative = all(code == "fence" for code in codes) and len(candidates) == 1
-            return (Status.OK if informative else Status.REPAIRED), value, codes, None
+            return Extracted(Status.OK if informative else Status.REPAIRED, codes, None, value, written)
         error = error or _message(problem)
     if unfinished or cut:
-        return Status.TRUNCATED, None, codes, "the answer ended before its value did"
-    return Status.FAILED, None, codes, error or "no JSON value could be read"
+        return Extracted(Status.TRUNCATED, codes, "the answer ended before its value did")
+    return Extracted(Status.FAILED, codes, error or "no JSON value could be read")
 
 
 def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
@@ -96,7 +108,7 @@ def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
             if isinstance(entry, (CutList, CutDict)):
                 continue
             valid = False
-            if shallow(entry) and not _repeats(entry):
+            if not _repeats(entry):
                 entry = cleaned(entry)
                 with suppress(ArithmeticError):
                     valid = validator.is_valid(entry)

@@ -7,21 +7,27 @@ from typing import Any
 
 from qwenvl.answer import TileObject
 from qwenvl.geometry import CoordinateSpace, PictureFrame
-from qwenvl.parse._coordinates import placed
+from qwenvl.parse._coordinates import numbers_of, placed
+from qwenvl.parse._reading import Reading
+from qwenvl.parse._spans import Fields, span_of
+from qwenvl.parse._text import clean, cleaned
+from qwenvl.parse._values import Value
 
 BOX_KEY = "bbox_2d"
 """Key of four numbers in the family's coordinate space, as in the families' own grounding answers."""
 
 
 def grounded(
-    value: Any, *, space: CoordinateSpace, frame: PictureFrame, **_: Any
+    written: Value, reading: Reading, *, space: CoordinateSpace, frame: PictureFrame, **_: Any
 ) -> tuple[tuple[TileObject, ...], tuple[str, ...]]:
     """The boxes of a value, in the order written.
 
     Parameters
     ----------
-    value : JSON value
-        Valid by the request's schema. Each object in it with a `bbox_2d` of four numbers is placed.
+    written : Value
+        As read, valid by the request's schema. Each object in it with a `bbox_2d` of four numbers is placed.
+    reading : Reading
+        The answer it was read from.
     space, frame
         What the numbers mean, and the picture.
 
@@ -33,28 +39,29 @@ def grounded(
     """
     objects: list[TileObject] = []
     codes: list[str] = []
-    for path, item in _with_boxes(value, ()):
-        numbers = item[BOX_KEY]
-        where, found = placed([float(number) for number in numbers], frame.extent(space))
+    for path, item in _with_boxes(written.value, ()):
+        where, found = placed(numbers_of(item[BOX_KEY]) or [], frame.extent(space))
         codes += found
         if where is None:
             continue
-        x0, y0, x1, y1 = (float(v) for v in frame.to_tile([where], space)[0])
+        x0, y0, x1, y1 = (float(v) for v in frame.to_tile([list(map(float, where))], space)[0])
         box = (x0, y0, min(x1, float(frame.width)), min(y1, float(frame.height)))
         if not (box[0] < box[2] and box[1] < box[3]):
             codes.append("dropped:zero_area")
             continue
         plain = {
-            str(key): part
+            key: part
             for key, part in item.items()
             if key != BOX_KEY and isinstance(part, str | int | float | bool)
         }
-        objects.append(TileObject("/".join(path) or "value", box=box, attributes=plain))
+        name = clean("/".join(path)) or "value"
+        spans = reading.places(item.span, [span_of(number) for number in where], written.origin)
+        objects.append(TileObject(name, box, None, None, cleaned(plain), *spans))
     return tuple(objects), tuple(codes)
 
 
-def _with_boxes(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    if isinstance(value, dict):
+def _with_boxes(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Fields]]:
+    if isinstance(value, Fields):
         box = value.get(BOX_KEY)
         if isinstance(box, list) and len(box) == 4 and all(_is_number(number) for number in box):
             yield path, value

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from qwenvl.answer import TileObject
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse._candidates import Candidate, Written, salvaged, written_objects
 from qwenvl.parse._coordinates import number_of, placed
-from qwenvl.parse._dialects import find_tags
-from qwenvl.parse._keys import CONFIDENCE_KEYS, IMAGE_KEYS, SCORE_KEYS
-from qwenvl.parse._labels import is_taken_back, label_of, mentioned
+from qwenvl.parse._images import elsewhere, image_of
+from qwenvl.parse._keys import CONFIDENCE_KEYS, SCORE_KEYS
+from qwenvl.parse._labels import is_taken_back, label_of
+from qwenvl.parse._ledger import accounted, left_over, tags_note
 from qwenvl.parse._names import name_in
-from qwenvl.parse._text import clean, without_tool_calls
-from qwenvl.parse._values import find_values
+from qwenvl.parse._notes import mended
+from qwenvl.parse._reading import Reading
+from qwenvl.parse._spans import Number, Span, moved, span_of
+from qwenvl.parse._text import clean
 from qwenvl.request import Request, Task
 
 DIALECTS = ("json", "tags_v1", "tags_v2")
@@ -42,19 +46,20 @@ class ParsedObjects:
 
 
 def parse_objects(
-    text: str,
+    text: str | Reading,
     request: Request,
     *,
     dialect: str,
     space: CoordinateSpace,
     frame: PictureFrame,
     bare: bool = True,
+    image: int = 0,
 ) -> ParsedObjects:
     """Read boxes and points out of a model's text, whatever grammar it chose.
 
     Parameters
     ----------
-    text : str
+    text : str or Reading
         The answer part of the model's text.
     request : Request
         Gives the labels, the kind of object asked for and the most objects kept.
@@ -66,85 +71,105 @@ def parse_objects(
         The tile's picture.
     bare : bool
         Whether lists of numbers without any key count as objects.
+    image : int
+        Place of the picture among those of the question, from 0; objects that state another one are dropped.
 
     Returns
     -------
     ParsedObjects
-        Objects in tile px, inside the tile. Never raises for what the text holds.
+        Objects in tile px, inside the tile, each with its place in the text. Never raises for what the text holds.
     """
     if dialect not in DIALECTS:
         raise ValueError(f"dialect: {dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
     size = 2 if request.task is Task.POINT else 4
-    text, calls = without_tool_calls(text)
-    if dialect == "json":
-        written, cut = _from_json(text, request.labels, size, bare)
+    reading = Reading(text) if isinstance(text, str) else text
+    tags = dialect != "json"
+    if not tags:
+        written, cut = _from_json(reading, request.labels, size, bare)
         if not written.candidates:
-            tagged, tags_cut = _from_tags(text, dialect, request.labels, inside_cut=cut)
+            tagged, tags_cut = _from_tags(reading, dialect, request.labels, inside_cut=cut)
             if tagged.candidates or tags_cut:
-                written, cut = tagged, cut or tags_cut
+                written, cut, tags = tagged, cut or tags_cut, True
     else:
-        written, cut = _from_tags(text, dialect, request.labels)
+        written, cut = _from_tags(reading, dialect, request.labels)
         unnamed = any(candidate.label is None for candidate in written.candidates)
-        if not written.candidates or (unnamed and "{" in text):
-            other, other_cut = _from_json(text, request.labels, size, bare)
+        if not written.candidates or (unnamed and "{" in reading.text):
+            other, other_cut = _from_json(reading, request.labels, size, bare)
             says_empty = other.empty and not written.candidates
             if len(other.candidates) >= max(len(written.candidates), 1) or says_empty:
                 written = Written(other.candidates, (*other.codes, "dialect:json"), other.empty)
-                cut = other_cut
+                cut, tags = other_cut, False
             elif other_cut:
-                written, cut = _from_tags(text, dialect, request.labels, inside_cut=True)[0], True
-    if calls:
+                written, cut = _from_tags(reading, dialect, request.labels, inside_cut=True)[0], True
+    if reading.calls:
         written = replace(written, codes=(*written.codes, "tool_call"))
     cut = cut or "ellipsis" in written.codes or "depth" in written.codes
-    return _checked(written, cut, request, space, frame)
+    parsed = _checked(written, cut, request, space, frame, reading, image)
+    if parsed.objects and not (tags or cut or mended(parsed.codes)):
+        spans = [moved(candidate.span, candidate.origin) for candidate in written.candidates]
+        if not accounted(reading.text, spans):
+            return replace(parsed, codes=(*parsed.codes, "leftover"))
+    return parsed
 
 
-def _from_json(text: str, labels: tuple[str, ...], size: int, bare: bool) -> tuple[Written, bool]:
-    found = find_values(text)
+def _from_json(reading: Reading, labels: tuple[str, ...], size: int, bare: bool) -> tuple[Written, bool]:
+    found = reading.values
     written = written_objects(found.values, labels, size=size, bare=bare)
     codes = (*found.codes, *written.codes)
     unkeyed = not written.candidates or ("bare" in codes and "prose" in codes)
     if unkeyed and not written.empty and not found.cut and "tool_call" not in codes:
-        rescued = salvaged(text, labels)
+        rescued = salvaged(reading.text, labels)
         if rescued:
             return Written(rescued, tuple(code for code in codes if code != "bare")), False
     return Written(written.candidates, codes, written.empty), found.cut
 
 
 def _from_tags(
-    text: str, dialect: str, labels: tuple[str, ...], *, inside_cut: bool = False
+    reading: Reading, dialect: str, labels: tuple[str, ...], *, inside_cut: bool = False
 ) -> tuple[Written, bool]:
     """Candidates of the tag grammars; where they stand inside JSON that was cut off, only those with a label."""
-    found = find_tags(text, pairs=True)
+    found = reading.tags
     codes = [*found.codes]
+    note = tags_note(left_over(reading.text, found.read), labels) if found.grammar not in ("", "xml") else None
+    if note == "leftover":
+        codes.append(note)
     if found.grammar not in ("", dialect):
         codes.append(f"dialect:{found.grammar}")
-    if found.left and "leftover" not in codes and mentioned(found.left[:4000], labels):
-        codes.append("prose")
+    if note == "prose":
+        codes.append(note)
     candidates = []
     for place in found.places:
         if place.label is None and inside_cut:
             continue
         hint = name_in(place.before, labels) if place.before and not place.label else None
-        candidates.append(Candidate(place.numbers, place.label, hint))
+        candidates.append(
+            Candidate(place.numbers, place.label, hint, span=place.span, image=place.image)
+        )
     return Written(tuple(candidates), tuple(codes)), found.cut
 
 
 def _checked(
-    written: Written, cut: bool, request: Request, space: CoordinateSpace, frame: PictureFrame
+    written: Written,
+    cut: bool,
+    request: Request,
+    space: CoordinateSpace,
+    frame: PictureFrame,
+    reading: Reading,
+    image: int,
 ) -> ParsedObjects:
     """Check every candidate on its own; place, deduplicate and cap those that pass."""
     extent = frame.extent(space)
     codes = list(written.codes)
-    kept: list[tuple[tuple[float, ...], str, Candidate]] = []
+    kept: list[tuple[tuple[float, ...], str, Candidate, Sequence[Span | None]]] = []
     seen: set[tuple[str, tuple[float, ...]]] = set()
     previous: tuple[str, tuple[float, ...]] | None = None
     over = 0
     unasked = {Task.DETECT: 2, Task.POINT: 4}.get(request.task)
-    several = len({image for item in written.candidates if item.extra and (image := _image_of(item))}) > 1
-    for candidate in written.candidates:
-        if several and _image_of(candidate):
-            # Nothing says which of them this one is.
+    others: Iterable[bool] = repeat(False)
+    if any(item.extra or item.image for item in written.candidates):
+        others = elsewhere([image_of(item.extra) or item.image for item in written.candidates], image)
+    for candidate, other in zip(written.candidates, others, strict=False):
+        if other:
             codes.append("dropped:other_image")
             continue
         numbers = _fitting(candidate, request.task)
@@ -173,20 +198,24 @@ def _checked(
             codes.append(label_code)
         if len(where) == unasked:
             codes.append("kind")
-        kept.append((where, label, candidate))
-    objects, tile_codes = _in_tile(kept, space, frame)
+        kept.append((where, label, candidate, _places(candidate, where, extent)))
+    objects, tile_codes = _in_tile(kept, space, frame, reading)
     codes += tile_codes
     codes += ["capped"] * over
     count = len(written.candidates)
     return ParsedObjects(objects, tuple(codes), count, written.empty and not count, cut, over > 0)
 
 
-def _image_of(candidate: Candidate) -> str | None:
-    """The number or name of the image that an object states to lie in."""
-    for key, value in candidate.extra.items():
-        if key.casefold().strip() in IMAGE_KEYS and isinstance(value, (int, str)) and value != "":
-            return str(value)
-    return None
+def _places(
+    candidate: Candidate, where: tuple[float, ...], extent: tuple[float, float]
+) -> Sequence[Span | None]:
+    """Where the numbers of a box or point stand, in the order in which it was placed."""
+    if candidate.places is None:
+        return [span_of(number) for number in where]
+    if where == candidate.numbers:
+        return candidate.places
+    numbers = list(map(Number.at, candidate.numbers or (), candidate.places))
+    return [span_of(number) for number in placed(numbers, extent)[0] or ()]
 
 
 def _fitting(candidate: Candidate, task: Task) -> tuple[float, ...] | None:
@@ -198,27 +227,32 @@ def _fitting(candidate: Candidate, task: Task) -> tuple[float, ...] | None:
 
 
 def _in_tile(
-    kept: list[tuple[tuple[float, ...], str, Candidate]], space: CoordinateSpace, frame: PictureFrame
+    kept: list[tuple[tuple[float, ...], str, Candidate, Sequence[Span | None]]],
+    space: CoordinateSpace,
+    frame: PictureFrame,
+    reading: Reading,
 ) -> tuple[tuple[TileObject, ...], list[str]]:
-    boxes = [where for where, _, _ in kept if len(where) == 4]
-    points = [where for where, _, _ in kept if len(where) == 2]
+    # Plain floats: numpy takes its time over those that know their place.
+    boxes = [list(map(float, where)) for where, *_ in kept if len(where) == 4]
+    points = [list(map(float, where)) for where, *_ in kept if len(where) == 2]
     tile_boxes = iter(frame.to_tile(boxes, space).tolist() if boxes else ())
     tile_points = iter(frame.to_tile(points, space).tolist() if points else ())
     objects: list[TileObject] = []
     codes: list[str] = []
-    for where, label, candidate in kept:
+    for where, label, candidate, places in kept:
         score, attributes = _score_and_attributes(candidate.extra, codes) if candidate.extra else (None, {})
+        box = point = None
         if len(where) == 4:
             x_min, y_min, x_max, y_max = next(tile_boxes)
             box = (x_min, y_min, min(x_max, float(frame.width)), min(y_max, float(frame.height)))
             if not (box[0] < box[2] and box[1] < box[3]):
                 codes.append("dropped:zero_area")
                 continue
-            objects.append(TileObject(label, box=box, score=score, attributes=attributes))
         else:
             x, y = next(tile_points)
             point = (min(x, float(frame.width)), min(y, float(frame.height)))
-            objects.append(TileObject(label, point=point, score=score, attributes=attributes))
+        spans = reading.places(candidate.span, places, candidate.origin)
+        objects.append(TileObject(label, box, point, score, attributes, *spans))
     return tuple(objects), codes
 
 

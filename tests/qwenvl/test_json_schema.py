@@ -11,7 +11,8 @@ import pytest
 from qwenvl.answer import Status
 from qwenvl.errors import RequestError
 from qwenvl.json_schema import LIMIT, SchemaValidator, check_schema, read_schema, unheld
-from qwenvl.parse.extracted import extract
+from qwenvl.parse._reading import Reading
+from qwenvl.parse.extracted import extracted
 from qwenvl.request import Request
 from qwenvl.schema_patterns import check_pattern, matches
 
@@ -123,11 +124,9 @@ def test_limits_fail_one_answer_with_a_reason(schema: dict[str, Any], value: Any
 
 
 def test_an_answer_beyond_the_limits_is_failed() -> None:
-    status, value, _, reason = extract(
-        '"' + "a" * 70 + '!"', {"pattern": r"^(?=a)(a|aa)+$"}, unfinished=False
-    )
-    assert (status, value) == (Status.FAILED, None)
-    assert "cannot be applied" in str(reason)
+    read = extracted(Reading('"' + "a" * 70 + '!"'), {"pattern": r"^(?=a)(a|aa)+$"}, unfinished=False)
+    assert (read.status, read.value) == (Status.FAILED, None)
+    assert "cannot be applied" in str(read.error)
 
 
 def test_what_the_grammar_does_not_keep_is_named() -> None:
