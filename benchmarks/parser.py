@@ -75,6 +75,7 @@ def ours(case: Case) -> tuple[str, Found]:
         space=CoordinateSpace.RELATIVE_1000,
         frame=FRAME,
         finish_reason=case.finish_reason,
+        image=case.image,
     )
     places = [
         (item.label, *(round(part, 3) for part in item.box or item.point or ())) for item in answer.objects

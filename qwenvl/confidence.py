@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import string
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -13,15 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwenvl.answer import TileObject
+from qwenvl.answer import Answer, TileObject
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.number_tokens import Alternatives, NumberTokens, number_piece
 
-# Numbers with nothing but brackets, commas and white space between them.
-_RUN = re.compile(rb"(?<![\w.\-])-?\d+(?:\.\d+)?(?:[\s,()\[\]]+-?\d+(?:\.\d+)?)+")
-_NUMBER = re.compile(rb"-?\d+(?:\.\d+)?")
-_THOUGHT = b"</think>"
-_TOLERANCE = 0.02  # share of the frame by which the parser may have clipped a coordinate
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_END = re.compile(r"(?:\s|<\|[a-z_]+\|>)*+")
+_SPECIAL = re.compile(rb"<\|[a-z_]+\|>")
 _LEAST = 1e-9  # a probability is no less, so that one hopeless number leaves a score
 
 SIDE = 0.15
@@ -49,9 +48,7 @@ class Written:
     alternatives: Sequence[Alternatives | None] = ()
 
 
-def add_scores(
-    objects: Sequence[TileObject], written: Written, *, space: CoordinateSpace, frame: PictureFrame
-) -> tuple[TileObject, ...]:
+def add_scores(answer: Answer, written: Written, *, space: CoordinateSpace, frame: PictureFrame) -> Answer:
     """Give each object without a score the probability that the model saw it where it says.
 
     That is, of each of its numbers, the probability of all numbers near it (`SIDE`, `FRAME`), and of those the
@@ -60,71 +57,77 @@ def add_scores(
 
     Parameters
     ----------
-    objects : sequence of TileObject
-        As parsed, in the order written.
+    answer : Answer
+        As parsed: the objects' `number_spans` say which numbers of `raw` are theirs.
     written : Written
+        The tokens that `raw` is made of; others may stand before it.
     space, frame
-        Where the objects' numbers come from.
+        What the numbers mean.
 
     Returns
     -------
-    tuple of TileObject
-        An object whose numbers are not found in the text keeps no score.
+    Answer
+        An object whose numbers are not written as such, or not in these tokens, has no score.
     """
-    if not objects or not written.pieces:
-        return tuple(objects)
-    ends = np.cumsum([len(piece) for piece in written.pieces])
-    text = b"".join(written.pieces)
-    # The parser reads what stands behind the reasoning; numbers weighed before are no object's.
-    begin = max(0, text.rfind(_THOUGHT))
-    spans = [
-        [(number.group(), run.start() + number.start()) for number in _NUMBER.finditer(run.group())]
-        for run in _RUN.finditer(text, begin)
-    ]
+    unscored = [item for item in answer.objects if item.score is None and item.number_spans]
+    ends = _token_ends(answer.raw, written.pieces) if unscored else None
+    if ends is None:
+        return answer
     extent = frame.extent(space)
-    free = {
-        size: [run[at : at + size] for run in spans for at in range(0, len(run) - size + 1, size)]
-        for size in (2, 4)
-    }
-    scored = []
-    for item in objects:
-        place = item.box or item.point
-        if place is None:
-            raise ValueError(f"object without a place: {item}")
-        wanted = frame.to_model(place, space)
-        groups = free[len(wanted)]
-        found = next((index for index, group in enumerate(groups) if _same(group, wanted, extent)), None)
-        if found is None or item.score is not None:
-            scored.append(item)
-            continue
-        # Objects come in the order written, so what stands before this one belongs to none of the later ones.
-        group = groups[found]
-        del groups[: found + 1]
-        chances = [
-            _near(written, ends, digits, start, reach, round(most))
-            for (digits, start), reach, most in zip(group, _reaches(group, extent), 2 * extent, strict=False)
-        ]
-        scored.append(replace(item, score=math.exp(np.log(np.maximum(chances, _LEAST)).mean())))
-    return tuple(scored)
+    return replace(
+        answer, objects=tuple(_scored(item, answer.raw, ends, written, extent) for item in answer.objects)
+    )
 
 
-def _reaches(group: list[tuple[bytes, int]], extent: tuple[float, float]) -> list[float]:
+def _scored(
+    item: TileObject, raw: str, ends: NDArray[np.int64], written: Written, extent: tuple[float, float]
+) -> TileObject:
+    numbers = [raw[start:end] for start, end in item.number_spans]
+    if item.score is not None or not numbers or not all(map(_NUMBER.fullmatch, numbers)):
+        return item
+    chances = [
+        _near(written, ends, digits, start, reach, round(most))
+        for digits, (start, _), reach, most in zip(
+            numbers, item.number_spans, _reaches(numbers, extent), 2 * extent, strict=False
+        )
+    ]
+    return replace(item, score=math.exp(np.log(np.maximum(chances, _LEAST)).mean()))
+
+
+def _token_ends(raw: str, pieces: Sequence[bytes]) -> NDArray[np.int64] | None:
+    """The character of `raw` that each token ends before, int64 (n,); None where they do not make up `raw`.
+
+    Servers may leave the reasoning before the answer, and special tokens within it, out of the text.
+    """
+    for special in (True, False):
+        kept = pieces if special else [b"" if _SPECIAL.fullmatch(piece) else piece for piece in pieces]
+        decoder = getincrementaldecoder("utf-8")("replace")
+        parts = [decoder.decode(piece).replace("\x00", "") for piece in kept]
+        text = "".join(parts) + decoder.decode(b"", final=True)
+        at = text.rfind(raw)
+        # Nothing but the end of the turn follows the answer, or this is the same said in the reasoning.
+        if at >= 0 and _END.fullmatch(text, at + len(raw)):
+            return np.cumsum([len(part) for part in parts], dtype=np.int64) - at
+    return None
+
+
+def _reaches(numbers: Sequence[str], extent: tuple[float, float]) -> list[float]:
     """How far from each number another is near it."""
-    if len(group) == 2:
+    if len(numbers) == 2:
         return [FRAME * side for side in extent]
-    values = [float(text) for text, _ in group]
+    values = [float(number) for number in numbers]
     return 2 * [SIDE * abs(values[at + 2] - values[at]) for at in (0, 1)]
 
 
-def _near(written: Written, ends: np.ndarray, text: bytes, start: int, reach: float, most: int) -> float:
-    """Probability of a number that stands at byte `start` and of all within reach of it, as far as it is known."""
+def _near(written: Written, ends: NDArray[np.int64], text: str, start: int, reach: float, most: int) -> float:
+    """Probability of a number that stands at character `start` and of all within reach of it, as far as it is known."""
     reach = max(1, round(reach))
     first, last = np.searchsorted(ends, [start, start + len(text) - 1], side="right").tolist()
     prefix, path, total = "", 1.0, 0.0
     for at in range(first, last + 1):
         own = math.exp(written.log_probabilities[at])
         others = written.alternatives[at] if written.alternatives else None
-        digits = text[len(prefix) : ends[at] - start].decode()
+        digits = text[len(prefix) : ends[at] - start]
         if others is not None and text.isdigit():
             number = int(text)
             shares = others.tokens.shares(prefix, len(text), number - reach, number + reach, most)
@@ -193,11 +196,3 @@ def _byte_of_symbol() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-def _same(group: list[tuple[bytes, int]], wanted: np.ndarray, extent: tuple[float, float]) -> bool:
-    corners = np.array([float(text) for text, _ in group]).reshape(-1, 2)
-    # The parser puts reversed corners in order.
-    values = np.sort(corners, axis=0).ravel()
-    limits = np.tile(extent, len(values) // 2)
-    return bool((np.abs(values - wanted) <= _TOLERANCE * limits + 1e-6).all())

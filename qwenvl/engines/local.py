@@ -300,7 +300,7 @@ class LocalEngine(Engine):
             watched=self._vocabulary.numbers[0] if request.task in (Task.DETECT, Task.POINT) else (),
         )  # fmt: skip
         answers = [
-            self._read(decoded, request, row.frame, length)
+            self._read(decoded, request, row, length)
             for decoded, row, length in zip(written, rows, batch.lengths, strict=True)
         ]
         if self._compiled is not None and self._compiled.reason and self.info.processor["compiled"] == "yes":
@@ -347,16 +347,15 @@ class LocalEngine(Engine):
         budget = int(_THOUGHT * request.generation.max_new_tokens)
         return ThinkFirst(answers, len(frames), budget=budget, close=close, eos=checkpoint.eos_token_ids)
 
-    def _read(
-        self, written: Decoded, request: Request, frame: PictureFrame | None, prompt_tokens: int
-    ) -> Answer:
-        family, tokenizer = self.checkpoint.family, self.checkpoint.tokenizer
+    def _read(self, written: Decoded, request: Request, row: Row, prompt_tokens: int) -> Answer:
+        family, tokenizer, frame = self.checkpoint.family, self.checkpoint.tokenizer, row.frame
         text = tokenizer.decode(written.tokens, skip_special_tokens=False)
         answer = parse_answer(
             text, request, dialect=family.dialect, space=family.space, frame=frame,
             finish_reason=written.finish_reason,
             thinking=(family.think_open, family.think_close) if self._thinks() else None,
-            prompt_tokens=prompt_tokens, new_tokens=len(written.tokens),
+            image=(row.subject.target_index or 0, len(row.frames)), prompt_tokens=prompt_tokens,
+            new_tokens=len(written.tokens),
         )  # fmt: skip
         if written.retaken:
             answer = replace(answer, notes=(*answer.notes, f"retaken:{written.retaken}"))
@@ -365,7 +364,7 @@ class LocalEngine(Engine):
         if frame is None or not answer.objects:
             return answer
         sure = self._vocabulary.written(written.tokens, written.log_probabilities, written.alternatives)
-        return replace(answer, objects=add_scores(answer.objects, sure, space=family.space, frame=frame))
+        return add_scores(answer, sure, space=family.space, frame=frame)
 
 
 def _token_budget(checkpoint: Checkpoint) -> int:

@@ -321,15 +321,13 @@ class RemoteEngine(Engine):
             text = f"{family.think_open}\n{reply.reasoning}"  # as it was before the server parted it
         answer = parse_answer(
             text, request, dialect=family.dialect, space=family.space, frame=frame,
-            finish_reason=reply.finish_reason, thinking=thinking, prompt_tokens=reply.prompt_tokens,
-            new_tokens=reply.new_tokens,
+            finish_reason=reply.finish_reason, thinking=thinking, image=(at or 0, len(frames)),
+            prompt_tokens=reply.prompt_tokens, new_tokens=reply.new_tokens,
         )  # fmt: skip
-        objects = answer.objects
-        if frame is not None and objects:
-            objects = add_scores(objects, as_written(reply.tokens), space=family.space, frame=frame)
+        if frame is not None and answer.objects:
+            answer = add_scores(answer, as_written(reply.tokens), space=family.space, frame=frame)
         return replace(
             answer,
-            objects=objects,
             reasoning=answer.reasoning if answer.reasoning is not None else reply.reasoning,
             notes=(*answer.notes, *notes),
         )

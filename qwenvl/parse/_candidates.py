@@ -268,8 +268,7 @@ def _is_object(item: dict[str, Any]) -> bool:
     folded = _folded(item)
     inner = [value for value in item.values() if isinstance(value, (list, dict)) and value]
     placed = [value for key, value in folded.items() if key in COORDINATE_KEYS]
-    if any(isinstance(part, dict) and not numbers_by_name(_folded(part)) for value in placed
-           if isinstance(value, list) for part in value):  # fmt: skip
+    if any(_holds_names(part) for value in placed if isinstance(value, list) for part in value):
         return False
     if not placed and any(
         isinstance(part, dict) for value in inner if isinstance(value, list) for part in value
@@ -280,6 +279,13 @@ def _is_object(item: dict[str, Any]) -> bool:
     if numbers_by_name(folded) is not None:
         return True
     return not inner and not _LABEL_KEYS.isdisjoint(folded)
+
+
+def _holds_names(part: Any) -> bool:
+    """True for a part of a coordinate's value that is an object or a row with a name by itself."""
+    if isinstance(part, dict):
+        return not numbers_by_name(_folded(part))
+    return isinstance(part, list) and any(isinstance(x, str) and not numbers_at(x, None) for x in part)
 
 
 def _folded(item: dict[str, Any]) -> dict[str, Any]:
@@ -355,7 +361,9 @@ def _of_dict(item: Fields, around: _Around, size: int) -> list[Candidate]:
 def _place_of(item: Fields, key: str) -> Span | None:
     """Where the value of a case-folded key stands."""
     pairs = item.pairs if isinstance(item, RepeatedDict) else item.items()
-    found = [span for (name, _), span in zip(pairs, item.spans, strict=True) if name.casefold().strip() == key]
+    found = [
+        span for (name, _), span in zip(pairs, item.spans, strict=True) if name.casefold().strip() == key
+    ]
     return found[-1] if found else None
 
 
@@ -374,14 +382,16 @@ def _is_extra(key: str, label_key: str | None) -> bool:
 def _of_list(value: Items, around: _Around, size: int) -> list[Candidate]:
     """A bare list of numbers, with its label as last element or not; several boxes in one row are parted."""
     label, start, stop = None, 0, len(value)
+    codes: tuple[str, ...] = ()
     if isinstance(value[-1], str) and number_of(value[-1]) is None:
         label, stop = value[-1], stop - 1
-    elif isinstance(value[0], str) and number_of(value[0]) is None:
+    if isinstance(value[0], str) and number_of(value[0]) is None:
+        codes = ("attributes",) if label else ()
         label, start = value[0], 1
     numbers = numbers_of(written_as(Items, value[start:stop], value.span, value.spans[start:stop]))
     if not numbers or len(numbers) != size:
         return []
-    return [Candidate(tuple(numbers), label, around.name, {}, (), value.span, around.origin, around.image)]
+    return [Candidate(tuple(numbers), label, around.name, {}, codes, value.span, around.origin, around.image)]
 
 
 def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
@@ -415,5 +425,9 @@ def salvaged(text: str, labels: tuple[str, ...]) -> tuple[Candidate, ...]:
         codes = ("salvaged",) if sound else ("dropped:numbers",)
         span = (match.start(), max(match.end(), label.end() if label else 0))
         image = image_in(text[max(0, match.start() - 200) : match.start()]) or image
-        found.append(Candidate(numbers if sound else None, label[1] if label else None, hint, {}, codes, span, 0, image))
+        found.append(
+            Candidate(
+                numbers if sound else None, label[1] if label else None, hint, {}, codes, span, 0, image
+            )
+        )
     return tuple(found)

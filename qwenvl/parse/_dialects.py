@@ -109,9 +109,7 @@ def _pairs(text: str) -> TagsFound:
         name = before or name
         numbers = tuple(Number.at(match[at], match.span(at)) for at in range(2, 6))
         places.append(Tagged(numbers, None, name or "", match.span(), image))
-    return TagsFound(
-        tuple(places), "pairs" if places else "", read=tuple(place.span for place in places)
-    )
+    return TagsFound(tuple(places), "pairs" if places else "", read=tuple(place.span for place in places))
 
 
 def _boxes(text: str) -> TagsFound:
@@ -183,20 +181,19 @@ def _in_tag(name: str, inner: str, place: Tagged, start: int, codes: list[str]) 
     if _PLAIN[name == "point"].fullmatch(inner):
         return [at(*_numbers(inner, start))]
     rows = [_numbers(row[0], start + row.start()) for row in _ROW.finditer(inner[:2000])]
-    if len(rows) > 1 and all(len(row) == 4 for row in rows) and not _ROW.sub("", inner).strip(" \t\r\n,;"):
+    if len(rows) > 1 and all(len(row) == 4 for row in rows) and not _ROW.sub("", inner).strip(" \t\r\n,;[]"):
         codes.append("nested")
         return [at(*row) for row in rows]
-    numbers = _numbers(inner[:400], start)
+    numbers = _numbers(inner[:2000], start)
     if name == "quad" and len(numbers) == 8:
         codes += [] if _QUAD.fullmatch(inner) else ["numbers"]
         xs, ys = numbers[::2], numbers[1::2]
         return [at(min(xs), min(ys), max(xs), max(ys))]
-    codes += ["numbers"] if len(numbers) in (4, 8) else []
-    if len(numbers) == 8 and all(
-        numbers[k] < numbers[k + 2] and numbers[k + 1] < numbers[k + 3] for k in (0, 4)
-    ):
-        # Two boxes in one tag, each from its upper left to its lower right corner.
-        return [at(*numbers[:4]), at(*numbers[4:])]
+    codes += ["numbers"] if numbers and len(numbers) % 4 == 0 else []
+    boxes = [numbers[k : k + 4] for k in range(0, len(numbers), 4)]
+    if len(boxes) > 1 and all(len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in boxes):
+        # Several boxes in one tag, each from its upper left to its lower right corner.
+        return [at(*box) for box in boxes]
     if _STRANGE.search(_NUMBERS.sub("", inner)):
         # Characters among the numbers: one of them may be damaged.
         return [at()]

@@ -53,38 +53,42 @@ def image_of(extra: Mapping[str, Any]) -> Image | None:
 
 def image_in(words: str) -> Image | None:
     """The image that words before objects name last: 'Image 2:', 'Objects in picture 2'."""
-    last = None
-    if not words or words.isspace():
+    named = [] if not words or words.isspace() else list(_WORDS.finditer(words[-1000:]))
+    if not named:
         return None
-    for last in _WORDS.finditer(words[-1000:]):
-        pass
-    if not last:
-        return None
+    last = named[-1]
     number = last[2] or last[4]
     return Image(number, int(number) if last[1] or last[3] else None)
 
 
-def elsewhere(stated: Sequence[Image | None], index: int) -> list[bool]:
+def elsewhere(stated: Sequence[Image | None], image: tuple[int, int]) -> list[bool]:
     """Which objects lie, or may lie, in another image than the one asked about.
 
     Parameters
     ----------
     stated : sequence of (Image or None)
         What each object of an answer states.
-    index : int
-        Place of the image asked about among those of the question, from 0.
+    image : (int, int)
+        Place of the image asked about, from 0, and how many the question has.
 
     Returns
     -------
     list of bool
-        Images are numbered from 1, as in the prompts, or from 0 where an object states 0. Of several names that are
-        no numbers nothing says which is the one asked about. An object that states nothing lies in it.
+        Images are numbered from 1, as in the prompts, or from 0 where an object states 0; an index may be either where
+        both fit. Of several names that are no numbers nothing says which is the one asked about. An object that states
+        nothing lies in it.
     """
     if not any(stated):
         return [False] * len(stated)
-    base = 0 if any(image and image.number == 0 for image in stated) else 1
-    names = {image.name for image in stated if image and image.number is None}
-    return [
-        image is not None and (len(names) > 1 if image.number is None else image.number - base != index)
-        for image in stated
-    ]
+    at, count = image
+    zero = any(each and each.number == 0 for each in stated)
+    names = {each.name for each in stated if each and each.number is None}
+    others = []
+    for each in stated:
+        if each is None or each.number is None:
+            others.append(each is not None and len(names) > 1)
+            continue
+        bases = (0,) if zero else (0, 1) if each.indexed else (1,)
+        places = {each.number - base for base in bases if 0 <= each.number - base < count}
+        others.append(places != {at})
+    return others

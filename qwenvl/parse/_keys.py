@@ -21,7 +21,8 @@ SCORE_KEYS = ("confidence", "score", "conf", "probability", "prob", "置信度",
 NOT_NAMES = frozenset(
     {
         "image", "img", "image_id", "img_id", "img_idx", "image_idx", "image_index", "frame", "file", "filename",
-        "file_name", "path", "url", "id", "uuid", "unit", "units", "format", "color", "colour", "图", "图片", "图像",
+        "file_name", "path", "url", "id", "uuid", "unit", "units", "format", "bbox_type",
+        "color", "colour", "图", "图片", "图像",
     }
 )  # fmt: skip
 """Keys whose words are no name of the object."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from qwenvl.parse._lenient_strings import read_key, read_quoted, straightened
 from qwenvl.parse._spans import CutDict, CutList, Items, Span, written_as
-from qwenvl.parse._strict import BOX, MAX_DEPTH, box_of, number_as_written, object_of
+from qwenvl.parse._strict import BOX, MAX_DEPTH, box_of, number_as_written, object_of, parts_of
 
 _GAP = re.compile(r"(?:[\s,;、\\]++|//[^\n]*+|/\*[^*]{0,500}+\*/)*+")
 _SPACE = re.compile(r"[\s\\]*+")
@@ -59,9 +59,14 @@ class _Frame:
         return object_of(self.pairs, (self.start, end), self.spans)
 
     def cut(self, end: int) -> Any:
-        if self.items is None:
-            return written_as(CutDict, self.pairs, (self.start, end), self.spans)
-        return written_as(CutList, self.items, (self.start, end), self.spans)
+        span = (self.start, end)
+        if self.items is not None:
+            return written_as(CutList, self.items, span, self.spans)
+        *finished, last = parts_of(self.pairs, span, self.spans)
+        open_one = written_as(CutDict, last.items(), span, last.spans)
+        if not finished:
+            return open_one
+        return written_as(CutList, [*finished, open_one], span, [span] * (len(finished) + 1))
 
     def __len__(self) -> int:
         return len(self.pairs) if self.items is None else len(self.items)

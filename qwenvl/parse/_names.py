@@ -26,7 +26,7 @@ _GENERIC_ENGLISH = """
     seen set should shown slide sorry spotted step structure structures sure target targets text that the their them
     there these they this those tile to total up view visible wait was we were where which with xml yaml you your
     yes none null nan undefined unlabelled unlabeled detectable actually annotated instead rows row entry
-    entries obj objs value values key keys
+    entries obj objs value values key keys sentence describes described expression phrase query action click start
 """
 _GENERIC = frozenset(_GENERIC_ENGLISH.split())
 _GENERIC_CHINESE = re.compile(
@@ -36,7 +36,7 @@ _GENERIC_CHINESE = re.compile(
 _WORD = re.compile(r"[^\W\d_]+")
 _NAMING = re.compile(
     r"name|class|categor|type|label|object|finding|cls|kind|cell|entity|\btag|title|species|target|structure|diagnos"
-    r"|feature|phenotype|element|concept|what|名|类|标签|对象|目标|种|结构",
+    r"|caption|feature|phenotype|element|concept|what|名|类|标签|对象|目标|种|结构",
     re.IGNORECASE,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 from qwenvl.parse._keys import COORDINATE_KEYS
@@ -45,15 +45,20 @@ def object_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -
         repeated = written_as(RepeatedDict, pairs, span, spans)
         repeated.pairs = pairs
         return repeated
+    parts = parts_of(pairs, span, spans)
+    return written_as(SplitList, parts, span, [span] * len(parts))
+
+
+def parts_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -> list[Fields]:
+    """The objects of one pair of braces: a key that stands in one already begins the next."""
     parts: list[list[int]] = [[]]
     for index, (key, _) in enumerate(pairs):
         if any(pairs[other][0] == key for other in parts[-1]):
             parts.append([])
         parts[-1].append(index)
-    split = [
+    return [
         written_as(Fields, [pairs[at] for at in part], span, [spans[at] for at in part]) for part in parts
     ]
-    return written_as(SplitList, split, span, [span] * len(split))
 
 
 def whole_number(digits: str) -> int | float:

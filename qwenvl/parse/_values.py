@@ -99,11 +99,10 @@ def find_values(text: str, origin: Origin = 0) -> Found:
 
 def _inside(text: str, value: str, origin: Origin) -> Origin:
     """Where each character of a string's value stands; the whole string for each where that is not plain."""
-    places = [behind(origin, 0)] if isinstance(origin, int) else list(origin)
     starts = [match.start() for match in _ESCAPE.finditer(text, 1, len(text) - 1)]
     if len(starts) != len(value):
         starts = [0] * len(value)
-    return [places[0] + start for start in starts] if isinstance(origin, int) else [places[at] for at in starts]
+    return [at + origin if isinstance(origin, int) else origin[at] for at in starts]
 
 
 def _fenced(text: str, origin: Origin) -> Found:
@@ -126,9 +125,7 @@ def _fenced(text: str, origin: Origin) -> Found:
         covered.append((stop, position))
     scanned = [_scan(text[start:stop], lead, behind(origin, start)) for start, stop, lead in blocks]
     found = [part for part in scanned if part.values]
-    covered += [
-        (start, stop) for (start, stop, _), part in zip(blocks, scanned, strict=True) if part.values
-    ]
+    covered += [(start, stop) for (start, stop, _), part in zip(blocks, scanned, strict=True) if part.values]
     codes = [code for part in found for code in part.codes] + ["fence"]
     if len(found) > 1:
         codes.append("merged")

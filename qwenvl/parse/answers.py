@@ -36,7 +36,7 @@ def parse_answer(
     frame: PictureFrame | None,
     finish_reason: str = "stop",
     thinking: tuple[str, str] | None = None,
-    image: int = 0,
+    image: tuple[int, int] = (0, 1),
     **measures: Any,
 ) -> Answer:
     """Read one tile's answer out of a model's text. Never raises for what the text holds.
@@ -58,9 +58,9 @@ def parse_answer(
         'stop', 'length', 'loop' or 'error', as the engine saw it.
     thinking : tuple of str or None
         Opening and closing marker of the reasoning where the model was let think.
-    image : int
-        Place of the tile's picture among those of the question, from 0. Objects that say to lie in another one are
-        dropped with the note 'dropped:n:other_image'.
+    image : (int, int)
+        Place of the tile's picture among those of the question, from 0, and their number. Objects that say to lie in
+        another one are dropped with the note 'dropped:n:other_image'.
     **measures
         `prompt_tokens`, `new_tokens`, `seconds` and `error` of the answer.
 
@@ -121,8 +121,12 @@ def _read(reading: Reading, request: Request, unfinished: bool, places: dict[str
             read = extracted(reading, request.output_schema or {}, unfinished=unfinished)
             if read.status is Status.FAILED and words.is_refusal(reading.whole):
                 return Outcome(Status.REFUSED, read.codes, error=read.error)
-            objects, placing = grounded(read.written, reading, **places) if read.written is not None else ((), ())
-            status = settled(placing, unfinished=False) if placing and read.status is Status.OK else read.status
+            objects, placing = (
+                grounded(read.written, reading, **places) if read.written is not None else ((), ())
+            )
+            status = (
+                settled(placing, unfinished=False) if placing and read.status is Status.OK else read.status
+            )
             return Outcome(status, (*read.codes, *placing), objects, value=read.value, error=read.error)
         case _:
             return _words(reading, request, unfinished, places)

@@ -53,7 +53,7 @@ def parse_objects(
     space: CoordinateSpace,
     frame: PictureFrame,
     bare: bool = True,
-    image: int = 0,
+    image: tuple[int, int] = (0, 1),
 ) -> ParsedObjects:
     """Read boxes and points out of a model's text, whatever grammar it chose.
 
@@ -71,8 +71,9 @@ def parse_objects(
         The tile's picture.
     bare : bool
         Whether lists of numbers without any key count as objects.
-    image : int
-        Place of the picture among those of the question, from 0; objects that state another one are dropped.
+    image : (int, int)
+        Place of the picture among those of the question, from 0, and their number; objects that state another one are
+        dropped.
 
     Returns
     -------
@@ -130,7 +131,9 @@ def _from_tags(
     """Candidates of the tag grammars; where they stand inside JSON that was cut off, only those with a label."""
     found = reading.tags
     codes = [*found.codes]
-    note = tags_note(left_over(reading.text, found.read), labels) if found.grammar not in ("", "xml") else None
+    note = (
+        tags_note(left_over(reading.text, found.read), labels) if found.grammar not in ("", "xml") else None
+    )
     if note == "leftover":
         codes.append(note)
     if found.grammar not in ("", dialect):
@@ -142,9 +145,7 @@ def _from_tags(
         if place.label is None and inside_cut:
             continue
         hint = name_in(place.before, labels) if place.before and not place.label else None
-        candidates.append(
-            Candidate(place.numbers, place.label, hint, span=place.span, image=place.image)
-        )
+        candidates.append(Candidate(place.numbers, place.label, hint, span=place.span, image=place.image))
     return Written(tuple(candidates), tuple(codes)), found.cut
 
 
@@ -155,7 +156,7 @@ def _checked(
     space: CoordinateSpace,
     frame: PictureFrame,
     reading: Reading,
-    image: int,
+    image: tuple[int, int],
 ) -> ParsedObjects:
     """Check every candidate on its own; place, deduplicate and cap those that pass."""
     extent = frame.extent(space)

@@ -31,6 +31,8 @@ class Case:
     dialect: str = "json"
     finish_reason: str = "stop"
     reasoning: str | None = None
+    image: tuple[int, int] = (0, 1)
+    """Place of the picture asked about, and how many there are."""
     scores: tuple[float | None, ...] | None = None
     """Scores of the objects, where the case is about them."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qwenvl.answer import TileObject
+from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.checkpoint import load_checkpoint
 from qwenvl.confidence import FRAME, SIDE, Vocabulary, Written, add_scores
 from qwenvl.engines._chat import Token
 from qwenvl.engines._likelihood import as_written
 from qwenvl.geometry import CoordinateSpace, PictureFrame
 from qwenvl.number_tokens import Alternatives, NumberTokens, number_piece
+from qwenvl.parse import parse_answer
+from qwenvl.request import Request
 
 FRAME_1000 = PictureFrame.same(1000, 1000)
 DIGITS = NumberTokens.of([(str(n).encode(), False) for n in range(10)])
@@ -26,9 +31,39 @@ WHOLE = NumberTokens.of([(str(n).encode(), closed) for n in range(1001) for clos
 
 
 def scores(written: Written, *objects: TileObject) -> list[float | None]:
-    found = add_scores(objects, written, space=CoordinateSpace.RELATIVE_1000, frame=FRAME_1000)
+    """Scores of objects whose numbers stand in the text as brackets with nothing else in them."""
+    text = b"".join(written.pieces).decode()
+    placed = tuple(replace(item, number_spans=spans_in(text, item)) for item in objects)
+    answer = Answer(Status.OK, placed, raw=text)
+    found = add_scores(answer, written, space=CoordinateSpace.RELATIVE_1000, frame=FRAME_1000).objects
     assert [(o.label, o.box, o.point) for o in found] == [(o.label, o.box, o.point) for o in objects]
     return [item.score for item in found]
+
+
+def spans_in(text: str, item: TileObject) -> tuple[tuple[int, int], ...]:
+    """Where the numbers of an object stand, each of which stands once in the text."""
+    found = [re.search(rf"\b{number:.0f}\b", text) for number in item.box or item.point or ()]
+    return tuple(match.span() for match in found if match) if all(found) else ()
+
+
+def parsed(text: str, *labels: str, **settings: Any) -> Answer:
+    """A text as read, its objects scored with tokens of one byte: the n-th number of the text has the chance 1/2^n."""
+    request = Request(task="detect", labels=labels or ("mitosis", "nucleus"))
+    answer = parse_answer(
+        text,
+        request,
+        **{"dialect": "json", "space": CoordinateSpace.RELATIVE_1000, "frame": FRAME_1000} | settings,
+    )
+    chances = np.zeros(len(text.encode()))
+    for order, number in enumerate(re.finditer(rb"[0-9]+", text.encode()), 1):
+        chances[number.start()] = -order * math.log(2)
+    written = Written([bytes((byte,)) for byte in text.encode()], chances.tolist())
+    return add_scores(answer, written, space=CoordinateSpace.RELATIVE_1000, frame=FRAME_1000)
+
+
+def numbers_of(answer: Answer) -> list[float]:
+    """Which numbers of the text, on average, each object's score is made of: from 1."""
+    return [-math.log2(item.score) if item.score else math.nan for item in answer.objects]
 
 
 def in_digits(text: str, tables: Mapping[int, Mapping[int, Mapping[str, float]]]) -> Written:
@@ -174,9 +209,57 @@ def test_numbers_of_a_vocabulary(tiny: Callable[[str], Path]) -> None:
     assert Vocabulary(theirs.tokenizer, min(tokens)).numbers[0] == []
 
 
-def test_numbers_of_the_reasoning_are_not_those_of_the_answer() -> None:
-    thought, answer = "<think>[100, 200, 300, 400]?</think>", "[100, 200, 300, 400]"
-    logs = [math.log(0.1)] * len(thought) + [math.log(0.5)] * len(answer)
-    written = Written([bytes([byte]) for byte in (thought + answer).encode()], logs)
-    (score,) = scores(written, TileObject("mitosis", box=(100, 200, 300, 400)))
-    assert score == pytest.approx(0.5**3)
+SAME = '"bbox_2d": [100, 200, 300, 400]'
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "numbers"),
+    [
+        # Number 1 is the 2 of the key.
+        (f'[{{{SAME}, "label": "mitosis"}}, {{{SAME}, "label": "nucleus"}}]', {}, [3.5, 8.5]),
+        # The first of two equal boxes belongs to nothing that counts.
+        (f'[{{{SAME}, "label": "mitosis", "image": 2}}, {{{SAME}, "label": "mitosis"}}]', {}, [9.5]),
+        (f'[{{{SAME}, "label": "mitosis", "is_mitosis": false}}, {{{SAME}, "label": "mitosis"}}]', {}, [8.5]),
+        (f'I looked at [100, 200, 300, 400].\n[{{{SAME}, "label": "mitosis"}}]', {}, [7.5]),
+        (f'<think>[100, 200, 300, 400]?</think>[{{{SAME}, "label": "mitosis"}}]', {}, [7.5]),
+        (f'[{{"was": [100, 200, 300, 400], {SAME}, "label": "mitosis"}}]', {}, [7.5]),
+        ('[{"label": "mitosis", "bbox_2d": [300, 400, 100, 200]}]', {}, [3.5]),
+        (f'```json\n[{{{SAME}, "label": "mitosis"}}]\n```', {}, [3.5]),
+        ("[{'label': 'mitosis', 'bbox_2d': [100, 200, 300, 400]}]", {}, [3.5]),
+        ('[{\\"label\\": \\"mitosis\\", \\"bbox_2d\\": [100, 200, 300, 400]}]', {}, [3.5]),
+        ('"[{\\"label\\": \\"mitosis\\", \\"bbox_2d\\": [100, 200, 300, 400]}]"', {}, [3.5]),
+        ('[{"bbox_2d": "100, 200, 300, 400", "label": "mitosis"}]', {}, [3.5]),
+        ('[{"bbox_2d": [[100, 200], [300, 400]], "label": "mitosis"}]', {}, [3.5]),
+        ('[{"label": "ü", "x1": 100, "y1": 200, "x2": 300, "y2": 400}]', {}, [(2 + 4 + 6 + 8) / 4]),
+        ("ü [[100, 200, 300, 400], [100, 200, 300, 401]]", {}, [2.5, 6.5]),
+        ("| label | x1 | y1 | x2 | y2 |\n|---|---|---|---|---|\n| mitosis | 100 | 200 | 300 | 400 |", {}, [6.5]),
+        ("| label | bbox |\n|---|---|\n| mitosis | [100, 200, 300, 400] |", {}, [2.5]),
+        ("<ref>mitosis</ref><box>(100,200),(300,400)</box><ref>nucleus</ref><box>(100,200),(300,400)</box>",
+         {"dialect": "tags_v1"}, [2.5, 6.5]),
+        ("mitosis(100,200),(300,400)nucleus(100,200),(300,400)", {}, [2.5, 6.5]),
+        ("bbox_2d: 100, 200, 300, 400 label: mitosis", {}, [3.5]),
+        # A number written nowhere has no probability.
+        ('[{"label": "mitosis", "x": 100, "y": 200, "w": 200, "h": 200}]', {}, [math.nan]),
+    ],
+)  # fmt: skip
+def test_a_score_is_of_the_very_numbers_of_its_object(
+    text: str, settings: dict[str, Any], numbers: list[float]
+) -> None:
+    assert numbers_of(parsed(text, **settings)) == pytest.approx(numbers, nan_ok=True)
+
+
+def test_tokens_that_stand_around_the_answer() -> None:
+    answer = "[{'bbox_2d': [100, 200, 300, 400], 'label': 'mitosis'}]"
+    read = parse_answer(
+        answer, Request(task="detect", labels=("mitosis",)), dialect="json", space=CoordinateSpace.RELATIVE_1000,
+        frame=FRAME_1000,
+    )  # fmt: skip
+    thought = f"Perhaps {answer}?\n"
+    for pieces in ([thought], [thought, "<|im_start|>"], ["<|box_start|>"], []):
+        tokens = [*pieces, *answer[:12], "<|object_ref_start|>", *answer[12:]]
+        logs = [math.log(0.5 if token.isdigit() else 0.9) for token in tokens]
+        written = Written([token.encode() for token in tokens], logs)
+        found = add_scores(read, written, space=CoordinateSpace.RELATIVE_1000, frame=FRAME_1000)
+        assert found.objects[0].score == pytest.approx(0.5**3)
+    other = Written([b"[1, 2, 3, 4]"], [0.0])
+    assert add_scores(read, other, space=CoordinateSpace.RELATIVE_1000, frame=FRAME_1000) == read

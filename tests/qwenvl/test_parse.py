@@ -21,6 +21,7 @@ def answer_of(case: Case) -> Answer:
         space=CoordinateSpace.RELATIVE_1000,
         frame=FRAME,
         finish_reason=case.finish_reason,
+        image=case.image,
     )
 
 
@@ -45,4 +46,4 @@ def test_shape(case: Case) -> None:
 
 
 def test_every_listed_shape_has_a_case() -> None:
-    assert {case.shape for case in CASES} == set(range(74))
+    assert {case.shape for case in CASES} == set(range(77))
