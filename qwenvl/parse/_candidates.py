@@ -37,6 +37,7 @@ from qwenvl.parse._values import Value
 
 _KNOWN = frozenset(BOX_KEYS + POINT_KEYS + POLYGON_KEYS + LABEL_KEYS + SCORE_KEYS)
 _BOX_KEYS = frozenset(BOX_KEYS)
+_FOUR_INTS = [int] * 4
 _LABEL_KEYS = frozenset(LABEL_KEYS)
 _BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:], *POLYGON_KEYS)
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
@@ -250,6 +251,8 @@ def _is_tool_call(item: dict[str, Any]) -> bool:
 
 
 def _is_read(key: str) -> bool:
+    if key in COORDINATE_KEYS:
+        return True
     folded = key.casefold().strip()
     return folded in COORDINATE_KEYS or folded in _LABEL_KEYS
 
@@ -300,7 +303,7 @@ def _of_dict(item: Fields, around: _Around, size: int) -> list[Candidate]:
     hint, image, origin = around
     if len(item) == 2 and type(item) is Fields and isinstance(label := item.get("label"), str) and label:
         plain_box = item.get("bbox_2d")
-        if type(plain_box) is Items and len(plain_box) == 4 and set(map(type, plain_box)) == {int}:
+        if type(plain_box) is Items and list(map(type, plain_box)) == _FOUR_INTS:
             # What the models write nearly always, without the search through the aliases.
             numbers = tuple(map(float, plain_box))
             return [Candidate(numbers, label, hint, {}, (), item.span, origin, image, plain_box.spans)]

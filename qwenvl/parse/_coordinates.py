@@ -14,6 +14,7 @@ OVERSHOOT = 0.02
 _NUMBER = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]++)?|\.[0-9]++)(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?")
 _SEPARATED = re.compile(r"[\s,;()\[\]{}<>|/a-z_]*+")
 _LARGEST = 1e12
+_SHARE = 1.05
 _ROWS = re.compile(r"\[[^\[\]]{1,120}\]")
 
 
@@ -184,7 +185,7 @@ def is_share(numbers: list[float]) -> bool:
 
     No family writes them, and as numbers of its space they would be a speck in the corner.
     """
-    if not numbers or max(numbers) > 1.05:
+    if not numbers or max(numbers) > _SHARE:
         return False
     return len(numbers) == 4 or any(number != int(number) for number in numbers)
 
@@ -206,6 +207,10 @@ def placed(
     tuple
         The numbers, or None where they are dropped, and the codes that say why and what was done.
     """
+    if len(numbers) == 4:
+        x_min, y_min, x_max, y_max = numbers
+        if 0 <= x_min < x_max <= extent[0] and 0 <= y_min < y_max <= extent[1] and max(x_max, y_max) > _SHARE:
+            return tuple(numbers), ()
     codes: list[str] = []
     if is_share(numbers):
         return None, ("dropped:scale",)

@@ -144,7 +144,8 @@ def _scan(text: str, lead: str, origin: Origin) -> Found:
     codes: list[str] = []
     if _HEADLESS.match(text):
         text, codes = "{" + text, ["brackets"]
-        origin = origin - 1 if isinstance(origin, int) else [origin[0], *origin]
+        places = range(origin, origin + len(text) - 1) if isinstance(origin, int) else origin
+        origin = [places[0], *places]
     if _ESCAPED.search(text) and not read_strict(text):
         kept = [at for at, mark in enumerate(text) if mark != "\\" or text[at + 1 : at + 2] not in ("'", '"')]
         origin = [at + origin for at in kept] if isinstance(origin, int) else [origin[at] for at in kept]
