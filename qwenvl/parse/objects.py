@@ -10,7 +10,7 @@ from typing import Any
 
 from qwenvl.answer import TileObject
 from qwenvl.geometry import CoordinateSpace, PictureFrame
-from qwenvl.parse._candidates import Candidate, Written, salvaged, written_objects
+from qwenvl.parse._candidates import Candidate, Written, written_objects
 from qwenvl.parse._coordinates import number_of, placed
 from qwenvl.parse._images import elsewhere, image_of
 from qwenvl.parse._keys import CONFIDENCE_KEYS, SCORE_KEYS
@@ -19,6 +19,7 @@ from qwenvl.parse._ledger import accounted, left_over, tags_note
 from qwenvl.parse._names import name_in
 from qwenvl.parse._notes import mended
 from qwenvl.parse._reading import Reading
+from qwenvl.parse._salvage import salvaged
 from qwenvl.parse._spans import Number, Span, moved, span_of
 from qwenvl.parse._text import clean
 from qwenvl.request import Request, Task
