@@ -22,6 +22,7 @@ from qwenvl.engines.local import LocalEngine
 from qwenvl.light import LARGEST
 from qwenvl.packed import unpack_linears
 from qwenvl.request import Request, Task
+from wsi.cleanup import cleaning_up
 
 
 class Measuring(Protocol):
@@ -88,26 +89,22 @@ def engine_of(checkpoint: Checkpoint, model: Any, vision: FrozenVision | None) -
     training = model.training
     state = torch.random.get_rng_state()
     small = checkpoint.device.type == "cpu" and weights <= LARGEST and checkpoint.info.dtype != "nf4"
-    try:
+    with cleaning_up(
+        lambda: unpack_linears(model),  # packed weights are for inference, and cannot be copied
+        lambda: torch.random.set_rng_state(state),
+        lambda: model.train(training),
+    ):
         if small:
             if vision is not None:
                 vision.pause()
-            try:
+            with cleaning_up(*([] if vision is None else [vision.go_on])):
                 plain = copy.deepcopy(model).merge_and_unload()
-            finally:
-                if vision is not None:
-                    vision.go_on()
         else:
             plain = model.base_model.model
         plain.eval()
         if small:
             plain.requires_grad_(False)
         yield LocalEngine(replace(checkpoint, model=plain))
-    finally:
-        # Packed weights are for inference, and cannot be copied.
-        unpack_linears(model)
-        torch.random.set_rng_state(state)
-        model.train(training)
 
 
 def table(rows: Sequence[tuple[str, Score | None]]) -> str:

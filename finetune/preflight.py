@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.errors import PreflightError
 from finetune.lora import trainable
 from finetune.schedule import Schedule
+from wsi.cleanup import cleaning_up
 
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -210,13 +211,16 @@ def _shaken(model: Any) -> Iterator[None]:
                 if "lora_B" in name:
                     noise = torch.randn(parameter.shape, generator=generator) * 0.02
                     parameter.copy_(noise.to(parameter))
-    try:
+    with cleaning_up(lambda: _put_back(model, kept)):
         yield
-    finally:
-        with torch.no_grad():
-            parameters = dict(model.named_parameters())
-            for name, value in kept.items():
-                parameters[name].copy_(value)
+
+
+@torch.no_grad()
+def _put_back(model: Any, kept: Mapping[str, Tensor]) -> None:
+    """Give parameters the values they had."""
+    parameters = dict(model.named_parameters())
+    for name, value in kept.items():
+        parameters[name].copy_(value)
 
 
 def _require_gradients(
@@ -287,14 +291,8 @@ def _require_same_after_merge(model: Any, batch: Mapping[str, Tensor]) -> None:
     before = _logits(model, batch)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if ".base_layer." in name}
     model.merge_adapter()
-    try:
+    with cleaning_up(model.unmerge_adapter, lambda: _put_back(model, kept)):
         after = _logits(model, batch)
-    finally:
-        model.unmerge_adapter()
-        with torch.no_grad():
-            parameters = dict(model.named_parameters())
-            for name, value in kept.items():
-                parameters[name].copy_(value)
     scale = float(before.abs().mean()) + 1e-6
     difference = float((before - after).abs().max()) / scale
     if difference > _TOLERANCE.get(model.dtype, 1e-1):

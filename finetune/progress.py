@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from finetune.errors import FinetuneError, RecipeError
+from wsi.limits import limit_of
+from wsi.threads import start_thread
 
 if TYPE_CHECKING:
     from finetune.config import FinetuneConfig
@@ -116,6 +118,8 @@ def listen(lines: Iterable[str], cancel: threading.Event) -> None:
 def explained(error: BaseException) -> dict[str, str]:
     """An error as 'kind' and 'message', in words that say what to do."""
     kind, message = type(error).__name__, str(error)
+    if (limit := limit_of(error)) is not None:
+        return {"kind": "LimitError", "message": limit}
     if "out of memory" in message.lower() or isinstance(error, MemoryError):
         return {
             "kind": "OutOfMemory",
@@ -146,8 +150,8 @@ def run_with_events(config: Path, *, overwrite: bool = False) -> int:
             print(json.dumps({"is": event, **_finite(facts)}, default=str), file=out, flush=True)
 
     with stop_on_interrupt() as cancel:
-        threading.Thread(target=listen, args=(iter(sys.stdin.readline, ""), cancel), daemon=True).start()
         try:
+            start_thread(listen, iter(sys.stdin.readline, ""), cancel)
             return 130 if tell(FinetuneConfig.load(config), send, cancel, overwrite=overwrite) else 0
         except Exception as error:
             if not isinstance(error, (QwenVLError, SlideError)):

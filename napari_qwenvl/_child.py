@@ -255,11 +255,14 @@ def explain(error: BaseException) -> dict[str, str]:
     from qwenvl.errors import QwenVLError
     from workflows.errors import WorkflowError
     from wsi.errors import SlideError
+    from wsi.limits import limit_of
 
     if isinstance(error, ValidationError):
         parts = (str(item["msg"]).removeprefix("Value error, ") for item in error.errors())
         return {"kind": "ValidationError", "message": "; ".join(parts)}
     kind, message = type(error).__name__, str(error)
+    if (limit := limit_of(error)) is not None:
+        return {"kind": "LimitError", "message": limit}
     if "out of memory" in message.lower() or isinstance(error, MemoryError):
         message = (
             f"Memory ran out: {message.splitlines()[0] if message else kind}. Finished tiles are kept. Choose a "
@@ -294,7 +297,13 @@ def main() -> None:
                 os._exit(0)  # the viewer is gone; every finished batch is stored
 
     child = Child(send)
-    threading.Thread(target=child.listen, args=(iter(sys.stdin.readline, ""),), daemon=True).start()
+    from wsi.errors import LimitError
+    from wsi.threads import start_thread
+
+    try:
+        start_thread(child.listen, iter(sys.stdin.readline, ""))
+    except LimitError as error:
+        sys.exit(str(error))
     child.work()
 
 

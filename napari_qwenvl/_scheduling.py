@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from wsi.threads import thread_pool
+
 REST_MS = 80
 """A camera that has not moved for so long has stopped."""
 LONGEST_MS = 300
@@ -68,7 +70,7 @@ def _in_background(make: Callable[[], Work | None], show: Callable[[Any], None])
 
         def __init__(self) -> None:
             super().__init__()
-            self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "qwenvl-overlay")
+            self._pool: ThreadPoolExecutor | None = thread_pool(1, "qwenvl-overlay")
             self._timer = QTimer(self)
             self._timer.setSingleShot(True)
             self._timer.timeout.connect(self._start)

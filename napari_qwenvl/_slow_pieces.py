@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 from wsi.slide import RGB
+from wsi.threads import start_thread
 
 _GAP = 16
 
@@ -42,8 +43,7 @@ class SlowPieces:
                 self._queue.put(key)
             if self._thread is None:
                 # A daemon, so that closing the viewer does not wait for a slide to be read.
-                self._thread = threading.Thread(target=self._work, name="qwenvl-overview", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._work, name="qwenvl-overview")
         return being_read(height, width)
 
     def now(self, key: tuple[Hashable, ...]) -> RGB:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +17,7 @@ from wsi import OpenedSlide, Plane
 from wsi.errors import ReadError
 from wsi.readers.storage import PieceCache
 from wsi.slide import RGB, Level
+from wsi.threads import thread_pool
 
 PIECE = 512
 """Side in px of what is read and kept at a time."""
@@ -74,7 +74,7 @@ class SlidePyramid:
         self._cache = PieceCache(CACHE_BYTES)
         self._planes: dict[Plane, OpenedSlide] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(_THREADS, "qwenvl-slide")
+        self._pool = thread_pool(_THREADS, "qwenvl-slide")
 
     @property
     def axes(self) -> tuple[str, ...]:

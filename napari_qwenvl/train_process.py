@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QApplication
+
+from wsi.limits import LimitError
+from wsi.threads import start_thread, usable_cores
 
 OUTPUT = "output.txt"
 """Beside the recipe: what the process and its libraries print."""
@@ -95,31 +97,36 @@ class Training(QObject):
         ------
         RuntimeError
             One is under way.
-        OSError
-            The process cannot be started.
+        OSError, LimitError
+            The process, or the thread that listens to it, cannot be started.
         """
         if self.busy:
             raise RuntimeError("A training is under way.")
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, os.environ.get("PYTHONPATH", "")]
-        cores = os.cpu_count() or 2
         environment = os.environ | {
             # The process finds the packages where this one found them, also in a source checkout.
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
             "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE",
             # One core is left to the viewer.
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores - 1))),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() - 1))),
         }  # fmt: skip
         command = [sys.executable, "-m", "qwenvl", "finetune", str(recipe), "--events"]
         with (recipe.parent / OUTPUT).open("a", encoding="utf-8") as output:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True, encoding="utf-8",
                 env=environment, cwd=recipe.parent, start_new_session=True,
             )  # fmt: skip
+        self._number += 1
+        try:
+            start_thread(self._read, process, self._number)
+        except LimitError:
+            process.kill()
+            process.wait()
+            raise
+        self._process = process
         self.recipe, self.step, self.stage = recipe, None, "Loading the model"
         self.asked_to_stop = self._told = False
-        self._number += 1
-        threading.Thread(target=self._read, args=(self._process, self._number), daemon=True).start()
         self.changed.emit()
 
     def cancel(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari_qwenvl.plan import recommended_of, runs_folder
 from napari_qwenvl.train_gather import Gathered, gather
 from napari_qwenvl.train_sources import RunSource, Source
+from wsi.cleanup import clean_up
 
 if TYPE_CHECKING:
     from finetune.config import FinetuneConfig
@@ -175,8 +176,8 @@ def write_training(
         config = recipe(fields, gathered, tile, limits, folder)
         path = folder / RECIPE
         config.save(path)
-    except BaseException:
-        shutil.rmtree(folder)  # made here, and of no use to anybody
+    except BaseException as error:
+        clean_up(error, lambda: shutil.rmtree(folder))  # made here, and of no use to anybody
         raise
     return path
 

@@ -39,6 +39,7 @@ from napari_qwenvl.train_recipe import (
     write_training,
 )
 from napari_qwenvl.train_sources import RunSource
+from wsi.limits import LimitError, limit_of
 
 if TYPE_CHECKING:
     from finetune.presets import Choice
@@ -298,8 +299,8 @@ class RunPage(QWidget):
         worker.unload()
         try:
             self.training.start(recipe)
-        except OSError as error:
-            self.told.emit("error", f"The training cannot be started: {error}")
+        except (OSError, LimitError) as error:
+            self.told.emit("error", f"The training cannot be started: {limit_of(error) or error}")
             return
         self.show_training(recipe.parent)
 

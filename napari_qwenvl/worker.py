@@ -148,6 +148,7 @@ class Worker(QObject):
         process.readyReadStandardOutput.connect(self._read)
         process.readyReadStandardError.connect(self._read_errors)
         process.finished.connect(self._on_end)
+        process.errorOccurred.connect(self._on_process_error)
         process.start(sys.executable, ["-m", self._module])
         self._buffer, self._errors, self._parting = b"", "", False
         return process
@@ -170,6 +171,12 @@ class Worker(QObject):
         if self._process is not None:
             self._parting = True
             self._process.kill()
+
+    def _on_process_error(self, error: QProcess.ProcessError) -> None:
+        """A process that never started does not end either."""
+        if error is QProcess.ProcessError.FailedToStart and self._process is not None:
+            self._errors = f"It cannot be started: {self._process.errorString()}."
+            self._on_end()
 
     def _on_end(self, *_: Any) -> None:
         process, self._process = self._process, None

@@ -22,6 +22,7 @@ from qwenvl.adapter_files import (
     require_adapter,
 )
 from qwenvl.checkpoint_files import fingerprint
+from qwenvl.cleanup import clean_up
 from qwenvl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class AdapterSwitch:
         self._kept = KeptBase(self._base.model)
         try:
             self._merge(path, self._kept)
-        except BaseException:
-            self._restore()
+        except BaseException as error:
+            clean_up(error, self._restore)
             raise
         return self._described(path, card)
 
@@ -145,8 +146,8 @@ class AdapterSwitch:
 
     def _restore(self) -> None:
         if self._kept is not None:
-            kept, self._kept = self._kept, None
-            kept.restore()
+            self._kept.restore()  # where that fails, the next call fails as well: nobody is given a changed base
+            self._kept = None
 
     def _described(self, folder: Path, card: AdapterCard | None) -> Checkpoint:
         base = self._base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -12,8 +12,14 @@ from typing import Any
 from qwenvl.answer import Status
 from workflows._rows import OBJECT, TILE_DTYPE
 
-TILES = f"SELECT {', '.join(TILE_DTYPE.names or ())} FROM tiles"
-TILES_MODULUS = 1 << 62
+SUMMED = {
+    "tiles": f"SELECT {', '.join(TILE_DTYPE.names or ())} FROM main.tiles",
+    "splits": "SELECT tile, why, depth, children FROM main.splits",
+    "gate": "SELECT json FROM main.gate",
+    "skipped": "SELECT tile, score FROM main.skipped",
+}
+"""Tables of a slide's run with one checksum for all of their rows, the items first, and what it covers."""
+SUM_MODULUS = 1 << 62
 Rows = Callable[..., Iterator[tuple[Any, ...]]]
 """Runs a query, with values for its places, and gives its rows."""
 
@@ -25,7 +31,7 @@ CHECKED = (
 _PACK, _NAN = struct.Struct("<qq5d").pack, float("nan")
 
 
-def what_changed(rows: Rows, unit: str = "tiles", query: str = TILES) -> str:
+def what_changed(rows: Rows, summed: Mapping[str, str] = SUMMED) -> str:
     """What in a journal is not what was stored, in words; empty where nothing is.
 
     Answers from before there were checksums are taken as they are.
@@ -33,12 +39,14 @@ def what_changed(rows: Rows, unit: str = "tiles", query: str = TILES) -> str:
     Parameters
     ----------
     rows : Rows
-    unit, query : str
-        Table of the items, and the query of its rows.
+    summed : mapping
+        Tables with one checksum, that of the items first, and the query of the rows that it covers.
     """
-    code = stored_checksum(rows, unit)
-    if code is not None and tiles_checksum(rows(query)) != code:
-        return f"its {unit} are not what was stored"
+    unit = next(iter(summed))
+    for name, query in summed.items():
+        code = stored_checksum(rows, name)
+        if code is not None and sum_checksum(rows(query)) != code:
+            return f"its {name} are not what was stored"
     if "checksum" not in {row[1] for row in rows("PRAGMA table_info(answers)")}:
         return ""
     objects = rows(f"SELECT {OBJECT} FROM objects ORDER BY tile, item")
@@ -54,9 +62,9 @@ def what_changed(rows: Rows, unit: str = "tiles", query: str = TILES) -> str:
     return f"the answers of {len(damaged)} {unit} ({shown}) are not what was stored"
 
 
-def tiles_checksum(tiles: Iterable[Sequence[Any]]) -> int:
-    """Sum of the checksums of rows of table `tiles`, below 2^62: rows that are added later add theirs."""
-    return sum(rows_checksum([row]) for row in tiles) % TILES_MODULUS
+def sum_checksum(rows: Iterable[Sequence[Any]]) -> int:
+    """Sum of the checksums of rows, below 2^62, whatever their order: rows that are added later add theirs."""
+    return sum(rows_checksum([row]) for row in rows) % SUM_MODULUS
 
 
 def stored_checksum(rows: Rows, name: str) -> int | None:

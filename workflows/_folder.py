@@ -76,6 +76,9 @@ class Claim:
 
     def undo(self) -> None:
         """Take back everything the claim made, as if the run had never been started, and release it."""
+        clean_up(None, self._take_back, self.lock.release)
+
+    def _take_back(self) -> None:
         for name in (_OURS | {name + PARTIAL for name in _OURS}) - {WHERE}:
             path = self.folder / name
             if path.is_dir():
@@ -88,7 +91,6 @@ class Claim:
                 self.backup.rename(self.folder)
         Path(self.lock.lock_file).unlink(missing_ok=True)
         _remove_empty(self._made)
-        self.lock.release()
 
 
 def claim(folder: Path, *, overwrite: bool = False) -> Claim:
@@ -109,14 +111,14 @@ def claim(folder: Path, *, overwrite: bool = False) -> Claim:
     try:
         made = _make(folder) + made if lock_path(folder).parent == folder else made
         lock = _acquire(folder)
-    except BaseException:
-        _remove_empty(made)
+    except BaseException as error:
+        clean_up(error, partial(_remove_empty, made))
         raise
     try:
         made = _make(folder) + made
         return _take(folder, lock, made, overwrite=overwrite)
-    except BaseException:
-        lock.release()
+    except BaseException as error:
+        clean_up(error, lock.release)
         raise
 
 
@@ -211,8 +213,7 @@ def _make(folder: Path) -> list[Path]:
         try:
             path.mkdir(exist_ok=True)
         except OSError as error:
-            for earlier in reversed(made):
-                earlier.rmdir()
+            _remove_empty(made[::-1])
             raise FolderNotWritableError(
                 f"{path} cannot be made ({error.strerror}). Name another folder with -o."
             ) from error

@@ -6,22 +6,36 @@ fail: the unique index sees to it, whatever the program does. Objects are keyed 
 answer, so that they lie on disk in reading order and keep their key in every repetition of the run. Nothing a
 person decides changes them: reviews are rows of their own.
 
-Manifest, tiles and answers have checksums (`workflows._checksums`), so that bits that change on disk are noticed.
+Manifest, tiles, answers and reviews have checksums (`workflows._checksums`): bits that change on disk are noticed.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from workflows.errors import StoreCorruptError, StoreError, StoreFullError, StoreVersionError, is_full
+from workflows.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreVersionError,
+    is_full,
+    why_full,
+)
+from wsi.cleanup import clean_up
+from wsi.limits import may_open_files, raise_limit, size_limit
 
 _log = logging.getLogger(__name__)
+_ROOM = 1 << 20
+"""Bytes of room below which a disk counts as full."""
 APPLICATION_ID = 0x51564C52  # 'QVLR'
 VERSION = 1
 SPLIT_VERSION = 2
@@ -101,7 +115,8 @@ CREATE TABLE IF NOT EXISTS reviews (
     verdict TEXT, label TEXT, kind TEXT,
     x_min REAL, y_min REAL, x_max REAL, y_max REAL,
     seen_label TEXT, seen_x_min REAL, seen_y_min REAL, seen_x_max REAL, seen_y_max REAL,
-    note TEXT
+    note TEXT,
+    checksum INTEGER
 );
 CREATE TRIGGER IF NOT EXISTS reviews_are_kept BEFORE DELETE ON reviews
     BEGIN SELECT raise(ABORT, 'reviews are only ever added'); END;
@@ -143,11 +158,12 @@ def named_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", None)
         primary = None if code is None else code & 0xFF
-        if primary == sqlite3.SQLITE_FULL or _disk_is_full(path, primary):
+        if (why := _why_full(path, primary)) is not None:
             raise StoreFullError(
-                f"The disk is full: {path} cannot grow. The tiles finished so far are kept; "
-                "make room and repeat the command."
+                f"{path} cannot grow. {why} The tiles finished so far are kept; make room and repeat the command."
             ) from error
+        if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and not may_open_files():
+            raise_limit(OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path)))
         if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise StoreCorruptError(
                 f"{path} is not a readable journal ({error}). Restore it from a copy, or begin again with "
@@ -158,18 +174,25 @@ def named_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _disk_is_full(path: Path, primary: int | None) -> bool:
-    """SQLite reports some full disks as an I/O error of its shared-memory file; ask the file system then."""
+def _why_full(path: Path, primary: int | None) -> str | None:
+    """Why a journal cannot grow, or None. SQLite reports some full disks, quotas and limits as an I/O error."""
+    full = why_full(OSError(errno.ENOSPC, ""))
+    if primary == sqlite3.SQLITE_FULL:
+        return full
     if primary != sqlite3.SQLITE_IOERR:
-        return False
+        return None
     try:
-        if shutil.disk_usage(path.parent).free < 1 << 20:
-            return True
+        if shutil.disk_usage(path.parent).free < _ROOM:
+            return full
+        files = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
+        largest = max((file.stat().st_size for file in files if file.exists()), default=0)
+        if (most := size_limit()) is not None and largest > most - _ROOM:
+            return why_full(OSError(errno.EFBIG, ""))
         with tempfile.TemporaryFile(dir=path.parent) as trial:  # a quota shows only when something is written
-            trial.write(bytes(1 << 20))
-        return False
+            trial.write(bytes(_ROOM))
+        return None
     except OSError as error:
-        return is_full(error)
+        return why_full(error) if is_full(error) else None
 
 
 def connect(
@@ -214,10 +237,23 @@ def connect(
                     )
                 _quick_check(path, connection)
                 _add_checksums(connection)
-    except BaseException:
-        connection.close()
+    except BaseException as error:
+        clean_up(error, connection.close)
         raise
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is written in the block is stored whole, or not at all."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:
+            clean_up(error, partial(connection.execute, "ROLLBACK"))
+        raise
 
 
 def set_pragmas(connection: sqlite3.Connection) -> str:

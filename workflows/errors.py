@@ -2,12 +2,19 @@
 
 import errno
 
+from wsi.limits import file_too_large
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that nothing more can be written: a full disk, a used-up quota, a file too large."""
     return getattr(error, "errno", None) in _FULL
+
+
+def why_full(error: BaseException) -> str:
+    """Why nothing more can be written, in words; of an error that `is_full`."""
+    return file_too_large() if getattr(error, "errno", None) == errno.EFBIG else "The disk is full."
 
 
 class WorkflowError(Exception):

@@ -19,10 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from workflows._checksums import rows_checksum
 from workflows._folder import JOURNAL, journal_of
-from workflows._schema import REVIEWS, connect, named_errors
-from workflows.errors import StoreError
+from workflows._schema import REVIEWS, connect, named_errors, transaction
+from workflows.errors import StoreCorruptError, StoreError
 from workflows.provenance import Manifest, utc_now
+from wsi.cleanup import clean_up
 
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max in level-0 px; a point has x_min == x_max and y_min == y_max."""
@@ -204,8 +206,8 @@ class Reviews:
         connection = connect(journal_of(folder), readonly=False)
         try:
             return cls(folder, connection, who or reviewer_name())
-        except BaseException:
-            connection.close()
+        except BaseException as error:
+            clean_up(error, connection.close)
             raise
 
     def close(self) -> None:
@@ -218,7 +220,7 @@ class Reviews:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        clean_up(error, self.close)
 
     def decide(self, changes: Sequence[Change], note: str | None = None) -> int:
         """Store decisions that were made together; the number of their step.
@@ -268,20 +270,17 @@ class Reviews:
 
     def _write(self, rows: Sequence[tuple[Action, int | None, Change | None, str | None]]) -> int:
         time = utc_now()
-        with named_errors(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                if not _has_table(self._connection):
-                    for statement in _statements(REVIEWS):
-                        self._connection.execute(statement)
-                newest = "SELECT coalesce(max(seq), 0) FROM reviews"
-                step = int(self._connection.execute(newest).fetchone()[0]) + 1
-                self._connection.executemany(_INSERT, [_row(step, time, self.who, *parts) for parts in rows])
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with named_errors(self._path), transaction(self._connection):
+            if not _has_table(self._connection):
+                for statement in _statements(REVIEWS):
+                    self._connection.execute(statement)
+            elif not _has_checksums(self._connection):
+                self._connection.execute("ALTER TABLE reviews ADD COLUMN checksum INTEGER")
+            newest = "SELECT coalesce(max(seq), 0) FROM reviews"
+            step = int(self._connection.execute(newest).fetchone()[0]) + 1
+            self._connection.executemany(
+                _INSERT, [_checked(_row(step, time, self.who, *parts)) for parts in rows]
+            )
         self.refresh()
         return step
 
@@ -290,15 +289,39 @@ _COLUMNS = (
     "step", "time", "who", "action", "target", "object", "tile", "item", "verdict", "label", "kind",
     "x_min", "y_min", "x_max", "y_max", "seen_label", "seen_x_min", "seen_y_min", "seen_x_max", "seen_y_max", "note",
 )  # fmt: skip
-_INSERT = f"INSERT INTO reviews ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT = (
+    f"INSERT INTO reviews ({', '.join(_COLUMNS)}, checksum) VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
+)
 
 
 def read_decisions(connection: sqlite3.Connection, since: int) -> list[Decision]:
-    """Rows with a `seq` above `since`; none where the run was never reviewed."""
+    """Rows with a `seq` above `since`; none where the run was never reviewed.
+
+    Raises
+    ------
+    StoreCorruptError
+        A row is not what was stored. Rows from before reviews had checksums are taken as they are.
+    """
     if not _has_table(connection):
         return []
-    query = f"SELECT seq, {', '.join(_COLUMNS)} FROM reviews WHERE seq > ? ORDER BY seq"
-    return [_decision(row) for row in connection.execute(query, (int(since),))]
+    code = "checksum" if _has_checksums(connection) else "NULL"
+    query = f"SELECT seq, {', '.join(_COLUMNS)}, {code} FROM reviews WHERE seq > ? ORDER BY seq"
+    found = []
+    for *row, stored in connection.execute(query, (int(since),)):
+        try:
+            if stored is not None and rows_checksum([row[1:]]) != stored:
+                raise ValueError("its bits have changed on disk")
+            found.append(_decision(tuple(row)))
+        except (ValueError, TypeError) as error:
+            path = connection.execute("PRAGMA database_list").fetchone()[2]
+            raise StoreCorruptError(
+                f"{path} is damaged: review {row[0]} is not what was stored ({error}). Restore it from a copy."
+            ) from error
+    return found
+
+
+def _has_checksums(connection: sqlite3.Connection) -> bool:
+    return "checksum" in {row[1] for row in connection.execute("PRAGMA table_info(reviews)")}
 
 
 def _has_table(connection: sqlite3.Connection) -> bool:
@@ -328,11 +351,15 @@ def _row(
 ) -> tuple[Any, ...]:
     if change is None:
         return (step, time, who, action.value, target, *[None] * 15, note)
-    seen = change.seen_box or (None,) * 4
+    seen = (None,) * 4 if change.seen_box is None else tuple(map(float, change.seen_box))
     return (
         step, time, who, action.value, None, change.object, change.tile, change.item, change.verdict.value,
         change.label, "point" if change.point else "box", *map(float, change.box), change.seen_label, *seen, note,
     )  # fmt: skip
+
+
+def _checked(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*row, rows_checksum([row]))
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:

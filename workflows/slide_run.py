@@ -23,6 +23,7 @@ from workflows.run.tiles import run_tiles
 from workflows.run.writing import writing
 from workflows.store import RunStore
 from workflows.summary import summarise
+from wsi.cleanup import cleaning_up
 from wsi.frames import PixelFrame
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
@@ -126,7 +127,7 @@ def run_slide(
     refuse_foreign(out)
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
     given = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
-    try:
+    with cleaning_up(*([] if given is slide else [given.close])):
         opened, request = in_colours(given, request)
         prepared = prepare(opened, request, engine, mask=mask, frame=frame, command=command, quality=quality)
         if announce is not None:
@@ -148,9 +149,6 @@ def run_slide(
                 asked, cancelled = asked + done.answers, done.cancelled
             report = _write_results(store, opened if overview else None)
         return RunResult(out, report, asked, cancelled, store.backup)
-    finally:
-        if given is not slide:
-            given.close()
 
 
 def plan_run(
@@ -166,12 +164,9 @@ def plan_run(
     """What `run_slide` would take; nothing is asked or written. Parameters and errors are those of `run_slide`."""
     options = {key: value for key, value in (slide_options or {}).items() if value is not None}
     given = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
-    try:
+    with cleaning_up(*([] if given is slide else [given.close])):
         opened, request = in_colours(given, request)
         return prepare(opened, request, engine, mask=mask, frame=frame).estimate
-    finally:
-        if given is not slide:
-            given.close()
 
 
 def _look_where(
@@ -211,11 +206,8 @@ def finish_run(folder: Path | str) -> Report:
     """
     with writing(RunStore.open(folder, readonly=False)) as store:
         slide = reopen(store.manifest.slide)
-        try:
+        with cleaning_up(*([] if slide is None else [slide.close])):
             return _write_results(store, slide)
-        finally:
-            if slide is not None:
-                slide.close()
 
 
 def _write_results(store: RunStore, slide: Slide | None) -> Report:

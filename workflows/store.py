@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows._checksums import TILES, tiles_checksum
+from workflows._checksums import SUMMED, sum_checksum
 from workflows._folder import WHERE
 from workflows._rows import (
     ANSWER,
@@ -29,6 +29,7 @@ from workflows._splitting import Split, Why
 from workflows.errors import StoreError
 from workflows.provenance import GateFacts, Manifest
 from workflows.run.journal import Journal
+from wsi.cleanup import cleaning_up
 
 if TYPE_CHECKING:
     from workflows.review import Decision
@@ -48,7 +49,7 @@ class RunStore(Journal[Manifest]):
 
     _manifest_type = Manifest
     _versions = (VERSION, SPLIT_VERSION)
-    _unit = ("tiles", TILES)
+    _summed = SUMMED
     _tiles: tuple[int, NDArray[np.void]] | None = None
 
     @classmethod
@@ -77,6 +78,11 @@ class RunStore(Journal[Manifest]):
         """
         return cls._create(Path(folder), manifest, partial(_fill, tiles), overwrite=overwrite)
 
+    def verify(self) -> None:
+        """Compare tiles, answers with their objects, and reviews with the checksums they were stored with."""
+        super().verify()
+        self.reviews()
+
     def begun(self) -> bool:
         """True where the folder holds more than this object made: answers, reviews, coarse tiles, an older run."""
         return super().begun() or bool(self.reviews()) or (self.folder / WHERE).exists()
@@ -89,9 +95,10 @@ class RunStore(Journal[Manifest]):
         for split in splits:
             children = [row.item() for row in split.children]
             self._connection.executemany(INSERT_TILE, children)
-            self._add_to_checksum(tiles_checksum(children))
+            self._note_sum("tiles", children)
             facts = (int(split.tile), split.why.value, split.depth, len(split.children))
             self._connection.execute("INSERT INTO splits VALUES (?, ?, ?, ?)", facts)
+            self._note_sum("splits", [facts])
 
     def absorb(self, part: Path, name: str) -> bool:
         """Take over the answers of a part of this run that has a journal of its own, once, all of them or none.
@@ -117,11 +124,12 @@ class RunStore(Journal[Manifest]):
         """
         with named_errors(self._path):
             self._connection.execute("ATTACH DATABASE ? AS part", (str(part),))
-        try:
+        with cleaning_up(self._detach):
             return self._absorb_attached(name)
-        finally:
-            with named_errors(self._path):
-                self._connection.execute("DETACH DATABASE part")
+
+    def _detach(self) -> None:
+        with named_errors(self._path):
+            self._connection.execute("DETACH DATABASE part")
 
     def _absorb_attached(self, name: str) -> bool:
         theirs = {str(row[1]) for row in self._rows("PRAGMA part.table_info(answers)")}
@@ -138,14 +146,13 @@ class RunStore(Journal[Manifest]):
             if execute("INSERT OR IGNORE INTO main.absorbed VALUES (?)", (name,)).rowcount == 0:
                 return False
             execute("INSERT OR IGNORE INTO main.tiles SELECT * FROM part.tiles")
-            if self._has("checks"):
-                whole = tiles_checksum(execute(TILES.replace("FROM tiles", "FROM main.tiles")))
-                execute("UPDATE main.checks SET checksum = ? WHERE name = 'tiles'", (whole,))
+            self._note_sum("tiles")
             execute(f"INSERT INTO main.objects SELECT * FROM part.objects WHERE {open_here}")
             if splits:
                 for statement in SPLITS:
                     execute(statement)
                 execute(f"INSERT OR IGNORE INTO main.splits SELECT * FROM part.splits WHERE {open_here}")
+                self._note_sum("splits")
             execute(
                 "WITH before AS MATERIALIZED (SELECT tile, count(*) AS n FROM main.answers GROUP BY tile) "
                 f"INSERT INTO main.answers ({', '.join(columns)}) "
@@ -173,6 +180,8 @@ class RunStore(Journal[Manifest]):
             self._connection.execute("INSERT INTO gate VALUES (?)", (gate.model_dump_json(),))
             rows = ((int(tile), float(score)) for tile, score in skipped.items())
             self._connection.executemany("INSERT INTO skipped VALUES (?, ?)", rows)
+            self._note_sum("gate")
+            self._note_sum("skipped")
 
     # ------------------------------------------------------------------ read
 
@@ -283,4 +292,4 @@ def _fill(tiles: NDArray[np.void], connection: sqlite3.Connection) -> int:
     connection.executescript(f"BEGIN; {TABLES}")
     rows = sorted(row.item() for row in tiles)
     connection.executemany(INSERT_TILE, rows)
-    return tiles_checksum(rows)
+    return sum_checksum(rows)

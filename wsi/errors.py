@@ -9,6 +9,13 @@ class SlideError(Exception):
     """Base of every error raised by `wsi`."""
 
 
+class LimitError(SlideError):
+    """The process may open no further file, start no further thread, or write no larger file; see `wsi.limits`.
+
+    Not the fault of any slide or tile: work stops there, and what was finished is kept.
+    """
+
+
 class SlideNotFoundError(SlideError, FileNotFoundError):
     """No file, or no slide in the folder, at the path given."""
 

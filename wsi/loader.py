@@ -9,10 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from wsi.cleanup import clean_up, cleaning_up
 from wsi.errors import ReadError, SlideError
+from wsi.limits import raise_limit
 from wsi.slide import RGB, Slide
+from wsi.threads import thread_pool
 from wsi.tile import Tile
 
 
@@ -53,7 +57,7 @@ class TileLoader:
     At most `ahead` tiles are read or waiting at any time, besides the one in the consumer's hand, so memory
     is bounded however slow the consumer is. The next slide is opened while the one before is read. A tile
     that cannot be read comes as an exception in its place and the loop goes on: it is never white, and never
-    ends the run.
+    ends the run. Only a limit of the process does (LimitError: too many open files, no threads): no tile's fault.
 
     Parameters
     ----------
@@ -99,23 +103,25 @@ class TileLoader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        clean_up(error, self.close)
 
 
 def _loaded(jobs: Iterable[SlideJob], workers: int, ahead: int) -> Generator[Loaded, None, None]:
-    reading = _Reading(iter(jobs), ThreadPoolExecutor(workers, thread_name_prefix="tile-loader"), ahead)
-    try:
+    reading = _Reading(iter(jobs), thread_pool(workers, "tile-loader"), ahead)
+    with cleaning_up(reading.close):
         while True:
             # Top up before delivering, so that the threads read on while the consumer works.
             reading.top_up()
             item = reading.next_result()
             if item is None:
                 return
+            if isinstance(item.picture, Exception):
+                raise_limit(item.picture)
             yield item
             del item
-    finally:
-        reading.close()
 
 
 @dataclass(slots=True)
@@ -189,8 +195,8 @@ class _Reading:
     def close(self) -> None:
         """End the threads, then close what was opened; also what was still being opened."""
         self.pool.shutdown(wait=True, cancel_futures=True)
-        while self.owned:
-            self.owned.pop().close()
+        owned, self.owned = self.owned, set()
+        clean_up(None, *(slide.close for slide in owned))
 
     def _open_upcoming(self) -> None:
         job = next(self.jobs, None)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.cleanup import clean_up
 from wsi.errors import RegionError, UnknownMppError
 from wsi.fingerprint import fingerprint_path
 from wsi.resample import band_height, extend, resize, snap, whole_factor
@@ -259,7 +260,7 @@ class Slide(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        clean_up(error, self.close)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return self._reopen()

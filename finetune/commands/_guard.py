@@ -30,6 +30,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         from qwenvl.errors import QwenVLError
         from workflows.store import StoreError
         from wsi.errors import SlideError
+        from wsi.limits import limit_of
 
         try:
             return command(*args, **kwargs)
@@ -38,9 +39,14 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             where = ".".join(str(part) for part in first["loc"])
             stop(f"{where}: {first['msg']}", USAGE)
         except (QwenVLError, SlideError, StoreError) as error:
-            stop(str(error))
+            stop(limit_of(error) or str(error))
         except OSError as error:
-            stop(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+            told = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            stop(limit_of(error) or told)
+        except RuntimeError as error:
+            if (limit := limit_of(error)) is None:
+                raise
+            stop(limit)
 
     return run
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import numpy as np
 
 from qwenvl.answer import Answer, Status
+from qwenvl.cleanup import clean_up
 from qwenvl.confidence import add_scores
 from qwenvl.engines._chat import Reply, obeys_schema
 from qwenvl.engines._faults import Case, ServerFault
@@ -95,8 +96,8 @@ class RemoteEngine(Engine):
         try:
             served = self._find_model(model)
             self.family: ModelFamily = served_family(served, family)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            clean_up(error, self.close)
             raise
         known = ProcessorSettings.of_family(self.family)
         self.processor = replace(

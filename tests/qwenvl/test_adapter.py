@@ -250,3 +250,23 @@ def test_names_from_before_transformers_4_52(
         assert not torch.equal(checkpoint.model.state_dict()[name], before[name])
     switch.use(None)
     assert base_digest(checkpoint.model) == digest
+
+
+def test_a_base_that_does_not_come_back_hides_no_error_and_is_given_to_nobody(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny("Qwen3-VL")
+    write(base, tmp_path / "adapter", lora())
+    switch = AdapterSwitch(load_checkpoint(base, device="cpu"))
+    with monkeypatch.context() as patch:
+
+        def misfit(*_: Any, **__: Any) -> None:
+            patch.setattr("qwenvl.adapter_base.base_digest", lambda *_, **__: "another")
+            raise RuntimeError("its weights do not fit, says peft")
+
+        patch.setattr(peft, "set_peft_model_state_dict", misfit)
+        with pytest.raises(CheckpointError, match="its weights do not fit") as caught:
+            switch.use(tmp_path / "adapter")
+        assert "load the model again" in caught.value.__notes__[0]
+        with pytest.raises(CheckpointError, match="load the model again"):
+            switch.use(None)

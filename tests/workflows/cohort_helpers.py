@@ -74,6 +74,9 @@ class Threads:
     def __init__(self, workers: int, pool: ThreadPoolExecutor) -> None:
         self.client, self._workers = _Client(pool), workers
 
+    def lost(self) -> str | None:
+        return None
+
     def slots(self) -> tuple[list[str], dict[str, float]]:
         return [f"thread-{number}" for number in range(self._workers)], {}
 

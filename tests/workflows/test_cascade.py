@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,8 +20,9 @@ from run_helpers import request_of
 
 from qwenvl.answer import Answer, Status
 from qwenvl.request import Request, Task, Where
+from workflows._folder import JOURNAL
 from workflows.cascade import coarse_request, highest_score
-from workflows.errors import RunMismatchError, StoreError, WorkflowError
+from workflows.errors import RunMismatchError, StoreCorruptError, StoreError, WorkflowError
 from workflows.export import export_tiles_csv
 from workflows.heatmap import read_heatmap
 from workflows.report import Report, report_schema
@@ -181,6 +183,26 @@ def test_with_splits_and_within_a_cascade_every_square_is_found_once(tmp_path: P
     left = found_once(boxes_of(tmp_path / "run"), slide.places)
     assert left[1] == 0
     assert left[0] >= 0.9 * len(slide.places)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("splits", "UPDATE splits SET tile = tile + 1 WHERE tile = (SELECT max(tile) FROM splits)"),
+        ("skipped", "UPDATE skipped SET score = score / 2 WHERE tile = (SELECT min(tile) FROM skipped)"),
+        ("gate", "UPDATE gate SET json = replace(json, '0.', '1.')"),
+    ],
+)
+def test_what_splits_and_gates_decided_has_checksums(tmp_path: Path, table: str, change: str) -> None:
+    folder = tmp_path / "run"
+    look(folder, DotSlide(planted(200, 8)), DotEngine(8), request=asked(split=3, crowded=8))
+    with RunStore.open(folder) as store:
+        store.verify()
+    with sqlite3.connect(folder / JOURNAL) as journal:
+        assert journal.execute(change).rowcount == 1
+    journal.close()
+    with pytest.raises(StoreCorruptError, match=f"its {table} are not what was stored"):
+        RunStore.open(folder, readonly=False)
 
 
 def test_the_estimate_speaks_of_both_stages(slide: DotSlide) -> None:

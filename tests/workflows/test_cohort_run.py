@@ -456,3 +456,36 @@ def test_a_lost_worker_is_the_scheduler_s_word(slides: Path, tmp_path: Path) -> 
         outcome: Outcome = run._outcome(Lost(), ticket_of(slides, tmp_path / "out", work.token))
         assert outcome.ended == "failed"
         assert "4 workers were lost over it" in outcome.reason
+
+
+def test_a_scheduler_that_is_gone_stops_the_batch_in_words(slides: Path, tmp_path: Path) -> None:
+    from workflows.cohort.cluster import LOST
+    from workflows.cohort.run import _Run
+
+    class Cancelled:
+        status = "cancelled"
+
+    plan = plan_of(slides)
+    with AtWork(BatchFolder(tmp_path / "out")) as work, threads(plan.study) as cluster:
+        arguments = (
+            plan,
+            BatchFolder(tmp_path / "out"),
+            work,
+            cluster,
+            Quiet(),
+            threading.Event(),
+            False,
+            False,
+        )
+        run = _Run(*arguments)  # type: ignore[arg-type]
+        ticket = ticket_of(slides, tmp_path / "out", work.token)
+        assert run._outcome(Cancelled(), ticket).ended == "stopped"
+        assert run.stopped == LOST
+        # No worker is left: at the second look in a row it is over, whatever is still under way.
+        run = _Run(*arguments)  # type: ignore[arg-type]
+        cluster.slots = lambda: ([], {})  # type: ignore[method-assign]
+        cluster.lost = lambda: "No worker process is left."  # type: ignore[method-assign]
+        for workers, stopped in ((0, None), (1, None), (0, None), (0, "No worker process is left.")):
+            run._look_for_loss(workers)
+            assert run.stopped == stopped
+        assert run.run([]) == {}

@@ -14,7 +14,7 @@ from qwenvl.request import Request
 from workflows._folder import JOURNAL
 from workflows._rows import ObjectColumns
 from workflows.corrections import CorrectionsError, read_corrections
-from workflows.errors import RunNotFoundError
+from workflows.errors import RunNotFoundError, StoreCorruptError
 from workflows.export.geojson import export_geojson
 from workflows.review import Action, Change, Ledger, Reviews, Verdict, new_object_name, object_name
 from workflows.reviewed import Conflict, State, apply_reviews, reviewed_objects
@@ -363,3 +363,53 @@ def test_a_file_that_does_not_belong_is_refused_whole(run, tmp_path, name, text,
         read_corrections(run, path)
     with RunStore.open(run) as store:
         assert store.reviews() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "label = 'other'",
+        "verdict = 'rejected'",
+        "x_min = x_min + 1",
+        "who = 'eve'",
+        "action = 'odd'",
+        "seen_label = NULL",
+    ],
+)
+def test_a_review_whose_bits_changed_on_disk_is_a_named_error(run, tmp_path, change):
+    with RunStore.open(run) as store, Reviews.open(run, "ada") as reviews:
+        reviews.decide([change_of(store, 0, seen_box=(1, 2, 3, 4))], note="a note")
+        reviews.undo()
+    with RunStore.open(run) as store:
+        store.verify()
+    damage(run, f"UPDATE reviews SET {change} WHERE seq = 1")
+    for use in (
+        lambda: Reviews.open(run, "ada"),
+        lambda: RunStore.open(run, readonly=False),
+        lambda: export_geojson(run, tmp_path / "out.geojson"),
+    ):
+        with pytest.raises(StoreCorruptError, match="review 1 is not what was stored"):
+            use()
+
+
+def test_reviews_from_before_checksums_are_read_and_go_on(run):
+    with RunStore.open(run) as store, Reviews.open(run, "ada") as reviews:
+        reviews.decide([change_of(store, 0)])
+    damage(run, "ALTER TABLE reviews DROP COLUMN checksum")
+    with RunStore.open(run) as store, Reviews.open(run, "ada") as reviews:
+        store.verify()
+        reviews.decide([change_of(store, 1)])
+    with RunStore.open(run) as store:
+        assert len(store.reviews()) == 2
+        codes = [row[0] is None for row in store._rows("SELECT checksum FROM reviews ORDER BY seq")]
+    assert codes == [True, False]
+    damage(run, "UPDATE reviews SET action = 'odd' WHERE seq = 1")
+    with pytest.raises(StoreCorruptError, match="review 1"):
+        Reviews.open(run, "ada")
+
+
+def damage(run, statement):
+    with sqlite3.connect(run / JOURNAL) as journal:
+        journal.execute("DROP TRIGGER IF EXISTS reviews_stay")
+        journal.execute(statement)
+    journal.close()

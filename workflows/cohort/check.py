@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from workflows.needed import require_all
 from wsi.address import may_exist
 from wsi.errors import PlaneError, SlideError
 from wsi.fingerprint import fingerprint_files
+from wsi.limits import raise_limit
 from wsi.names import path_of, path_text
 from wsi.slide import Slide
+from wsi.threads import thread_pool
 from wsi.tissue import METHODS
 
 _THREADS = 8
@@ -97,7 +98,7 @@ def check_rows(
             return Checked(row, known)
         return _check(plan, row, folder, overwrite)
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
+    with thread_pool(_THREADS, "check") as pool:
         checked = list(pool.map(look, plan.rows))
         return refuse_duplicates(checked, lambda each: plan.mask(each.row), pool)
 
@@ -170,8 +171,11 @@ def _check(plan: Plan, row: Row, folder: BatchFolder, overwrite: bool) -> Checke
                 )  # fmt: skip
             return replace(checked, finished=needs_nothing(state, plan, row, slide, folder))
     except StoreError as error:
+        raise_limit(error)
         return replace(Checked(row), stale=True) if overwrite else Checked(row, str(error))
     except PlaneError as error:
+        raise_limit(error)
         return Checked(row, path_text(_all_missing(plan, row, error)))
     except (SlideError, OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise_limit(error)
         return Checked(row, path_text(str(error)))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from qwenvl.engines.base import Engine
 from workflows.cohort.config import ModelSettings
 from workflows.errors import StudyError
+from wsi.cleanup import cleaning_up
 
 if TYPE_CHECKING:
     from qwenvl.description import CheckpointDescription
@@ -61,11 +62,9 @@ def look_at(settings: ModelSettings, *, allow_code: bool = False) -> Known:
     """
     if settings.server is not None or settings.engine is not None:
         engine = make_engine(settings, allow_code=allow_code)
-        try:
+        with cleaning_up(engine.close):
             info = engine.info
             return Known(Identity(model=info.model, fingerprint=info.fingerprint, adapter=info.adapter))
-        finally:
-            engine.close()
     from qwenvl.checkpoint import find_checkpoint
     from qwenvl.description import describe_checkpoint, fingerprint
 

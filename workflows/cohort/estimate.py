@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,11 @@ from workflows.cohort.engines import Known, make_engine
 from workflows.cohort.folder import BatchFolder
 from workflows.cohort.plan import Plan
 from workflows.store import RunStore
+from wsi.cleanup import cleaning_up
 from wsi.errors import SlideError
 from wsi.grid import TileGrid
+from wsi.limits import raise_limit
+from wsi.threads import thread_pool
 
 _BATCH = 16
 
@@ -75,12 +77,13 @@ def estimate_cohort(
             with open_row(plan, each.row) as slide:
                 return len(_grid(plan, each, slide))
         except SlideError as error:
+            raise_limit(error)
             return str(error)
         finally:
             on_slide()
 
     usable = [each for each in checked if each.problem is None]
-    with ThreadPoolExecutor(4, thread_name_prefix="estimate") as pool:
+    with thread_pool(4, "estimate") as pool:
         laid = dict(zip((each.row.id for each in usable), pool.map(lay, usable), strict=True))
     tiles = {id: number for id, number in laid.items() if isinstance(number, int)}
     done = {each.row.id: 0 if each.state is None or each.stale else each.state.done for each in usable}
@@ -128,21 +131,16 @@ def _from_runs(usable: Sequence[Checked], folder: BatchFolder) -> float | None:
 def _measured(plan: Plan, each: Checked, allow_code: bool) -> float:
     """Seconds per tile of one batch, the second of two: the first warms the model up."""
     engine = make_engine(plan.study.model, allow_code=allow_code)
-    try:
-        with open_row(plan, each.row) as slide:
-            grid = _grid(plan, each, slide)
-            size = max(1, min(_BATCH, engine.batch_size(plan.request), len(grid)))
-            chosen = np.linspace(0, len(grid) - 1, size).astype(int).tolist()
-            tiles = [grid[index] for index in chosen]
-            pictures = [
-                slide.read_scaled(t.x0, t.y0, t.width0, t.height0, (t.width, t.height)) for t in tiles
-            ]
-            engine.answer(pictures[:1], plan.request)
-            begun = time.perf_counter()
-            engine.answer(pictures, plan.request)
-            return (time.perf_counter() - begun) / len(pictures)
-    finally:
-        engine.close()
+    with cleaning_up(engine.close), open_row(plan, each.row) as slide:
+        grid = _grid(plan, each, slide)
+        size = max(1, min(_BATCH, engine.batch_size(plan.request), len(grid)))
+        chosen = np.linspace(0, len(grid) - 1, size).astype(int).tolist()
+        tiles = [grid[index] for index in chosen]
+        pictures = [slide.read_scaled(t.x0, t.y0, t.width0, t.height0, (t.width, t.height)) for t in tiles]
+        engine.answer(pictures[:1], plan.request)
+        begun = time.perf_counter()
+        engine.answer(pictures, plan.request)
+        return (time.perf_counter() - begun) / len(pictures)
 
 
 def _memory(plan: Plan, known: Known) -> int | None:

@@ -10,12 +10,14 @@ import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from filelock import FileLock, Timeout
 
 from workflows._folder import replace_whole
 from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError
 from workflows.provenance import utc_now
+from wsi.cleanup import clean_up
 
 ROOM = ".batch"
 PLAN = "cohort.json"
@@ -90,7 +92,11 @@ class AtWork:
             raise FolderNotWritableError(
                 f"{root} cannot be written in ({error.strerror}). Name another folder with -o."
             ) from error
-        replace_whole(folder.token, lambda path: _write(path, self.token))
+        try:
+            replace_whole(folder.token, lambda path: _write(path, self.token))
+        except BaseException as error:
+            clean_up(error, self._lock.release)
+            raise
 
     def call_off(self) -> None:
         """Tell the workers to stop after the batch at hand."""
@@ -99,9 +105,10 @@ class AtWork:
     def __enter__(self) -> AtWork:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.call_off()
-        self._lock.release()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        clean_up(error, self.call_off, self._lock.release)
 
 
 class CalledOff(threading.Event):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workflows.cohort.check import Checked, check_rows
-from workflows.cohort.cluster import Cluster, connect
+from workflows.cohort.cluster import LOST, Cluster, connect
 from workflows.cohort.engines import require_allowed
 from workflows.cohort.folder import AtWork, BatchFolder, Failure
 from workflows.cohort.plan import Plan
@@ -195,6 +195,7 @@ class _Run:
         self._asked: dict[str, int] = {}
         self._engine_failures = 0
         self._count_at = 0.0
+        self._lost = False
 
     def run(self, todo: Sequence[Checked]) -> dict[str, Outcome]:
         """Work through the slides; their outcomes by id."""
@@ -249,7 +250,9 @@ class _Run:
         except queue.Empty:
             if time.monotonic() >= self._count_at:
                 self._count_at = time.monotonic() + _COUNT_EVERY
-                self.watcher.waiting(len(self.cluster.slots()[0]), len(self._under_way))
+                workers = len(self.cluster.slots()[0])
+                self.watcher.waiting(workers, len(self._under_way))
+                self._look_for_loss(workers)
             return
         if isinstance(heard, tuple):  # (time, words) of a worker
             self.watcher.progress(heard[1])
@@ -257,11 +260,20 @@ class _Run:
             self._take(ticket, self._outcome(heard, ticket))
             heard.release()
 
+    def _look_for_loss(self, workers: int) -> None:
+        """Stop where no worker is there and none will come, at this look and the one before."""
+        lost = None if workers else self.cluster.lost()
+        if lost is not None and self._lost:
+            self.stopped = self.stopped or lost
+            self._under_way.clear()
+        self._lost = lost is not None
+
     def _outcome(self, future: Any, ticket: Ticket) -> Outcome:
         if future.status == "finished":
             outcome: Outcome = future.result()
             return outcome
         if future.status == "cancelled":
+            self.stopped = self.stopped or LOST
             return Outcome(ticket.id, "stopped", "the scheduler went away")
         error = future.exception()
         reason = f"{type(error).__name__}: {error}"

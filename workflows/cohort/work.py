@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,7 +25,9 @@ from workflows.errors import (
     is_full,
 )
 from workflows.quality import QualitySettings
-from wsi.errors import SlideError
+from wsi.cleanup import clean_up
+from wsi.errors import LimitError, SlideError
+from wsi.limits import limit_of
 from wsi.names import path_of
 
 Tell = Callable[[dict[str, Any]], None]
@@ -125,25 +127,27 @@ def run_ticket(ticket: Ticket, tell: Tell | None = None) -> Outcome:
             return Outcome(ticket.id, "stopped")
         try:
             engine = None if ticket.merge else _engine(ticket)
-        except _FORESEEN as error:
-            Failure.of(error, expected=True).write(folder.failure(ticket.id))
-            return Outcome(ticket.id, "failed", str(error), fatal=True, engine=True)
+        except Exception as error:
+            return replace(_failed(ticket, folder, error), fatal=True, engine=True)
         try:
             outcome = _patiently(lambda: _do(ticket, folder, engine, cancel, tell), cancel)
-        except _FORESEEN as error:
-            outcome = _failed(ticket, folder, error, expected=True)
         except Exception as error:
-            outcome = _failed(ticket, folder, error, expected=False)
+            outcome = _failed(ticket, folder, error)
         if outcome.engine:
-            close_engine()
+            try:
+                close_engine()
+            except Exception as error:  # why the slide failed matters more
+                outcome = replace(
+                    outcome, reason=f"{outcome.reason} (and the model cannot be closed: {error})"
+                )
         return outcome
 
 
 def close_engine() -> None:
     """Let go of this process' model."""
-    for loaded in list(_engines.values()):
-        loaded.engine.close()
+    engines = [loaded.engine for loaded in _engines.values()]
     _engines.clear()
+    clean_up(None, *(engine.close for engine in engines))
 
 
 def export_files(out: Path, task: Task, exports: tuple[str, ...]) -> list[Path]:
@@ -239,12 +243,15 @@ def _export(out: Path, task: Task, exports: tuple[str, ...]) -> None:
             write(out, path, overwrite=True)
 
 
-def _failed(ticket: Ticket, folder: BatchFolder, error: Exception, *, expected: bool) -> Outcome:
-    failure = Failure.of(error, expected=expected)
+def _failed(ticket: Ticket, folder: BatchFolder, error: Exception) -> Outcome:
+    """The outcome of an error; what this machine has run out of ends the whole batch."""
+    limit = limit_of(error)
+    known = limit is not None or isinstance(error, _FORESEEN)
+    failure = Failure.of(error if limit is None else LimitError(limit), expected=known)
     failure.write(folder.failure(ticket.id))
-    full = isinstance(error, StoreFullError) or is_full(error)
+    fatal = limit is not None or isinstance(error, StoreFullError) or is_full(error)
     return Outcome(
-        ticket.id, "failed", failure.reason, fatal=full, engine=isinstance(error, EngineError) or not expected
+        ticket.id, "failed", failure.reason, fatal=fatal, engine=isinstance(error, EngineError) or not known
     )
 
 

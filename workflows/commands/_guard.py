@@ -47,6 +47,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         from qwenvl.errors import QwenVLError
         from workflows.errors import OptionsError, WorkflowError
         from wsi.errors import SlideError
+        from wsi.limits import limit_of
 
         for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 ends no command
             if isinstance(stream, io.TextIOWrapper):
@@ -58,9 +59,14 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except OptionsError as error:
             stop(str(error), USAGE)
         except (SlideError, QwenVLError, WorkflowError) as error:
-            stop(str(error))
+            stop(limit_of(error) or str(error))
         except OSError as error:
-            stop(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+            told = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            stop(limit_of(error) or told)
+        except RuntimeError as error:
+            if (limit := limit_of(error)) is None:
+                raise
+            stop(limit)
         except KeyboardInterrupt:
             typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)
             raise typer.Exit(INTERRUPTED) from None

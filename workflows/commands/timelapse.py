@@ -12,6 +12,7 @@ import typer
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
 from workflows.commands.options import takes_run_options
 from workflows.run_options import RunOptions
+from wsi.cleanup import cleaning_up
 
 if TYPE_CHECKING:
     from workflows.timelapse.report import SamplingFacts, TimelapseReport
@@ -190,7 +191,7 @@ def _ask_film(
     from workflows.timelapse.run import ask_film, choose_frames
 
     stack = _open(path, axis, at, interval, run)
-    try:
+    with cleaning_up(stack.close):
         out = run.out or Path(f"{path.name.split('.')[0]}.{'when' if when else 'film'}")
         taken = (out / NAME).exists() or (out / JOURNAL).exists()
         if taken and not run.overwrite:
@@ -213,8 +214,6 @@ def _ask_film(
         out.mkdir(parents=True, exist_ok=True)
         report.write(out)
         _end(report, stack, out)
-    finally:
-        stack.close()
 
 
 def _ask_frames(
@@ -235,7 +234,7 @@ def _ask_frames(
     from workflows.timelapse.strip import fit_tiles
 
     stack = _open(path, axis, at, interval, run)
-    try:
+    with cleaning_up(stack.close):
         engine, recommended = load_engine(run)
         if stack.slide.mpp is None and run.mpp is None:
             # The file has no scale, so its px are taken as they are.
@@ -260,8 +259,6 @@ def _ask_frames(
         if cancel.is_set():
             typer.secho("Interrupted. Finished frames are kept; repeat the command to go on.", err=True)
             raise typer.Exit(INTERRUPTED)
-    finally:
-        stack.close()
 
 
 def _command() -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workflows.documents.page import Box, Printed, TextLayer, Word, union
+from wsi.cleanup import cleaning_up
 
 Colour = tuple[int, int, int] | None
 
@@ -36,10 +37,8 @@ def read_print(page: Any, picture: NDArray[np.uint8], scale: float) -> tuple[Tex
         px of the picture per pt.
     """
     textpage = page.get_textpage()
-    try:
+    with cleaning_up(textpage.close):
         signs, boxes, fills, lost = _signs(textpage, _to_shown(page))
-    finally:
-        textpage.close()
     printed = _words(signs, boxes, fills, picture, scale)
     seen = sum(not sign.isspace() for sign in signs)
     if lost and lost >= seen:

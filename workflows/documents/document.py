@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from workflows.documents.page import Page
 from workflows.errors import WorkflowError
+from wsi.cleanup import clean_up, cleaning_up
 from wsi.fingerprint import fingerprint_path
 
 DPI = 144.0
@@ -138,10 +139,8 @@ class Document:
         try:
             with self._page(number) as page:
                 textpage = page.get_textpage()
-                try:
+                with cleaning_up(textpage.close):
                     return int(textpage.count_chars())
-                finally:
-                    textpage.close()
         except PdfiumError as error:
             raise PageError(f"{self.path}, page {number} cannot be read: {error}") from error
 
@@ -192,10 +191,8 @@ class Document:
             page = self._pdf[number - 1]
         except PdfiumError as error:
             raise PageError(f"{self.path}, page {number} cannot be read: {error}") from error
-        try:
+        with cleaning_up(page.close):
             yield page
-        finally:
-            page.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -208,7 +205,7 @@ class Document:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        clean_up(error, self.close)
 
 
 def open_document(path: Path | str, *, password: str | None = None) -> Document:

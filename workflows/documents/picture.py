@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows._folder import PARTIAL
+from workflows._folder import replace_whole
 from workflows.colours import PALETTE, RGBColour
 from workflows.documents.page import Page
 from workflows.documents.paper import Paper
@@ -95,12 +95,7 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write a PNG, whole or not at all."""
     from PIL import Image
 
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        Image.fromarray(picture).save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_whole(path, lambda partial: Image.fromarray(picture).save(partial, format="PNG"))
 
 
 def _dashed(draw: ImageDraw, box: tuple[float, float, float, float], colour: RGBColour) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from workflows._folder import PARTIAL
-from workflows.errors import ExportError, ExportExistsError, is_full
+from workflows.errors import ExportError, ExportExistsError, is_full, why_full
+from wsi.cleanup import cleaning_up
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def new_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> Itera
     check_path(path, suffixes, overwrite=overwrite)
     partial = path.with_name(path.name + PARTIAL)
     _remove(partial)
-    try:
+    with cleaning_up(lambda: _remove(partial)), _named(path):
         yield partial
         if path.is_dir() or (path.exists() and partial.is_dir()):
             old = path.with_name(path.name + ".old" + PARTIAL)
@@ -39,12 +40,16 @@ def new_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> Itera
             _remove(old)
         else:
             partial.replace(path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if is_full(error):
-            raise ExportError(f"The disk is full: {path} was not written. Make room and repeat.") from error
+            raise ExportError(f"{path} was not written. {why_full(error)} Make room and repeat.") from error
         raise
-    finally:
-        _remove(partial)
 
 
 def check_path(path: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from workflows.export._columns import KINDS, REVIEWS, Batch, object_batch, scale
 from workflows.export._file import new_path, new_text_file, require
 from workflows.export.objects import RunObjects
 from workflows.store import RunStore
+from wsi.cleanup import cleaning_up
 
 _CSV = (".csv", ".csv.gz")
 _PARQUET = (".parquet",)
@@ -164,24 +165,24 @@ def _write_parquet(
     }
     number, writer = 0, None
     # Arrow opens no name that is no UTF-8; Python does.
-    with new_path(path, _PARQUET, overwrite=overwrite) as partial, partial.open("wb") as sink:
-        try:
-            for batch in batches:
-                arrays = {name: _arrow(pa, name, column) for name, column in batch.items()}
-                if writer is None:
-                    schema = pa.schema(
-                        [(name, array.type) for name, array in arrays.items()],
-                        metadata={"qwenvl": json.dumps(facts)},
-                    )
-                    writer = pq.ParquetWriter(sink, schema, compression="zstd")
-                writer.write_table(pa.table(arrays, schema=schema))
-                number += len(batch[next(iter(batch))])
+    with (
+        new_path(path, _PARQUET, overwrite=overwrite) as partial,
+        partial.open("wb") as sink,
+        cleaning_up(lambda: None if writer is None else writer.close()),
+    ):
+        for batch in batches:
+            arrays = {name: _arrow(pa, name, column) for name, column in batch.items()}
             if writer is None:
-                empty = {name: _arrow(pa, name, _empty(name)) for name in head or ["tile"]}
-                pq.write_table(pa.table(empty, metadata={"qwenvl": json.dumps(facts)}), sink)
-        finally:
-            if writer is not None:
-                writer.close()
+                schema = pa.schema(
+                    [(name, array.type) for name, array in arrays.items()],
+                    metadata={"qwenvl": json.dumps(facts)},
+                )
+                writer = pq.ParquetWriter(sink, schema, compression="zstd")
+            writer.write_table(pa.table(arrays, schema=schema))
+            number += len(batch[next(iter(batch))])
+        if writer is None:
+            empty = {name: _arrow(pa, name, _empty(name)) for name in head or ["tile"]}
+            pq.write_table(pa.table(empty, metadata={"qwenvl": json.dumps(facts)}), sink)
     return number
 
 

@@ -19,6 +19,7 @@ from workflows.export.objects import RunObjects
 from workflows.heatmap import tile_channels, tile_values
 from workflows.html._page import jpeg
 from workflows.store import RunStore
+from wsi.cleanup import cleaning_up
 from wsi.errors import SlideError
 from wsi.slide import Slide
 
@@ -56,14 +57,11 @@ class Group:
 def findings_of(store: RunStore, objects: RunObjects, cited: Sequence[int] = ()) -> list[Group]:
     """Groups for the task of the run; `cited` tiles are shown besides, in a group of their own."""
     slide = reopen(store.manifest.slide)
-    try:
+    with cleaning_up(*([] if slide is None else [slide.close])):
         groups = list(_of_objects(objects, slide) if _finds_objects(store) else _of_tiles(store, slide))
         if cited:
             groups.append(_cited(store, slide, cited))
         return [group for group in groups if group.findings]
-    finally:
-        if slide is not None:
-            slide.close()
 
 
 def _finds_objects(store: RunStore) -> bool:

@@ -9,10 +9,9 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from qwenvl.answer import Answer, TileObject
-from workflows._checksums import tiles_checksum
 from workflows._rows import OBJECT
 from workflows._schema import ITEM_TABLES, ITEMS_VERSION
 from workflows.provenance import ItemsManifest
@@ -24,7 +23,7 @@ class ItemStore(Journal[ItemsManifest]):
 
     _manifest_type = ItemsManifest
     _versions = (ITEMS_VERSION,)
-    _unit = ("items", "SELECT tile, key FROM items")
+    _summed: ClassVar = {"items": "SELECT tile, key FROM items"}
 
     @classmethod
     def create(cls, folder: Path | str, manifest: ItemsManifest, *, overwrite: bool = False) -> Self:
@@ -51,7 +50,7 @@ class ItemStore(Journal[ItemsManifest]):
             rows = list(enumerate(fresh, 1 + max(known.values(), default=-1)))
             with self._transaction():
                 self._connection.executemany("INSERT INTO items VALUES (?, ?)", rows)
-                self._add_to_checksum(tiles_checksum(rows))
+                self._note_sum("items", rows)
             known |= {key: number for number, key in rows}
         return known
 

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,10 @@ from workflows._rows import StoredAnswer
 from workflows._splitting import Split
 from workflows.errors import WorkflowError
 from workflows.run.questions import ask_questions
+from wsi.cleanup import cleaning_up
 from wsi.errors import SlideError
+from wsi.limits import raise_limit
+from wsi.threads import thread_pool
 from wsi.tile import Tile
 
 Retry = bool | Callable[[Answer], bool]
@@ -343,8 +347,8 @@ def load_ahead(items: Iterable[Item], workers: int, ahead: int) -> Generator[_Lo
     if not workers:
         yield from map(_load, items)
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="items")
-    try:
+    pool = thread_pool(workers, "items")
+    with cleaning_up(partial(pool.shutdown, wait=True, cancel_futures=True)):
         waiting: deque[Future[_Loaded]] = deque()
         for item in items:
             waiting.append(pool.submit(_load, item))
@@ -352,16 +356,16 @@ def load_ahead(items: Iterable[Item], workers: int, ahead: int) -> Generator[_Lo
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _load(item: Item) -> _Loaded:
     try:
         return _Loaded(item, item.load())
     except (SlideError, WorkflowError, QwenVLError) as error:
+        raise_limit(error)
         return _Loaded(item, Answer.failure(str(error)))
     except Exception as error:
+        raise_limit(error)
         return _Loaded(item, Answer.failure(f"It cannot be read: {error!r}."))
 
 

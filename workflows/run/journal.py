@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from qwenvl.answer import Answer, Status
-from workflows._checksums import TILES_MODULUS, checksum, rows_checksum, stored_checksum, what_changed
+from workflows._checksums import (
+    SUM_MODULUS,
+    checksum,
+    rows_checksum,
+    stored_checksum,
+    sum_checksum,
+    what_changed,
+)
 from workflows._folder import JOURNAL, PARTIAL, Claim, claim, journal_of
 from workflows._rows import (
     ANSWER,
@@ -25,10 +32,11 @@ from workflows._rows import (
     object_rows,
     stored_answer,
 )
-from workflows._schema import connect, named_errors, set_pragmas
+from workflows._schema import connect, named_errors, set_pragmas, transaction
 from workflows._splitting import Split
 from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
 from workflows.provenance import Identified
+from wsi.cleanup import clean_up, cleaning_up
 from wsi.tile import Tile
 
 M = TypeVar("M", bound=Identified)
@@ -49,8 +57,8 @@ class Journal(Generic[M]):
 
     _manifest_type: ClassVar[type[Identified]]
     _versions: ClassVar[tuple[int, ...]]
-    _unit: ClassVar[tuple[str, str]]
-    """Table of the items, and the query of the rows that its checksum covers."""
+    _summed: ClassVar[Mapping[str, str]]
+    """Tables with one checksum, that of the items first, and the query of the rows that it covers."""
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, claim: Claim | None) -> None:
         self.folder = folder
@@ -86,17 +94,17 @@ class Journal(Generic[M]):
         held = claim(folder, overwrite=overwrite)
         try:
             if held.fresh:
-                _write_new(folder / JOURNAL, manifest, fill, cls._unit[0])
-            store = cls(folder, connect(folder / JOURNAL, readonly=False, versions=cls._versions), held)
-        except BaseException:
-            held.undo() if held.fresh else held.release()
+                _write_new(folder / JOURNAL, manifest, fill, next(iter(cls._summed)))
+            store = cls._connected(folder, held)
+        except BaseException as error:
+            clean_up(error, held.undo if held.fresh else held.release)
             raise
         if not held.fresh:
             try:
                 store._require_same(manifest)
                 store.verify()
-            except BaseException:
-                store.close()
+            except BaseException as error:
+                clean_up(error, store.close)
                 raise
         return store
 
@@ -109,17 +117,30 @@ class Journal(Generic[M]):
         RunNotFoundError, RunLockedError (for writing), StoreCorruptError, StoreVersionError, StoreError
         """
         folder = Path(folder)
-        journal = journal_of(folder)
-        held = None if readonly else claim(folder)
+        journal_of(folder)
+        if readonly:
+            return cls._connected(folder, None)
+        held = claim(folder)
         try:
-            store = cls(folder, connect(journal, readonly=readonly, versions=cls._versions), held)
-            if not readonly:
-                store.verify()
-        except BaseException:
-            if held is not None:
-                held.release()
+            store = cls._connected(folder, held)
+        except BaseException as error:
+            clean_up(error, held.release)
+            raise
+        try:
+            store.verify()
+        except BaseException as error:
+            clean_up(error, store.close)
             raise
         return store
+
+    @classmethod
+    def _connected(cls, folder: Path, held: Claim | None) -> Self:
+        connection = connect(folder / JOURNAL, readonly=held is None, versions=cls._versions)
+        try:
+            return cls(folder, connection, held)
+        except BaseException as error:
+            clean_up(error, connection.close)
+            raise
 
     @property
     def fresh(self) -> bool:
@@ -142,16 +163,14 @@ class Journal(Generic[M]):
 
     def close(self) -> None:
         """Close the journal and let others write."""
-        self._connection.close()
-        if self._claim is not None:
-            self._claim.release()
+        release = [] if self._claim is None else [self._claim.release]
+        clean_up(None, self._connection.close, *release)
 
     def discard(self) -> None:
         """Undo `create` of a run without answers: the folder is as it was before. Else raises StoreError."""
         if self._claim is None or self.begun():
             raise StoreError(f"{self.folder} holds answers or reviews, which are not thrown away.")
-        self._connection.close()
-        self._claim.undo()
+        clean_up(None, self._connection.close, self._claim.undo)
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +178,7 @@ class Journal(Generic[M]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        clean_up(error, self.close)
 
     def _require_same(self, manifest: M) -> None:
         here, asked = self.manifest.identity, manifest.identity
@@ -184,7 +203,7 @@ class Journal(Generic[M]):
         newest = self.last_seq()
         if newest == self._verified:
             return
-        what = what_changed(self._rows, *self._unit)
+        what = what_changed(self._rows, self._summed)
         if what:
             raise self._damaged(what)
         self._verified = newest
@@ -224,25 +243,24 @@ class Journal(Generic[M]):
         if splits:
             raise StoreError(f"{self._path}: the items of this run are not split.")
 
-    def _add_to_checksum(self, code: int) -> None:
-        """Count items that were added in what the table of them is checked by, where the journal is."""
-        if self._has("checks"):
-            self._connection.execute(
-                f"UPDATE checks SET checksum = (checksum + ?) % {TILES_MODULUS} WHERE name = ?",
-                (code, self._unit[0]),
-            )
+    def _note_sum(self, name: str, added: Sequence[Sequence[Any]] | None = None) -> None:
+        """Store the checksum of a table: what there was with that of the rows `added`, or that of the whole table.
+
+        Journals from before there were checksums stay without.
+        """
+        if not self._has("checks"):
+            return
+        before = None if added is None else stored_checksum(self._rows, name)
+        if before is None or added is None:
+            code = sum_checksum(self._connection.execute(self._summed[name]))
+        else:
+            code = (before + sum_checksum(added)) % SUM_MODULUS
+        self._connection.execute("INSERT OR REPLACE INTO main.checks VALUES (?, ?)", (name, code))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with named_errors(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with named_errors(self._path), transaction(self._connection):
+            yield
 
     def finished(self) -> NDArray[np.int64]:
         """Numbers of items that count with an answer other than failed, ascending."""
@@ -319,7 +337,7 @@ def _write_new(
     partial.unlink(missing_ok=True)
     with named_errors(partial):
         connection = sqlite3.connect(partial, isolation_level=None)
-        try:
+        with cleaning_up(connection.close):
             code = fill(connection)
             written = (manifest.model_dump_json(),)
             connection.execute("INSERT INTO manifest VALUES (?)", written)
@@ -327,6 +345,4 @@ def _write_new(
             connection.executemany("INSERT INTO checks VALUES (?, ?)", checks)
             connection.execute("COMMIT")
             set_pragmas(connection)
-        finally:
-            connection.close()
     partial.rename(path)

@@ -10,6 +10,7 @@ from qwenvl.engines.base import Engine, answers_that_arrive
 from qwenvl.errors import EngineError, RequestError, ServerError, out_of_memory
 from qwenvl.request import Request
 from qwenvl.subject import Picture, Subject
+from wsi.limits import raise_limit
 
 Question = tuple[Picture | Subject, Request]
 Arrived = tuple[list[Answer | None], ServerError | None]
@@ -25,6 +26,7 @@ def ask_questions(engine: Engine, questions: Sequence[Question]) -> Arrived:
     except (EngineError, RequestError):
         raise
     except Exception as error:
+        raise_limit(error)
         name, room = type(error).__name__, not out_of_memory(error)
     # Outside the except clause, so that the error's frames no longer hold the batch.
     if len(questions) > 1 and not room:
@@ -50,6 +52,7 @@ def _ask_alone(engine: Engine, question: Question, note: str) -> Arrived:
     except (EngineError, RequestError):
         raise
     except Exception as error:
+        raise_limit(error)
         notes = (note, OUT_OF_MEMORY) if out_of_memory(error) else (note,)
         return [Answer.failure(f"The model raised {type(error).__name__}: {error}.", notes=notes)], None
     return [answer and replace(answer, notes=(*answer.notes, note))], lost

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workflows.errors import StoreFullError, is_full
+from workflows.errors import StoreFullError, is_full, why_full
 from workflows.run.journal import Journal
+from wsi.cleanup import clean_up
 
 S = TypeVar("S", bound=Journal[Any])
 
@@ -25,13 +27,23 @@ def writing(store: S) -> Iterator[S]:
     try:
         with named_full_disk(store.folder):
             yield store
-    except BaseException:
-        if store.begun():
-            store.close()
-        else:
-            store.discard()
+    except BaseException as error:
+        clean_up(error, partial(_let_go, store))
         raise
     store.close()
+
+
+def _let_go(store: Journal[Any]) -> None:
+    """Close a run that ended with an error; one that has nothing in it is taken back. The lock is free in the end."""
+    try:
+        begun = store.begun()
+    except BaseException as error:
+        clean_up(error, store.close)
+        raise
+    if begun:
+        store.close()
+    else:
+        store.discard()
 
 
 @contextmanager
@@ -43,6 +55,6 @@ def named_full_disk(folder: Path) -> Iterator[None]:
         if isinstance(error, StoreFullError) or not is_full(error):
             raise
         raise StoreFullError(
-            f"The disk is full: the report of {folder} cannot be written. All answers are kept; make room "
-            "and repeat the command."
+            f"The report of {folder} cannot be written. {why_full(error)} All answers are kept; make room and repeat "
+            "the command."
         ) from error

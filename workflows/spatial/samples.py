@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +30,7 @@ from workflows.spatial.regions import Level, join_regions, smooth
 from workflows.spatial.sections import HELD_OUT, TRAIN, OpenedSection, SectionEntry, check_split, opened
 from wsi.grid import TileGrid
 from wsi.slide import Slide
+from wsi.threads import thread_pool
 from wsi.tile import Tile
 
 CONVERSATIONS = "conversations.jsonl"
@@ -298,7 +298,7 @@ class _SectionWriter:
     def _save(self, tiles: Sequence[Tile], pictures: Sequence[str]) -> None:
         """Read the tiles and write them as PNG, a thread per core of two; the first that fails ends it."""
         jobs = list(zip(tiles, pictures, strict=True))
-        with ThreadPoolExecutor(2, thread_name_prefix="samples") as pool:
+        with thread_pool(2, "samples") as pool:
             for _ in pool.map(lambda job: save_tile(self.found.slide, job[0], self.folder / job[1]), jobs):
                 self.counts.tiles += 1
 

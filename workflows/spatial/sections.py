@@ -19,6 +19,7 @@ from workflows.spatial.reading import read_section
 from workflows.spatial.section import LATTICE, PLACES, Section
 from workflows.spatial.st import SPOT_SHARE
 from workflows.spatial.visium import VISIUM_PITCH_UM
+from wsi.cleanup import cleaning_up
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
 
@@ -102,10 +103,10 @@ def opened(entry: SectionEntry) -> Iterator[OpenedSection]:
         )
         section = without_empty(section.swapped() if entry.swap_xy else section)
     slide = open_slide(entry.image, mpp=entry.slide_mpp)
-    try:
-        if slide.mpp is None and section is not None and section.um_per_px is not None:
-            slide.close()
-            slide = open_slide(entry.image, mpp=section.um_per_px)
+    if slide.mpp is None and section is not None and section.um_per_px is not None:
+        slide.close()
+        slide = open_slide(entry.image, mpp=section.um_per_px)
+    with cleaning_up(slide.close):
         mask = TissueMask.from_slide(slide)
         if section is None:
             section = lay_places(slide, mask, entry.pitch_um or VISIUM_PITCH_UM, entry.name)
@@ -113,8 +114,6 @@ def opened(entry: SectionEntry) -> Iterator[OpenedSection]:
         else:
             fit = check_fit(section, slide, mask)
         yield OpenedSection(entry, section, slide, mask, fit)
-    finally:
-        slide.close()
 
 
 def lay_places(slide: Slide, mask: TissueMask, pitch_um: float, name: str | None = None) -> Section:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qwenvl.film import Stamps
 from workflows.errors import StackError
+from wsi.cleanup import clean_up
 from wsi.readers.opened import OpenedSlide
 from wsi.readers.stack import Plane, Rendering
 
@@ -149,8 +150,8 @@ def open_stack(
     slide = open_slide(path, mpp=mpp, plane=Plane(), **given)
     try:
         return _stack(slide, path, axis, interval, other)
-    except BaseException:
-        slide.close()
+    except BaseException as error:
+        clean_up(error, slide.close)
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 
 from wsi.address import as_path
+from wsi.cleanup import cleaning_up
 from wsi.errors import PlaneError, SlideError, UnsupportedSlideError
 from wsi.readers.description import Description
 from wsi.readers.opened import OpenOptions
@@ -19,10 +20,8 @@ def describe(
     Parameters and errors are those of `open_slide`; PlaneError is raised only where an image has to be named.
     """
     source = source_of(as_path(path), OpenOptions(series=series, reader=reader))
-    try:
+    with cleaning_up(source.close):
         return source.description.upright()
-    finally:
-        source.close()
 
 
 def image_line(number: int, found: Description | SlideError) -> str:

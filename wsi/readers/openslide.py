@@ -14,6 +14,7 @@ import openslide
 from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError, lowlevel
 
+from wsi.cleanup import cleaning_up
 from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.readers.companions import companion_files
 from wsi.readers.description import Description, Layout, whole_levels
@@ -125,15 +126,14 @@ class OpenSlideSource(Source):
             if self._handle is failed:
                 self._handle = None  # closed when the last thread that reads on it lets go
         handle = self._new_handle()
-        try:
-            return _read_region(handle, location, level, size)
-        except (OpenSlideError, OSError) as error:
-            raise ReadError(
-                f"{self.path}: cannot read the region {size[0]}x{size[1]} at level-0 {location} of level "
-                f"{level}: {error}. The file is damaged there; copy it again from its source."
-            ) from error
-        finally:
-            handle.close()
+        with cleaning_up(handle.close):
+            try:
+                return _read_region(handle, location, level, size)
+            except (OpenSlideError, OSError) as error:
+                raise ReadError(
+                    f"{self.path}: cannot read the region {size[0]}x{size[1]} at level-0 {location} of level "
+                    f"{level}: {error}. The file is damaged there; copy it again from its source."
+                ) from error
 
     def read_channel(
         self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int

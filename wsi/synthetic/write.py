@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import uuid
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from wsi.cleanup import cleaning_up
 from wsi.synthetic.pyramid_ngff import write_ngff
 from wsi.synthetic.pyramid_tiff import write_tiff
 from wsi.synthetic.scene import Scene
@@ -109,7 +111,7 @@ def write_slide(
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f".{uuid.uuid4().hex[:8]}.partial"
     partial = {p: p.with_name(p.name + mark) for p in targets}
-    try:
+    with cleaning_up(*(functools.partial(_remove, temporary) for temporary in partial.values())):
         with ExitStack() as stack:
             writer = None
             if geojson is not None and regions is not None:
@@ -125,9 +127,6 @@ def write_slide(
                 writer.close()
         for target, temporary in partial.items():
             _replace(temporary, target)
-    finally:
-        for temporary in partial.values():
-            _remove(temporary)
     return WrittenSlide(path, (width, height), geojson, regions, strips.planted)
 
 
