@@ -28,6 +28,15 @@ def left_over(text: str, spans: Iterable[Span]) -> str:
     return "".join(parts)
 
 
+def blanked(text: str, spans: Iterable[Span]) -> str:
+    """`text` with blanks in place of these spans, which are in order and do not overlap."""
+    parts, reach = [], 0
+    for start, end in spans:
+        parts += [text[reach:start], " " * (end - start)]
+        reach = end
+    return "".join((*parts, text[reach:]))
+
+
 def has_words(left: str) -> bool:
     """True where letters or digits are left."""
     return _WORDS.search(left) is not None

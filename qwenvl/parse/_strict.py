@@ -51,13 +51,15 @@ def object_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -
 
 def parts_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -> list[Fields]:
     """The objects of one pair of braces: a key that stands in one already begins the next."""
-    parts: list[list[int]] = [[]]
+    starts, keys = [0], set[str]()
     for index, (key, _) in enumerate(pairs):
-        if any(pairs[other][0] == key for other in parts[-1]):
-            parts.append([])
-        parts[-1].append(index)
+        if key in keys:
+            starts.append(index)
+            keys.clear()
+        keys.add(key)
     return [
-        written_as(Fields, [pairs[at] for at in part], span, [spans[at] for at in part]) for part in parts
+        written_as(Fields, pairs[start:stop], span, spans[start:stop])
+        for start, stop in zip(starts, [*starts[1:], len(pairs)], strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenvl.parse._images import Image, image_in
-from qwenvl.parse._ledger import FENCE, has_words, json_note, left_over
+from qwenvl.parse._ledger import FENCE, blanked, has_words, json_note, left_over
 from qwenvl.parse._lenient import LenientReader
 from qwenvl.parse._spans import CutDict, CutList, Origin, Span, behind
 from qwenvl.parse._strict import read_strict
@@ -176,8 +176,8 @@ def _read_all(text: str) -> tuple[list[tuple[int, int, Any]], bool, list[str]]:
     values = find_tables(text) if "|" in text else []
     codes = ["table"] * bool(values)
     cut = any(isinstance(row, CutDict) for _, _, table in values for row in table)
-    for start, end, _ in values:
-        text = f"{text[:start]}{' ' * (end - start)}{text[end:]}"
+    if values:
+        text = blanked(text, [(start, end) for start, end, _ in values])
     reader: LenientReader | None = None
     position, failures = 0, 0
     for start in _starts(text):
