@@ -3,6 +3,7 @@
     python benchmarks/adapters.py          every family x every kind of adapter, some minutes on one core
     python benchmarks/adapters.py --fast   two families x every kind
 
+The last kind is trained on the language model by itself, in its own class of transformers; its logits are about words.
 Tiny random models, one thread. An adapter of each kind gets random weights in a model that peft wraps, and is saved
 by peft. `AdapterSwitch` then loads it on a model of its own: its logits about a prompt with an image are compared with
 those of the wrapped model (the largest difference, as a share of the largest logit). All kinds of a family are put on
@@ -29,7 +30,7 @@ import torch
 
 from qwenvl.adapter import AdapterSwitch, base_digest
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.testing import TINY_FAMILIES, tiny_checkpoint
+from qwenvl.testing import TINY_FAMILIES, language_model_alone, tiny_checkpoint
 
 BAR = 1e-4
 _LANGUAGE = (
@@ -37,6 +38,7 @@ _LANGUAGE = (
     r"(?:self_attn\.(?:q_proj|v_proj|o_proj)|mlp\.down_proj|linear_attn\.out_proj)"
 )
 _BOTH = rf"(?:{_LANGUAGE})|.*visual\.blocks\.\d+\.attn\.(?:qkv|proj)"
+_ALONE = "language model alone"
 _ATTENTION = r".*language_model\.layers\.\d+\.self_attn\.(?:q_proj|o_proj)"
 
 
@@ -72,7 +74,15 @@ def kinds(family: str) -> dict[str, Callable[[], Any]]:
     }
     if "MoE" in family:
         made["experts"] = lora(target_modules=_ATTENTION, target_parameters=["mlp.experts.down_proj"])
+    made[_ALONE] = lora(target_modules=["q_proj", "v_proj", "o_proj"], modules_to_save=["lm_head"])
     return made
+
+
+def words(model: Any) -> torch.Tensor:
+    """Logits about words alone."""
+    with torch.inference_mode():
+        result: torch.Tensor = model(input_ids=torch.tensor([[5, 20, 33, 77, 40, 60]])).logits
+    return result.clone()
 
 
 def logits(model: Any, checkpoint: Checkpoint) -> torch.Tensor:
@@ -94,13 +104,13 @@ def logits(model: Any, checkpoint: Checkpoint) -> torch.Tensor:
     return result.clone()
 
 
-def train(base: Path, config: Any, folder: Path) -> tuple[torch.Tensor, Any]:
+def train(base: Path, config: Any, folder: Path, *, alone: bool = False) -> tuple[torch.Tensor, Any]:
     """Random weights in every place that peft would train, saved by peft; the logits, and the names it trains."""
     import peft
 
     checkpoint = load_checkpoint(base, device="cpu")
     torch.manual_seed(11)
-    adapted = peft.get_peft_model(checkpoint.model, config)
+    adapted = peft.get_peft_model(language_model_alone(checkpoint) if alone else checkpoint.model, config)
     generator = torch.Generator().manual_seed(7)
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     with torch.no_grad():
@@ -109,7 +119,7 @@ def train(base: Path, config: Any, folder: Path) -> tuple[torch.Tensor, Any]:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     adapted.eval()
     adapted.save_pretrained(folder)
-    return logits(adapted, checkpoint), trained
+    return words(adapted) if alone else logits(adapted, checkpoint), trained
 
 
 def measure(family: str, root: Path) -> list[dict[str, Any]]:
@@ -117,12 +127,13 @@ def measure(family: str, root: Path) -> list[dict[str, Any]]:
     base = tiny_checkpoint(family, root / family / "base")
     checkpoint = load_checkpoint(base, device="cpu")
     plain, digest = logits(checkpoint.model, checkpoint), base_digest(checkpoint.model)
+    plain_words = words(checkpoint.model)
     expected: dict[str, torch.Tensor] = {}
     rows: dict[str, dict[str, Any]] = {}
     for kind, config in kinds(family).items():
         rows[kind] = {"family": family, "kind": kind}
         try:
-            expected[kind], trained = train(base, config(), root / family / kind)
+            expected[kind], trained = train(base, config(), root / family / kind, alone=kind == _ALONE)
         except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
             rows[kind]["refused"] = f"peft: {str(error).splitlines()[0][:60]}"
             continue
@@ -136,10 +147,10 @@ def measure(family: str, root: Path) -> list[dict[str, Any]]:
             start = time.perf_counter()
             switch.use(root / family / kind)
             row["seconds"] = time.perf_counter() - start
-            own = logits(checkpoint.model, checkpoint)
+            own = words(checkpoint.model) if kind == _ALONE else logits(checkpoint.model, checkpoint)
             scale = float(expected[kind].abs().max())
             row["difference"] = max(row["difference"], float((own - expected[kind]).abs().max()) / scale)
-            row["moved"] = float((own - plain).abs().max()) / scale
+            row["moved"] = float((own - (plain_words if kind == _ALONE else plain)).abs().max()) / scale
             if between:
                 switch.use(None)
                 row["restored"] = _is_base(checkpoint, plain, digest)

@@ -17,6 +17,7 @@ from qwenvl.adapter_files import (
     SETTINGS,
     WEIGHTS,
     convert_names,
+    language_note,
     read_settings,
     read_weights,
     require_adapter,
@@ -102,13 +103,14 @@ class AdapterSwitch:
             require_match(card, self._base, path)
         self._kept = KeptBase(self._base.model)
         try:
-            self._merge(path, self._kept)
+            note = self._merge(path, self._kept)
         except BaseException as error:
             clean_up(error, self._restore)
             raise
-        return self._described(path, card)
+        return self._described(path, card, note)
 
-    def _merge(self, folder: Path, kept: KeptBase) -> None:
+    def _merge(self, folder: Path, kept: KeptBase) -> str | None:
+        """Merge an adapter into the weights; what a user must know of it."""
         try:
             from peft import get_peft_model, set_peft_model_state_dict
         except ImportError as error:
@@ -117,7 +119,10 @@ class AdapterSwitch:
         modules = dict(model.named_modules())
         dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
         config = read_settings(folder)
-        weights = convert_names(config, read_weights(folder), self._base.family.name, modules)
+        weights, language_only = convert_names(config, read_weights(folder), modules)
+        note = (
+            language_note(config) if language_only else None
+        )  # before peft writes this base into the settings
         if getattr(config, "init_lora_weights", True) not in (True, False, None, "gaussian"):
             kept.guard(modules.values())  # such a beginning takes a part out of the base's weights
         with warnings.catch_warnings():
@@ -143,17 +148,19 @@ class AdapterSwitch:
         for name, parameter in model.named_parameters():
             if name in dtypes and parameter.dtype != dtypes[name]:
                 parameter.data = parameter.data.to(dtypes[name])
+        return note
 
     def _restore(self) -> None:
         if self._kept is not None:
             self._kept.restore()  # where that fails, the next call fails as well: nobody is given a changed base
             self._kept = None
 
-    def _described(self, folder: Path, card: AdapterCard | None) -> Checkpoint:
+    def _described(self, folder: Path, card: AdapterCard | None, note: str | None) -> Checkpoint:
         base = self._base
         own = adapter_hash(folder)
         name = card.name if card is not None else folder.name
-        warnings = [text for text in (base.info.warning, card.warning if card else None) if text]
+        own_note = f"adapter {name}: {note}" if note else None
+        warnings = [text for text in (base.info.warning, card.warning if card else None, own_note) if text]
         info = replace(
             base.info,
             adapter=str(folder),

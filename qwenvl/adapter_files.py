@@ -23,8 +23,15 @@ _HARMLESS = (
     WEIGHTS, "adapter_model.bin", "training_args.bin", "optimizer*", "scheduler*", "scaler*", "rng_state*",
     "random_states*", "value_head.*", "v_head.*",
 )  # fmt: skip
-_RENAMED = ("Qwen2-VL", "Qwen2.5-VL")
 _PREFIX = "base_model.model."
+# Where parts of a model were called otherwise: in Qwen2-VL and Qwen2.5-VL before transformers 4.52, in a language model
+# by itself (with and without its head), in a model without its head, and in servers. Each ends at a whole name.
+_OLDER_NAMES = (
+    (r"^(?:model\\?\.)?visual(?=[.\\]|$)", "model.visual"),
+    (r"^(?:model\\?\.)?language_model\\?\.lm_head(?=[.\\]|$)", "lm_head"),
+    (r"^(?:model\\?\.)?language_model\\?\.(?:model\\?\.)?(?=.)", "model.language_model."),
+    (r"^(?:model\\?\.)?(?=(?:layers|embed_tokens|norm)(?:[.\\]|$))", "model.language_model."),
+)
 
 
 def require_adapter(folder: Path) -> None:
@@ -109,45 +116,45 @@ def read_weights(folder: Path) -> dict[str, Any]:
 
 
 def convert_names(
-    config: Any, weights: Mapping[str, Any], family: str, modules: Iterable[str]
-) -> dict[str, Any]:
+    config: Any, weights: Mapping[str, Any], modules: Iterable[str]
+) -> tuple[dict[str, Any], bool]:
     """Weights under the names of this transformers; the names in `config` are changed along.
 
     Before transformers 4.52 the parts of Qwen2-VL and Qwen2.5-VL were called `visual` and `model.layers`, since then
-    `model.visual` and `model.language_model.layers`.
+    `model.visual` and `model.language_model.layers`. Adapters of a language model by itself say `model.layers` too.
 
     Parameters
     ----------
     config : peft config
-        Changed in place where names are of the older layout.
+        Changed in place where names are of another layout.
     weights : mapping
         By name, as in the file.
-    family : str
     modules : iterable of str
         Names of the model's modules.
+
+    Returns
+    -------
+    weights : dict
+    language_only : bool
+        The names are those of another layout, and none is of the vision tower.
 
     Raises
     ------
     CheckpointError
-        Two weights would take one name.
+        Two weights would take one name, or modules that the settings name have no weights.
     """
-    if family not in _RENAMED:
-        return dict(weights)
     known = set(modules)
-    renamed = {}
-    for key in weights:
-        new = _renamed(key)
-        part = _owner(new.removeprefix(_PREFIX), known) or ""
-        renamed[key] = new if part.startswith(("model.language_model.", "model.visual.")) else key
+    renamed = {key: _fitting(key, known) for key in weights}
     if all(old == new for old, new in renamed.items()):
-        return dict(weights)
+        return dict(weights), False
     if len(set(renamed.values())) < len(renamed):
         raise CheckpointError("the adapter has weights under older and newer names for the same module")
     adapted = set()
     for name in renamed.values():
-        owner = _owner(name.removeprefix(_PREFIX), known)
+        owner = _owner(name.removeprefix(_PREFIX), known) if _renamed(name) == name else None
         if owner and not name.endswith((f"{owner}.weight", f"{owner}.bias")):
             adapted.add(owner)
+    _require_named(config, adapted, known)
     # A pattern of the older names can match other modules now. The weights say what was adapted.
     config.target_modules = adapted
     config.exclude_modules = None
@@ -161,7 +168,35 @@ def convert_names(
         names = getattr(config, key, None)
         if names and not isinstance(names, str):
             setattr(config, key, [_renamed(name) if "." in name else name for name in names])
-    return {new: weights[old] for old, new in renamed.items()}
+    language_only = not any(name.startswith(f"{_PREFIX}model.visual.") for name in renamed.values())
+    return {new: weights[old] for old, new in renamed.items()}, language_only
+
+
+def _require_named(config: Any, adapted: set[str], known: set[str]) -> None:
+    """Raise CheckpointError where layers of the language model that the settings name have no weights."""
+    targets = getattr(config, "target_modules", None)
+    partial = getattr(config, "layers_to_transform", None) is not None or getattr(
+        config, "exclude_modules", None
+    )
+    if isinstance(targets, str) or not targets or partial:
+        return
+    inside = [name for name in known if name.startswith("model.language_model.layers.")]
+    named = {
+        name for name in inside if any(f".{name}".endswith(f".{_renamed(target)}") for target in targets)
+    }
+    if missing := sorted(named - adapted):
+        raise CheckpointError(
+            f"the adapter has no weights of {len(missing)} of {len(named)} modules that {SETTINGS} names, such as "
+            f"{missing[0]}. This is half of what was trained, or it was trained on a smaller model"
+        )
+
+
+def _fitting(key: str, known: set[str]) -> str:
+    """A weight's name, under the layout in which it names more of a module of this model."""
+    new = _renamed(key)
+    own, other = (_owner(name.removeprefix(_PREFIX), known) or "" for name in (key, new))
+    beyond = new.removeprefix(f"{_PREFIX}{other}.").partition(".")[0].isdigit()  # a layer that is not there
+    return new if len(other) > len(own) and not beyond else key
 
 
 def _renamed(name: str) -> str:
@@ -169,9 +204,11 @@ def _renamed(name: str) -> str:
     start = name[: len(name) - len(bare)]
     anchor = "^" if bare.startswith("^") else ""
     bare = bare.removeprefix("^")
-    bare = re.sub(r"^visual(?=[.\\]|$)", "model.visual", bare)
-    bare = re.sub(r"^model(?=\\?\.(?!language_model|visual))", "model.language_model", bare)
-    return start + anchor + bare
+    for pattern, new in _OLDER_NAMES:
+        found, count = re.subn(pattern, new, bare)
+        if count:
+            return start + anchor + found
+    return name
 
 
 def _owner(name: str, known: set[str]) -> str | None:
@@ -183,4 +220,24 @@ def _owner(name: str, known: set[str]) -> str | None:
     return None
 
 
-__all__ = ["SETTINGS", "WEIGHTS", "convert_names", "read_settings", "read_weights", "require_adapter"]
+def language_note(config: Any) -> str | None:
+    """What is to be said of an adapter with names of a language model by itself; None where its base can see."""
+    base = str(getattr(config, "base_model_name_or_path", None) or "")
+    if re.search(r"vl", base, re.IGNORECASE):
+        return None
+    trained = f" ({base})" if base else ""
+    return (
+        f"its weights are named as those of a language model by itself{trained}; "
+        "they are put on the language model of this one"
+    )
+
+
+__all__ = [
+    "SETTINGS",
+    "WEIGHTS",
+    "convert_names",
+    "language_note",
+    "read_settings",
+    "read_weights",
+    "require_adapter",
+]

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenvl.errors import UnknownFamilyError
 from qwenvl.families import ModelFamily, Thinking, get_family
+
+if TYPE_CHECKING:
+    from qwenvl.checkpoint import Checkpoint
 
 TINY_FAMILIES = (
     "Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking", "Qwen3-VL-MoE", "Qwen3-VL-MoE-Thinking",
@@ -117,6 +120,31 @@ def tiny_checkpoint(family_name: str, folder: str | Path, *, seed: int = 0) -> P
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+_TEXT_CLASSES = {
+    "qwen2_vl_text": "Qwen2ForCausalLM", "qwen2_5_vl_text": "Qwen2ForCausalLM", "qwen3_vl_text": "Qwen3ForCausalLM",
+    "qwen3_vl_moe_text": "Qwen3MoeForCausalLM", "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+}  # fmt: skip
+
+
+def language_model_alone(checkpoint: Checkpoint) -> Any:
+    """The language model of a loaded checkpoint in the text class of transformers, with copies of its weights."""
+    import transformers
+
+    model = checkpoint.model
+    content = model.config.text_config.to_dict()
+    kind = getattr(transformers, _TEXT_CLASSES[content["model_type"]])
+    content = {key: value for key, value in content.items() if key not in ("model_type", "architectures")}
+    alone = kind(kind.config_class(**content)).eval()
+    weights = {
+        name.replace("model.language_model.", "model."): tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("model.visual.")
+    }
+    alone.load_state_dict(weights)
+    return alone
 
 
 def _write_tokenizer(folder: Path, family: ModelFamily) -> dict[str, int]:

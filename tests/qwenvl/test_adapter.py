@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from qwenvl.adapter import AdapterSwitch, base_digest
 from qwenvl.checkpoint import Checkpoint, load_checkpoint
 from qwenvl.errors import CheckpointError
-from qwenvl.testing import tiny_checkpoint
+from qwenvl.testing import language_model_alone, tiny_checkpoint
 
 peft = pytest.importorskip("peft")
 
@@ -34,11 +35,15 @@ def words(model: Any) -> torch.Tensor:
 
 def write(base: Path, folder: Path, config: Any) -> torch.Tensor:
     """Write an adapter with random weights; the logits that peft gives with it."""
-    checkpoint = load_checkpoint(base, device="cpu")
+    return write_on(load_checkpoint(base, device="cpu").model, folder, config)
+
+
+def write_on(model: Any, folder: Path, config: Any) -> torch.Tensor:
+    """Write an adapter with random weights of a loaded model; the logits that peft gives with it."""
     torch.manual_seed(1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # peft's, of tied and saved embeddings
-        adapted = peft.get_peft_model(checkpoint.model, config).eval()
+        adapted = peft.get_peft_model(model, config).eval()
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn(parameter.shape)
@@ -270,3 +275,73 @@ def test_a_base_that_does_not_come_back_hides_no_error_and_is_given_to_nobody(
         assert "load the model again" in caught.value.__notes__[0]
         with pytest.raises(CheckpointError, match="load the model again"):
             switch.use(None)
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "Qwen3.5"])
+def test_an_adapter_of_the_language_model_by_itself(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    checkpoint = load_checkpoint(tiny(family), device="cpu")
+    alone = language_model_alone(checkpoint)
+    assert_same(words(alone), words(checkpoint.model))
+    config = lora(target_modules=["q_proj", "o_proj"], modules_to_save=["lm_head"])
+    expected = write_on(alone, tmp_path, config)
+    digest = base_digest(checkpoint.model)
+    settings(base_model_name_or_path="Qwen/Qwen3-4B")(tmp_path)
+    switch = AdapterSwitch(checkpoint)
+    adapted = switch.use(tmp_path)
+    assert_same(words(adapted.model), expected)
+    assert "language model by itself" in str(adapted.info.warning)
+    switch.use(None)
+    assert base_digest(checkpoint.model) == digest
+
+
+@pytest.mark.parametrize(
+    ("older", "noted"),
+    [
+        ("base_model.model.language_model.model.", True), ("base_model.model.model.language_model.model.", True),
+        ("base_model.model.language_model.", True), ("base_model.model.", True), ("base_model.model.model.", True),
+        ("base_model.model.model.language_model.", False),
+    ],
+)  # fmt: skip
+def test_names_of_the_language_model_in_several_layouts(
+    tiny: Tiny, tmp_path: Path, older: str, noted: bool
+) -> None:
+    base = tiny("Qwen3-VL")
+    expected = write(base, tmp_path, lora(target_modules=["q_proj", "down_proj"], bias="lora_only"))
+    path = tmp_path / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file(
+        {k.replace("base_model.model.model.language_model.", older): v for k, v in weights.items()}, path
+    )
+    settings(base_model_name_or_path="folder", target_modules=["q_proj", "down_proj"])(tmp_path)
+    checkpoint = load_checkpoint(base, device="cpu")
+    adapted = AdapterSwitch(checkpoint).use(tmp_path)
+    assert_same(words(adapted.model), expected)
+    assert ("by itself (folder)" in str(adapted.info.warning)) == noted
+    if noted:
+        settings(base_model_name_or_path="Qwen/Qwen3-VL-2B")(tmp_path)
+        again = AdapterSwitch(load_checkpoint(base, device="cpu")).use(tmp_path)
+        assert "by itself" not in str(again.info.warning)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 2}, r"has no weights of 2 of 4 modules .* such as .*layers\.2"),
+        ({"num_hidden_layers": 6}, r"do not fit this model, such as .*layers\.4"),
+        ({"hidden_size": 32}, r"(?s)do not fit this model.*size mismatch"),
+        ({"num_attention_heads": 2, "num_key_value_heads": 2}, r"(?s)do not fit this model.*size mismatch"),
+    ],
+)
+def test_an_adapter_of_another_language_model_is_refused(
+    tiny: Tiny, tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    checkpoint = load_checkpoint(tiny("Qwen3-VL"), device="cpu")
+    content = {**checkpoint.model.config.text_config.to_dict(), **changes}
+    config = transformers.Qwen3Config(
+        **{k: v for k, v in content.items() if k not in ("model_type", "layer_types")}
+    )
+    write_on(transformers.Qwen3ForCausalLM(config).eval(), tmp_path, lora(target_modules=["q_proj"]))
+    digest = base_digest(checkpoint.model)
+    with pytest.raises(CheckpointError, match=message):
+        AdapterSwitch(checkpoint).use(tmp_path)
+    assert base_digest(checkpoint.model) == digest
