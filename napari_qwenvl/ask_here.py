@@ -32,6 +32,7 @@ from napari_qwenvl.plan import recommended_of, runs_folder
 from napari_qwenvl.run_reading import NotPossibleError
 from napari_qwenvl.running import running_of
 from napari_qwenvl.slide_layer import slide_of
+from workflows.errors import WorkflowError
 from workflows.provenance import utc_now
 from workflows.review import reviewer_name
 from workflows.run_options import RunOptions
@@ -319,7 +320,13 @@ class AskHerePanel(QWidget):
             )
             return
         asked = self.asked[self._shown]
-        session.deciding.add_all([(each["box"], each["label"], each["point"]) for each in asked.objects])
+        try:
+            session.deciding.add_all([(each["box"], each["label"], each["point"]) for each in asked.objects])
+        except (WorkflowError, OSError) as error:
+            self.message.show_words(
+                "error", f"Not saved: {error} The boxes stay here; press again to try once more."
+            )
+            return
         self.message.show_words(
             "done", f"{len(asked.objects)} objects added to {session.manifest.slide.name}'s run."
         )

@@ -55,6 +55,8 @@ class ReviewBar(QWidget):
         self._overlay: Overlay | None = None
         self._drawing: Any = None
         self._editing = False
+        self._waiting: list[Callable[[], object]] = []
+        """Changes that could not be saved yet."""
         self.buttons: dict[str, QPushButton] = {}
         keys = {shortcut.action: shortcut for shortcut in SHORTCUTS}
         grid = QGridLayout()
@@ -107,7 +109,7 @@ class ReviewBar(QWidget):
         """Work on another overlay, or none."""
         if overlay is not self._overlay:
             self._stop_drawing()
-            self._editing = False
+            self._editing, self._waiting = False, []
             self.buttons["edit"].setChecked(False)
             self._overlay = overlay
             if overlay is not None:
@@ -208,10 +210,29 @@ class ReviewBar(QWidget):
 
     def _turn(self, way: str) -> None:
         deciding = self._deciding()
-        if deciding is not None:
-            rows = getattr(deciding, way)()
-            if rows:
-                self._go_to(rows[0])
+        rows: list[int] = []
+        if deciding is not None and self._saved(lambda: rows.extend(getattr(deciding, way)())) and rows:
+            self._go_to(rows[0])
+
+    def _saved(self, work: Callable[[], object], *, keep: bool = False) -> bool:
+        """Store what is waiting and then this; False, and why in words, where the journal cannot be written.
+
+        With `keep` it waits in this window for the next save.
+        """
+        from workflows.errors import WorkflowError
+        from wsi.errors import SlideError
+
+        waiting, self._waiting = [*self._waiting, work], []
+        while waiting:
+            try:
+                waiting[0]()
+            except (WorkflowError, SlideError, OSError) as error:
+                self._waiting = waiting if keep else waiting[:-1]
+                kept = " The change stays in this window and is saved with the next one." if keep else ""
+                self.told.emit("error", f"Not saved: {error}{kept}")
+                return False
+            del waiting[0]
+        return True
 
     # ------------------------------------------------------------------ shapes
 
@@ -264,14 +285,16 @@ class ReviewBar(QWidget):
         if layer is None or not layer.nshapes or str(getattr(event, "action", "")) != "added":
             return
         boxes = [box_of(np.asarray(corners)) for corners in layer.data]
-        with layer.events.data.blocker(self._on_drawn):
-            layer.selected_data = set(range(layer.nshapes))
+        saved = {row for row, box in enumerate(boxes) if self._saved(partial(self._add, box))}
+        with layer.events.data.blocker(self._on_drawn):  # what could not be saved stays, and is tried again
+            layer.selected_data = saved
             layer.remove_selected()
-        for box in boxes:
-            self._on_added(box)
 
     @while_alive
     def _on_added(self, box: Any) -> None:
+        self._saved(partial(self._add, box), keep=True)
+
+    def _add(self, box: Any) -> None:
         deciding, manifest = self.session.deciding, self.session.manifest
         if deciding is None or manifest is None:
             return
@@ -302,15 +325,22 @@ class ReviewBar(QWidget):
 
     @while_alive
     def _on_edited(self, row: int, box: Any) -> None:
-        deciding = self._deciding()
-        if deciding is not None:
-            deciding.reshape(row, box)
+        deciding, overlay = self._deciding(), self._overlay
+        if deciding is not None and overlay is not None:
+            key = int(overlay.objects.key[row])
+
+            def reshape() -> None:
+                now = overlay.row_of(key)
+                if now is not None:
+                    deciding.reshape(now, box)
+
+            self._saved(reshape, keep=True)
 
     @while_alive
     def _on_deleted(self, rows: Any) -> None:
         deciding = self._deciding()
         if deciding is not None and len(rows):
-            deciding.reject(rows)
+            self._saved(lambda: deciding.reject(rows))
 
 
 def _qt_keys(keys: str) -> str:

@@ -36,6 +36,7 @@ from napari_qwenvl.slide_layer import layer_data, slide_layers, slide_of
 from qwenvl.answer import Status
 from qwenvl.request import Task
 from workflows._rows import TILE_DTYPE
+from workflows.errors import StoreError
 from workflows.provenance import Manifest
 from wsi.frames import PixelFrame
 
@@ -95,6 +96,7 @@ class Session:
         self._opening = 0
         self._loading = 0
         self._reading = False
+        self._told = ""
         self._polls, self._polling = 0, 0
         self._background = background or _at_once
         self._turns = turns or _now
@@ -256,7 +258,12 @@ class Session:
         if self.overlay is None or self._reading or self._polling:
             return
         if self.deciding is not None:
-            self.deciding.refresh()
+            try:
+                self.deciding.refresh()
+            except StoreError as error:  # said once; the reviews are read again at the next poll
+                if str(error) != self._told:
+                    self._told = str(error)
+                    self.failed.emit(f"The reviews cannot be read: {error}")
         self._polls += 1
         number = self._polling = self._polls
 

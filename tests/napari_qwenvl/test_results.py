@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt, QUrl
 from napari_qwenvl.choosing import rows_inside
 from napari_qwenvl.results import ResultsPanel
 from qwenvl.request import Request
+from workflows.errors import StoreError
 
 LONG_MS = 120_000
 
@@ -169,3 +170,36 @@ def test_faults_are_said_in_the_panel_and_change_nothing(panel, qtbot, tmp_path)
     panel.table.clearSelection()
     panel.review.accept()
     assert "Choose an object first" in panel.message.text()
+
+
+@pytest.mark.parametrize("fault", ["locked", "readonly", "full"])
+def test_a_review_that_cannot_be_saved_says_so_and_is_saved_later(panel, monkeypatch, fault):
+    from workflows.review import Reviews
+
+    words = {"locked": "database is locked", "readonly": "readonly database", "full": "disk is full"}[fault]
+
+    def fails(self, *_, **__):
+        raise StoreError(
+            f"run.sqlite cannot be used: {words}. Check that the folder is readable and writable."
+        )
+
+    overlay, review = panel.session.overlay, panel.review
+    told = []
+    review.told.connect(lambda kind, text: told.append((kind, text)))
+    before = len(overlay)
+    review.draw()
+    layer = review._drawing
+    with monkeypatch.context() as patch:
+        patch.setattr(Reviews, "_write", fails)
+        layer.add(np.array([[10.0, 10.0], [10.0, 30.0], [30.0, 30.0], [30.0, 10.0]]), shape_type="rectangle")
+        assert layer.nshapes == 1, "the mark stays"
+        review._on_edited(0, [1.0, 2.0, 30.0, 40.0])
+        review.undo()
+        assert len(overlay) == before
+    assert {kind for kind, text in told if words in text} == {"error"}
+    assert sum(words in text for _, text in told) >= 2
+    layer.add(np.array([[50.0, 50.0], [50.0, 70.0], [70.0, 70.0], [70.0, 50.0]]), shape_type="rectangle")
+    assert layer.nshapes == 0
+    assert len(overlay) == before + 2
+    assert overlay.objects.box[0].tolist() == [1.0, 2.0, 30.0, 40.0], "what waited is saved with it"
+    review.draw()
