@@ -33,10 +33,16 @@ class TileReader:
         return self.dataset.open_slide(self.dataset.slide(slide), self.images)
 
     def read(self, slide: str, tile: Tile) -> Picture:
-        """Pixels of a tile, uint8 (height, width, 3)."""
-        return self._slide(slide).read_scaled(
-            tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height)
-        )
+        """Pixels of a tile, uint8 (height, width, 3).
+
+        Raises
+        ------
+        SlideChangedError
+            The slide was rewritten since it was opened: its labels are of the file as it was.
+        """
+        opened = self._slide(slide)
+        with opened.watch.guarded():
+            return opened.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
 
 
 class LabelSource:

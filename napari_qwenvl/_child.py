@@ -129,22 +129,21 @@ class Child:
 
     def do_run(self, command: dict[str, Any]) -> None:
         """Run a request over a slide; see `run_slide`."""
+        from napari_qwenvl._region import open_shown
         from qwenvl.request import Request
         from workflows.slide_run import run_slide
 
         self.do_load(command)
         assert self.engine is not None
         request = Request.model_validate(command["request"])
-        number, options = command["id"], _options(command["model"])
+        number = command["id"]
         engine: Any = self.engine if command["pace"] is None else Paced(self.engine, command["pace"])
         self.send("started", id=number)
         try:
-            with self._heed():
+            with self._heed(), open_shown(command) as slide:
                 result = run_slide(
-                    Path(command["slide"]), request, engine, Path(command["out"]),
-                    slide_mpp=options.slide_mpp, mask=command["mask"], frame=command.get("frame"),
-                    command=command["command"],
-                    slide_options=options.slide_options,
+                    slide, request, engine, Path(command["out"]),
+                    mask=command["mask"], frame=command.get("frame"), command=command["command"],
                     cancel=self.cancel, overview=command["overview"],
                     progress=lambda state: self.send(
                         "progress", id=number, done=state.done, total=state.total, resumed=state.resumed,

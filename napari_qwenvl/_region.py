@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
+    from wsi.slide import Slide
     from wsi.tile import Tile
 
 
@@ -18,10 +19,10 @@ def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
     ----------
     engine : Engine
     command : mapping
-        'slide' (path), 'model' (fields of `RunOptions`), 'region' [x0, y0, width0, height0] in level-0 px, 'size'
-        [width, height] of the picture in px, 'request', 'marks', a list of fields of `Mark` with places in level-0
-        px, which the model sees drawn on the picture, and 'turns', pairs of what was asked about it before and the
-        model's words.
+        'slide' (path), 'fingerprint' (of what the viewer shows; may be left out), 'model' (fields of `RunOptions`),
+        'region' [x0, y0, width0, height0] in level-0 px, 'size' [width, height] of the picture in px, 'request',
+        'marks', a list of fields of `Mark` with places in level-0 px, which the model sees drawn on the picture, and
+        'turns', pairs of what was asked about it before and the model's words.
 
     Raises
     ------
@@ -77,8 +78,25 @@ def seconds_per_tile(engine: Engine, command: Mapping[str, Any]) -> float:
 
 
 def read_tiles(command: Mapping[str, Any], tiles: Sequence[Tile]) -> list[Any]:
-    """Pixels of tiles of the slide that a command names."""
+    """Pixels of tiles of the slide that a command names. Raises SlideError, SlideChangedError."""
+    with open_shown(command) as slide, slide.watch.held():
+        return [
+            slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
+            for tile in tiles
+        ]
+
+
+def open_shown(command: Mapping[str, Any]) -> Slide:
+    """Open the slide that a command names; another content than the viewer shows is refused.
+
+    Raises
+    ------
+    SlideChangedError
+        The command says which fingerprint the viewer shows, and the file has another by now.
+    SlideError
+    """
     from workflows._opening import open_path
+    from wsi.errors import SlideChangedError
 
     wanted = command["model"]
     options = {
@@ -86,8 +104,12 @@ def read_tiles(command: Mapping[str, Any], tiles: Sequence[Tile]) -> list[Any]:
         for name in ("plane", "rendering", "series", "colour")
         if wanted.get(name) is not None
     }
-    with open_path(Path(command["slide"]), wanted.get("slide_mpp"), options) as slide:
-        return [
-            slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
-            for tile in tiles
-        ]
+    slide = open_path(Path(command["slide"]), wanted.get("slide_mpp"), options)
+    shown = command.get("fingerprint")
+    if not shown or slide.fingerprint == shown:
+        return slide
+    with slide:
+        raise SlideChangedError(
+            f"{command['slide']} has changed since the viewer opened it (fingerprint {shown}, now "
+            f"{slide.fingerprint}). Close its layer and open the file again, then ask."
+        )

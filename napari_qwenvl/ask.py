@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ class AskPanel(AskFields):
             runs = runs_folder(slide.path)
             question = self.question(self._mask(slide, runs))
             plan = Plan.of(slide.path.absolute(), question, self._recommended(question), runs=runs)
+            plan = replace(plan, fingerprint=slide.fingerprint)
             if plan.request.mpp is not None:
                 slide.require_mpp()
         except ValidationError as error:

@@ -224,6 +224,7 @@ class AskHerePanel(QWidget):
             region = Region.of(slide, outline, mpp=mpp, show_outline=shown, marked=inside if shown else ())
             turns = turns_before(self.asked, region, model) if self.follow_up.isChecked() else []
             command = ask_command(slide.path.absolute(), region, words, options, mpp, turns)
+            command["fingerprint"] = slide.fingerprint
         except (NotPossibleError, ValueError) as error:
             self.message.show_words("error", str(error))
             return

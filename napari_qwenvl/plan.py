@@ -81,6 +81,8 @@ class Plan:
     question: Question
     request: Request
     out: Path
+    fingerprint: str = ""
+    """Of the slide that the viewer shows: another one at its path is refused."""
 
     @classmethod
     def of(
@@ -192,7 +194,8 @@ class Plan:
     def for_worker(self, tiles: int) -> dict[str, Any]:
         """What `Worker.run` takes."""
         return {
-            "slide": str(self.slide), "model": model_fields(self.question.options), "out": str(self.out),
+            "slide": str(self.slide), "fingerprint": self.fingerprint, "out": str(self.out),
+            "model": model_fields(self.question.options),
             "request": self.request.model_dump(mode="json"), "mask": self.question.options.mask,
             "frame": self.question.options.frame,
             "command": self.command(), "pace": _SMALL_BATCH if tiles <= _FEW_TILES else None,

@@ -15,7 +15,8 @@ from napari_qwenvl.overlay import Overlay
 from napari_qwenvl.slide_layer import LayerData, layer_data, slide_layers, slide_of
 from qwenvl.request import Task
 from workflows._folder import JOURNAL
-from workflows._opening import find_mask, reopen
+from workflows._opening import find_mask
+from workflows._reopening import reopen_run
 from workflows.errors import RunNotFoundError
 from workflows.heatmap import read_heatmap
 from workflows.merged import iter_merged
@@ -57,13 +58,11 @@ def folder_layers(folder: Path, viewer: Any = None) -> list[LayerData]:
     """Slide (unless `viewer` shows it), tissue, heatmap, and tiles without an answer."""
     with RunStore.open(folder) as store:
         facts = store.manifest.slide
-        slide = reopen(facts)
+        found = reopen_run(store)
+        slide = found.slide
         layers = further_layers(store, slide, _say) + tile_layers(store, frame_of(store))
         if slide is None:
-            _say(
-                f"{facts.name} is not at {facts.path}, or another slide is: the results are shown without it. "
-                "Open the slide itself to see them on it."
-            )
+            _say(f"{found.note} The results are shown without it. Open the slide itself to see them on it.")
         elif not _shown(viewer, facts.fingerprint):
             layers.insert(0, layer_data(slide))  # type: ignore[arg-type]
     return layers

@@ -18,7 +18,7 @@ from napari_qwenvl.run_layers import frame_of, further_layers, plane_of_run
 from napari_qwenvl.slide_layer import LayerData
 from qwenvl.answer import Status
 from qwenvl.request import Task
-from workflows._opening import reopen
+from workflows._reopening import reopen_run
 from workflows._rows import Changes, StoredAnswer
 from workflows.errors import StoreError
 from workflows.provenance import Manifest
@@ -164,12 +164,13 @@ def prepare(folder: Path, shown: Mapping[str, str], layers: bool) -> Prepared:
         further: list[LayerData] = []
         if layers:
             facts = manifest.slide
-            found = reopen(facts)
+            reopened = reopen_run(store)
+            found = reopened.slide
             if found is None and facts.fingerprint not in shown:
                 others = " and ".join(shown.values())
                 raise NotPossibleError(
-                    f"{folder.name} is a run of {facts.name} ({facts.width} x {facts.height} px), which is not at "
-                    f"{facts.path}." + (f" The viewer shows {others}, another slide." if others else "")
+                    f"{folder.name} is a run of {facts.name} ({facts.width} x {facts.height} px). {reopened.note}"
+                    + (f" The viewer shows {others}, another slide." if others else "")
                     + f" Open {facts.name} where it lies now, then open the run again."
                 )  # fmt: skip
             further = further_layers(store, found, notes.append)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_qwenvl.frame import Frame, rectangle
-from napari_qwenvl.slide_layer import LayerData, layer_data, open_for_viewing, slide_layers, slide_of
+from napari_qwenvl.slide_layer import LayerData, layer_data, slide_layers, slide_of
+from workflows._reopening import reopen
 from workflows.colours import label_colours
 from workflows.errors import SpatialError
-from wsi.errors import SlideError
+from workflows.provenance import SlideFacts
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.geojson import load_geojson
 
@@ -63,7 +64,7 @@ def read_spatial(path: str) -> list[LayerData]:
         # predictions that record no bounds were written in level-0 px
         given = PixelFrame.LEVEL0 if shown is None else None
         layers += region_layers(load_geojson(folder / _REGIONS, frames, given), frame)
-    return [*_slide_layers(facts), *layers]
+    return [*_slide_layers(facts, folder), *layers]
 
 
 def spot_layers(table: AnnData, frame: Frame) -> list[LayerData]:
@@ -171,8 +172,8 @@ def _read_table(path: Path) -> AnnData:
     return table
 
 
-def _slide_layers(facts: dict[str, Any]) -> list[LayerData]:
-    """The slide, unless it is shown, or is no longer at its place; a message says so then."""
+def _slide_layers(facts: dict[str, Any], folder: Path) -> list[LayerData]:
+    """The slide, unless it is shown, or is not found; a message says so then."""
     import napari
     from napari.utils.notifications import show_warning
 
@@ -180,13 +181,8 @@ def _slide_layers(facts: dict[str, Any]) -> list[LayerData]:
     shown = [] if viewer is None else [slide_of(layer) for layer in slide_layers(viewer)]
     if any(slide is not None and slide.fingerprint == facts["fingerprint"] for slide in shown):
         return []
-    try:
-        slide = open_for_viewing(facts["path"], mpp=facts["mpp_x"] if facts["mpp_source"] == "user" else None)
-    except (SlideError, OSError) as error:
-        show_warning(f"The spots are shown without their slide: {error}")
+    found = reopen(SlideFacts.model_validate(facts), folder)
+    if found.slide is None:
+        show_warning(f"{found.note} The spots are shown without their slide.")
         return []
-    if slide.fingerprint != facts["fingerprint"]:
-        slide.close()
-        show_warning(f"Another slide is at {facts['path']} now: the spots are shown without it.")
-        return []
-    return [layer_data(slide)]
+    return [layer_data(found.slide)]  # type: ignore[arg-type]

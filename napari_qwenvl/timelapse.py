@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workflows._reopening import reopen
 from workflows.errors import StackError
 from workflows.timelapse.report import NAME, TRACKS, TimelapseReport
 from workflows.timelapse.stack import Stack, open_stack
@@ -36,7 +37,8 @@ def timelapse_layers(folder: Path | str, stack: Stack | None = None) -> list[Lay
     ----------
     folder : path
     stack : Stack, optional
-        The film; by default it is opened from where the report says it lies, and left out where it is not there.
+        The film; by default it is looked for where the report says, and beside the folder; a message says where it is
+        not found.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def timelapse_layers(folder: Path | str, stack: Stack | None = None) -> list[Lay
     """
     folder = Path(folder)
     report = TimelapseReport.read(folder)
-    film = stack or _reopened(report)
+    film = stack or _reopened(report, folder)
     layers = [] if film is None else [_film(film, report)]
     rows = _rows(folder / TRACKS)
     if rows:
@@ -110,29 +112,34 @@ def _common(report: TimelapseReport, name: str) -> dict[str, Any]:
     }
 
 
-def _reopened(report: TimelapseReport) -> Stack | None:
-    """The film where the report says it lies, if it is still the same file."""
+def _reopened(report: TimelapseReport, folder: Path) -> Stack | None:
+    """The film where it lies now; None, with a message, where it is not found. Raises StackError where it changed."""
     facts = report.stack
-    path = path_of(facts.slide.path)
-    if not path.exists():
-        return None
+    recorded = facts.slide.options
+    options: dict[str, str] = {key: recorded[key] for key in ("rendering", "series") if key in recorded}
+    # A run of frames records all of them as its plane; any one opens the file.
+    as_slide = facts.slide.model_copy(update={"options": {**options, "plane": "z=0,t=0"}})
+    with reopen(as_slide, folder) as found:
+        if found.slide is None:
+            if path_of(facts.slide.path).exists():
+                raise StackError(f"{found.note} It has changed since it was asked about.")
+            from napari.utils.notifications import show_warning
+
+            show_warning(f"{found.note} The answers are shown without it.")
+            return None
+        path = found.slide.path
     given = facts.slide.mpp_source == "user" and facts.slide.mpp_x is not None
-    options = {key: value for key, value in facts.slide.options.items() if key == "rendering"}
-    if "series" in facts.slide.options:
-        options["series"] = int(facts.slide.options["series"])  # type: ignore[assignment]
-    step = facts.places[1] - facts.places[0] if facts.source == "user" else None
-    film = open_stack(
+    opening: dict[str, Any] = dict(options)
+    if "series" in opening:
+        opening["series"] = int(opening["series"])
+    return open_stack(
         path,
         axis=facts.axis,
-        interval=step,
+        interval=facts.places[1] - facts.places[0] if facts.source == "user" else None,
         other=facts.other,
         mpp=facts.slide.mpp_x if given else None,
-        options=options,
+        options=opening,
     )
-    if film.slide.fingerprint != facts.slide.fingerprint:
-        film.close()
-        raise StackError(f"{path} is not the file that was asked about; it has changed since.")
-    return film
 
 
 def _film(film: Stack, report: TimelapseReport) -> LayerData:

@@ -15,7 +15,7 @@ from napari_qwenvl._keys import RUN
 from napari_qwenvl.frame import Frame
 from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
-from workflows._opening import frames_of_run
+from workflows._reopening import frames_of_run
 from workflows.errors import ExportError
 from workflows.export._file import new_text_file
 from workflows.reviewed import State

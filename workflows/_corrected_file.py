@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from workflows._opening import frames_of
+from workflows._reopening import frames_of
 from workflows.errors import WorkflowError
 from workflows.review import Box
 from workflows.store import RunStore
@@ -97,7 +97,7 @@ def read_file(path: Path, store: RunStore, frame: PixelFrame | str | None) -> Co
         raise CorrectionsError(
             f"{path} belongs to another slide than {facts.name}. Choose the file of this run."
         )
-    frames = frames_of(facts, frame)
+    frames = frames_of(facts, frame, store.folder)
     settled = frames.settle(FrameRecord.of(document, path), frame, path)
     read = read_objects(document)
     plane = dict(re.findall(r"([zt])=(\d+)", facts.options.get("plane") or ""))

@@ -144,6 +144,9 @@ GATE = (
 """What the coarse tiles of a cascade decided (`workflows.cascade`), in one row, and the tiles left out by it with the
 highest score that any coarse tile gave them. Added with the decision, which is made once."""
 
+DOUBTS = "CREATE TABLE IF NOT EXISTS doubts (words TEXT PRIMARY KEY)"
+"""Why answers may be of two contents of one slide (`workflows._watched`). Added by the first doubt."""
+
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:

@@ -33,6 +33,10 @@ class RunMismatchError(WorkflowError):
     """The output folder holds another run: another request, slide, model or grid."""
 
 
+class SlideMismatchError(WorkflowError):
+    """The slide of a run is not to be found, or the one that was named has another content."""
+
+
 class RunLockedError(WorkflowError):
     """Another process is writing to this run."""
 

@@ -142,7 +142,7 @@ class Report(Facts):
     schema_version: Literal["1.0", "1.1"]
     complete: bool = Field(
         description="True where every tile that was to be asked was asked and none failed. Tiles that a cascade left "
-        "out were not to be asked."
+        "out were not to be asked. False where the slide was rewritten meanwhile and no check could have seen it."
     )
     slide: SlideFacts
     request: Request = Field(description="The whole request: the run can be repeated from it.")

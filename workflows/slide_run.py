@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 from qwenvl.engines.base import Engine
 from qwenvl.request import Request
 from workflows._folder import refuse_foreign
-from workflows._opening import in_colours, open_path, reopen
+from workflows._opening import in_colours, open_path
 from workflows._prepared import Prepared, prepare
+from workflows._reopening import reopen_run, tell
+from workflows._watched import confirm_unchanged
 from workflows.cascade import WHERE, coarse_request, decide
+from workflows.errors import SlideMismatchError
 from workflows.estimate import RunEstimate
 from workflows.heatmap import write_heatmap
 from workflows.quality import Inspector, QualitySettings
@@ -119,6 +122,8 @@ def run_slide(
     ------
     SlideError
         The slide, its scale, mask or grid (see `wsi.errors`); nothing was written.
+    SlideChangedError
+        The slide was rewritten while it was read: nothing of that batch is stored, and no report is written.
     RequestError, EngineError
         The model cannot answer; finished tiles stay.
     RunMismatchError, RunLockedError, ForeignFolderError, StoreError, StoreFullError
@@ -129,7 +134,10 @@ def run_slide(
     given = slide if isinstance(slide, Slide) else open_path(Path(slide), slide_mpp, options)
     with cleaning_up(*([] if given is slide else [given.close])):
         opened, request = in_colours(given, request)
-        prepared = prepare(opened, request, engine, mask=mask, frame=frame, command=command, quality=quality)
+        with opened.watch.held():
+            prepared = prepare(
+                opened, request, engine, mask=mask, frame=frame, command=command, quality=quality
+            )
         if announce is not None:
             announce(prepared.estimate)
         asked, cancelled = 0, False
@@ -147,7 +155,8 @@ def run_slide(
                     workers=workers,
                 )  # fmt: skip
                 asked, cancelled = asked + done.answers, done.cancelled
-            report = _write_results(store, opened if overview else None)
+            doubts = confirm_unchanged(opened.watch, store)
+            report = _write_results(store, opened if overview else None, doubts)
         return RunResult(out, report, asked, cancelled, store.backup)
 
 
@@ -195,23 +204,43 @@ def _look_where(
     return coarse.asked, coarse.cancelled
 
 
-def finish_run(folder: Path | str) -> Report:
+def finish_run(
+    folder: Path | str,
+    *,
+    slide: Path | None = None,
+    say: Callable[[str], None] | None = None,
+    needs_slide: bool = False,
+) -> Report:
     """Merge again and write report, heatmap and overview of a run folder from its stored answers.
 
-    The overview needs the slide; it is left as it is where the slide is no longer at its place.
+    Parameters
+    ----------
+    folder : path
+    slide : Path, optional
+        Where the run's slide lies now; found by itself where it moved together with the run (`workflows._reopening`).
+    say : callable, optional
+        Gets why the overview is left as it is, where the slide is not found; by default it is logged.
+    needs_slide : bool
+        Refuse where the slide is not found.
 
     Raises
     ------
+    SlideMismatchError
+        The slide given is another one, or none was found and `needs_slide`.
     RunNotFoundError, RunLockedError, StoreError
     """
-    with writing(RunStore.open(folder, readonly=False)) as store:
-        slide = reopen(store.manifest.slide)
-        with cleaning_up(*([] if slide is None else [slide.close])):
-            return _write_results(store, slide)
+    with writing(RunStore.open(folder, readonly=False)) as store, reopen_run(store, slide) as found:
+        if found.slide is None:
+            if needs_slide:
+                raise SlideMismatchError(f"{found.said} All answers are kept, and no report is written.")
+            tell(f"{found.said} The overview is left as it is.", say)
+        return _write_results(store, found.slide)
 
 
-def _write_results(store: RunStore, slide: Slide | None) -> Report:
+def _write_results(store: RunStore, slide: Slide | None, doubts: Sequence[str] = ()) -> Report:
     report, heatmap = summarise(store)
+    if doubts:
+        report = report.model_copy(update={"warnings": (*report.warnings, *doubts)})
     if heatmap is not None:
         write_heatmap(store.folder, heatmap, store.manifest)
     report.write(store.folder)

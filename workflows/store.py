@@ -24,7 +24,7 @@ from workflows._rows import (
     object_columns,
     stored_answer,
 )
-from workflows._schema import GATE, SPLIT_VERSION, SPLITS, TABLES, VERSION, named_errors
+from workflows._schema import DOUBTS, GATE, SPLIT_VERSION, SPLITS, TABLES, VERSION, named_errors
 from workflows._splitting import Split, Why
 from workflows.errors import StoreError
 from workflows.provenance import GateFacts, Manifest
@@ -139,7 +139,7 @@ class RunStore(Journal[Manifest]):
             "attempt": "attempt + coalesce((SELECT n FROM before WHERE before.tile = given.tile), 0)",
         }
         open_here = "tile NOT IN (SELECT tile FROM main.answers WHERE status <> 'failed')"
-        splits = next(iter(self._rows("SELECT count(*) FROM part.sqlite_master WHERE name = 'splits'")))[0]
+        tables = {str(row[0]) for row in self._rows("SELECT name FROM part.sqlite_master")}
         with self._transaction():
             execute = self._connection.execute
             execute("CREATE TABLE IF NOT EXISTS main.absorbed (part TEXT PRIMARY KEY)")
@@ -148,7 +148,10 @@ class RunStore(Journal[Manifest]):
             execute("INSERT OR IGNORE INTO main.tiles SELECT * FROM part.tiles")
             self._note_sum("tiles")
             execute(f"INSERT INTO main.objects SELECT * FROM part.objects WHERE {open_here}")
-            if splits:
+            if "doubts" in tables:
+                execute(DOUBTS)
+                execute("INSERT OR IGNORE INTO main.doubts SELECT * FROM part.doubts")
+            if "splits" in tables:
                 for statement in SPLITS:
                     execute(statement)
                 execute(f"INSERT OR IGNORE INTO main.splits SELECT * FROM part.splits WHERE {open_here}")

@@ -63,7 +63,7 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
     split, cascade = split_facts(store), cascade_facts(store, tiles)
     report = Report(
         schema_version="1.1",
-        complete=counts.pending == 0 and counts.failed == 0,
+        complete=counts.pending == 0 and counts.failed == 0 and not store.doubts(),
         slide=manifest.slide,
         request=manifest.request,
         model=manifest.model,
@@ -113,6 +113,7 @@ def summarise(store: RunStore) -> tuple[Report, Heatmap | None]:
 
 def _warnings(store: RunStore, tiles: TileTally, counts: StatusCounts, answered: float) -> Iterator[str]:
     manifest = store.manifest
+    yield from store.doubts()
     if manifest.model.warning:
         yield f"Model: {manifest.model.warning}"
     if manifest.model.trained:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qwenvl.request import Task, Where
 from workflows._folder import JOURNAL, WHERE
-from workflows._opening import frames_of
+from workflows._reopening import frames_of
 from workflows.cascade import coarse_scores, highest_score, tile_scores
 from workflows.compare import class_name, read_truth_boxes, truth_features
 from workflows.errors import WorkflowError
@@ -103,7 +103,7 @@ def thresholds(
             slide = coarse.manifest.slide
             cores = places
             highest = highest_score(cores, places, scores)
-    frames = frames_of(slide, frame)
+    frames = frames_of(slide, frame, Path(run))
     weight = _truth(Path(truth), label, cores, (slide.width, slide.height), objects, frames, frame)
     if not weight.sum():
         named = f"of class {label!r} " if label else ""

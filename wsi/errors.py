@@ -28,6 +28,20 @@ class ReadError(SlideError):
     """Pixels that should exist could not be read. A tile that meets it is failed, never white."""
 
 
+class SlideChangedError(SlideError):
+    """The file was rewritten or replaced while it was read.
+
+    Attributes
+    ----------
+    doubtful : bool
+        True where what was read before may be of the other content too, since no check could have seen the change.
+    """
+
+    def __init__(self, message: str, doubtful: bool = False) -> None:
+        super().__init__(message)
+        self.doubtful = doubtful
+
+
 class RegionError(SlideError, ValueError):
     """A region lies outside the slide, or has no area."""
 

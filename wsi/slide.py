@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsi.cleanup import clean_up
 from wsi.errors import RegionError, UnknownMppError
-from wsi.fingerprint import fingerprint_path
+from wsi.identity import FileWatch
 from wsi.resample import band_height, extend, resize, snap, whole_factor
 
 RGB = NDArray[np.uint8]
@@ -127,9 +127,14 @@ class Slide(ABC):
         return self.mpp
 
     @cached_property
+    def watch(self) -> FileWatch:
+        """The files as they were when the fingerprint was taken; nothing where `path` is not on the disk."""
+        return FileWatch.of(self.path) if self.path.exists() else FileWatch.nothing(self.path)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the file's content (size and samples), the same on every machine that holds the file."""
-        return fingerprint_path(self.path)
+        return self.watch.fingerprint
 
     def read(self, x0: int, y0: int, width: int, height: int, level: int = 0) -> RGB:
         """Read a region of one level, without resampling.

@@ -190,4 +190,4 @@ def test_results_whose_slide_is_gone_or_another_come_with_a_message(slide, tmp_p
     copy.unlink()
     assert names(run_layers.folder_layers(tmp_path / "run")) == ["yes: probability"]
     assert len(messages) == 2
-    assert all("copy.svs is not at" in said for said in messages)
+    assert all("copy.svs was not found" in said for said in messages)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from panel_helpers import make_slide
 from qtpy.QtCore import QTimer
 
 from napari_qwenvl.plan import Plan, Question, recommended_of
@@ -196,3 +197,21 @@ def test_the_process_ends_when_the_viewer_is_gone():
     child.stdin.close()
     assert child.wait(timeout=30) == 0
     child.stdout.close()
+
+
+def test_another_slide_than_the_viewer_shows_is_refused(tmp_path):
+    from napari_qwenvl._region import open_shown, read_tiles
+    from wsi import open_slide
+    from wsi.errors import SlideChangedError
+    from wsi.tile import Tile
+
+    path = make_slide(tmp_path, "a.svs", seed=1)
+    with open_slide(path) as shown:
+        command = {"slide": str(path), "model": {}, "fingerprint": shown.fingerprint}
+    assert read_tiles(command, [Tile(0, 0, 0, 64, 64, 32, 32)])[0].shape == (32, 32, 3)
+    (tmp_path / "other").mkdir()
+    make_slide(tmp_path / "other", "a.svs", seed=2).replace(path)
+    with pytest.raises(SlideChangedError, match="changed since the viewer opened it"):
+        open_shown(command)
+    with open_shown(command | {"fingerprint": ""}) as slide:
+        assert slide.path == path

@@ -82,6 +82,76 @@ def test_a_run_is_repeated_from_its_report(tiny, svs, tmp_path):
     assert a == b
 
 
+def test_a_run_is_repeated_on_its_own_slide_and_model_only(tiny, svs, tmp_path):
+    slide, model = tmp_path / "in" / "a.svs", tmp_path / "model"
+    slide.parent.mkdir()
+    shutil.copy(svs, slide)
+    shutil.copytree(tiny, model)
+    asked = ["Is there tumor?", "-m", model, *FAST[:-2]]
+    assert run("score", slide, *asked, "-o", tmp_path / "in" / "runs" / "a").exit_code == 0
+    write_slide(slide, Scene(256, 256, seed=4), mpp=0.25, downsamples=(1, 4), overwrite=True)
+    other = run("repeat", tmp_path / "in" / "runs" / "a", "-o", tmp_path / "b")
+    assert other.exit_code == 1
+    assert "a.svs has another content now" in other.output
+    assert "a repetition is one of the same slide" in other.output.lower()
+    named = run("repeat", tmp_path / "in" / "runs" / "a", "-o", tmp_path / "b", "--slide", slide)
+    assert named.exit_code == 1
+    assert "not the slide of the run" in named.output
+    # Moved together with its run, it is found; under another name, it is named by hand.
+    shutil.copy(svs, slide)
+    moved = (tmp_path / "in").rename(tmp_path / "moved")
+    again = run("repeat", moved / "runs" / "a", "-o", tmp_path / "c")
+    assert again.exit_code == 0, again.output
+    shutil.move(moved / "a.svs", tmp_path / "away.svs")
+    again = run("repeat", moved / "runs" / "a", "-o", tmp_path / "d", "--slide", tmp_path / "away.svs")
+    assert again.exit_code == 0, again.output
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    changed = run("repeat", moved / "runs" / "a", "-o", tmp_path / "e", "--slide", tmp_path / "away.svs")
+    assert changed.exit_code == 1
+    assert "is not the model of" in changed.output
+    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "e").exists()
+
+
+def test_what_has_pictures_says_where_the_slide_is_missing(tiny, svs, tmp_path):
+    slide, folder = tmp_path / "a.svs", tmp_path / "runs" / "a"
+    shutil.copy(svs, slide)
+    asked = run("detect", slide, "-m", tiny, "-o", folder, *FAST)
+    assert (folder / "report.json").exists(), asked.output
+    away = slide.rename(tmp_path / "away.svs")
+    write_slide(slide, Scene(256, 256, seed=4), mpp=0.25, downsamples=(1, 4))
+    for words, out in (
+        (["report", folder, "--refresh"], None),
+        (["export", "spatialdata", folder], "s.zarr"),
+        (["export", "labels", folder], "l.zarr"),
+    ):
+        more = [] if out is None else ["-o", tmp_path / out]
+        told = run(*words, *more)
+        assert told.exit_code == 0, told.output
+        assert "note: a.svs was not found" in told.output
+        assert "--slide" in told.output
+        wrong = run(*words, *([] if out is None else ["-o", tmp_path / f"w{out}"]), "--slide", slide)
+        assert wrong.exit_code == 1
+        assert "not the slide of the run" in wrong.output
+        found = run(*words, *([] if out is None else ["-o", tmp_path / f"f{out}"]), "--slide", away)
+        assert found.exit_code == 0, found.output
+        assert "was not found" not in found.output
+    pictures = run("export", "coco", folder, "-o", tmp_path / "c.json", "--tiles", "--pictures")
+    assert pictures.exit_code == 1
+    assert "pictures of its tiles cannot be written" in pictures.output
+    assert run("report", folder, "--html").exit_code == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "a.svs was not found" in page
+    assert "This page has no pictures of it" in page
+    assert run("report", folder, "--html", "--slide", away).exit_code == 0
+    assert "was not found" not in (folder / "report.html").read_text(encoding="utf-8")
+    batch = run("export", "html", folder, folder, "-o", tmp_path / "h.html", "--slide", away)
+    assert batch.exit_code == 2
+
+
 def test_report_exports_and_schema(tiny, svs, tmp_path):
     run("score", svs, "Is there tumor?", "-m", tiny, "-o", tmp_path / "run", *FAST)
     shown = run("report", tmp_path / "run")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from qwenvl.cli import load_commands
 from qwenvl.request import Request, Task
 from workflows import export_geojson, run_slide
-from workflows._opening import frames_of
+from workflows._reopening import frames_of
 from workflows.cohort.check import check_rows
 from workflows.cohort.folder import BatchFolder
 from workflows.cohort.work import close_engine

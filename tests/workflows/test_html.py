@@ -146,7 +146,7 @@ def test_without_slide_scale_or_objects(tmp_path: Path) -> None:
     engine = Scripted(*[Answer(Status.EMPTY)] * 4)
     run_slide(MemorySlide(400, 400, None), request, engine, tmp_path / "run", mask="all")
     page = Page(write_slide_report(tmp_path / "run"))
-    assert "not at its place" in page.words
+    assert "was not found" in page.words
     assert "no densities" in page.words
     assert len(page.all("img")) == 1, "the picture the run drew stands in"
 

@@ -233,20 +233,20 @@ def test_fingerprint_of_large_files_and_folders(tmp_path: Path) -> None:
     large = tmp_path / "large"
     content = np.random.default_rng(0).bytes(5_000_000)
     large.write_bytes(content)
-    first = wsi.slide.fingerprint_path(large)
+    first = wsi.fingerprint.fingerprint_path(large)
     large.write_bytes(content + b"x")
-    assert wsi.slide.fingerprint_path(large) != first
+    assert wsi.fingerprint.fingerprint_path(large) != first
     large.write_bytes(b"x" + content[1:])
-    assert wsi.slide.fingerprint_path(large) != first
+    assert wsi.fingerprint.fingerprint_path(large) != first
     folder = write_ngff(tmp_path / "a.zarr", [PICTURE[..., 0]], "yx")
-    first = wsi.slide.fingerprint_path(folder)
+    first = wsi.fingerprint.fingerprint_path(folder)
     folder = folder.rename(tmp_path / "b.zarr")
-    assert wsi.slide.fingerprint_path(folder) == first
+    assert wsi.fingerprint.fingerprint_path(folder) == first
     chunk = folder / "0" / "c" / "0" / "0"
     data = bytearray(chunk.read_bytes())
     data[10] ^= 1
     chunk.write_bytes(data)
-    assert wsi.slide.fingerprint_path(folder) != first
+    assert wsi.fingerprint.fingerprint_path(folder) != first
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -43,8 +43,11 @@ def cells_of_labels(
     ------
     CellsError
         There is no cell, the stain is unknown, or the vocabulary does not fit.
+    SlideChangedError
+        The slide or the label image was rewritten while it was read.
     """
-    ids, boxes0, measured = measure_labels(slide, labels, _stains(stain), report)
+    with slide.watch.held(), labels.watch.held():
+        ids, boxes0, measured = measure_labels(slide, labels, _stains(stain), report)
     name = slide.path.name
     keys = [f"{name}/{each}" for each in ids[measured.row].tolist()]
     facts = _facts(slide, stain, "label image", measured) | {
@@ -96,7 +99,8 @@ def cells_of_run(
     boxes0 = np.concatenate([part.box for part in columns])[~point]
     label = np.concatenate([part.label for part in columns])[~point].astype(np.int64)
     score = np.concatenate([part.score for part in columns])[~point]
-    measured = measure_boxes(slide, boxes0, _stains(stain), report)
+    with slide.watch.held():
+        measured = measure_boxes(slide, boxes0, _stains(stain), report)
     kept = [key for key, is_point in zip(keys, point.tolist(), strict=True) if not is_point]
     facts |= _facts(slide, stain, "threshold in box", measured) | {"points": int(point.sum())}
     return _table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workflows.errors import CellsError
+from wsi.identity import FileWatch
 from wsi.slide import Slide
 
 _BLOCK = 2048
@@ -35,6 +37,11 @@ class LabelImage:
     path: Path
     array: Any
     scale0: float
+
+    @cached_property
+    def watch(self) -> FileWatch:
+        """Whether the file is still the one that is read, from the first use on; nothing for one in memory."""
+        return FileWatch.of(self.path) if self.path.exists() else FileWatch.nothing(self.path)
 
     @classmethod
     def open(cls, path: Path | str, slide: Slide, scale0: float | None = None) -> Self:

@@ -69,6 +69,8 @@ def write_samples(
         The slide is another one, a setting is out of range, or all cells would be on one side.
     ExportExistsError
         The folder is not empty.
+    SlideChangedError
+        The slide was rewritten while it was read; no conversations are written.
     """
     from PIL import Image
 
@@ -88,16 +90,17 @@ def write_samples(
     asked = question(table.vocabulary.noun)
     lines: dict[bool, list[str]] = {False: [], True: []}
     at_border = 0
-    for number, (row, out) in enumerate(zip(rows.tolist(), apart.tolist(), strict=True)):
-        picture, inside = read_crop(slide, table.centre0[row], size)
-        if report is not None:
-            report(number + 1, len(rows))
-        if not inside:
-            at_border += 1
-            continue
-        name = f"images/cell_{row:07d}.png"
-        Image.fromarray(picture).save(folder / name)
-        lines[out].append(json.dumps(_turns(name, asked, table.sentences[row]), ensure_ascii=False))
+    with slide.watch.held():
+        for number, (row, out) in enumerate(zip(rows.tolist(), apart.tolist(), strict=True)):
+            picture, inside = read_crop(slide, table.centre0[row], size)
+            if report is not None:
+                report(number + 1, len(rows))
+            if not inside:
+                at_border += 1
+                continue
+            name = f"images/cell_{row:07d}.png"
+            Image.fromarray(picture).save(folder / name)
+            lines[out].append(json.dumps(_turns(name, asked, table.sentences[row]), ensure_ascii=False))
     for out, name in ((False, TRAINING), (True, HELD_OUT)):
         partial = folder / (name + PARTIAL)
         partial.write_text("".join(line + "\n" for line in lines[out]), encoding="utf-8")

@@ -20,7 +20,7 @@ from qwenvl.engines.base import Engine
 from qwenvl.request import Request
 from workflows._folder import JOURNAL
 from workflows.cohort.folder import BatchFolder, CalledOff
-from workflows.errors import RunMismatchError, StoreError
+from workflows.errors import RunMismatchError, SlideMismatchError
 from workflows.quality import Inspector
 from workflows.store import RunStore
 from wsi.slide import Slide
@@ -62,7 +62,9 @@ def ask_part(
     ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOff, progress: Callable[[Any], None]
 ) -> Outcome:
     """Ask the tiles of a part that neither the slide's journal nor the part's own holds."""
-    from workflows._opening import find_mask, reopen
+    from workflows._opening import find_mask
+    from workflows._reopening import reopen
+    from workflows._watched import confirm_unchanged
     from workflows.cohort.work import Outcome
     from workflows.run.tiles import run_tiles
 
@@ -77,13 +79,14 @@ def ask_part(
             f"This worker's model {engine.info.model} ({engine.info.fingerprint}) is not the one that the run was "
             f"begun with ({manifest.model.fingerprint}). Give all workers the same checkpoint."
         )
-    slide = reopen(manifest.slide)
-    if slide is None:
-        raise StoreError(f"{manifest.slide.path} is no longer the slide that this run was begun on.")
-    with slide, RunStore.create(folder.part(ticket.id, part.name), manifest, rows) as store:
+    found = reopen(manifest.slide, folder.run(ticket.id))
+    if (slide := found.slide) is None:
+        raise SlideMismatchError(f"{found.note} The run was begun on it.")
+    with found, RunStore.create(folder.part(ticket.id, part.name), manifest, rows) as store:
         mask, _ = find_mask(manifest.mask.source, slide, manifest.mask.frame)
         inspector = Inspector.of(manifest.quality, slide, mask)
         done = run_tiles(store, slide, engine, mask, inspector=inspector, progress=progress, cancel=cancel)
+        confirm_unchanged(slide.watch, store)
         return Outcome(ticket.id, "stopped" if done.cancelled else "part", asked=done.answers)
 
 

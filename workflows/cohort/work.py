@@ -168,7 +168,7 @@ def _do(ticket: Ticket, folder: BatchFolder, engine: Engine | None, cancel: Call
     if ticket.merge:
         from workflows.slide_run import finish_run
 
-        return _ended(ticket, folder, finish_run(out), 0, cancelled=False)
+        return _ended(ticket, folder, finish_run(out, needs_slide=True), 0, cancelled=False)
     assert engine is not None
     return _slide(ticket, folder, engine, cancel, tell)
 

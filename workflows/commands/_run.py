@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qwenvl.request import Request
     from workflows.estimate import RunEstimate
     from workflows.slide_run import RunResult
+    from wsi.slide import Slide
 
 
 def print_estimate(slide: Path, estimate: RunEstimate) -> None:
@@ -53,13 +54,16 @@ def dry_run(slide: Path, request: Request, engine: Engine, options: RunOptions) 
     print_estimate(slide, estimate)
 
 
-def run_request(slide: Path, request: Request, engine: Engine, options: RunOptions, out: Path) -> RunResult:
+def run_request(
+    slide: Path | Slide, request: Request, engine: Engine, options: RunOptions, out: Path
+) -> RunResult:
     """Run a request with a progress bar. Ctrl-C stops it after the batch at hand."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from workflows.slide_run import run_slide
 
     _say_doubts(engine, request)
+    path = slide if isinstance(slide, Path) else slide.path
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[found]}"),
@@ -68,7 +72,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
         lines: dict[str, Any] = {}
 
         def show(state: Any) -> None:
-            name = f"{slide.name} {state.stage}".rstrip()
+            name = f"{path.name} {state.stage}".rstrip()
             if state.stage not in lines:
                 lines[state.stage] = bar.add_task(name, total=None, rate="", found="")
                 if state.eta and state.done < state.total:
@@ -99,7 +103,7 @@ def run_request(slide: Path, request: Request, engine: Engine, options: RunOptio
             progress=show,
             cancel=cancel,
             command=shlex.join(["qwenvl", *sys.argv[1:]]),
-            announce=lambda estimate: print_estimate(slide, estimate),
+            announce=lambda estimate: print_estimate(path, estimate),
             quality=options.quality(),
         )
 

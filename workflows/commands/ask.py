@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
 from workflows.commands.options import takes_run_options
 from workflows.run_options import RunOptions
-from wsi.names import path_of
+
+if TYPE_CHECKING:
+    from workflows.report import Report
+    from wsi.slide import Slide
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
 Labels = Annotated[str, typer.Option("-l", "--labels", metavar="A,B,...", help="Comma-separated labels.")]
@@ -102,6 +105,7 @@ def repeat(
     from workflows.run_options import load_engine
 
     earlier = Report.read(report)
+    opened = _slide_of(earlier, report if report.is_dir() else report.parent, slide)
     model, family = earlier.model.model, None
     if earlier.model.device == "server":
         if server is None:
@@ -117,8 +121,22 @@ def repeat(
     )  # fmt: skip
     engine, _ = load_engine(flags)
     if engine.info.fingerprint != earlier.model.fingerprint:
-        stop(f"{flags.model} is not the model of {report}: its weights or settings have changed since.")
-    _run_and_show(slide or path_of(earlier.slide.path), earlier.request, engine, flags)
+        stop(
+            f"{flags.model} is not the model of {report}: its weights or settings have changed since (fingerprint "
+            f"{engine.info.fingerprint}, then {earlier.model.fingerprint})."
+        )
+    with opened:
+        _run_and_show(opened, earlier.request, engine, flags)
+
+
+def _slide_of(earlier: Report, run: Path, slide: Path | None) -> Slide:
+    """The slide that a report is about, wherever it lies now; stops where it is not found."""
+    from workflows._reopening import reopen
+
+    found = reopen(earlier.slide, run, slide)
+    if found.slide is None:
+        stop(f"{found.said} A repetition is one of the same slide; for another, begin a run of its own.")
+    return found.slide
 
 
 def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
@@ -136,11 +154,12 @@ def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
         _run_and_show(slide, request, engine, run)
 
 
-def _run_and_show(slide: Path, request: Any, engine: Any, run: RunOptions) -> None:
+def _run_and_show(slide: Path | Slide, request: Any, engine: Any, run: RunOptions) -> None:
     from workflows.commands._run import run_request
     from workflows.commands._show import show_report
 
-    result = run_request(slide, request, engine, run, run.out or Path(f"{slide.stem}.run"))
+    path = slide if isinstance(slide, Path) else slide.path
+    result = run_request(slide, request, engine, run, run.out or Path(f"{path.stem}.run"))
     show_report(result.report, result.folder)
     if result.cancelled:
         typer.secho("Interrupted. Finished tiles are kept; repeat the command to go on.", err=True)

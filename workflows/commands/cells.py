@@ -274,18 +274,18 @@ def _open(path: Path, mpp: float | None) -> Slide:
 
 
 def _slide_of_run(run: Path, moved: Path | None, mpp: float | None) -> Slide:
-    from workflows._opening import open_path, reopen
+    from workflows._opening import open_path
+    from workflows._reopening import reopen_run
     from workflows.store import RunStore
 
     with RunStore.open(run) as store:
-        facts = store.manifest.slide
-    if moved is not None:
-        scale = mpp or (facts.mpp if facts.mpp_source == "user" else None)
-        return open_path(moved, scale, facts.options)
-    slide = reopen(facts)
-    if slide is None:
-        stop(f"The slide of {run} is not at {facts.path} any more, or has changed. Name it with --slide.")
-    return slide
+        facts, found = store.manifest.slide, reopen_run(store, moved)
+    if found.slide is None:
+        stop(found.said)
+    if mpp is None:
+        return found.slide
+    with found:
+        return open_path(found.slide.path, mpp, facts.options)
 
 
 def _with_tower(
@@ -299,7 +299,8 @@ def _with_tower(
 
     checkpoint = load_checkpoint(model, adapter=adapter, device=device)
     crops = iter_crops(slide, table.centre0, size)
-    vectors = embed(checkpoint, crops, lambda done: report(done, len(table)))
+    with slide.watch.held():
+        vectors = embed(checkpoint, crops, lambda done: report(done, len(table)))
     facts = {
         "tower_model": checkpoint.info.model, "tower_fingerprint": checkpoint.info.fingerprint,
         "tower_adapter": checkpoint.info.adapter or "", "crop_px": size.px, "crop_side0": size.side0,
@@ -341,7 +342,8 @@ def _write_sheet(
 
     with _open(slide, mpp or table.facts.get("mpp")) as opened:
         check_slide(table, opened)
-        crops = list(iter_crops(opened, table.centre0[rows], CropSize.of(opened)))
+        with opened.watch.held():
+            crops = list(iter_crops(opened, table.centre0[rows], CropSize.of(opened)))
     with new_path(out, (".png",), overwrite=overwrite) as partial:
         Image.fromarray(sheet(crops, [table.sentences[row] for row in rows])).save(partial, format="PNG")
 

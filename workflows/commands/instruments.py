@@ -122,7 +122,7 @@ def read_and_show(
     if pictures:
         from workflows.instruments.picture import save_pictures
 
-        save_pictures(result.report, out)
+        save_pictures(result.report, out, lambda text: typer.secho(f"note: {text}", err=True))
     _show_report(result.report, out)
     if result.cancelled:
         typer.secho("Interrupted. What was read is kept; repeat the command to go on.", err=True)

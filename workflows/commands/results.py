@@ -9,13 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from workflows.commands._guard import guarded, stop
+from workflows.commands._guard import USAGE, guarded, stop
 from workflows.commands.options import Frame
 from wsi.frames import PixelFrame
 
 export = typer.Typer(help="Write a run's results for other programs.", no_args_is_help=True)
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Tiles = Annotated[bool, typer.Option("--tiles", help="One row per tile instead of one per object.")]
+SlidePath = Annotated[
+    Path | None,
+    typer.Option("--slide", help="Where the slide lies now, if it moved and is not found beside the run."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 
 
@@ -27,6 +31,10 @@ class SchemaName(StrEnum):
     STUDY = "study"
 
 
+def _note(text: str) -> None:
+    typer.secho(f"note: {text}", err=True, fg=typer.colors.YELLOW)
+
+
 @guarded
 def report(
     run: RunFolder,
@@ -36,17 +44,18 @@ def report(
     html: Annotated[
         bool, typer.Option("--html", help="Write report.html, one file with pictures, into the run folder.")
     ] = False,
+    slide: SlidePath = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON.")] = False,
 ) -> None:
     """Show the report of a run; with --refresh, make it again from the stored answers."""
     from workflows.report import Report
     from workflows.slide_run import finish_run
 
-    made = finish_run(run) if refresh else Report.read(run)
+    made = finish_run(run, slide=slide, say=_note) if refresh else Report.read(run)
     if html:
         from workflows.html import write_slide_report
 
-        written = write_slide_report(run)
+        written = write_slide_report(run, slide_path=slide)
         if not as_json:
             typer.echo(f"{written} (open it in a browser)")
     if as_json:
@@ -131,12 +140,13 @@ def spatialdata(
     picture: Annotated[
         bool, typer.Option("--picture/--no-picture", help="Put an overview of the slide in.")
     ] = True,
+    slide: SlidePath = None,
     overwrite: Overwrite = False,
 ) -> None:
     """SpatialData: objects and tiles as shapes with tables, coordinate systems px and um."""
     from workflows.export import export_spatialdata
 
-    written = export_spatialdata(run, out, picture=picture, overwrite=overwrite)
+    written = export_spatialdata(run, out, picture=picture, overwrite=overwrite, slide_path=slide, say=_note)
     typer.echo(f"{out}: {written} shapes")
 
 
@@ -148,12 +158,13 @@ def labels(
     downsample: Annotated[
         float | None, typer.Option(min=1, help="Level-0 px per px; by default the model's scale.")
     ] = None,
+    slide: SlidePath = None,
     overwrite: Overwrite = False,
 ) -> None:
     """OME-Zarr 0.5 label images: one of objects, one of classes."""
     from workflows.export import export_labels
 
-    written = export_labels(run, out, downsample=downsample, overwrite=overwrite)
+    written = export_labels(run, out, downsample=downsample, overwrite=overwrite, slide_path=slide, say=_note)
     typer.echo(f"{out}: {written} objects")
 
 
@@ -182,12 +193,13 @@ def coco(
     pictures: Annotated[
         bool, typer.Option("--pictures", help="With --tiles: write the tiles' pictures too.")
     ] = False,
+    slide: SlidePath = None,
     overwrite: Overwrite = False,
 ) -> None:
     """COCO JSON of objects, for the slide or tile by tile."""
     from workflows.export import export_coco
 
-    written = export_coco(run, out, tiles=tiles, pictures=pictures, overwrite=overwrite)
+    written = export_coco(run, out, tiles=tiles, pictures=pictures, overwrite=overwrite, slide_path=slide)
     typer.echo(f"{out}: {written} annotations")
 
 
@@ -200,16 +212,19 @@ def html(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File ending in .html.")],
     title: Annotated[str, typer.Option(help="Of the report of several runs.")] = "Cohort",
+    slide: SlidePath = None,
     overwrite: Overwrite = False,
 ) -> None:
     """The report as one HTML file with pictures, to read, print and send."""
     from workflows._folder import JOURNAL
     from workflows.html import CohortSlide, write_batch_report, write_cohort_report, write_slide_report
 
+    if slide is not None and (len(runs) > 1 or not (runs[0] / JOURNAL).exists()):
+        stop("--slide names the slide of one run; leave it out for several.", USAGE)
     if len(runs) == 1 and runs[0].is_dir() and not (runs[0] / JOURNAL).exists():
         written = write_batch_report(runs[0], out, overwrite=overwrite)
     elif len(runs) == 1:
-        written = write_slide_report(runs[0], out, overwrite=overwrite)
+        written = write_slide_report(runs[0], out, overwrite=overwrite, slide_path=slide)
     else:
         slides = [CohortSlide(run.name, run) for run in runs]
         written = write_cohort_report(slides, out, title=title, overwrite=overwrite)
@@ -266,7 +281,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Precision, recall and F1 of a run's boxes against annotations."""
-    from workflows._opening import frames_of_run
+    from workflows._reopening import frames_of_run
     from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
 
     boxes, labels = run_boxes(run)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from workflows.documents.page import Page
 from workflows.errors import WorkflowError
 from wsi.cleanup import clean_up, cleaning_up
-from wsi.fingerprint import fingerprint_path
+from wsi.identity import FileWatch
 
 DPI = 144.0
 """Default resolution: print of 8 pt has letters of about 8 px, which the families read."""
@@ -94,12 +94,15 @@ class Document:
     encrypted : bool
     fingerprint : str
         Hash of the file's content.
+    watch : FileWatch
+        Whether the file is still the one that was opened.
     """
 
     def __init__(self, path: Path, pdf: Any, picture: NDArray[np.uint8] | None, encrypted: bool) -> None:
         self.path = path
         self.encrypted = encrypted
-        self.fingerprint = fingerprint_path(path)
+        self.watch = FileWatch.of(path)
+        self.fingerprint = self.watch.fingerprint
         self._pdf, self._picture = pdf, picture
         self.pages = 1 if pdf is None else len(pdf)
 

@@ -19,6 +19,7 @@ from qwenvl.parse.extracted import valid_items
 from qwenvl.request import Generation
 from qwenvl.subject import Subject
 from workflows._splitting import Split, Why, path_of
+from workflows._watched import check_unchanged, confirm_unchanged
 from workflows.documents._run import manifest_of
 from workflows.documents.document import DPI, Document, DocumentError, PageError, page_range
 from workflows.documents.page import Page, TextLayer
@@ -228,6 +229,8 @@ def read_paper(
         The folder holds another run.
     EngineError, RequestError
         The model is unusable. What was answered is stored.
+    SlideChangedError
+        The file was rewritten while it was read. Nothing of that batch is stored, and no report is written.
     """
     plan = plan_paper(document, schema, engine, settings or ReadSettings())
     manifest = manifest_of(
@@ -270,6 +273,7 @@ def _ask(
     return run_items(
         [item(window) for window in windows.values()], [plan.question.request], engine, store, split=split,
         on_batch=progress, refine=lambda _, answer: _salvaged(answer, plan), cancel=cancel,
+        guard=lambda: check_unchanged(document.watch, store),
         batch_size=None if engine.info.device == "server" else 1,
     ).cancelled  # fmt: skip
 
@@ -319,6 +323,7 @@ def _finish(store: RunStore, document: Document, plan: Plan, manifest: Manifest)
             continue
         # Without their pixels, the pages of a long paper fit into memory; boxes need the size alone.
         pages[number] = replace(page, picture=np.broadcast_to(np.uint8(255), page.picture.shape))
+    confirm_unchanged(document.watch, store)
     paper = paper_of(store, document, plan.pages, pages, errors, plan.question, plan.planned, manifest)
     paper.write(store.folder)
     marked = sorted(

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from workflows._opening import reopen
-from workflows.provenance import SlideFacts
+from pathlib import Path
+
+from workflows._reopening import reopen_run
+from workflows.store import RunStore
 from wsi.slide import RGB
 from wsi.tissue import overview
 
 _UNREADABLE = 128
 
 
-def slide_picture(facts: SlideFacts, side: int = 2048) -> tuple[RGB, tuple[float, float]] | None:
+def slide_picture(
+    store: RunStore, side: int = 2048, slide: Path | None = None
+) -> tuple[RGB, tuple[float, float]] | str:
     """The slide of a run, at most `side` px wide or high, and level-0 px per px of it along x and y.
 
-    Gray where it cannot be read. None where the slide is no longer at its place, or another one is.
+    Gray where it cannot be read. A sentence that says why, where the slide is not found; see `workflows._reopening`.
+
+    Raises
+    ------
+    SlideMismatchError, SlideError
+        `slide`, where the user says it lies, is another one or cannot be opened.
+    SlideChangedError
+        It was rewritten meanwhile.
     """
-    slide = reopen(facts)
-    if slide is None:
-        return None
-    with slide:
-        shrink = min(1.0, side / max(slide.width, slide.height))
-        size = max(1, round(slide.width * shrink)), max(1, round(slide.height * shrink))
-        picture, unreadable = overview(slide, size)
+    with reopen_run(store, slide) as found:
+        if found.slide is None:
+            return found.said
+        opened, facts = found.slide, store.manifest.slide
+        shrink = min(1.0, side / max(opened.width, opened.height))
+        size = max(1, round(opened.width * shrink)), max(1, round(opened.height * shrink))
+        with opened.watch.held():
+            picture, unreadable = overview(opened, size)
         picture[unreadable] = _UNREADABLE
     return picture, (facts.width / size[0], facts.height / size[1])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.request import Task
-from workflows._opening import reopen
+from workflows._reopening import reopen_run
 from workflows._rows import tile_of
 from workflows.errors import ExportError
 from workflows.export._file import new_path, new_text_file
@@ -31,7 +31,13 @@ PICTURES = "_tiles"
 
 
 def export_coco(
-    run: Path | str, out: Path | str, *, tiles: bool = False, pictures: bool = False, overwrite: bool = False
+    run: Path | str,
+    out: Path | str,
+    *,
+    tiles: bool = False,
+    pictures: bool = False,
+    overwrite: bool = False,
+    slide_path: Path | None = None,
 ) -> int:
     """Write the objects of a detect or point run as COCO JSON.
 
@@ -44,6 +50,8 @@ def export_coco(
     ----------
     pictures : bool
         With `tiles`: also write the pictures, as PNG, into `<name of out>_tiles/`; needs the slide.
+    slide_path : Path, optional
+        Where the run's slide lies now; found by itself where it moved together with the run.
 
     Returns
     -------
@@ -52,7 +60,7 @@ def export_coco(
 
     Raises
     ------
-    RunNotFoundError, StoreError, ExportExistsError, ExportError
+    RunNotFoundError, StoreError, ExportExistsError, ExportError, SlideMismatchError, SlideChangedError
     """
     out = Path(out)
     with RunStore.open(run) as store:
@@ -67,7 +75,7 @@ def export_coco(
         frame = _Tiles(store) if tiles else _WholeSlide(store)
         if pictures:
             folder = out.with_name(out.name.split(".json")[0] + PICTURES)
-            _write_pictures(store, frame, folder)
+            _write_pictures(store, frame, folder, slide_path)
         with new_text_file(out, _SUFFIXES, overwrite=overwrite) as stream:
             stream.write(f'{{"info":{_dumps(_info(store))},\n"licenses":[],\n')
             stream.write(f'"categories":{_dumps(list(_categories(objects)))},\n"images":[')
@@ -204,25 +212,25 @@ def _categories(objects: RunObjects) -> Iterator[dict[str, Any]]:
         yield {"id": number, "name": label, "supercategory": "", **more}
 
 
-def _write_pictures(store: RunStore, frame: _WholeSlide | _Tiles, folder: Path) -> None:
+def _write_pictures(
+    store: RunStore, frame: _WholeSlide | _Tiles, folder: Path, slide_path: Path | None
+) -> None:
     from wsi.image_files import write_png
 
     assert isinstance(frame, _Tiles)
-    slide = reopen(store.manifest.slide)
-    if slide is None:
-        raise ExportError(
-            f"{store.manifest.slide.path} is not there, or is another file now: its pictures cannot be written."
-        )
-    if folder.exists():
-        raise ExportError(f"{folder} exists already. Move it away, or name another file.")
-    with slide, new_path(folder, (PICTURES,), overwrite=False) as partial:
-        partial.mkdir()
-        for row in frame.table:
-            tile = tile_of(row)
-            picture = slide.read_scaled(
-                tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height)
-            )
-            write_png(partial / picture_name(tile.index), picture)
+    with reopen_run(store, slide_path) as found:
+        if (slide := found.slide) is None:
+            raise ExportError(f"{found.said} The pictures of its tiles cannot be written.")
+        if folder.exists():
+            raise ExportError(f"{folder} exists already. Move it away, or name another file.")
+        with new_path(folder, (PICTURES,), overwrite=False) as partial, slide.watch.held():
+            partial.mkdir()
+            for row in frame.table:
+                tile = tile_of(row)
+                picture = slide.read_scaled(
+                    tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height)
+                )
+                write_png(partial / picture_name(tile.index), picture)
 
 
 def _info(store: RunStore) -> dict[str, Any]:

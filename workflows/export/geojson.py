@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import Status
 from qwenvl.request import Task
-from workflows._opening import frames_of
+from workflows._reopening import frames_of
 from workflows._rows import StoredAnswer
 from workflows.colours import FAILED, RGBColour
 from workflows.export._columns import REVIEWS
@@ -82,7 +82,7 @@ def export_geojson(
     """
     with RunStore.open(run) as store:
         with_objects = store.manifest.request.task in _OBJECT_TASKS
-        frames = frames_of(store.manifest.slide, frame)
+        frames = frames_of(store.manifest.slide, frame, store.folder)
         place = partial(frames.from_level0, frame=frame)
         mark = _answers_so_far(store)
         head = _dumps(_head(store) | ({} if mark is None else {ANSWERS: mark}) | frames.record(frame))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.request import Task
+from workflows._reopening import tell
 from workflows.errors import ExportError
 from workflows.export._columns import scale_of
 from workflows.export._file import new_path
@@ -30,20 +31,30 @@ _SMALLEST = 256
 
 
 def export_labels(
-    run: Path | str, out: Path | str, *, downsample: float | None = None, overwrite: bool = False
+    run: Path | str,
+    out: Path | str,
+    *,
+    downsample: float | None = None,
+    overwrite: bool = False,
+    slide_path: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> int:
     """Write the objects of a run as an OME-Zarr with two label images, `labels/objects` and `labels/classes`.
 
     Boxes are filled, points are discs of 3 px. In `objects` the value is the object's `instance` (as in the tables),
     in `classes` 1 + the position of its class; names and colours are in the `image-label` metadata. Where objects
     overlap, the later one covers the earlier. The image the labels belong to is an overview of the slide (2048 px),
-    where the slide is still at its place. Only what holds objects takes space, and memory does not grow with
+    where the slide is found. Only what holds objects takes space, and memory does not grow with
     the slide or the number of objects.
 
     Parameters
     ----------
     downsample : float, optional
         Level-0 px per px of the finest level, at least 1; by default the scale at which the model saw the slide.
+    slide_path : Path, optional
+        Where the run's slide lies now; found by itself where it moved together with the run.
+    say : callable, optional
+        Gets why there is no picture of the slide, where there is none; by default it is logged.
 
     Returns
     -------
@@ -52,7 +63,7 @@ def export_labels(
 
     Raises
     ------
-    RunNotFoundError, StoreError, ExportExistsError, ExportError
+    RunNotFoundError, StoreError, ExportExistsError, ExportError, SlideMismatchError
     """
     import zarr
 
@@ -65,6 +76,7 @@ def export_labels(
         if step < 1:
             raise ExportError(f"downsample: {step} is finer than the slide; use 1 or more.")
         objects = RunObjects(store)
+        found = slide_picture(store, slide=slide_path)
         with new_path(Path(out), _SUFFIXES, overwrite=overwrite) as partial:
             names = ("objects", "classes")
             root = zarr.create_group(partial, zarr_format=3)
@@ -88,13 +100,16 @@ def export_labels(
                     "multiscales": [_multiscale(f"{slide.name} {name}", "yx", shapes, (step, step), slide)],
                     "image-label": _image_label(objects) if name == "classes" else {},
                 }
-            if (found := slide_picture(slide)) is not None:
+            about = {"run": str(manifest.run_id), "labels": list(objects.labels)}
+            if not isinstance(found, str):
                 _write_picture(root, *found, slide)
             else:
+                about["no_picture"] = found
+                tell(f"{found} The labels are written without its picture.", say)
                 # Readers look for an image first; without the slide, the classes stand for it.
                 image = _multiscale(slide.name, "yx", shapes, (step, step), slide, "labels/classes/")
                 root.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
-            root.attrs["qwenvl"] = {"run": str(manifest.run_id), "labels": list(objects.labels)}
+            root.attrs["qwenvl"] = about
     return number
 
 

@@ -9,13 +9,14 @@ the coordinate systems 'px' (level 0) and, where the scale is known, 'um'. 'glob
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workflows._reopening import tell
 from workflows.export._columns import scale_of
 from workflows.export._file import new_path, require
 from workflows.export._picture import slide_picture
@@ -30,19 +31,29 @@ _OBJECT_TASKS = ("detect", "point")
 
 
 def export_spatialdata(
-    run: Path | str, out: Path | str, *, picture: bool = True, overwrite: bool = False
+    run: Path | str,
+    out: Path | str,
+    *,
+    picture: bool = True,
+    overwrite: bool = False,
+    slide_path: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> int:
     """Write a run as a SpatialData store.
 
     Elements: `shapes/tiles` with `tables/tile_table`; for detect and point also `shapes/objects` with
     `tables/object_table`, one row per object in the same order (boxes as polygons, points as circles), unless none
-    was found; `images/overview`, the slide at most 2048 px wide or high, where it is still at its place.
+    was found; `images/overview`, the slide at most 2048 px wide or high, where it is found.
     Tables and shapes are joined by `instance`.
 
     Parameters
     ----------
     picture : bool
         Put the overview of the slide in.
+    slide_path : Path, optional
+        Where the run's slide lies now; found by itself where it moved together with the run.
+    say : callable, optional
+        Gets why there is no picture of the slide, where there is none; by default it is logged.
 
     Returns
     -------
@@ -51,7 +62,7 @@ def export_spatialdata(
 
     Raises
     ------
-    RunNotFoundError, StoreError, ExportExistsError, ExportError
+    RunNotFoundError, StoreError, ExportExistsError, ExportError, SlideMismatchError
         ExportError also where pyarrow is not installed.
     """
     require("pyarrow", "SpatialData", "'napari-qwenvl[spatialdata]'")
@@ -78,8 +89,12 @@ def export_spatialdata(
                 _write_objects(objects, partial / "shapes", shapes)
                 group = _table(tables, "objects", "object_table")
                 number += write_objects(objects, group, "objects", _join("objects"))
-        if picture and (found := slide_picture(slide)) is not None:
-            _write_picture(root.create_group("images").create_group("overview"), *found, slide)
+        if picture:
+            found = slide_picture(store, slide=slide_path)
+            if isinstance(found, str):
+                tell(f"{found} The store is written without images/overview.", say)
+            else:
+                _write_picture(root.create_group("images").create_group("overview"), *found, slide)
     return number
 
 

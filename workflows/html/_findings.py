@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,13 +15,12 @@ import numpy as np
 
 from qwenvl.answer import Status
 from qwenvl.request import Task
-from workflows._opening import reopen
+from workflows._reopening import reopen_run
 from workflows._rows import StoredAnswer
 from workflows.export.objects import RunObjects
 from workflows.heatmap import tile_channels, tile_values
 from workflows.html._page import jpeg
 from workflows.store import RunStore
-from wsi.cleanup import cleaning_up
 from wsi.errors import SlideError
 from wsi.slide import Slide
 
@@ -54,10 +55,13 @@ class Group:
     findings: tuple[Finding, ...]
 
 
-def findings_of(store: RunStore, objects: RunObjects, cited: Sequence[int] = ()) -> list[Group]:
+def findings_of(
+    store: RunStore, objects: RunObjects, cited: Sequence[int] = (), slide_path: Path | None = None
+) -> list[Group]:
     """Groups for the task of the run; `cited` tiles are shown besides, in a group of their own."""
-    slide = reopen(store.manifest.slide)
-    with cleaning_up(*([] if slide is None else [slide.close])):
+    with reopen_run(store, slide_path) as found, ExitStack() as stack:
+        if (slide := found.slide) is not None:
+            stack.enter_context(slide.watch.held())
         groups = list(_of_objects(objects, slide) if _finds_objects(store) else _of_tiles(store, slide))
         if cited:
             groups.append(_cited(store, slide, cited))

@@ -60,15 +60,13 @@ class Overview:
     note: str | None = None
 
 
-def overview_of(store: RunStore, objects: RunObjects) -> Overview:
+def overview_of(store: RunStore, objects: RunObjects, slide_path: Path | None = None) -> Overview:
     """Slide, objects, heatmap and what was not answered."""
     manifest = store.manifest
-    found = slide_picture(manifest.slide, _SIDE)
-    if found is None:
+    found = slide_picture(store, _SIDE, slide_path)
+    if isinstance(found, str):
         drawn = _drawn(store.folder)
-        return Overview(
-            drawn, 0, 0, (), None, None, "The slide is not at its place any more (or another file is)."
-        )
+        return Overview(drawn, 0, 0, (), None, None, found)
     picture, factor = found
     height, width = picture.shape[:2]
     layers = []

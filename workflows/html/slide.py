@@ -33,7 +33,13 @@ _STATUSES = {
 }
 
 
-def write_slide_report(run: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> Path:
+def write_slide_report(
+    run: Path | str,
+    out: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    slide_path: Path | None = None,
+) -> Path:
     """Write the report of a run as one HTML file that needs no network.
 
     It shows what is stored now, also while a run goes on: the overview with objects and heatmap, counts and
@@ -48,6 +54,9 @@ def write_slide_report(run: Path | str, out: Path | str | None = None, *, overwr
         File ending in .html; by default `report.html` in the run folder, which is always replaced.
     overwrite : bool
         Replace `out` where it exists.
+    slide_path : Path, optional
+        Where the run's slide lies now; found by itself where it moved together with the run. Without the slide the
+        page says so, and shows the overview that the run drew.
 
     Returns
     -------
@@ -56,6 +65,10 @@ def write_slide_report(run: Path | str, out: Path | str | None = None, *, overwr
     Raises
     ------
     RunNotFoundError, StoreError, ExportExistsError, ExportError
+    SlideMismatchError
+        `slide_path` is another slide.
+    SlideChangedError
+        The slide was rewritten while its places were read.
     """
     folder = Path(run)
     own = out is None
@@ -74,10 +87,10 @@ def write_slide_report(run: Path | str, out: Path | str | None = None, *, overwr
             "report": report,
             "title": report.slide.name,
             "question": question_words(report),
-            "overview": overview_of(store, objects),
+            "overview": overview_of(store, objects, slide_path),
             "numbers": object_numbers(store, objects) if finds_objects else None,
             "results": report.results,
-            "groups": findings_of(store, objects, cited),
+            "groups": findings_of(store, objects, cited, slide_path),
             "statuses": _statuses(report),
             "narrative": narrative,
             "labels": list(objects.colours),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from workflows._reopening import tell
+from workflows.instruments.errors import PhotographError
 from workflows.instruments.photograph import Pixels, load_photograph
 from workflows.instruments.report import PICTURES, InstrumentReport, PhotographReport
 from workflows.instruments.values import Reading, ValueStatus
+from wsi.errors import SlideChangedError
+from wsi.identity import FileWatch
+from wsi.names import path_of
 
 _COLOURS = {
     ValueStatus.READ: (30, 160, 60), ValueStatus.INVALID: (215, 60, 40), ValueStatus.EMPTY: (120, 120, 120),
@@ -35,8 +41,15 @@ def draw_report(photograph: PhotographReport, pixels: Pixels) -> Pixels:
     return np.asarray(np.vstack([canvas, words]), np.uint8)
 
 
-def save_pictures(report: InstrumentReport, folder: Path) -> int:
-    """Write a JPEG per photograph into `pictures/`; those that cannot be opened are left out.
+def save_pictures(report: InstrumentReport, folder: Path, say: Callable[[str], None] | None = None) -> int:
+    """Write a JPEG per photograph into `pictures/`.
+
+    Left out are photographs that could not be read, and those that have another content by now.
+
+    Parameters
+    ----------
+    say : callable, optional
+        Gets why a photograph that was read is left out; by default it is logged.
 
     Returns
     -------
@@ -50,7 +63,17 @@ def save_pictures(report: InstrumentReport, folder: Path) -> int:
     for number, photograph in enumerate(report.photographs):
         if photograph.width is None:
             continue
-        drawn = draw_report(photograph, load_photograph(Path(photograph.path)))
+        path = path_of(photograph.path)
+        try:
+            watch = FileWatch.of(path)
+            if watch.fingerprint != photograph.fingerprint:
+                raise PhotographError(f"{path} has another content than was read")
+            with watch.held():
+                pixels = load_photograph(path)
+        except (OSError, PhotographError, SlideChangedError) as error:
+            tell(f"{photograph.name} is not drawn: {error}", say)
+            continue
+        drawn = draw_report(photograph, pixels)
         Image.fromarray(drawn).save(
             folder / PICTURES / f"{number:04d}_{Path(photograph.name).stem}.jpg", quality=90
         )

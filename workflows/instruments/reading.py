@@ -28,7 +28,8 @@ from workflows.provenance import ItemsManifest, model_facts, software_versions, 
 from workflows.run.item_store import ItemStore
 from workflows.run.items import Item, Progress, run_items
 from workflows.run.writing import writing
-from wsi.fingerprint import fingerprint_path
+from wsi.errors import SlideChangedError
+from wsi.identity import FileWatch
 from wsi.names import path_text
 
 _BATCH = 32
@@ -165,21 +166,21 @@ class _Batch:
         self, files: Sequence[Path], asking: Asking, views: Sequence[tuple[View, Request]], store: ItemStore
     ) -> None:
         self._files, self._asking, self._views, self._store = files, asking, views, store
-        self._fingerprints: dict[Path, str] = {}
+        self._watches: dict[Path, FileWatch] = {}
         self._errors: dict[Path, str] = {}
         self._open: tuple[Path, Pixels] | None = None
         for path in files:
             try:
-                self._fingerprints[path] = fingerprint_path(path)
+                self._watches[path] = FileWatch.of(path)
             except OSError as error:
                 self._errors[path] = str(error)
-        keys = [self._key(path, n) for path in self._fingerprints for n in range(len(views))]
+        keys = [self._key(path, n) for path in self._watches for n in range(len(views))]
         self._numbers = store.numbers(keys)
 
     @property
     def items(self) -> list[Item]:
         """Every view of every photograph; photographs of one content are one."""
-        of_content = {fingerprint: path for path, fingerprint in self._fingerprints.items()}
+        of_content = {watch.fingerprint: path for path, watch in self._watches.items()}
         return [
             Item(self._numbers[self._key(path, n)], partial(self._load, path, view), request)
             for path in of_content.values()
@@ -187,13 +188,15 @@ class _Batch:
         ]
 
     def _key(self, path: Path, view: int) -> str:
-        return f"{self._fingerprints[path]} {view}"
+        return f"{self._watches[path].fingerprint} {view}"
 
     def _load(self, path: Path, view: View) -> Pixels | Answer:
         if self._open is None or self._open[0] != path:
             try:
-                self._open = path, load_photograph(path)
-            except (OSError, PhotographError) as error:
+                with self._watches[path].held():
+                    self._open = path, load_photograph(path)
+            except (OSError, PhotographError, SlideChangedError) as error:
+                self._open = None
                 return Answer.failure(str(error), notes=(_UNREAD,))
         pixels = self._open[1]
         return Part.of((pixels.shape[1], pixels.shape[0]), view.region, self._asking.side).cut(pixels)
@@ -211,13 +214,15 @@ class _Batch:
                 yield self._report(path, told)
 
     def _report(self, path: Path, answers: Sequence[Answer]) -> PhotographReport:
-        fingerprint, sheet = self._fingerprints[path], self._asking.sheet
+        watch, sheet = self._watches[path], self._asking.sheet
+        fingerprint = watch.fingerprint
         unread = next((answer.error for answer in answers if _UNREAD in answer.notes), None)
         if unread is not None:
             return self._unread(path, fingerprint, unread)
         try:
-            size = photograph_size(path)
-        except PhotographError as error:
+            with watch.guarded():
+                size = photograph_size(path)
+        except (PhotographError, SlideChangedError) as error:
             return self._unread(path, fingerprint, str(error))
         readings: dict[str, Reading] = {}
         for (view, _), answer in zip(self._views, answers, strict=True):

@@ -32,7 +32,7 @@ from workflows._rows import (
     object_rows,
     stored_answer,
 )
-from workflows._schema import connect, named_errors, set_pragmas, transaction
+from workflows._schema import DOUBTS, connect, named_errors, set_pragmas, transaction
 from workflows._splitting import Split
 from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
 from workflows.provenance import Identified
@@ -181,6 +181,10 @@ class Journal(Generic[M]):
         clean_up(error, self.close)
 
     def _require_same(self, manifest: M) -> None:
+        if doubts := self.doubts():
+            raise RunMismatchError(
+                f"{self.folder} may hold answers about two contents of one file. {doubts[0]}"
+            )
         here, asked = self.manifest.identity, manifest.identity
         differing = [key for key in asked if here.get(key) != asked[key]]
         if differing:
@@ -256,6 +260,16 @@ class Journal(Generic[M]):
         else:
             code = (before + sum_checksum(added)) % SUM_MODULUS
         self._connection.execute("INSERT OR REPLACE INTO main.checks VALUES (?, ?)", (name, code))
+
+    def doubt(self, words: str) -> None:
+        """Remember why the answers may be of two contents of a file; the run cannot go on from then on."""
+        with self._transaction():
+            self._connection.execute(DOUBTS)
+            self._connection.execute("INSERT OR IGNORE INTO doubts VALUES (?)", (words,))
+
+    def doubts(self) -> tuple[str, ...]:
+        """Why the answers may be of two contents of a file; empty where they are of one."""
+        return tuple(row[0] for row in self._rows("SELECT words FROM doubts")) if self._has("doubts") else ()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from workflows._splitting import (
     why_split,
     zoom_of,
 )
+from workflows._watched import check_unchanged
 from workflows.quality import Inspector, excluded
 from workflows.run.items import Asked, Item, Progress, run_items
 from workflows.store import RunStore
@@ -102,13 +103,16 @@ def run_tiles(
     ------
     EngineError
         The model is unusable, or a tile does not fit into memory however small. What was answered is stored.
+    SlideChangedError
+        The slide was rewritten while it was read. Nothing of that batch is stored.
     """
     job = _TileJob(store, slide, mask, inspector)
     rows = store.tiles()
     rows = rows[~np.isin(rows["tile"], list(store.skipped()))]
     return run_items(
         TileItems(slide, rows, job.load), [store.manifest.request], engine, store, split=job.split, on_batch=progress,
-        refine=job.noted, no_room=_no_room, cancel=cancel, retry_failed=retry_failed, limit=limit, workers=workers,
+        refine=job.noted, no_room=_no_room, guard=lambda: check_unchanged(slide.watch, store), cancel=cancel,
+        retry_failed=retry_failed, limit=limit, workers=workers,
     )  # fmt: skip
 
 

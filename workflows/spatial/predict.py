@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from qwenvl.answer import Status
 from qwenvl.engines.base import Engine
 from qwenvl.request import Request
+from workflows._watched import check_unchanged, confirm_unchanged
 from workflows.errors import ForeignFolderError
 from workflows.heatmap import tile_values, write_heatmap
 from workflows.provenance import (
@@ -118,7 +119,9 @@ def predict_spots(
             on_batch=tell,
             cancel=cancel,
             workers=workers,
+            guard=lambda: check_unchanged(found.slide.watch, *stores),
         )
+        doubts = confirm_unchanged(found.slide.watch, *stores)
         values = np.stack([_values(store, len(table)) for store in stores], axis=1)
         statuses: dict[str, int] = {}
         for store in stores:
@@ -127,7 +130,7 @@ def predict_spots(
             report, heatmap = summarise(store)
             if heatmap is not None:
                 write_heatmap(store.folder, heatmap, store.manifest)
-            report.write(store.folder)
+            report.model_copy(update={"warnings": (*report.warnings, *doubts)}).write(store.folder)
         pending = len(table) * len(stores) - sum(statuses.values())
         statuses = {name: number for name, number in {**statuses, "pending": pending}.items() if number}
     return Predicted(tuple(t.name for t in targets), values, statuses, done.answers, done.cancelled)

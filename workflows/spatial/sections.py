@@ -93,6 +93,8 @@ def opened(entry: SectionEntry) -> Iterator[OpenedSection]:
     Raises
     ------
     SpatialError, SlideError
+    SlideChangedError
+        The slide was rewritten while the section was open.
     """
     from wsi import open_slide
 
@@ -106,7 +108,7 @@ def opened(entry: SectionEntry) -> Iterator[OpenedSection]:
     if slide.mpp is None and section is not None and section.um_per_px is not None:
         slide.close()
         slide = open_slide(entry.image, mpp=section.um_per_px)
-    with cleaning_up(slide.close):
+    with cleaning_up(slide.close), slide.watch.held():
         mask = TissueMask.from_slide(slide)
         if section is None:
             section = lay_places(slide, mask, entry.pitch_um or VISIUM_PITCH_UM, entry.name)

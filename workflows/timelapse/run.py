@@ -19,6 +19,7 @@ from qwenvl.film import UNITS
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
 from workflows._folder import refuse_foreign, replace_whole
+from workflows._watched import confirm_unchanged
 from workflows.errors import StackError
 from workflows.merged import iter_merged
 from workflows.provenance import (
@@ -144,6 +145,8 @@ def ask_film(
 
     Raises
     ------
+    SlideChangedError
+        The film was rewritten while its frames were read.
     StackError, RequestError, EngineError
     """
     assert sampling.size is not None
@@ -155,7 +158,8 @@ def ask_film(
         words = range_words(request.prompt, stamps)
         fields = {"task": Task.EXTRACT, "prompt": words, "output_schema": range_schema(stamps)}
         request = Request.model_validate({**request.model_dump(), **fields})
-    film = Subject.film([stack.picture(frame, sampling.size) for frame in sampling.frames], stamps)
+    with stack.slide.watch.held():
+        film = Subject.film([stack.picture(frame, sampling.size) for frame in sampling.frames], stamps)
     answer = engine.answer([film], request)[0]
     ranges: list[TimeRange] = []
     notes: list[str] = []
@@ -270,7 +274,9 @@ def ask_frames(
     )  # fmt: skip
     with writing(RunStore.create(out, manifest, table, overwrite=overwrite)) as store:
         run_tiles(store, strip, engine, mask, progress=progress, cancel=cancel, limit=limit, workers=workers)
+        doubts = confirm_unchanged(strip.watch, store)
         report, tracked = _frame_report(store, strip, sampling, rules or LinkRules(), threshold, bridge)
+        report = report.model_copy(update={"warnings": (*report.warnings, *doubts)})
         if tracked is not None:
             objects, links = tracked
             replace_whole(

@@ -21,6 +21,7 @@ from workflows.provenance import GridFacts, grid_facts
 from workflows.timelapse.stack import Stack
 from wsi.errors import RegionError
 from wsi.grid import TileGrid
+from wsi.identity import FileWatch
 from wsi.slide import RGB, Level, Slide
 from wsi.tissue import TissueMask
 
@@ -54,9 +55,9 @@ class Strip(Slide):
         self.options = MappingProxyType({**slide.options, "plane": place})
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def watch(self) -> FileWatch:  # type: ignore[override]
         """That of the stack's file."""
-        return self.stack.slide.fingerprint
+        return self.stack.slide.watch
 
     def frame_at(self, x0: float) -> int:
         """Which of the strip's frames a column of level-0 px lies in."""

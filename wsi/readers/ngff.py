@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import zarr
 
 from wsi.address import RemotePath
 from wsi.errors import ReadError, SlideError, UnsupportedSlideError
+from wsi.identity import FileWatch
 from wsi.readers.description import Description, Layout
 from wsi.readers.ngff_chunks import Chunks, chunks_of
 from wsi.readers.ngff_container import MARKERS, Container, is_ngff_folder
@@ -44,7 +46,7 @@ class NgffSource(Source):
     name = "ngff"
 
     def __init__(self, path: Path, series: int | None = None) -> None:
-        self.path = path
+        self.path, self._series = path, series
         self._arrays: list[zarr.Array[Any]] = []
         self._chunks: list[Chunks | None] = []  # None: read by zarr
         self._container: Container | None = None
@@ -156,13 +158,27 @@ class NgffSource(Source):
             self._container.close()
             self._container = None
 
-    def fingerprint(self) -> str | None:
-        """Hash of metadata and of chunks spread over levels 0 and last, at an address; None elsewhere.
+    @cached_property
+    def watch(self) -> FileWatch:
+        """The folder or zip file; at an address, what is hashed of it, which is fetched anew to compare."""
+        if isinstance(self.path, RemotePath):
+            return FileWatch(self.path, (), self._hash_of_address, self._fetched_anew)
+        return super().watch
+
+    def _fetched_anew(self) -> str:
+        source = NgffSource(self.path, self._series)
+        try:
+            return source._hash_of_address()
+        finally:
+            source.close()
+
+    def _hash_of_address(self) -> str:
+        """Hash of metadata and of chunks spread over levels 0 and last.
 
         The same bytes give the same hash, whichever server sends them.
         """
-        if self._container is None or not isinstance(self.path, RemotePath):
-            return None
+        if self._container is None:
+            raise ReadError(f"{self.path} is closed")
         digest = hashlib.sha256(self.description.identity.encode())
         for place in sorted({self.description.properties["ngff.group"], *self._places}):
             for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"):

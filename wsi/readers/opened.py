@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from wsi.colour import COLOURS, INTENT, SrgbConverter
 from wsi.errors import ColourError, PlaneError, UnknownMppError
-from wsi.fingerprint import fingerprint_files
+from wsi.identity import FileWatch
 from wsi.readers.choices import settle
 from wsi.readers.description import Description, Layout
 from wsi.readers.orientation import stored_region, turn
@@ -176,12 +175,10 @@ class OpenedSlide(Slide):
         """The same slide with 'stored' or 'srgb' colours, through the same handles. Raises ColourError."""
         return OpenedSlide(self._source, replace(self._options, colour=colour), self._again)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the content of every file that the slide consists of; their names and place do not count."""
-        return self._source.fingerprint() or fingerprint_files(
-            self.description.files, self.description.identity
-        )
+    @property
+    def watch(self) -> FileWatch:  # type: ignore[override]
+        """Every file that the slide consists of, shared by all planes and colours; see `wsi.identity`."""
+        return self._source.watch
 
     @property
     def associated(self) -> Sequence[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from wsi.errors import PlaneError
+from wsi.fingerprint import fingerprint_files
+from wsi.identity import FileWatch
 from wsi.readers.description import Description, Layout
 from wsi.resample import resize
 from wsi.slide import RGB, Level
@@ -67,9 +70,11 @@ class Source(ABC):
         """A region of several channels, each as `read_channel` gives it; a reader may read them at once."""
         return [self.read_channel(x, y, width, height, level, t, z, channel) for channel in channels]
 
-    def fingerprint(self) -> str | None:
-        """Hash of the content where there are no local `files` to hash; None where there are."""
-        return None
+    @cached_property
+    def watch(self) -> FileWatch:
+        """The files of the image as they were when the fingerprint was taken, on first use."""
+        files, identity = self.description.files, self.description.identity
+        return FileWatch(self.path, files, lambda: fingerprint_files(files, identity))
 
     def read_associated(self, name: str) -> RGB:
         """An associated image, uint8 (h, w, 3). Raises KeyError for an unknown name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sqlite3
 import threading
 
@@ -20,6 +21,7 @@ from workflows.documents.reading import ReadSettings, plan_paper, read_paper
 from workflows.documents.schema import Boxes
 from workflows.errors import RunMismatchError
 from workflows.store import RunStore
+from wsi.errors import SlideChangedError
 
 
 def table_of(run):
@@ -252,3 +254,21 @@ def test_the_password_is_stored_nowhere(made, tmp_path):
             assert b"hush-hush" not in path.read_bytes()
     (raw,) = sqlite3.connect(tmp_path / "run" / "run.sqlite").execute("SELECT json FROM manifest").fetchone()
     assert json.loads(raw)["slide"]["reader"] == "pdf"
+
+
+def test_a_paper_that_is_rewritten_ends_the_run(made, tmp_path):
+    folder = tmp_path / "made"
+    shutil.copytree(made, folder)
+    paper = folder / "paper-001.pdf"
+    with oracle_engine(folder) as (_, engine), open_document(paper) as document:
+        asked = engine.answer
+
+        def answer(*given):
+            told = asked(*given)
+            paper.write_bytes(paper.read_bytes() + b"\n% more")
+            return told
+
+        engine.answer = answer
+        with pytest.raises(SlideChangedError, match=r"paper-001\.pdf changed while it was read"):
+            read_paper(document, schema_of(folder), engine, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "a run without an answer leaves nothing"

@@ -281,3 +281,21 @@ def test_the_grammar_holds_a_true_answer_and_stops_at_a_wrong_one(made):
     assert taken(answer)
     assert not taken(wrong)
     assert not taken(answer.replace("bbox_2d", "box"))
+
+
+def test_a_photograph_that_is_rewritten_fails_alone_and_says_so(made, tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    first, second = sorted((folder / "photographs").iterdir())[:2]
+
+    def load(path):
+        pixels = load_photograph(path)
+        if path == first:
+            path.write_bytes(second.read_bytes())
+        return pixels
+
+    monkeypatch.setattr("workflows.instruments.reading.load_photograph", load)
+    report = read(folder, tmp_path / "out").report
+    errors = {photograph.name: photograph.error for photograph in report.photographs if photograph.error}
+    assert list(errors) == [first.name]
+    assert "changed while it was read" in errors[first.name]

@@ -27,8 +27,9 @@ from workflows.spatial.job import PredictionSettings, evaluate_prediction, predi
 from workflows.spatial.predict import ANSWERS, LOCATED, slug
 from workflows.spatial.questions import region_question
 from workflows.spatial.samples import SampleSettings, write_samples
+from workflows.spatial.sections import SectionEntry
 from workflows.store import RunStore
-from wsi.errors import ReadError
+from wsi.errors import ReadError, SlideChangedError
 
 TARGETS = parse_targets(["DARK1", "LIGHT1"])
 SETTINGS = SampleSettings(mpp=2.0, tile_size=96, region_mpp=5.0, most_spots=40, margin=0.0)
@@ -353,3 +354,39 @@ def test_the_genes_have_to_be_named(visium, section_slide, tmp_path):
     result = run("predict", visium, "-i", section_slide, "-o", tmp_path / "p")
     assert result.exit_code == 2
     assert "Name the genes" in result.output
+
+
+class Rewriting(DarknessEngine):
+    """Rewrites the slide after a batch was read."""
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+
+    def answer(self, pictures, request):
+        write_section_slide(self._path, seed=9)
+        return super().answer(pictures, request)
+
+
+def test_a_section_that_is_rewritten_ends_the_prediction(visium, tmp_path):
+    slide = write_section_slide(tmp_path / "section.png", seed=3)
+    entry = SectionEntry(visium, slide, "one")
+    with pytest.raises(SlideChangedError, match=r"section\.png changed while it was read"):
+        predict_section(entry, TARGETS, Rewriting(slide), tmp_path / "out", ASKED)
+    assert not (tmp_path / "out" / "prediction.json").exists()
+    assert not list((tmp_path / "out").rglob("run.sqlite")), "runs without an answer leave nothing"
+
+
+def test_samples_of_a_section_that_is_rewritten_are_not_written(visium, tmp_path, embedded):
+    slide = write_section_slide(tmp_path / "section.png", seed=3)
+    writer = Writer.of(embedded)
+
+    def rewrite(words):
+        write_section_slide(slide, seed=9)
+
+    with pytest.raises(SlideChangedError):
+        write_samples(
+            [SectionEntry(visium, slide, "one")], TARGETS, tmp_path / "out", writer, embedded.processor, SETTINGS,
+            progress=rewrite,
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 
 from qwenvl.request import Request
 from workflows.errors import RunMismatchError, StackError
+from workflows.store import RunStore
 from workflows.timelapse.picture import write_timeline
 from workflows.timelapse.report import TimelapseReport
 from workflows.timelapse.run import ask_film, ask_frames, choose_frames
 from workflows.timelapse.sampling import frame_changes
 from workflows.timelapse.stack import open_stack
 from workflows.timelapse.strip import fit_tiles
+from wsi.errors import SlideChangedError
 
 SCORE = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
 DETECT = Request(task="detect", labels=("spot",), tile_size=96, overlap=0)
@@ -244,3 +246,32 @@ def test_the_commands(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     bare = write_stack(tmp_path / "bare.ome.tif", spots_film(4))
     assert "--interval" in run("when", str(bare), "Is it bright?", code=1)
     assert "no range" in run("when", str(bare), "Is it bright?", "--interval", "1min", "-o", "bare")
+
+
+class Rewriting(SpotEngine):
+    """Rewrites the film after its second batch was read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def answer(self, pictures: Any, request: Request) -> Any:
+        told = super().answer(pictures, request)
+        if len(self.asked) == 4:
+            write_stack(self._path, spots_film(bright=(1, 2)), PhysicalSizeX=0.5, PhysicalSizeY=0.5)
+        return told
+
+
+def test_a_film_that_is_rewritten_ends_the_run(film: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with_stack = open_stack(film)
+    engine = Rewriting(film)
+    sampling = choose_frames(with_stack, engine, side=96, budget=None)
+    with pytest.raises(SlideChangedError, match=r"film\.ome\.tif changed"):
+        ask_frames(with_stack, engine, SCORE, sampling, out)
+    assert len(engine.asked) == 4
+    assert not (out / "timelapse.json").exists()
+    with RunStore.open(out) as store:
+        assert store.finished().tolist() == [0, 1]
+    with pytest.raises(SlideChangedError):
+        ask_film(with_stack, engine, Request(task="ask", prompt="What?"), sampling)
