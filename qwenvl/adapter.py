@@ -120,9 +120,8 @@ class AdapterSwitch:
         dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
         config = read_settings(folder)
         weights, language_only = convert_names(config, read_weights(folder), modules)
-        note = (
-            language_note(config) if language_only else None
-        )  # before peft writes this base into the settings
+        # Before peft writes this base into the settings.
+        note = language_note(config) if language_only else None
         if getattr(config, "init_lora_weights", True) not in (True, False, None, "gaussian"):
             kept.guard(modules.values())  # such a beginning takes a part out of the base's weights
         with warnings.catch_warnings():
