@@ -18,7 +18,7 @@ from qwenvl.request import Request
 
 def write_adapter(
     model: Any, checkpoint: Checkpoint, folder: Path, *, name: str, request: Request, facts: Mapping[str, Any]
-) -> Path:  # fmt: skip
+) -> Path:
     """Write an adapter; the folder takes its name when all is written.
 
     Parameters
@@ -57,15 +57,18 @@ def write_card(
         "name": name,
         "hash": adapter_hash(folder),
         "base": {
-            "name": checkpoint.info.model, "family": checkpoint.family.name,
+            "name": checkpoint.info.model,
+            "family": checkpoint.family.name,
             "fingerprint": base_fingerprint(checkpoint),
         },
         "processor": checkpoint.processor.as_dict(),
         "labels": list(request.labels),
         "request": request.model_dump(mode="json"),
-        "versions": {package: version(package) for package in ("napari-qwenvl", "peft", "torch", "transformers")},
+        "versions": {
+            package: version(package) for package in ("napari-qwenvl", "peft", "torch", "transformers")
+        },
         **facts,
-    }  # fmt: skip
+    }
     path = folder / CARD
     partial = path.with_suffix(".part")
     partial.write_text(
@@ -80,10 +83,10 @@ def _own_words(
     labels = ", ".join(request.labels)
     path.write_text(
         f"# {name}\n\nAdapter of {checkpoint.info.model} ({checkpoint.family.name}) for: {labels}.\n\n"
-        f"Use it with `qwenvl {request.task} SLIDE --adapter {name} --labels \"{labels}\"`. What it was trained on and "
+        f'Use it with `qwenvl {request.task} SLIDE --adapter {name} --labels "{labels}"`. What it was trained on and '
         f"how good it is stands in `{CARD}`.\n",
         encoding="utf-8",
-    )  # fmt: skip
+    )
 
 
 def merge_adapter(

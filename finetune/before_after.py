@@ -116,16 +116,21 @@ def write_before_after(config: FinetuneConfig, adapter: Path, folder: Path, *, m
         truth = tuple(item for item in cut.objects if item.label in names)
         rows.append(
             {
-                "slide": cut.slide, "path": str(dataset.find(dataset.slide(cut.slide), config.images).absolute()),
+                "slide": cut.slide,
+                "path": str(dataset.find(dataset.slide(cut.slide), config.images).absolute()),
                 "rect": [tile.x0, tile.y0, tile.x0 + tile.width0, tile.y0 + tile.height0],
-                "size": [tile.width, tile.height], "picture": name,
-                "truth": _plain(truth), "before": _plain(was.objects), "after": _plain(now.objects),
+                "size": [tile.width, tile.height],
+                "picture": name,
+                "truth": _plain(truth),
+                "before": _plain(was.objects),
+                "after": _plain(now.objects),
                 "status": {"before": was.status.value, "after": now.status.value},
                 "counts": {
-                    "before": asdict(agreement(truth, was.objects)), "after": asdict(agreement(truth, now.objects)),
+                    "before": asdict(agreement(truth, was.objects)),
+                    "after": asdict(agreement(truth, now.objects)),
                 },
             }
-        )  # fmt: skip
+        )
     (partial / FILE).write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     target = folder / FOLDER
     shutil.rmtree(target, ignore_errors=True)

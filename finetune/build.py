@@ -259,9 +259,15 @@ class _Builder:
                 "--exhaustive whole)"
             )
         return Dataset(
-            name, names, tuple(self.slides.values()), tuple(self.labels), tuple(self.areas), tuple(self.sources),
-            tuple(self.refused[:_MOST_LISTED]), tuple(notes),
-        )  # fmt: skip
+            name,
+            names,
+            tuple(self.slides.values()),
+            tuple(self.labels),
+            tuple(self.areas),
+            tuple(self.sources),
+            tuple(self.refused[:_MOST_LISTED]),
+            tuple(notes),
+        )
 
 
 def with_patients(

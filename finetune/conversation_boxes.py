@@ -94,9 +94,11 @@ def sizes_of(pictures: Sequence[Path]) -> tuple[tuple[int, int], ...]:
 
 
 def _placed(
-    objects: Mapping[str, Any], pictures: Sequence[Path], numbers: Callable[[list[float], tuple[int, int]], list[int]],
+    objects: Mapping[str, Any],
+    pictures: Sequence[Path],
+    numbers: Callable[[list[float], tuple[int, int]], list[int]],
     relative: bool,
-) -> list[list[Any]]:  # fmt: skip
+) -> list[list[Any]]:
     places = objects.get("bbox") or []
     if not isinstance(places, list):
         raise ValueError(f"its boxes are {places!a:.60}")

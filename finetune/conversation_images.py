@@ -169,6 +169,8 @@ def _seems_image(value: Any) -> bool:
         return any(_seems_image(each) for each in value[:5])
     if isinstance(value, Mapping):
         return any(_seems_image(value.get(key)) for key in _KEYS_OF_NAMES)
-    return isinstance(value, str) and len(value) < 500 and (
-        value.startswith("data:image/") or _LOOKS.search(value.strip()) is not None
-    )  # fmt: skip
+    return (
+        isinstance(value, str)
+        and len(value) < 500
+        and (value.startswith("data:image/") or _LOOKS.search(value.strip()) is not None)
+    )

@@ -104,8 +104,13 @@ class ConversationExam:
 
     @classmethod
     def of(
-        cls, conversations: Sequence[Conversation], generation: Generation, *, most: int | None = None, seed: int = 0
-    ) -> ConversationExam:  # fmt: skip
+        cls,
+        conversations: Sequence[Conversation],
+        generation: Generation,
+        *,
+        most: int | None = None,
+        seed: int = 0,
+    ) -> ConversationExam:
         """An exam of a file's conversations; of more than `most`, some drawn once.
 
         Raises
@@ -185,9 +190,13 @@ def request_for(
         size = int(np.median(sides))
     size = min(8192, max(32, size or Request.model_fields["tile_size"].default))
     return Request(
-        task=Task.ASK, prompt=question[:20000], system_prompt=system, tile_size=size,
-        overlap=min(size // 2, overlap), generation=generation,
-    )  # fmt: skip
+        task=Task.ASK,
+        prompt=question[:20000],
+        system_prompt=system,
+        tile_size=size,
+        overlap=min(size // 2, overlap),
+        generation=generation,
+    )
 
 
 def read_split(

@@ -73,8 +73,16 @@ def _centre(box: tuple[float, float, float, float]) -> tuple[float, float]:
 
 
 _COLUMNS = (
-    "f1", "f1@0.3", "precision", "recall", "ap", "point_f1", "count_error", "parse_rate", "duplicate_rate",
-)  # fmt: skip
+    "f1",
+    "f1@0.3",
+    "precision",
+    "recall",
+    "ap",
+    "point_f1",
+    "count_error",
+    "parse_rate",
+    "duplicate_rate",
+)
 _TEXT_COLUMNS = ("exact", "token_f1", "rouge_l", "parse_rate", "schema_rate", "field_accuracy", "auroc")
 
 

@@ -167,9 +167,16 @@ def _conversation(row: Any, path: Path, numbers: _Numbers, relative: bool) -> Co
 
 
 def write_conversations(
-    cuts: Sequence[LabelledCut], reader: TileReader, request: Request, writer: Writer, processor: ProcessorSettings,
-    folder: Path, form: str, *, overwrite: bool = False,
-) -> Path:  # fmt: skip
+    cuts: Sequence[LabelledCut],
+    reader: TileReader,
+    request: Request,
+    writer: Writer,
+    processor: ProcessorSettings,
+    folder: Path,
+    form: str,
+    *,
+    overwrite: bool = False,
+) -> Path:
     """Write tiles and their conversations for another tool.
 
     Parameters
@@ -223,8 +230,14 @@ def write_conversations(
 
 
 def _row(
-    form: str, row_id: str, image: str, cut: LabelledCut, request: Request, writer: Writer, frame: PictureFrame
-) -> dict[str, Any]:  # fmt: skip
+    form: str,
+    row_id: str,
+    image: str,
+    cut: LabelledCut,
+    request: Request,
+    writer: Writer,
+    frame: PictureFrame,
+) -> dict[str, Any]:
     prompt = build_prompt(request)
     objects = [item for item in cut.objects if item.label in request.labels]
     answer = writer.answer(request.task, objects, frame)
@@ -285,9 +298,12 @@ def _swift_row(
 
 def _settings(form: str, writer: Writer, processor: ProcessorSettings, absolute: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "form": form, "family": writer.family.name, "coordinates": str(writer.family.space),
-        "min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels,
-    }  # fmt: skip
+        "form": form,
+        "family": writer.family.name,
+        "coordinates": str(writer.family.space),
+        "min_pixels": processor.min_pixels,
+        "max_pixels": processor.max_pixels,
+    }
     if form == "ms-swift":
         facts["environment"] = {"QWENVL_BBOX_FORMAT": "new"}
         facts["arguments"] = {"norm_bbox": "none" if absolute else "norm1000"}
@@ -295,13 +311,17 @@ def _settings(form: str, writer: Writer, processor: ProcessorSettings, absolute:
     if form == "sharegpt":
         facts["dataset_info"] = {
             "labels": {
-                "file_name": "data.json", "formatting": "sharegpt",
+                "file_name": "data.json",
+                "formatting": "sharegpt",
                 "columns": {"messages": "messages", "images": "images"},
                 "tags": {
-                    "role_tag": "role", "content_tag": "content", "user_tag": "user",
-                    "assistant_tag": "assistant", "system_tag": "system",
+                    "role_tag": "role",
+                    "content_tag": "content",
+                    "user_tag": "user",
+                    "assistant_tag": "assistant",
+                    "system_tag": "system",
                 },
             }
-        }  # fmt: skip
+        }
         facts["image_max_pixels"] = processor.max_pixels
     return facts

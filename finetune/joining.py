@@ -37,11 +37,15 @@ def join_datasets(name: str, datasets: Sequence[Dataset]) -> Dataset:
             moved = replace(area, slide=ids[area.slide])
             areas.setdefault((moved.slide, moved.ring, moved.names), moved)
     return Dataset(
-        name, tuple(names), tuple(slides.values()), tuple(labels.values()), tuple(areas.values()),
+        name,
+        tuple(names),
+        tuple(slides.values()),
+        tuple(labels.values()),
+        tuple(areas.values()),
         sources=tuple(source for dataset in datasets for source in dataset.sources),
         refused=tuple(text for dataset in datasets for text in dataset.refused),
         notes=tuple(text for dataset in datasets for text in dataset.notes),
-    )  # fmt: skip
+    )
 
 
 def _place(slides: dict[str, SlideEntry], entry: SlideEntry) -> str:

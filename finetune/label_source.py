@@ -156,10 +156,15 @@ class LabelSource:
 def replace_task(request: Request, task: Task) -> Request:
     """The same labels, asked as another task."""
     return Request(
-        task=task, labels=request.labels, system_prompt=request.system_prompt, mpp=request.mpp,
-        tile_size=request.tile_size, overlap=request.overlap, max_objects=request.max_objects,
+        task=task,
+        labels=request.labels,
+        system_prompt=request.system_prompt,
+        mpp=request.mpp,
+        tile_size=request.tile_size,
+        overlap=request.overlap,
+        max_objects=request.max_objects,
         generation=request.generation,
-    )  # fmt: skip
+    )
 
 
 def validation_cuts(

@@ -50,7 +50,11 @@ def quantised_model(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
     )
     architecture = getattr(transformers, checkpoint.family.architecture)
     model = architecture.from_pretrained(
-        find_checkpoint(config.base), dtype=torch.bfloat16, quantization_config=settings, use_safetensors=True,
-        local_files_only=True, device_map={"": str(checkpoint.device)},
-    )  # fmt: skip
+        find_checkpoint(config.base),
+        dtype=torch.bfloat16,
+        quantization_config=settings,
+        use_safetensors=True,
+        local_files_only=True,
+        device_map={"": str(checkpoint.device)},
+    )
     return model.eval().requires_grad_(False)

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from finetune.collate import KEYS, PLACES, SOURCES, Collator
 from finetune.config import FinetuneConfig
 from finetune.curves import Curves, plot_curves
-from finetune.errors import DivergedError, RecipeError
+from finetune.errors import DivergedError
 from finetune.evaluate import Measuring, engine_of
 from finetune.examples import Plan
 from finetune.frozen_vision import FrozenVision
-from finetune.loss import NumberTokens, answer_loss
+from finetune.loss import NumberTokens, answer_loss, whole_numbers
 from finetune.metrics import best_of
 from finetune.schedule import ScheduledExamples
+from finetune.states import BEST, LAST, STATES, best_score, last_state, save_weights
 from qwenvl.checkpoint import Checkpoint
 
-STATES, BEST, LAST, TENSORBOARD = "states", "best", "last", "tensorboard"
+TENSORBOARD = "tensorboard"
 CURVES = ("f1", "f1@0.3", "ap", "exact", "token_f1", "field_accuracy", "auroc")
 """Measurements that are drawn over the steps."""
 
@@ -68,10 +75,17 @@ class Loop:
     """
 
     def __init__(
-        self, config: FinetuneConfig, folder: Path, checkpoint: Checkpoint, model: Any, vision: FrozenVision | None,
-        collator: Collator, names: tuple[str, ...], progress: Callable[[Step], None] | None,
+        self,
+        config: FinetuneConfig,
+        folder: Path,
+        checkpoint: Checkpoint,
+        model: Any,
+        vision: FrozenVision | None,
+        collator: Collator,
+        names: tuple[str, ...],
+        progress: Callable[[Step], None] | None,
         cancel: threading.Event | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.folder, self.checkpoint = config, folder, checkpoint
         self.model, self.vision, self.collator = model, vision, collator
         self.progress, self.cancel = progress, cancel
@@ -90,7 +104,7 @@ class Loop:
         device = self.checkpoint.device
         return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
-    def loss_of(self, model: Any, batch: dict[str, Any], count: Any = None) -> Tensor:
+    def loss_of(self, model: nn.Module, batch: dict[str, Any], count: Tensor | int | None = None) -> Tensor:
         """Loss of a batch; its keys tell the frozen tower which tiles it has seen."""
         batch = dict(batch)
         keys, places, labels = batch.pop(KEYS, None), batch.pop(PLACES, None), batch.pop("labels")
@@ -106,9 +120,17 @@ class Loop:
             heavy = torch.isin(labels, self._label_tokens.to(labels.device)) & places[:, : labels.shape[1]]
             weights = torch.where(heavy, self.config.train.label_weight, 1.0)
         loss = answer_loss(
-            logits, labels, count, numbers=self.numbers, places=places, sigma=self.config.train.soft_coordinates,
-            weights=weights, teacher=teacher, taught_rows=rows, distil=self.config.replay.distil,
-        )  # fmt: skip
+            logits,
+            labels,
+            count,
+            numbers=self.numbers,
+            places=places,
+            sigma=self.config.train.soft_coordinates,
+            weights=weights,
+            teacher=teacher,
+            taught_rows=rows,
+            distil=self.config.replay.distil,
+        )
         return loss + self.auxiliary_loss(batch, labels)
 
     def auxiliary_loss(self, batch: dict[str, Any], labels: Tensor) -> Tensor | float:
@@ -127,7 +149,7 @@ class Loop:
         return rows if len(rows) else None
 
     @torch.no_grad()
-    def _base_logits(self, batch: dict[str, Any], rows: Tensor, keys: Any) -> Tensor:
+    def _base_logits(self, batch: dict[str, Any], rows: Tensor, keys: list[str | None] | None) -> Tensor:
         """What the model says of some rows without its adapter."""
         part = {name: batch[name][rows] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
         shown = batch["mm_token_type_ids"].sum(1) > 0
@@ -165,9 +187,13 @@ class Loop:
         self.prepare()
         watcher = _Watcher(self, exam, first)
         trainer = _Trainer(
-            self, model=self.model, args=self._arguments(states), train_dataset=examples,  # type: ignore[arg-type]
-            data_collator=self.collator, callbacks=[watcher],
-        )  # fmt: skip
+            self,
+            model=self.model,
+            args=self._arguments(states),
+            train_dataset=examples,  # type: ignore[arg-type]
+            data_collator=self.collator,
+            callbacks=[watcher],
+        )
         trainer.remove_callback(PrinterCallback)
         last = self.folder / LAST
         if found is not None and first >= train.steps:
@@ -178,7 +204,7 @@ class Loop:
             step = max(first, trainer.state.global_step)
             stopped = step < train.steps
             if not stopped:
-                _save_weights(self.model, last)
+                save_weights(self.model, last)
         self.release()
         plot_curves(self.folder)
         best = self.folder / BEST
@@ -229,8 +255,12 @@ class _Trainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         loss = self._loop.loss_of(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise _diverged(self._loop, self.state.global_step, f"the loss is {float(loss.detach())}")
@@ -247,14 +277,23 @@ class _Watcher(TrainerCallback):
         measured = exam is not None and loop.config.evaluate.every
         self.scores = Curves(loop.folder / "validation.csv", first + 1) if measured else None
         self.board = _board(loop.folder / TENSORBOARD, first)
-        self.best = _best_score(loop.folder / BEST, loop.config.metric)
+        self.best = best_score(loop.folder / BEST, loop.config.metric)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: object
+    ) -> None:
         for name, parameter in self.loop.model.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise _diverged(self.loop, state.global_step, f"the gradient of {name} is not a number")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **rest: object,
+    ) -> None:
         if not logs or "loss" not in logs:
             return
         step, rate = state.global_step, float(logs.get("learning_rate", 0.0))
@@ -274,7 +313,9 @@ class _Watcher(TrainerCallback):
             metric = self.loop.config.metric
             self.loop.progress(Step(step, state.max_steps, loss, rate, seconds, metric, self.best))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: object
+    ) -> TrainerControl:
         every = self.loop.config.evaluate.every
         if self.exam is not None and every and state.global_step % every == 0:
             self._measure(state.global_step)
@@ -283,7 +324,9 @@ class _Watcher(TrainerCallback):
             control.should_training_stop = True
         return control
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: object
+    ) -> None:
         if self.board is not None:
             self.board.close()
 
@@ -302,7 +345,7 @@ class _Watcher(TrainerCallback):
             return
         if self.best is None or best_of([{metric: self.best}, {metric: value}], metric) == 1:
             self.best = value
-            _save_weights(loop.model, loop.folder / BEST)
+            save_weights(loop.model, loop.folder / BEST)
             text = json.dumps({"step": step, "metric": metric, "value": value, **score.as_dict()})
             (loop.folder / BEST / "score.json").write_text(text + "\n", encoding="utf-8")
 
@@ -310,12 +353,6 @@ class _Watcher(TrainerCallback):
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
-
-
-def last_state(folder: Path) -> Path | None:
-    """The newest state that was written whole."""
-    states = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(states, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
@@ -338,22 +375,6 @@ def _diverged(loop: Loop, step: int, what: str) -> DivergedError:
     )
 
 
-def _save_weights(model: Any, folder: Path) -> None:
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _best_score(folder: Path, metric: str) -> float | None:
-    path = folder / "score.json"
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return float(content["value"]) if content["metric"] == metric else None
-
-
 def _board(folder: Path, first: int) -> Any:
     """TensorBoard's writer, where it is installed; the CSV files hold the same numbers."""
     try:
@@ -361,22 +382,6 @@ def _board(folder: Path, first: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=first + 1)
-
-
-def whole_numbers(tokenizer: Any, setting: str) -> NumberTokens:
-    """The tokens that are whole numbers.
-
-    Raises
-    ------
-    RecipeError
-        The vocabulary has none, and `setting` needs them.
-    """
-    numbers = NumberTokens(tokenizer)
-    if not numbers:
-        raise RecipeError(
-            f"{setting} needs whole numbers as tokens, and this vocabulary writes digits: set it to 0"
-        )
-    return numbers
 
 
 def _label_tokens(tokenizer: Any, names: tuple[str, ...]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.errors import RecipeError
 from finetune.tokens import IGNORED
 
 _REACH = 4  # standard deviations that a soft target spans
@@ -35,6 +36,22 @@ class NumberTokens:
 
     def __bool__(self) -> bool:
         return bool(self.groups)
+
+
+def whole_numbers(tokenizer: Any, setting: str) -> NumberTokens:
+    """The tokens that are whole numbers.
+
+    Raises
+    ------
+    RecipeError
+        The vocabulary has none, and `setting` needs them.
+    """
+    numbers = NumberTokens(tokenizer)
+    if not numbers:
+        raise RecipeError(
+            f"{setting} needs whole numbers as tokens, and this vocabulary writes digits: set it to 0"
+        )
+    return numbers
 
 
 def answer_loss(

@@ -78,11 +78,12 @@ class Score:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "tiles": self.tiles, **{key: _rounded(value) for key, value in self.values.items()},
+            "tiles": self.tiles,
+            **{key: _rounded(value) for key, value in self.values.items()},
             f"{self.metric}_interval": [_rounded(value) for value in self.interval],
             "classes": {name: {k: _rounded(v) for k, v in row.items()} for name, row in self.classes.items()},
             "confusion": self.confusion,
-        }  # fmt: skip
+        }
 
 
 @dataclass

@@ -111,9 +111,14 @@ def preflight(
         shares=schedule.shares(),
         refused=len(schedule.refused),
         memory_bytes=training_memory(
-            base, sum(learning.values()), max(lengths), batch_size, checkpointing=checkpointing, compute=compute
+            base,
+            sum(learning.values()),
+            max(lengths),
+            batch_size,
+            checkpointing=checkpointing,
+            compute=compute,
         ),
-    )  # fmt: skip
+    )
 
 
 def training_memory(

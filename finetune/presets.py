@@ -58,11 +58,14 @@ class Preset:
 
 SMALL = (
     Preset(
-        "small model", "all language layers and the merger of a small checkpoint such as the embedded one",
+        "small model",
+        "all language layers and the merger of a small checkpoint such as the embedded one",
         {"rank": 32, "targets": "language", "merger": True},
-        {"batch": 8, "learning_rate": 1.5e-3, "label_weight": 2.0, "bfloat16": True}, replay=0.4, distil=0.7,
+        {"batch": 8, "learning_rate": 1.5e-3, "label_weight": 2.0, "bfloat16": True},
+        replay=0.4,
+        distil=0.7,
     ),
-)  # fmt: skip
+)
 LARGE = (
     Preset(
         "thorough", "attention and MLP of the language model: learns most, needs replay most",
@@ -127,14 +130,23 @@ class BaseFacts:
             text = found.config.get("text_config", found.config)
             hidden, heads = text["hidden_size"], text["num_attention_heads"]
             widths = ModelWidths(
-                text["num_hidden_layers"], text.get("num_key_value_heads", heads),
-                text.get("head_dim") or hidden // heads, hidden, text.get("intermediate_size", 4 * hidden),
-                text["vocab_size"], 0,
-            )  # fmt: skip
+                text["num_hidden_layers"],
+                text.get("num_key_value_heads", heads),
+                text.get("head_dim") or hidden // heads,
+                hidden,
+                text.get("intermediate_size", 4 * hidden),
+                text["vocab_size"],
+                0,
+            )
             size = 4 if found.dtype == "float32" else 2
             return cls(
-                found.parameters, found.quantisable, size, widths, found.tokens_per_tile(tile_size), model == EMBEDDED
-            )  # fmt: skip
+                found.parameters,
+                found.quantisable,
+                size,
+                widths,
+                found.tokens_per_tile(tile_size),
+                model == EMBEDDED,
+            )
         for known in KNOWN_MODELS:
             if known.name == model:
                 w = known.widths
@@ -233,8 +245,12 @@ def free_memory() -> tuple[int | None, str]:
         try:
             words = subprocess.run(
                 ["nvidia-smi", "--query-gpu=memory.free,name", "--format=csv,noheader,nounits"],
-                capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
-            ).stdout  # fmt: skip
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=10,
+                check=True,
+            ).stdout
             rows = [line.split(",", 1) for line in words.splitlines() if "," in line]
             best = max(rows, key=lambda row: int(row[0]))
             return int(best[0]) * 2**20, best[1].strip()

@@ -199,9 +199,8 @@ def answer_text(
 
 
 def generated_items(
-    loads: Sequence[Load],
-    requests: Sequence[Request], kit: Kit, engine: Engine,
-) -> list[tuple[Item, Request, Answer]]:  # fmt: skip
+    loads: Sequence[Load], requests: Sequence[Request], kit: Kit, engine: Engine
+) -> list[tuple[Item, Request, Answer]]:
     """Questions asked of the base model about pictures, each picture one question, and its complete answers."""
     rng = np.random.default_rng([kit.seed, 3])
     chosen = rng.integers(len(requests), size=len(loads))
@@ -212,16 +211,19 @@ def generated_items(
         for (load, size, key), answer in zip(rows, ask(engine, pictures, request), strict=True):
             text = answer_text(answer, request, kit.writer, kit.checkpoint, size)
             if text is not None:
-                turn = Turn(build_prompt(request), text, request.system_prompt,
-                            places=request.task in (Task.DETECT, Task.POINT))  # fmt: skip
+                turn = Turn(
+                    build_prompt(request),
+                    text,
+                    request.system_prompt,
+                    places=request.task in (Task.DETECT, Task.POINT),
+                )
                 found.append((Item(turn, load, size, key), request, answer))
     return found
 
 
 def _generated(
-    settings: ReplaySource, kit: Kit, engine: Engine,
-    loads: Sequence[Load], size: int,
-) -> tuple[Source, Skill | None]:  # fmt: skip
+    settings: ReplaySource, kit: Kit, engine: Engine, loads: Sequence[Load], size: int
+) -> tuple[Source, Skill | None]:
     requests = requests_of(settings, kit, size)
     held = min(settings.held_out, len(loads) // 3)
     order = np.random.default_rng([kit.seed, 4]).permutation(len(loads))
@@ -230,8 +232,11 @@ def _generated(
     items = [item for item, _, _ in generated_items(for_source, requests, kit, engine)]
     skill = None
     if for_skill:
-        kept = [(load, request, answer) for (item, request, answer) in generated_items(for_skill, requests, kit, engine)
-                for load in [item.load]]  # fmt: skip
+        kept = [
+            (load, request, answer)
+            for (item, request, answer) in generated_items(for_skill, requests, kit, engine)
+            for load in [item.load]
+        ]
         skill = AnsweredSkill(settings.name, tuple(kept), ask) if kept else None
     return AnsweredSource(settings.name, items, kit), skill
 
@@ -332,9 +337,17 @@ def _dataset(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple
         }
     )
     source = LabelSource(
-        older, "train", request, kit.writer, kit.tokens, kit.checkpoint.processor, name=s.name,
-        empty_share=0.1, around_share=0.0, augment=Augmentation(pool=target.pool),
-    )  # fmt: skip
+        older,
+        "train",
+        request,
+        kit.writer,
+        kit.tokens,
+        kit.checkpoint.processor,
+        name=s.name,
+        empty_share=0.1,
+        around_share=0.0,
+        augment=Augmentation(pool=target.pool),
+    )
     skill = None
     if s.held_out and dataset.of_split("validation"):
         cuts = validation_cuts(older, "validation", most=s.held_out, seed=kit.seed)

@@ -255,10 +255,15 @@ class Dataset:
             raise DatasetError(f"{folder} holds a dataset already; name another folder, or say --overwrite")
         folder.mkdir(parents=True, exist_ok=True)
         head = {
-            "format": FORMAT, "name": self.name, "hash": self.hash, "classes": list(self.names),
-            "slides": [dataclasses.asdict(entry) for entry in self.slides], "sources": [dict(s) for s in self.sources],
-            "refused": list(self.refused), "notes": list(self.notes),
-        }  # fmt: skip
+            "format": FORMAT,
+            "name": self.name,
+            "hash": self.hash,
+            "classes": list(self.names),
+            "slides": [dataclasses.asdict(entry) for entry in self.slides],
+            "sources": [dict(s) for s in self.sources],
+            "refused": list(self.refused),
+            "notes": list(self.notes),
+        }
         _write_lines(folder / _LABELS, self.labels)
         _write_lines(folder / _AREAS, self.areas)
         _write(folder / _HEAD, json.dumps(head, indent=1, ensure_ascii=False) + "\n")

@@ -149,9 +149,14 @@ def finetune(
     examples = ScheduledExamples(prepared.schedule, prepared.sources, loop.change)
     first = prepared.collator(_first_batch(examples))
     checked = preflight(
-        model, loop.on_device(first), loop.loss_of, prepared.schedule, batch_size=config.train.batch,
-        checkpointing=config.train.checkpointing, compute=loop.compute,
-    )  # fmt: skip
+        model,
+        loop.on_device(first),
+        loop.loss_of,
+        prepared.schedule,
+        batch_size=config.train.batch,
+        checkpointing=config.train.checkpointing,
+        compute=loop.compute,
+    )
     for line in checked.lines():
         say(line)
     log(folder, {"event": "preflight", **checked.as_dict()})
@@ -170,9 +175,11 @@ def _prepare(
 ) -> Prepared:
     writer = Writer.of(checkpoint.description)
     tokens = TurnTokens(
-        checkpoint.tokenizer, checkpoint.family, checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
+        checkpoint.tokenizer,
+        checkpoint.family,
+        checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id),
         longest_sample(config, checkpoint),
-    )  # fmt: skip
+    )
     if config.dataset:
         learned = _labels(config, checkpoint, writer, tokens)
     else:
@@ -196,19 +203,33 @@ def _prepare(
     unpack_linears(checkpoint.model)
     train = config.train
     schedule = make_schedule(
-        [learned.source, *replayed], shares_of(settings, config.replay.share),
-        count=train.steps * train.batch * train.accumulate, batch=train.batch, seed=config.seed,
+        [learned.source, *replayed],
+        shares_of(settings, config.replay.share),
+        count=train.steps * train.batch * train.accumulate,
+        batch=train.batch,
+        seed=config.seed,
         group_by_length=train.group_by_length,
-    )  # fmt: skip
+    )
     pad = checkpoint.tokenizer.pad_token_id
     collator = Collator(
-        checkpoint.processor, checkpoint.eos_token_ids[0] if pad is None else pad, checkpoint.image_token_id,
+        checkpoint.processor,
+        checkpoint.eos_token_ids[0] if pad is None else pad,
+        checkpoint.image_token_id,
         sources=config.replay.distil > 0,
-    )  # fmt: skip
+    )
     sources = (learned.source, *replayed)
     return Prepared(
-        checkpoint, learned.request, exam, tuple(skills), sources, schedule, collator, learned.manifest, base, before
-    )  # fmt: skip
+        checkpoint,
+        learned.request,
+        exam,
+        tuple(skills),
+        sources,
+        schedule,
+        collator,
+        learned.manifest,
+        base,
+        before,
+    )
 
 
 def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens) -> _Learned:
@@ -231,22 +252,39 @@ def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, toke
     request = request_of(config, names)
     cutter = Cutter(dataset, config.tile, names)
     labels = LabelSource(
-        cutter, "train", request, writer, tokens, checkpoint.processor, tasks={config.task: 1.0, **config.tasks},
-        augment=config.augment, empty_share=config.empty_share, around_share=config.around_share, images=config.images,
-    )  # fmt: skip
+        cutter,
+        "train",
+        request,
+        writer,
+        tokens,
+        checkpoint.processor,
+        tasks={config.task: 1.0, **config.tasks},
+        augment=config.augment,
+        empty_share=config.empty_share,
+        around_share=config.around_share,
+        images=config.images,
+    )
     exam = None
     if dataset.of_split("validation"):
         cuts = validation_cuts(cutter, "validation", most=config.evaluate.tiles, seed=config.seed)
         exam = Exam(tuple(cuts), TileReader(dataset, config.images), request, config.evaluate.radius_um)
     return _Learned(
-        labels, request, exam, Target(config.tile.size, label_pictures(labels, cutter), config.augment.pool),
-        dataset.manifest(), "the dataset has no validation split (qwenvl dataset split)",
-    )  # fmt: skip
+        labels,
+        request,
+        exam,
+        Target(config.tile.size, label_pictures(labels, cutter), config.augment.pool),
+        dataset.manifest(),
+        "the dataset has no validation split (qwenvl dataset split)",
+    )
 
 
 def _talk(
-    config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens, say: Callable[[str], None]
-) -> _Learned:  # fmt: skip
+    config: FinetuneConfig,
+    checkpoint: Checkpoint,
+    writer: Writer,
+    tokens: TurnTokens,
+    say: Callable[[str], None],
+) -> _Learned:
     """Given conversations."""
     assert config.conversations is not None
     training, kept = read_split(config.conversations, config.held_out, writer, checkpoint.processor)
@@ -257,18 +295,22 @@ def _talk(
             )
     generation = Generation(max_new_tokens=config.max_new_tokens)
     request = request_for(
-        training, generation, size=config.tile.size if "tile" in config.model_fields_set else None,
+        training,
+        generation,
+        size=config.tile.size if "tile" in config.model_fields_set else None,
         overlap=int(checkpoint.recommended.get("overlap", 64)),
-    )  # fmt: skip
+    )
     exam = None
     if kept:
         exam = ConversationExam.of(kept, generation, most=config.evaluate.tiles, seed=config.seed)
     return _Learned(
-        ConversationSource("conversations", training, checkpoint, tokens), request, exam,
+        ConversationSource("conversations", training, checkpoint, tokens),
+        request,
+        exam,
         Target(request.tile_size, conversation_pictures(training)),
         manifest(config.conversations, training, config.held_out, kept),
         "no conversations are held out (held_out)",
-    )  # fmt: skip
+    )
 
 
 def _first_batch(examples: ScheduledExamples) -> list[Plan]:
@@ -282,10 +324,15 @@ def request_of(config: FinetuneConfig, names: tuple[str, ...]) -> Request:
     """The question that is taught, asked and stored with the adapter."""
     size = config.tile.size
     return Request(
-        task=config.task, labels=names, system_prompt=config.system_prompt, mpp=config.tile.mpp, tile_size=size,
-        overlap=min(size // 2, round(config.tile.overlap * size)), max_objects=config.max_objects,
+        task=config.task,
+        labels=names,
+        system_prompt=config.system_prompt,
+        mpp=config.tile.mpp,
+        tile_size=size,
+        overlap=min(size // 2, round(config.tile.overlap * size)),
+        max_objects=config.max_objects,
         generation=Generation(max_new_tokens=config.max_new_tokens),
-    )  # fmt: skip
+    )
 
 
 def longest_sample(config: FinetuneConfig, checkpoint: Checkpoint) -> int:
@@ -296,9 +343,15 @@ def longest_sample(config: FinetuneConfig, checkpoint: Checkpoint) -> int:
 
 
 def _finish(
-    config: FinetuneConfig, folder: Path, prepared: Prepared, checked: Preflight, model: Any,
-    vision: FrozenVision | None, weights: Path, say: Callable[[str], None],
-) -> Result:  # fmt: skip
+    config: FinetuneConfig,
+    folder: Path,
+    prepared: Prepared,
+    checked: Preflight,
+    model: Any,
+    vision: FrozenVision | None,
+    weights: Path,
+    say: Callable[[str], None],
+) -> Result:
     """Measure the adapter as users will load it, and write it with its measurements."""
     checkpoint, request = prepared.checkpoint, prepared.request
     if vision is not None:

@@ -88,10 +88,16 @@ def build(
         )
     places: list[Path | None] = [*(pictures if len(pictures) == len(labels) else pictures * len(labels))]
     options = BuildOptions(
-        names=listed(classes), rename=pairs_of(rename or [], "--rename"), ignore=listed(ignore), unnamed=unnamed,
-        exhaustive="areas" if area_class and exhaustive == "auto" else exhaustive, area_names=listed(area_class),
-        mpp=mpp, kind=kind, frame=frame,
-    )  # fmt: skip
+        names=listed(classes),
+        rename=pairs_of(rename or [], "--rename"),
+        ignore=listed(ignore),
+        unnamed=unnamed,
+        exhaustive="areas" if area_class and exhaustive == "auto" else exhaustive,
+        area_names=listed(area_class),
+        mpp=mpp,
+        kind=kind,
+        frame=frame,
+    )
     pairs = list(zip(labels, places or [None] * len(labels), strict=True))
     dataset = build_dataset(name or out.name, pairs, options).save(out, overwrite=overwrite)
     _print_counts(dataset)

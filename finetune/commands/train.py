@@ -45,8 +45,11 @@ def finetune(
     from finetune.train import finetune as run
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
     with stop_on_interrupt() as cancel, Progress(*columns) as bar:
         line = bar.add_task("training", total=settings.train.steps, facts="")
 

@@ -85,9 +85,15 @@ def imported(content: Any, path: Path) -> Imported:
     if None in rows.incomplete:
         rows.incomplete |= set(sizes)
     return Imported(
-        "coco", tuple(rows.found), sizes=sizes, whole_pictures=True, licence=_licence(content),
-        notes=tuple(notes), refused=tuple(rows.refused), incomplete=frozenset(rows.incomplete),
-    )  # fmt: skip
+        "coco",
+        tuple(rows.found),
+        sizes=sizes,
+        whole_pictures=True,
+        licence=_licence(content),
+        notes=tuple(notes),
+        refused=tuple(rows.refused),
+        incomplete=frozenset(rows.incomplete),
+    )
 
 
 def _key(value: Any) -> str:

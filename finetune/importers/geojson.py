@@ -68,6 +68,12 @@ def imported(content: Any, path: Path) -> Imported:
 def _found(item: QuPathObject, place: Place, where: str) -> Found:
     one = len(place.rings) == 1
     return Found(
-        None, item.label, place.box, place.rings[0] if one else (), where, place.point,
-        () if one else place.rings, place.holes,
-    )  # fmt: skip
+        None,
+        item.label,
+        place.box,
+        place.rings[0] if one else (),
+        where,
+        place.point,
+        () if one else place.rings,
+        place.holes,
+    )

@@ -115,9 +115,14 @@ def imported(content: Any, path: Path) -> Imported:
 
 def _imported(rows: Rows, sizes: dict[str, tuple[int, int]], notes: list[str]) -> Imported:
     return Imported(
-        "labelme", tuple(rows.found), sizes=sizes, whole_pictures=True, notes=tuple(notes),
-        refused=tuple(rows.refused), incomplete=frozenset(rows.incomplete),
-    )  # fmt: skip
+        "labelme",
+        tuple(rows.found),
+        sizes=sizes,
+        whole_pictures=True,
+        notes=tuple(notes),
+        refused=tuple(rows.refused),
+        incomplete=frozenset(rows.incomplete),
+    )
 
 
 def _found(shape: Mapping[str, Any], name: str, picture: str, where: str) -> list[Found]:

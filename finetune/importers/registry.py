@@ -37,9 +37,18 @@ READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Imported]]] = 
 
 _JSON = (".json", ".geojson")
 _BROKEN = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
-    EOFError, struct.error, zlib.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 """What a damaged file may raise in a library below a reader."""
 
 

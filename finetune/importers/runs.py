@@ -38,12 +38,14 @@ def read(path: Path) -> Imported:
         complete = {answer.tile for answer in store.iter_answers() if answer.answer.status.complete}
     found = tuple(
         Found(
-            slide, reviewed.labels[int(reviewed.label[row])],
+            slide,
+            reviewed.labels[int(reviewed.label[row])],
             tuple(float(value) for value in reviewed.box[row]),  # type: ignore[arg-type]
-            where=f"{path.name} object {int(reviewed.key[row])}", point=bool(reviewed.point[row]),
+            where=f"{path.name} object {int(reviewed.key[row])}",
+            point=bool(reviewed.point[row]),
         )
         for row in np.flatnonzero(reviewed.trusted)
-    )  # fmt: skip
+    )
     centre = (reviewed.box[:, :2] + reviewed.box[:, 2:]) / 2
     areas = []
     for tile in tiles:

@@ -42,9 +42,13 @@ def read(path: Path) -> Imported:
     if rows.refused and not sizes:
         raise LabelFileError(f"{path} holds no file that can be read: {rows.refused[0]}")
     return Imported(
-        "voc", tuple(rows.found), sizes=sizes, whole_pictures=True, refused=tuple(rows.refused),
+        "voc",
+        tuple(rows.found),
+        sizes=sizes,
+        whole_pictures=True,
+        refused=tuple(rows.refused),
         incomplete=frozenset(rows.incomplete),
-    )  # fmt: skip
+    )
 
 
 def _file(file: Path, rows: Rows, sizes: dict[str, tuple[int, int]]) -> None:

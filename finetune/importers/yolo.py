@@ -72,9 +72,14 @@ def read(path: Path) -> Imported:
                 with rows.row(where, picture):
                     rows.found.append(_found(line, settings, picture, where))
     return Imported(
-        "yolo", tuple(rows.found), sizes=sizes, whole_pictures=True, relative=True, refused=tuple(rows.refused),
+        "yolo",
+        tuple(rows.found),
+        sizes=sizes,
+        whole_pictures=True,
+        relative=True,
+        refused=tuple(rows.refused),
         incomplete=frozenset(rows.incomplete),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +133,12 @@ def _label_files(folder: Path) -> list[Path]:
         if folder.name == "labels" or folder.parent.name == "labels":
             files = sorted(folder.rglob("*.txt"))
     return [
-        file for file in files
-        if file.name.lower() not in _NAMES and not file.name.lower().startswith(("readme", "license", "notes"))
+        file
+        for file in files
+        if file.name.lower() not in _NAMES
+        and not file.name.lower().startswith(("readme", "license", "notes"))
         and file.stem not in _PARTS
-    ]  # fmt: skip
+    ]
 
 
 def _picture(file: Path) -> str:

@@ -59,9 +59,12 @@ class Camera:
         matrix = self._matrix(width, height, rng)
         enlarge = np.diag([scale, scale, 1.0])
         large = cv2.warpPerspective(
-            scene.pixels, enlarge @ matrix @ np.linalg.inv(enlarge), (width * scale, height * scale),
-            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
+            scene.pixels,
+            enlarge @ matrix @ np.linalg.inv(enlarge),
+            (width * scale, height * scale),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         picture = self._lit(cv2.resize(large, size, interpolation=cv2.INTER_AREA).astype(np.float32), rng)
         sigma = rng.uniform(0, self.blur)
         if sigma > 0.2:

@@ -78,17 +78,22 @@ def _line(line: list[tuple[TileObject, Box]], units: list[TileObject]) -> Spotte
         doubts.append(f"several units: {', '.join(sorted({item.label for item in units}))}")
     scores = [item.score for item, _ in line if item.score is not None]
     return Spotted(
-        "".join(_CHARACTERS[item.label] for item, _ in line), _around(line), units[0].label if units else None,
-        min(scores) if scores else None, tuple(doubts),
-    )  # fmt: skip
+        "".join(_CHARACTERS[item.label] for item, _ in line),
+        _around(line),
+        units[0].label if units else None,
+        min(scores) if scores else None,
+        tuple(doubts),
+    )
 
 
 def _around(line: Sequence[tuple[TileObject, Box]]) -> Box:
     boxes = [box for _, box in line]
     return (
-        min(box[0] for box in boxes), min(box[1] for box in boxes), max(box[2] for box in boxes),
+        min(box[0] for box in boxes),
+        min(box[1] for box in boxes),
+        max(box[2] for box in boxes),
         max(box[3] for box in boxes),
-    )  # fmt: skip
+    )
 
 
 def _height(box: Box) -> float:

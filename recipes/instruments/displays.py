@@ -131,9 +131,15 @@ class _Marks:
 
 
 def _draw_line(
-    canvas: Pixels, marks: _Marks, line: Line, room: tuple[float, ...], tall: float, style: _Style, ink: _Ink,
+    canvas: Pixels,
+    marks: _Marks,
+    line: Line,
+    room: tuple[float, ...],
+    tall: float,
+    style: _Style,
+    ink: _Ink,
     rng: np.random.Generator,
-) -> Shown:  # fmt: skip
+) -> Shown:
     """One display within `room`; its characters go into `marks`."""
     left, top, right, bottom = room
     unit, text, wide = line.quantity.unit, line.text, right - left
@@ -181,8 +187,13 @@ def _draw_line(
         at = (x + 0.12 * tall, y + (tall - high if rng.random() < 0.5 else 0.0))
         characters.append(Character(unit, draw_text(marks.lit, unit, at, high, scale=SCALE)))
     return Shown(
-        line.quantity.field, text.strip(), unit if line.unit_shown else None, around_all, tuple(characters), float(text)
-    )  # fmt: skip
+        line.quantity.field,
+        text.strip(),
+        unit if line.unit_shown else None,
+        around_all,
+        tuple(characters),
+        float(text),
+    )
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,13 @@ def draw_gauge(scale: Scale, size: tuple[int, int], rng: np.random.Generator) ->
     cv2.line(canvas, tail, tip, needle, max(2, round(radius * SCALE * 0.035)), cv2.LINE_AA, 4)
     cv2.circle(canvas, centre, round(radius * 0.07 * SCALE * 16), _colour(ink), -1, cv2.LINE_AA, 4)
     shown = Shown(
-        scale.field, f"{value:.{decimals}f}", scale.unit, (x - radius, y - radius, x + radius, y + radius),
-        value=float(f"{value:.{decimals}f}"), tolerance=scale.minor / 2,
-    )  # fmt: skip
+        scale.field,
+        f"{value:.{decimals}f}",
+        scale.unit,
+        (x - radius, y - radius, x + radius, y + radius),
+        value=float(f"{value:.{decimals}f}"),
+        tolerance=scale.minor / 2,
+    )
     return Scene("gauge", canvas, (shown,))
 
 

@@ -163,24 +163,33 @@ def truth_of(scene: Scene, name: str) -> PhotographTruth:
     """The truth of a photograph under the name of its file."""
     height, width, _ = scene.pixels.shape
     return PhotographTruth(
-        name=name, kind=scene.kind, width=width, height=height,
+        name=name,
+        kind=scene.kind,
+        width=width,
+        height=height,
         values=tuple(
             ValueTruth(
-                field=one.field, text=one.text, value=one.value, unit=one.unit, box=_clipped(one.box, width, height),
+                field=one.field,
+                text=one.text,
+                value=one.value,
+                unit=one.unit,
+                box=_clipped(one.box, width, height),
                 tolerance=one.tolerance,
                 characters=tuple((c.text, _clipped(c.box, width, height)) for c in one.characters),
             )
             for one in scene.shown
         ),
-    )  # fmt: skip
+    )
 
 
 def _clipped(box: tuple[float, ...], width: int, height: int) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = box
     return (
-        round(min(max(x0, 0), width), 2), round(min(max(y0, 0), height), 2), round(min(max(x1, 0), width), 2),
+        round(min(max(x0, 0), width), 2),
+        round(min(max(y0, 0), height), 2),
+        round(min(max(x1, 0), width), 2),
         round(min(max(y1, 0), height), 2),
-    )  # fmt: skip
+    )
 
 
 def _facts(factory: Factory, count: int, seed: int) -> dict[str, Any]:

@@ -20,9 +20,11 @@ def draw_plate(size: tuple[int, int], rng: np.random.Generator) -> Scene:
     case = f"S{rng.integers(18, 27)}-{rng.integers(1, 99999):05d}"
     day = date(2018, 1, 1) + timedelta(days=int(rng.integers(0, 3000)))
     lines = [
-        ("case", case, None), ("block", f"{'ABCDEF'[rng.integers(6)]}{rng.integers(1, 10)}", None),
-        ("stain", str(rng.choice(STAINS)), None), ("date", day.isoformat(), None),
-    ]  # fmt: skip
+        ("case", case, None),
+        ("block", f"{'ABCDEF'[rng.integers(6)]}{rng.integers(1, 10)}", None),
+        ("stain", str(rng.choice(STAINS)), None),
+        ("date", day.isoformat(), None),
+    ]
     return _printed("plate", [(field, "", text, unit) for field, text, unit in lines], size, rng)
 
 

@@ -86,11 +86,13 @@ def make_content(seed: int, *, pages: int = 3, injected: bool = False) -> Conten
         value = round(float(rng.uniform(0.5, 2500.0 if places < 2 else 99.0)), places)
         records.append(
             {
-                "gene": gene, "method": method, "n": int(rng.integers(3, 96)),
+                "gene": gene,
+                "method": method,
+                "n": int(rng.integers(3, 96)),
                 "value": int(value) if places == 0 else value,
                 "unit": unit or str(rng.choice(_UNITS)),
             }
-        )  # fmt: skip
+        )
         return len(records) - 1
 
     parts = [f"<h1>Measurement of {len(_GENES)} genes with {len(_METHODS)} methods, part {seed + 1}</h1>"]

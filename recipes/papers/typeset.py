@@ -289,9 +289,7 @@ class Typesetter:
         else:
             begun = self._y
         for row in rows:
-            lines = [
-                self._lines(cell, 8.5, width - 5.0) for cell, width in zip(row, widths, strict=True)
-            ]  # fmt: skip
+            lines = [self._lines(cell, 8.5, width - 5.0) for cell, width in zip(row, widths, strict=True)]
             high = max(map(len, lines)) * 10.5 + 4.0
             x = self._x
             for cell, width in zip(lines, widths, strict=True):
