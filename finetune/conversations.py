@@ -20,6 +20,7 @@ from finetune.text_metrics import Told, parsed, score_texts, yes_or_no
 from finetune.tokens import TurnTokens, words_of
 from qwenvl.answer import Answer
 from qwenvl.engines.base import Engine
+from qwenvl.engines.questions import answer_each
 from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Generation, Request, Task
 from qwenvl.subject import NamedPicture, Subject
@@ -150,13 +151,8 @@ class ConversationExam:
         for (question, system), rows in groups.items():
             prompt = question.removesuffix(_YES_NO) if task is Task.SCORE else question
             request = Request(task=task, prompt=prompt, system_prompt=system, generation=self.generation)
-            step = max(1, engine.batch_size(request))
-            for start in range(0, len(rows), step):
-                part = rows[start : start + step]
-                for item, answer in zip(
-                    part, engine.answer([item.subject() for item in part], request), strict=True
-                ):
-                    found[id(item)] = answer
+            answers = answer_each(engine, (item.subject() for item in rows), request)
+            found |= {id(item): answer for item, answer in zip(rows, answers, strict=True)}
         return found
 
 

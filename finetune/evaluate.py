@@ -19,6 +19,7 @@ from qwenvl.answer import TileObject
 from qwenvl.checkpoint import Checkpoint
 from qwenvl.engines.base import Engine
 from qwenvl.engines.local import LocalEngine
+from qwenvl.engines.questions import answer_each
 from qwenvl.light import LARGEST
 from qwenvl.packed import unpack_linears
 from qwenvl.request import Request, Task
@@ -44,13 +45,11 @@ class Exam:
 
     def score(self, engine: Engine) -> Score:
         """Ask about every tile and score the answers."""
-        judged: list[Judged] = []
-        step = max(1, engine.batch_size(self.request))
-        for start in range(0, len(self.cuts), step):
-            part = self.cuts[start : start + step]
-            pictures = [self.reader.read(cut.slide, cut.tile) for cut in part]
-            for cut, answer in zip(part, engine.answer(pictures, self.request), strict=True):
-                judged.append(Judged(cut.slide, self._truth(cut), answer, scale_of(self.reader.dataset, cut)))
+        pictures = (self.reader.read(cut.slide, cut.tile) for cut in self.cuts)
+        judged = [
+            Judged(cut.slide, self._truth(cut), answer, scale_of(self.reader.dataset, cut))
+            for cut, answer in zip(self.cuts, answer_each(engine, pictures, self.request), strict=True)
+        ]
         return score_answers(judged, self.request.labels, radius_um=self.radius_um)
 
     def _truth(self, cut: LabelledCut) -> tuple[TileObject, ...]:

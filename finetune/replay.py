@@ -29,6 +29,7 @@ from finetune.tokens import TurnTokens
 from qwenvl.answer import Answer
 from qwenvl.checkpoint import Checkpoint
 from qwenvl.engines.base import Engine
+from qwenvl.engines.questions import answer_each
 from qwenvl.pictures import check_picture
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Generation, Request, Task
@@ -170,12 +171,8 @@ def requests_of(settings: ReplaySource, kit: Kit, size: int) -> list[Request]:
 
 def ask(engine: Engine, pictures: Sequence[Picture | None], request: Request) -> list[Answer]:
     """Answers about pictures, or about words alone where a picture is None."""
-    answers: list[Answer] = []
-    for start in range(0, len(pictures), _BATCH):
-        part = pictures[start : start + _BATCH]
-        subjects = [Subject(() if p is None else (NamedPicture("", p),)) for p in part]
-        answers += engine.answer(subjects, request)
-    return answers
+    subjects = (Subject(() if p is None else (NamedPicture("", p),)) for p in pictures)
+    return list(answer_each(engine, subjects, request, batch_size=_BATCH))
 
 
 def answer_text(

@@ -11,8 +11,9 @@ import numpy as np
 from finetune.conversation import Turn, Writer
 from finetune.examples import Augmentation, Change, Picture, Plan
 from finetune.metrics import Judged, score_answers
-from qwenvl.answer import Answer, TileObject
+from qwenvl.answer import TileObject
 from qwenvl.engines.base import Engine
+from qwenvl.engines.questions import answer_each
 from qwenvl.geometry import PictureFrame
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Generation, Request, Task
@@ -133,8 +134,6 @@ class FieldSkill:
 
     def points(self, engine: Engine) -> float:
         """100 times F1 at IoU 0.5."""
-        answers: list[Answer] = []
-        for start in range(0, len(self.pictures), _BATCH):
-            answers += engine.answer(self.pictures[start : start + _BATCH], self.request)
+        answers = answer_each(engine, self.pictures, self.request, batch_size=_BATCH)
         judged = [Judged(str(i), t, a) for i, (t, a) in enumerate(zip(self.truth, answers, strict=True))]
         return 100 * score_answers(judged, self.request.labels).values["f1"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenvl.calibration import FEWEST, LIMIT, Calibration, complete
+from qwenvl.engines.questions import answer_each
 from qwenvl.errors import RequestError
 from qwenvl.request import Request, Task
 
@@ -112,15 +113,9 @@ def calibrate(
         raise RequestError(f"truth names {', '.join(unknown)}; the answers are {', '.join(words)}")
     if len(items) != len(told):
         raise RequestError(f"{len(items)} tiles and {len(told)} truths; give one for each tile")
-    size = engine.batch_size(request)
-    answers = [
-        answer
-        for start in range(0, len(items), size)
-        for answer in engine.answer(items[start : start + size], request)
-    ]
     known = [
         (complete(answer.scores, words), words.index(right))
-        for answer, right in zip(answers, told, strict=True)
+        for answer, right in zip(answer_each(engine, items, request), told, strict=True)
         if answer.scores and "text" not in answer.notes
     ]
     if len(known) < FEWEST:

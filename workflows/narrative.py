@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from qwenvl.engines.base import Engine
+from qwenvl.engines.questions import answer_each
 from qwenvl.request import Generation, Request, Task
 from qwenvl.subject import Subject
 from workflows._folder import replace_whole
@@ -194,7 +195,7 @@ class _Gathering:
         request = Request(
             task=Task.ASK, prompt=prompt, generation=Generation(max_new_tokens=self.new_tokens)
         )  # fmt: skip
-        answer = self.engine.answer([Subject()], request)[0]
+        answer = next(answer_each(self.engine, [Subject()], request))
         self.calls += 1
         words = answer.text or ""
         if answer.status.value in ("failed", "refused"):

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.engines.base import Engine
+from qwenvl.engines.questions import ask_questions
 from qwenvl.errors import EngineError, QwenVLError, ServerError
 from qwenvl.request import Request
 from qwenvl.subject import Picture, Subject
 from workflows._rows import StoredAnswer
 from workflows._splitting import Split
 from workflows.errors import WorkflowError
-from workflows.run.questions import ask_questions
 from wsi.cleanup import cleaning_up
 from wsi.errors import SlideError
 from wsi.limits import raise_limit
@@ -325,7 +325,7 @@ class _Runner:
             for each, number in cells
             if not isinstance(each.subject, Answer)
         ]
-        arrived, lost = ask_questions(self.engine, asked)
+        arrived, lost = ask_questions(self.engine, asked, raise_limit)
         told = iter(arrived)
         answers = [each.subject if isinstance(each.subject, Answer) else next(told) for each, _ in cells]
         if self.refine is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status
 from qwenvl.engines.base import Engine
+from qwenvl.engines.questions import answer_each
 from qwenvl.film import UNITS
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
@@ -160,7 +161,7 @@ def ask_film(
         request = Request.model_validate({**request.model_dump(), **fields})
     with stack.slide.watch.held():
         film = Subject.film([stack.picture(frame, sampling.size) for frame in sampling.frames], stamps)
-    answer = engine.answer([film], request)[0]
+    answer = next(answer_each(engine, [film], request))
     ranges: list[TimeRange] = []
     notes: list[str] = []
     if when and answer.status is not Status.FAILED:

@@ -118,6 +118,19 @@ def test_when_of_the_whole_film(film: Path) -> None:
         ask_film(stack, engine, request, sampling, unit="um")
 
 
+def test_a_film_on_which_the_engine_raises_is_a_report_of_a_failed_answer(film: Path) -> None:
+    class Raising(SpotEngine):
+        def answer(self, pictures: Any, request: Request) -> Any:
+            raise ValueError("planted")
+
+    stack = open_stack(film)
+    sampling = choose_frames(stack, SpotEngine(), side=96, budget=None)
+    report = ask_film(stack, Raising(), Request(task="ask", prompt="When is it bright?"), sampling, when=True)
+    assert report.answer is not None
+    assert (report.answer.status, report.complete, report.ranges) == ("failed", False, ())
+    assert "planted" in str(report.answer.error)
+
+
 def test_the_budget_goes_where_things_change(tmp_path: Path) -> None:
     stack = open_stack(write_stack(tmp_path / "ground.ome.tif", spots_film(spots=0)), interval="1min")
     changes = frame_changes(stack)
