@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from psygnal import Signal
 
-from napari_qwenvl.objects import Objects, tile_item
+from napari_qwenvl.objects import Objects
 from napari_qwenvl.overlay import Overlay
 from workflows.review import Action, Box, Change, Decision, Reviews, Verdict, new_object_name, object_name
 from workflows.reviewed import Conflict, ReviewedObjects, State, new_key
+from workflows.tile_table import pack_key, unpack_key
 
 
 class Deciding:
@@ -142,7 +143,7 @@ class Deciding:
             key = int(objects.key[row])
             shown: tuple[str, Any] = (labels[objects.label[row]], tuple(objects.box[row].tolist()))
             seen = None if key < 0 else self._original.setdefault(key, shown)
-            tile, item = (None, None) if key < 0 else map(int, tile_item(key))
+            tile, item = (None, None) if key < 0 else map(int, unpack_key(key))
             now = seen if restore and seen is not None else shown
             for name in self._names_of(key):
                 kept = self._seen_of(name) if key < 0 else (tile, item, seen)
@@ -168,7 +169,7 @@ class Deciding:
 
     def _names_of(self, key: int) -> tuple[str, ...]:
         if key not in self._names:
-            name = object_name(self.reviews.manifest, *map(int, tile_item(key)))
+            name = object_name(self.reviews.manifest, *map(int, unpack_key(key)))
             self._names[key], self._key_of[name] = (name,), key
         return self._names[key]
 
@@ -231,7 +232,7 @@ class Deciding:
             if change.tile is None or change.item is None:
                 key = new_key(self.reviews.ledger, name)
             else:
-                key = change.tile << 20 | change.item
+                key = pack_key(change.tile, change.item)
                 if change.seen_label is not None and change.seen_box is not None:
                     self._original.setdefault(key, (change.seen_label, change.seen_box))
             self._key_of[name] = key

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from workflows.reviewed import ITEM_BITS, State
+from workflows.reviewed import State
+from workflows.tile_table import pack_key
 
 if TYPE_CHECKING:
     from workflows._rows import ObjectColumns
@@ -23,7 +24,7 @@ class Objects:
     Attributes
     ----------
     key : int64 (n,)
-        The caller's name of each object; `key_of` makes it from tile and item of the journal.
+        The caller's name of each object; `workflows.tile_table.pack_key` makes it from tile and item of the journal.
     box : float64 (n, 4)
         x_min, y_min, x_max, y_max in level-0 px. A point has no extent: x_min == x_max, y_min == y_max.
     point : bool (n,)
@@ -84,7 +85,7 @@ class Objects:
         return cls.of(
             columns.box,
             columns.label,
-            key=key_of(columns.tile, columns.item),
+            key=pack_key(columns.tile, columns.item),
             point=columns.point,
             score=columns.score,
         )
@@ -96,16 +97,6 @@ class Objects:
         """The rows of an index or mask, copied."""
         at = np.asarray(rows)
         return Objects(**{column.name: getattr(self, column.name)[at] for column in fields(self)})
-
-
-def key_of(tile: Any, item: Any) -> Any:
-    """One number for the stored object `item` of `tile`."""
-    return tile << ITEM_BITS | item
-
-
-def tile_item(key: Any) -> tuple[Any, Any]:
-    """Tile and item of a key made by `key_of`."""
-    return key >> ITEM_BITS, key & ((1 << ITEM_BITS) - 1)
 
 
 def _column(name: str, values: ArrayLike, n: int, kind: Any) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from napari_qwenvl._widgets import small_table, while_alive
 from napari_qwenvl.frame import look_at
 from napari_qwenvl.running import in_background, running_of
 from workflows.reviewed import reviewed_objects
+from workflows.tile_table import cores_of
 
 _UNKNOWN = 0.5
 """Doubt about an object without a score."""
@@ -72,9 +73,7 @@ def uncertain_tiles(folder: Path, most: int = _MOST) -> list[Doubt]:
     with RunStore.open(folder) as store:
         reviewed, tiles = reviewed_objects(store), store.tiles()
         statuses = {answer.tile: answer.answer.status.value for answer in store.iter_answers()}
-    cores = np.array(
-        [[float(row[f"core_{edge}"]) for edge in ("x0", "y0", "x1", "y1")] for row in tiles], float
-    ).reshape(-1, 4)
+    cores = cores_of(tiles).astype(float)
     centre = (reviewed.box[:, :2] + reviewed.box[:, 2:]) / 2
     doubt = _doubt(reviewed.score)
     objects, places = _owners(centre, cores)

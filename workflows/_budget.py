@@ -13,6 +13,7 @@ from qwenvl.request import Request
 from workflows._rows import TILE_DTYPE, tile_table
 from workflows._splitting import children_of
 from workflows.provenance import PlanFacts
+from workflows.tile_table import cores_of
 from wsi.content import STATISTIC, ContentMap
 from wsi.errors import GridError
 from wsi.grid import TileGrid
@@ -154,5 +155,4 @@ def _refine(
 
 
 def _seen(content: ContentMap, table: NDArray[np.void]) -> list[float]:
-    cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
-    return [round(float(value), 6) for value in content.total(cores)]
+    return [round(float(value), 6) for value in content.total(cores_of(table))]

@@ -16,8 +16,9 @@ from workflows._rows import ObjectColumns
 from workflows.export.objects import namer
 from workflows.merged import iter_merged
 from workflows.review import Action, Box, Change
-from workflows.reviewed import ITEM_BITS, State, reviewed_objects
+from workflows.reviewed import State, reviewed_objects
 from workflows.store import RunStore
+from workflows.tile_table import unpack_key
 
 _AGREE = 0.5
 
@@ -125,7 +126,7 @@ def _standing(store: RunStore) -> Iterator[tuple[str, Change]]:
         label = reviewed.labels[reviewed.label[row]]
         box: Box = tuple(reviewed.box[row].tolist())
         name = reviewed.name(row, manifest)
-        tile, item = (None, None) if key < 0 else (key >> ITEM_BITS, key & ((1 << ITEM_BITS) - 1))
+        tile, item = (None, None) if key < 0 else unpack_key(key)
         seen = None if key < 0 else reviewed.original.get(row, (label, box))
         decided = reviewed.about.get(row, ())
         if key < 0 and decided:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
 from qwenvl.request import SPLIT_TASKS, Request, Task
+from workflows.tile_table import cores_of, rects_of
 from wsi.tissue import TissueMask
 
 if TYPE_CHECKING:
@@ -163,11 +164,8 @@ def children_of(
     children["core_tissue"] = area
     if mask is None:
         return children
-    left, top = children["x0"], children["y0"]
-    rects = np.stack([left, top, left + children["width0"], top + children["height0"]], axis=1)
-    cores = np.stack([children[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
-    children["tissue"] = mask.coverage(rects)
-    children["core_tissue"] = mask.coverage(cores) * area
+    children["tissue"] = mask.coverage(rects_of(children))
+    children["core_tissue"] = mask.coverage(cores_of(children)) * area
     needed = children[children["core_tissue"] > 0]
     return needed if len(needed) else children
 

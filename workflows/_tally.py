@@ -14,6 +14,7 @@ from workflows._rows import StoredAnswer
 from workflows.heatmap import tile_channels, tile_values
 from workflows.report import StatusCounts
 from workflows.store import RunStore
+from workflows.tile_table import cores_of, rects_of
 
 LISTED = 200
 """Most tiles that a report lists one by one."""
@@ -51,13 +52,12 @@ class TileTally:
     @property
     def cores(self) -> NDArray[np.int64]:
         """What each tile owns, int64 (n, 4) in level-0 px."""
-        return np.stack([self.table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
+        return cores_of(self.table)
 
     @property
     def rects(self) -> NDArray[np.int64]:
         """The tiles, int64 (n, 4) in level-0 px."""
-        x0, y0 = self.table["x0"], self.table["y0"]
-        return np.stack([x0, y0, x0 + self.table["width0"], y0 + self.table["height0"]], axis=1)
+        return rects_of(self.table)
 
     def tissue(self, where: NDArray[np.bool_]) -> float:
         """Tissue that the tiles own, in level-0 px."""

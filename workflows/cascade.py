@@ -16,6 +16,7 @@ from workflows._tally import read_tiles
 from workflows.heatmap import tile_channels
 from workflows.provenance import GateFacts
 from workflows.store import RunStore
+from workflows.tile_table import cores_of, rects_of
 
 
 def coarse_request(request: Request) -> Request:
@@ -92,12 +93,10 @@ def tile_scores(
     places, scores
         As `coarse_scores` gives them.
     """
-    cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
-    x0, y0 = table["x0"], table["y0"]
-    rects = np.stack([x0, y0, x0 + table["width0"], y0 + table["height0"]], axis=1)
+    cores = cores_of(table)
     owned = highest_score(cores, places, scores)
     beyond = np.isinf(highest_score(cores, places, np.zeros(len(places))))
-    owned[beyond] = highest_score(rects[beyond], places, scores)
+    owned[beyond] = highest_score(rects_of(table)[beyond], places, scores)
     return owned
 
 

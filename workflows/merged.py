@@ -11,10 +11,10 @@ from workflows._rows import ObjectColumns, concatenate
 from workflows._splitting import path_of
 from workflows.merge import Detections, MergeRules, merge_parts
 from workflows.store import RunStore
+from workflows.tile_table import cores_of, pack_key, rects_of, unpack_key
 
 _PART = 8_192
 """Objects read at a time; those that may still meet objects of later tiles are held besides."""
-_ITEM_BITS = 20
 
 
 def iter_merged(store: RunStore, labels: Sequence[str] | None = None) -> Iterator[ObjectColumns]:
@@ -35,9 +35,7 @@ def iter_merged(store: RunStore, labels: Sequence[str] | None = None) -> Iterato
     """
     labels = store.labels if labels is None else labels
     table = _in_reading_order(store)
-    x0, y0 = table["x0"], table["y0"]
-    rects = np.stack([x0, y0, x0 + table["width0"], y0 + table["height0"]], axis=1)
-    cores = np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
+    rects, cores = rects_of(table), cores_of(table)
     width, height = store.manifest.grid.side0
     scale = float(np.sqrt(width * height)) / store.manifest.grid.tile_size
     area0, area = (table[f"width{which}"] * table[f"height{which}"] for which in ("0", ""))
@@ -45,9 +43,10 @@ def iter_merged(store: RunStore, labels: Sequence[str] | None = None) -> Iterato
     parts = _parts(store, labels, table["tile"])
     for merged in merge_parts(parts, rects, cores, MergeRules.at_scale(scale), factor):
         if len(merged):
+            tile, item = unpack_key(merged.ids)
             yield ObjectColumns(
-                tile=merged.ids >> _ITEM_BITS,
-                item=merged.ids & ((1 << _ITEM_BITS) - 1),
+                tile=tile,
+                item=item,
                 label=merged.classes,
                 box=merged.boxes,
                 point=merged.is_point,
@@ -93,6 +92,6 @@ def _detections(found: ObjectColumns, labels: Sequence[str], places: NDArray[np.
         places,
         scores=found.score,
         is_point=found.point,
-        ids=found.tile << _ITEM_BITS | found.item,
+        ids=pack_key(found.tile, found.item),
         labels=tuple(labels),
     )

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from workflows._rows import ObjectColumns, concatenate
 from workflows.merged import iter_merged
 from workflows.review import Box, Change, Decision, Ledger, Verdict, object_name
+from workflows.tile_table import pack_key, unpack_key
 
 if TYPE_CHECKING:
     from workflows.provenance import Manifest
     from workflows.store import RunStore
 
-ITEM_BITS = 20
 _AGREE = 0.5
 _INSIDE = 0.8
 
@@ -79,7 +79,7 @@ class ReviewedObjects:
     labels : tuple of str
         What `label` indexes: the run's own first.
     key : int64 (n,)
-        tile << 20 | item; negative, and never used twice in a run, for objects that only reviewers have.
+        `workflows.tile_table.pack_key`; negative, and never used twice in a run, for objects that only reviewers have.
     label : int32 (n,)
     box : float64 (n, 4)
         Level-0 px, x_min, y_min, x_max, y_max.
@@ -135,7 +135,7 @@ class ReviewedObjects:
             assert change is not None
             return change.object
         key = int(self.key[row])
-        return object_name(manifest, key >> ITEM_BITS, key & ((1 << ITEM_BITS) - 1))
+        return object_name(manifest, *unpack_key(key))
 
 
 def reviewed_objects(store: RunStore, ledger: Ledger | None = None) -> ReviewedObjects:
@@ -173,7 +173,7 @@ def apply_reviews(
     codes = {label: code for code, label in enumerate(labels)}
     for decision in standing:
         codes.setdefault(_change(decision).label, len(codes))
-    key = merged.tile << ITEM_BITS | merged.item
+    key = pack_key(merged.tile, merged.item)
     finder = _Finder(merged, key, codes, radius0)
     about: dict[int, list[tuple[Decision, Conflict]]] = defaultdict(list)
     alone: list[tuple[Decision, Conflict]] = []
@@ -264,7 +264,7 @@ class _Finder:
         """Row of the object a change is about, and how it was found."""
         if change.seen_box is None or change.tile is None or change.item is None:
             raise ValueError(f"The decision about {change.object} does not say what was seen.")
-        wanted = change.tile << ITEM_BITS | change.item
+        wanted = pack_key(change.tile, change.item)
         at = int(np.searchsorted(self._keys, wanted))
         if at < len(self._keys) and self._keys[at] == wanted:
             row = int(self._order[at])

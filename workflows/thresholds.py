@@ -16,6 +16,7 @@ from workflows.cascade import coarse_scores, highest_score, tile_scores
 from workflows.compare import class_name, read_truth_boxes, truth_features
 from workflows.errors import WorkflowError
 from workflows.store import RunStore
+from workflows.tile_table import cores_of
 from wsi.errors import AnnotationError
 from wsi.frames import PixelFrame, SlideFrames
 from wsi.tissue import TissueMask
@@ -95,7 +96,7 @@ def thresholds(
             assert where is not None
             places, scores = coarse_scores(coarse, where)
             slide = store.manifest.slide
-            cores = _cores(store)
+            cores = cores_of(store.tiles())
             highest = tile_scores(store.tiles(), places, scores)
     else:
         with RunStore.open(run) as coarse:
@@ -118,11 +119,6 @@ def thresholds(
             ThresholdRow(step, float(weight[passed].sum() / weight.sum()), number, number / len(cores))
         )
     return rows
-
-
-def _cores(store: RunStore) -> NDArray[np.int64]:
-    table = store.tiles()
-    return np.stack([table[f"core_{edge}"] for edge in ("x0", "y0", "x1", "y1")], axis=1)
 
 
 def _as_where(coarse: RunStore, wanted: Sequence[str]) -> Where:

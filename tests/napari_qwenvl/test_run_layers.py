@@ -15,7 +15,6 @@ from napari.components import ViewerModel
 from napari_qwenvl import run_layers
 from napari_qwenvl._keys import RUN
 from napari_qwenvl.heatmap import hatched_tiles, heatmap_layers, heatmap_of, set_threshold
-from napari_qwenvl.objects import tile_item
 from napari_qwenvl.readers import get_run_reader
 from napari_qwenvl.slide_layer import slide_of
 from qwenvl.answer import Answer, Status
@@ -24,6 +23,7 @@ from qwenvl.request import Request
 from workflows import export_geojson, read_heatmap
 from workflows.colours import label_colours
 from workflows.slide_run import run_slide
+from workflows.tile_table import unpack_key
 from wsi.synthetic import Scene, write_slide
 
 MPP = 0.5
@@ -93,7 +93,7 @@ def test_a_run_of_objects_shows_slide_tissue_failed_tiles_and_its_merged_objects
         for f in exported
     }
     for key, box in zip(overlay.objects.key.tolist(), overlay.objects.box.tolist(), strict=True):
-        ring = rings[tuple(str(part) for part in tile_item(key))]
+        ring = rings[tuple(str(part) for part in unpack_key(key))]
         assert ring[0] + ring[2] == pytest.approx(box, abs=0.006)
     assert run_layers.overlays(viewer) == [overlay]
     assert overlay.layer.metadata[RUN] == str(folder)

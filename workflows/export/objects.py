@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from workflows._rows import ObjectColumns, concatenate
 from workflows.colours import RGBColour, label_colours
 from workflows.merged import iter_merged
-from workflows.reviewed import ITEM_BITS, ReviewedObjects, reviewed_objects
+from workflows.reviewed import ReviewedObjects, reviewed_objects
 from workflows.store import RunStore
+from workflows.tile_table import unpack_key
 
 _PART = 8_192
 
@@ -124,8 +125,8 @@ def _reviewed_parts(
         key = found.key[rows]
         drawn = key < 0
         columns = ObjectColumns(
-            tile=np.where(drawn, -1, key >> ITEM_BITS),
-            item=np.where(drawn, -key, key & ((1 << ITEM_BITS) - 1)),
+            tile=np.where(drawn, -1, unpack_key(key)[0]),
+            item=np.where(drawn, -key, unpack_key(key)[1]),
             label=found.label[rows],
             box=found.box[rows],
             point=found.point[rows],
