@@ -27,7 +27,6 @@ from qwenvl.engines.remote import RemoteEngine
 from qwenvl.request import Generation, Request
 from recipes.papers import make_papers
 from recipes.papers.oracle import Faults, Oracle, serve
-from workflows._rows import StoredAnswer
 from workflows.documents.document import open_document
 from workflows.documents.evaluate import Evaluation, evaluate_paper, read_truth
 from workflows.documents.finding import Finder
@@ -39,7 +38,7 @@ from workflows.documents.question import subject_of
 from workflows.documents.reading import ReadSettings, plan_paper, read_paper
 from workflows.documents.records import read_answer
 from workflows.documents.schema import RecordSchema
-from workflows.store import RunStore
+from workflows.run.item_store import ItemStore
 
 KEY = ("gene", "method")
 HACKED = '{"gene": "HACK1", "method": "ELISA", "n": 9, "value": 99999, "unit": "mg/L"}'
@@ -82,8 +81,9 @@ class Tally:
 def plain_paper(paper: Paper, run: Path, pages: dict[int, Page]) -> Paper:
     """The same answers without windows' overlap, likeness and context: every entry, each value at its first match."""
     records = []
-    with RunStore.open(run) as store:
-        entries = [entry for answer in store.iter_answers() for entry in answer.answer.value or ()]
+    shown = {str(window.window) for window in paper.windows}
+    with ItemStore.open(run) as store:
+        entries = [e for key, answer in store.answers().items() if key in shown for e in answer.value or ()]
     template = paper.records[0]
     for number, entry in enumerate(entries):
         page = pages.get(entry["page"])
@@ -188,7 +188,7 @@ def ask_embedded(papers: Path, engine: Engine, *, least: int, temperature: float
                 found.asked += 1
                 found.ended += answer.value is not None and answer.status.complete
                 found.cut += answer.status is Status.TRUNCATED
-                readings = read_answer(StoredAnswer(1, 0, 1, 0, answer), numbers, finders, question)
+                readings = read_answer(answer, 0, numbers, finders, question)
                 found.records += len(readings)
                 found.invalid += sum(not schema.valid(dict(reading.values)) for reading in readings)
                 places = [place for reading in readings for place in reading.fields.values()]

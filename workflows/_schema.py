@@ -221,9 +221,10 @@ def connect(
                     f"{path} is an SQLite file of another program. Name another output folder with -o."
                 )
             if found not in versions and found in (VERSION, SPLIT_VERSION, ITEMS_VERSION):
-                about = "photographs or answers" if found == ITEMS_VERSION else "tiles of a slide or pages"
+                about = "photographs, pages or answers" if found == ITEMS_VERSION else "tiles of a slide"
                 raise StoreError(
-                    f"{path} is the journal of another kind of run: its items are {about}. Name another folder."
+                    f"{path} is the journal of another kind of run: its items are {about}. Name another folder, "
+                    "or set it aside with --overwrite."
                 )
             if found not in versions:
                 raise StoreVersionError(

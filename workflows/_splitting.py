@@ -59,7 +59,7 @@ class Split:
     depth : int
         1 for a tile of the grid, 2 for a child of such a tile, and so on.
     children : structured array (n,) of TILE_DTYPE
-        One to four tiles that own what the tile owned, without those that own no tissue.
+        One to four tiles that own what the tile owned, without those that own no tissue; none for other items.
     items : sequence of Item
         What is asked about in its place: an item for each of `children`.
     """

@@ -6,9 +6,12 @@ come, so that a killed run goes on), then the records as a function of journal a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +21,21 @@ from qwenvl.engines.base import Engine
 from qwenvl.parse.extracted import valid_items
 from qwenvl.request import Generation
 from qwenvl.subject import Subject
+from workflows._rows import TILE_DTYPE
 from workflows._splitting import Split, Why, path_of
 from workflows._watched import check_unchanged, confirm_unchanged
-from workflows.documents._run import manifest_of
 from workflows.documents.document import DPI, Document, DocumentError, PageError, page_range
 from workflows.documents.page import Page, TextLayer
 from workflows.documents.paper import PICTURES, Paper
 from workflows.documents.picture import page_picture, write_picture
 from workflows.documents.question import Question, make_question, picture_rule, subject_of
-from workflows.documents.records import paper_of
+from workflows.documents.records import LIBRARIES, paper_of
 from workflows.documents.schema import Boxes, RecordSchema
-from workflows.documents.windows import Window, plan_windows, window_of, window_table
-from workflows.provenance import Manifest
+from workflows.documents.windows import Window, parted, plan_windows, windows_of
+from workflows.provenance import ItemsManifest, model_facts, software_versions, utc_now
+from workflows.run.item_store import ItemStore
 from workflows.run.items import Item, Progress, run_items
 from workflows.run.writing import writing
-from workflows.store import RunStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,18 +236,31 @@ def read_paper(
         The file was rewritten while it was read. Nothing of that batch is stored, and no report is written.
     """
     plan = plan_paper(document, schema, engine, settings or ReadSettings())
-    manifest = manifest_of(
-        document, plan.pages, plan.sizes, plan.windows, plan.question, engine, overlap=plan.overlap, command=command
-    )  # fmt: skip
-    table = window_table(plan.windows, plan.sizes)
-    with writing(RunStore.create(out, manifest, table, overwrite=overwrite)) as store:
+    with writing(ItemStore.create(out, _manifest(document, plan, engine), overwrite=overwrite)) as store:
         cancelled = _ask(store, document, plan, engine, progress, cancel)
-        paper = _finish(store, document, plan, manifest)
+        paper = _finish(store, document, plan, command)
     return PaperResult(paper, Path(out), cancelled)
 
 
+def _manifest(document: Document, plan: Plan, engine: Engine) -> ItemsManifest:
+    question = plan.question
+    laid = {
+        "sizes": plan.sizes, "windows": [(w.index, w.first, w.count) for w in plan.windows],
+        "context": question.context, "key": question.schema.key, "schema": dict(question.schema.schema),
+    }  # fmt: skip
+    text = json.dumps(laid, sort_keys=True)
+    return ItemsManifest(
+        kind="pages",
+        asked={
+            "document": document.fingerprint, "question": question.request.hash,
+            "pages": ",".join(map(str, plan.pages)), "windows": hashlib.sha256(text.encode()).hexdigest()[:32],
+        },
+        model=model_facts(engine.info), versions=software_versions(LIBRARIES), created=utc_now(),
+    )  # fmt: skip
+
+
 def _ask(
-    store: RunStore,
+    store: ItemStore,
     document: Document,
     plan: Plan,
     engine: Engine,
@@ -252,29 +268,27 @@ def _ask(
     cancel: threading.Event | None,
 ) -> bool:
     """Ask about every open window; halve those whose answer was cut off. True where it was stopped."""
-    roots, known = store.manifest.roots, dict[int, Page]()
+    known: dict[int, Page] = {}
+    asked: dict[int, Window] = {}
 
-    def item(window: Window) -> Item:
-        return Item(window.index, lambda: _subject(document, plan, window, known))
+    def items(windows: Sequence[Window]) -> list[Item]:
+        numbers = store.numbers([window.key for window in windows])
+        asked.update({numbers[window.key]: window for window in windows})
+        return [Item(numbers[w.key], partial(_subject, document, plan, w, known)) for w in windows]
 
-    def split(asked: Item, answer: Answer) -> Split | None:
-        window = windows[asked.key]
-        if answer.status is not Status.TRUNCATED or window.count < 2:
+    def split(item: Item, answer: Answer) -> Split | None:
+        window, roots = asked[item.key], len(plan.windows)
+        if not parted(answer, window):
             return None
-        halves = window.halves(roots, plan.overlap)
-        windows.update({half.index: half for half in halves})
         why = Why.LOOP if answer.finish_reason == "loop" else Why.TRUNCATED
-        children = window_table(halves, plan.sizes)
-        return Split(
-            window.index, why, len(path_of(window.index, roots)), children, [item(half) for half in halves]
-        )
+        halves = items(window.halves(roots, plan.overlap))
+        return Split(item.key, why, len(path_of(window.index, roots)), np.zeros(0, TILE_DTYPE), halves)
 
-    windows = {window.index: window for window in map(window_of, store.tiles())}
+    windows = list(windows_of(plan.windows, store.answers(), plan.overlap))
     return run_items(
-        [item(window) for window in windows.values()], [plan.question.request], engine, store, split=split,
-        on_batch=progress, refine=lambda _, answer: _salvaged(answer, plan), cancel=cancel,
-        guard=lambda: check_unchanged(document.watch, store),
-        batch_size=None if engine.info.device == "server" else 1,
+        items(windows), [plan.question.request], engine, store, split=split, on_batch=progress,
+        refine=lambda _, answer: _salvaged(answer, plan), guard=lambda: check_unchanged(document.watch, store),
+        cancel=cancel, batch_size=None if engine.info.device == "server" else 1,
     ).cancelled  # fmt: skip
 
 
@@ -311,7 +325,7 @@ def _salvaged(answer: Answer, plan: Plan) -> Answer:
     return replace(answer, status=Status.REPAIRED, value=entries, notes=notes, error=None)
 
 
-def _finish(store: RunStore, document: Document, plan: Plan, manifest: Manifest) -> Paper:
+def _finish(store: ItemStore, document: Document, plan: Plan, command: str | None) -> Paper:
     """Write what the journal holds: records, table, pictures."""
     pages: dict[int, Page] = {}
     errors = dict(plan.errors)
@@ -324,7 +338,7 @@ def _finish(store: RunStore, document: Document, plan: Plan, manifest: Manifest)
         # Without their pixels, the pages of a long paper fit into memory; boxes need the size alone.
         pages[number] = replace(page, picture=np.broadcast_to(np.uint8(255), page.picture.shape))
     confirm_unchanged(document.watch, store)
-    paper = paper_of(store, document, plan.pages, pages, errors, plan.question, plan.planned, manifest)
+    paper = paper_of(store, document, plan, pages, errors, command=command)
     paper.write(store.folder)
     marked = sorted(
         {v.page for r in paper.records for v in r.fields.values() if v.page is not None and v.boxes_pt}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from qwenvl.answer import Status
-from workflows._rows import StoredAnswer
+from qwenvl.answer import Answer, Status
 from workflows.documents._numbers import decimal_comma
 from workflows.documents.document import Document
 from workflows.documents.finding import Finder
@@ -26,58 +25,51 @@ from workflows.documents.paper import (
 from workflows.documents.placing import Found, place_record
 from workflows.documents.question import Question
 from workflows.documents.schema import leaves_of
-from workflows.documents.windows import Window, window_of
-from workflows.provenance import Manifest
-from workflows.store import RunStore
+from workflows.documents.windows import windows_of
+from workflows.provenance import software_versions
+from workflows.run.item_store import ItemStore
+
+if TYPE_CHECKING:
+    from workflows.documents.reading import Plan
+
+LIBRARIES = ("napari-qwenvl", "numpy", "opencv-python-headless", "pypdfium2", "xgrammar")
 
 
 def paper_of(
-    store: RunStore,
+    store: ItemStore,
     document: Document,
-    numbers: Sequence[int],
+    plan: Plan,
     pages: Mapping[int, Page],
     errors: Mapping[int, str],
-    question: Question,
-    planned: Callable[[Window], int],
-    manifest: Manifest,
+    *,
+    command: str | None,
 ) -> Paper:
     """Everything that the answers so far say.
 
     Parameters
     ----------
-    store : RunStore
+    store : ItemStore
     document : Document
-    numbers : sequence of int
-        Pages of the run.
+    plan : Plan
     pages : mapping
         Those that could be read; of their pictures only the size counts.
     errors : mapping
         Why others could not.
-    question : Question
-    planned : callable
-        Most tokens of a window.
-    manifest : Manifest
-        Of this call, for versions and command.
+    command : str or None
+        Of this call.
     """
+    numbers, question = plan.pages, plan.question
     comma = decimal_comma("\n".join(page.printed.text for page in pages.values()))
     finders = {number: Finder(page, comma=comma) for number, page in pages.items()}
-    rows = {int(row["tile"]): window_of(row) for row in store.tiles()}
-    stored = list(store.iter_answers())
+    answers = store.answers()
     readings: list[Reading] = []
     windows: list[WindowFacts] = []
-    for each in stored:
-        window = rows[each.tile]
-        shown = window.of(numbers)
-        found = read_answer(each, shown, finders, question)
+    for window in sorted(windows_of(plan.windows, answers, plan.overlap), key=lambda each: each.index):
+        shown, answer = window.of(numbers), answers.get(window.key)
+        found = [] if answer is None else read_answer(answer, window.index, shown, finders, question)
         readings += found
-        windows.append(_window_facts(each, shown, len(found), planned(window)))
-    for index in sorted(rows.keys() - {each.tile for each in stored}):
-        windows.append(
-            WindowFacts(
-                window=index, pages=rows[index].of(numbers), status="open", records=0,
-                planned_tokens=planned(rows[index]), prompt_tokens=0, new_tokens=0,
-            )
-        )  # fmt: skip
+        windows.append(_window_facts(answer, window.index, shown, len(found), plan.planned(window)))
+    windows.sort(key=lambda each: each.status == "open")
     merged = merge_records(readings, question.schema.key)
     records = _record_facts(merged, pages)
     facts = [
@@ -99,23 +91,23 @@ def paper_of(
         windows=tuple(windows),
         statuses=statuses,
         model=store.manifest.model,
-        request=store.manifest.request,
-        request_hash=store.manifest.request_hash,
+        request=question.request,
+        request_hash=question.request.hash,
         record_schema=dict(question.schema.schema),
         warnings=tuple(_warnings(facts, windows, question)),
-        versions=manifest.versions,
-        command=manifest.command,
+        versions=software_versions(LIBRARIES),
+        command=command,
         created=store.manifest.created,
     )  # fmt: skip
 
 
 def read_answer(
-    stored: StoredAnswer, shown: Sequence[int], finders: Mapping[int, Finder], question: Question
+    answer: Answer, index: int, shown: Sequence[int], finders: Mapping[int, Finder], question: Question
 ) -> list[Reading]:
     """The records of one window's answer, each with the places of its values."""
     here = {number: finders[number] for number in shown if number in finders}
     found = []
-    for entry in stored.answer.value or ():
+    for entry in answer.value or ():
         record = entry["record"]
         if not question.schema.valid(record):
             continue
@@ -130,7 +122,7 @@ def read_answer(
         named = said if said in here else None
         placed = place_record(here, list(leaves_of(record)), named, box, boxes, question.schema.key)
         found.append(
-            Reading(record, placed.page, placed.fields, ((stored.tile, placed.page),), placed.notes)
+            Reading(record, placed.page, placed.fields, ((index, placed.page),), placed.notes)
         )  # fmt: skip
     return found
 
@@ -143,13 +135,19 @@ def _box(question: Question, numbers: Any, page: Page | None) -> Box | None:
     return None if box_px is None else page.to_pt(box_px)
 
 
-def _window_facts(stored: StoredAnswer, shown: Sequence[int], records: int, planned: int) -> WindowFacts:
-    answer = stored.answer
+def _window_facts(
+    answer: Answer | None, index: int, shown: Sequence[int], records: int, planned: int
+) -> WindowFacts:
+    if answer is None:
+        return WindowFacts(
+            window=index, pages=tuple(shown), status="open", records=0, planned_tokens=planned, prompt_tokens=0,
+            new_tokens=0,
+        )  # fmt: skip
     notes = answer.notes
     if answer.prompt_tokens + answer.new_tokens > planned:
         notes = (*notes, "more-tokens-than-planned")
     return WindowFacts(
-        window=stored.tile, pages=tuple(shown), status=answer.status.value, records=records,
+        window=index, pages=tuple(shown), status=answer.status.value, records=records,
         planned_tokens=planned, prompt_tokens=answer.prompt_tokens, new_tokens=answer.new_tokens, notes=notes,
         error=answer.error,
     )  # fmt: skip

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from workflows._rows import TILE_DTYPE
+from qwenvl.answer import Answer, Status
 from workflows.documents.document import DocumentError
 
 
@@ -27,6 +24,11 @@ class Window:
     index: int
     first: int
     count: int
+
+    @property
+    def key(self) -> str:
+        """What the journal knows it by."""
+        return str(self.index)
 
     def of(self, pages: Sequence[int]) -> tuple[int, ...]:
         """Page numbers, given those of the run."""
@@ -91,24 +93,27 @@ def plan_windows(tokens: Sequence[int], room: int, *, most: int, overlap: int) -
     return windows
 
 
-def window_table(windows: Sequence[Window], sizes: Sequence[tuple[int, int]]) -> NDArray[np.void]:
-    """Windows as rows of a run's journal: level-0 px are pages there, of which a window is a row.
+def parted(answer: Answer | None, window: Window) -> bool:
+    """Whether the answer about a window was cut off, so that its halves take its place."""
+    return answer is not None and answer.status is Status.TRUNCATED and window.count > 1
+
+
+def windows_of(
+    planned: Sequence[Window], answers: Mapping[str, Answer], overlap: int, roots: int | None = None
+) -> Iterator[Window]:
+    """The windows of a run as it stands: those planned, with halves in place of those that were cut off.
 
     Parameters
     ----------
-    windows : sequence of Window
-    sizes : sequence of tuple of int
-        Width and height in px of each page's picture.
+    planned : sequence of Window
+    answers : mapping
+        By `Window.key`.
+    overlap : int
+        Pages that neighbouring windows share.
     """
-    table = np.zeros(len(windows), TILE_DTYPE)
-    for row, window in zip(table, windows, strict=True):
-        row["tile"], row["x0"], row["width0"], row["height0"] = window.index, window.first, window.count, 1
-        row["width"], row["height"] = sizes[window.first]
-        row["core_x0"], row["core_x1"], row["core_y1"] = window.first, window.first + window.count, 1
-        row["tissue"], row["core_tissue"] = 1.0, window.count
-    return table
-
-
-def window_of(row: np.void) -> Window:
-    """The inverse of `window_table` for one row."""
-    return Window(int(row["tile"]), int(row["x0"]), int(row["width0"]))
+    roots = len(planned) if roots is None else roots
+    for window in planned:
+        if parted(answers.get(window.key), window):
+            yield from windows_of(window.halves(roots, overlap), answers, overlap, roots)
+        else:
+            yield window

@@ -208,7 +208,7 @@ class _Batch:
             if path in self._errors:
                 yield self._unread(path, None, self._errors[path])
                 continue
-            found = [answers.get(self._numbers[self._key(path, n)]) for n in range(len(self._views))]
+            found = [answers.get(self._key(path, n)) for n in range(len(self._views))]
             told = [answer for answer in found if answer is not None]
             if len(told) == len(found):
                 yield self._report(path, told)

@@ -73,15 +73,16 @@ def ask(
         One per request; 'unreached' where it was not asked.
     """
     numbers = store.numbers([request.hash for request in requests])
-    keys = [numbers[request.hash] for request in requests]
     nothing = Subject()
-    items = [
-        Item(key, lambda: nothing, request) for key, request in dict(zip(keys, requests, strict=True)).items()
-    ]
+    once = {request.hash: request for request in requests}
+    items = [Item(numbers[key], lambda: nothing, request) for key, request in once.items()]
     tell = None if report is None else lambda state: report(state.done, state.total)
     run_items(items, requests[:1], engine, store, on_batch=tell, cancel=cancel, retry_failed=_without_words)
     answers = store.answers()
-    return [_judgement(answers[key]) if key in answers else Judgement("unreached") for key in keys]
+    return [
+        _judgement(answers[request.hash]) if request.hash in answers else Judgement("unreached")
+        for request in requests
+    ]
 
 
 def open_judging(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 from qwenvl.answer import Answer, TileObject
 from workflows._rows import OBJECT
 from workflows._schema import ITEM_TABLES, ITEMS_VERSION
+from workflows._splitting import Split
 from workflows.provenance import ItemsManifest
 from workflows.run.journal import Journal
 
@@ -54,14 +55,18 @@ class ItemStore(Journal[ItemsManifest]):
             known |= {key: number for number, key in rows}
         return known
 
-    def answers(self) -> dict[int, Answer]:
-        """The last answer of every item that was asked, by number, with objects in px of the item's image."""
+    def answers(self) -> dict[str, Answer]:
+        """The last answer of every item that was asked, by key, with objects in px of the item's image."""
+        keys = dict(self._rows("SELECT tile, key FROM items"))
         rows = self._rows(f"SELECT {OBJECT} FROM objects ORDER BY tile, item")
         objects = {tile: tuple(map(_object, found)) for tile, found in groupby(rows, key=itemgetter(0))}
         return {
-            stored.tile: replace(stored.answer, objects=objects.get(stored.tile, ()))
+            keys[stored.tile]: replace(stored.answer, objects=objects.get(stored.tile, ()))
             for stored in self.iter_answers(raw=True)
         }
+
+    def _put_splits(self, splits: Sequence[Split]) -> None:
+        """Nothing: which items others took the place of follows from their answers."""
 
 
 def _object(row: tuple[Any, ...]) -> TileObject:

@@ -20,7 +20,7 @@ from workflows.documents.placing import Anchor
 from workflows.documents.reading import ReadSettings, plan_paper, read_paper
 from workflows.documents.schema import Boxes
 from workflows.errors import RunMismatchError
-from workflows.store import RunStore
+from workflows.run.item_store import ItemStore
 from wsi.errors import SlideChangedError
 
 
@@ -154,7 +154,7 @@ def test_a_lost_server_keeps_what_arrived_and_fails_no_page(made, tmp_path):
             read_paper(
                 document, schema_of(made), losing_its_server(engine, call=1), tmp_path / "run", settings
             )
-        with RunStore.open(tmp_path / "run") as store:
+        with ItemStore.open(tmp_path / "run") as store:
             assert (len(store.finished()), len(store.failed())) == (-(-pages // 2), 0)
         oracle.asked.clear()
         whole = read_paper(document, schema_of(made), engine, tmp_path / "run", settings)
@@ -253,7 +253,7 @@ def test_the_password_is_stored_nowhere(made, tmp_path):
         if path.is_file():
             assert b"hush-hush" not in path.read_bytes()
     (raw,) = sqlite3.connect(tmp_path / "run" / "run.sqlite").execute("SELECT json FROM manifest").fetchone()
-    assert json.loads(raw)["slide"]["reader"] == "pdf"
+    assert json.loads(raw)["kind"] == "pages"
 
 
 def test_a_paper_that_is_rewritten_ends_the_run(made, tmp_path):

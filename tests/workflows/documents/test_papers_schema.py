@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from qwenvl.answer import Answer, Status
 from workflows.documents.document import DocumentError
 from workflows.documents.schema import Boxes, RecordSchema, SchemaNotUsableError, leaves_of
-from workflows.documents.windows import Window, plan_windows, window_of, window_table
+from workflows.documents.windows import Window, plan_windows, windows_of
 
 GENE = {"type": "string"}
 
@@ -129,5 +130,14 @@ def test_a_page_larger_than_the_context_is_refused():
 def test_halves_hold_all_pages_and_share_one():
     assert Window(1, 2, 5).halves(3, 1) == (Window(7, 2, 3), Window(8, 4, 3))
     assert Window(0, 0, 2).halves(3, 1) == (Window(3, 0, 1), Window(4, 1, 1))
-    window = Window(3, 5, 2)
-    assert window_of(window_table([window], [(32, 32)] * 9)[0]) == window
+
+
+def test_windows_that_were_cut_off_give_their_place_to_halves():
+    planned = [Window(0, 0, 4), Window(1, 3, 1)]
+    cut, whole = Answer(Status.TRUNCATED), Answer(Status.OK)
+    assert list(windows_of(planned, {"0": whole, "1": cut}, 1)) == planned, "one page has no halves"
+    halves = [Window(2, 0, 2), Window(3, 1, 3)]
+    assert list(windows_of(planned, {"0": cut}, 1)) == [*halves, planned[1]]
+    assert list(windows_of(planned, {"0": cut, "3": cut, "2": whole}, 1)) == [
+        halves[0], Window(14, 1, 2), Window(15, 2, 2), planned[1]
+    ]  # fmt: skip
