@@ -24,7 +24,7 @@ from wsi.tile import Tile
 if TYPE_CHECKING:
     from wsi.frames import PixelFrame, SlideFrames
     from wsi.grid import TileGrid
-    from wsi.loader import Loaded, SlideJob, TileLoader
+    from wsi.loader import read_tile
     from wsi.readers.describe import describe
     from wsi.readers.description import Description
     from wsi.readers.opened import OpenedSlide
@@ -37,19 +37,17 @@ _HOMES = {
     "ChannelColor": "wsi.readers.stack",
     "Description": "wsi.readers.description",
     "Level": "wsi.slide",
-    "Loaded": "wsi.loader",
     "OpenedSlide": "wsi.readers.opened",
     "PixelFrame": "wsi.frames",
     "Plane": "wsi.readers.stack",
     "Rendering": "wsi.readers.stack",
     "Slide": "wsi.slide",
     "SlideFrames": "wsi.frames",
-    "SlideJob": "wsi.loader",
     "TileGrid": "wsi.grid",
-    "TileLoader": "wsi.loader",
     "TissueMask": "wsi.tissue",
     "describe": "wsi.readers.describe",
     "open_slide": "wsi.readers.registry",
+    "read_tile": "wsi.loader",
 }
 
 __all__ = [
@@ -60,7 +58,6 @@ __all__ = [
     "FrameNeededError",
     "GridError",
     "Level",
-    "Loaded",
     "MaskError",
     "OpenedSlide",
     "PixelFrame",
@@ -72,16 +69,15 @@ __all__ = [
     "Slide",
     "SlideError",
     "SlideFrames",
-    "SlideJob",
     "SlideNotFoundError",
     "Tile",
     "TileGrid",
-    "TileLoader",
     "TissueMask",
     "UnknownMppError",
     "UnsupportedSlideError",
     "describe",
     "open_slide",
+    "read_tile",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +18,8 @@ from qwenvl.request import Request
 from qwenvl.subject import Subject
 from workflows._splitting import Split, Why
 from workflows.run import Item, Progress, run_items
+from workflows.run.items import load_ahead
+from wsi.errors import LimitError
 from wsi.tile import Tile
 
 ASK = Request(task="ask", prompt="What?")
@@ -187,6 +191,52 @@ def test_limits_retries_and_stops() -> None:
     assert sorted(journal.answers) == [0, 1, 2, 3, 4, 5, 6, 7]
     assert journal.answers[0].status is Status.OK, "what failed is asked again"
     assert run_items(items(), [ASK], CallEngine(), journal, cancel=stop).cancelled
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (3, 4), (2, 9)])
+def test_items_are_loaded_ahead_in_order_and_no_more_than_asked(workers: int, ahead: int) -> None:
+    loaded: list[int] = []
+    many = [Item(n, lambda n=n: loaded.append(n) or image(n)) for n in range(30)]
+    for taken, each in enumerate(load_ahead(many, workers, ahead)):
+        assert each.item.key == taken
+        assert len(loaded) <= taken + ahead
+
+
+@pytest.mark.parametrize("how", ["dropped", "closed", "raised"])
+def test_stopping_early_ends_the_threads(how: str) -> None:
+    running = load_ahead(items(30), 3, 9)
+    next(running)
+    assert [t for t in threading.enumerate() if t.name.startswith("items")]
+    if how == "raised":
+        with pytest.raises(KeyboardInterrupt):
+            running.throw(KeyboardInterrupt())
+    elif how == "closed":
+        running.close()
+    del running
+    assert not [t for t in threading.enumerate() if t.name.startswith("items")]
+
+
+def test_a_limit_of_the_process_ends_the_run_and_fails_no_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = MemoryJournal()
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a.svs")
+
+    def exhausted() -> np.ndarray:
+        raise error
+
+    with pytest.raises(LimitError, match="Too many files are open"):
+        run_items([*items(4), Item(4, exhausted)], [ASK], CallEngine(), journal)
+    assert sorted(journal.answers) == [0, 1, 2, 3]
+    engine = CallEngine(lambda shown: error if shows(5)(shown) else None)
+    with pytest.raises(LimitError, match="Too many files are open"):
+        run_items(items(), [ASK], engine, journal)
+
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(LimitError, match="No further thread"):
+        run_items(items(), [ASK], CallEngine(), journal, workers=2)
+    assert sorted(journal.answers) == [0, 1, 2, 3]
 
 
 def test_what_a_guard_refuses_is_not_stored() -> None:

@@ -7,12 +7,9 @@ import os
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from array_slide import ArraySlide
 
 import wsi.threads
-from wsi import SlideJob, TileGrid, TileLoader
 from wsi.errors import LimitError, ReadError, SlideError
 from wsi.limits import limit_of, may_open_files, raise_limit
 from wsi.threads import openmp_threads, start_thread, thread_pool, usable_cores
@@ -88,28 +85,6 @@ def test_no_thread_at_all_is_a_named_error(few_threads: list[int]) -> None:
         thread_pool(2, "none")
     with pytest.raises(LimitError, match="No further thread"):
         start_thread(print)
-    slide = ArraySlide(np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(LimitError, match="No further thread"):
-        list(TileLoader([SlideJob("a", slide, TileGrid.from_slide(slide, tile_size=16))]))
-    few_threads[0] = 1
-    tiles = list(TileLoader([SlideJob("a", slide, TileGrid.from_slide(slide, tile_size=16))], workers=4))
-    assert len(tiles) == 16
-
-
-def test_too_many_open_files_ends_the_loader_and_fails_no_tile() -> None:
-    class Exhausted(ArraySlide):
-        def _read(self, *_: int) -> np.ndarray:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(self.path))
-
-    slide = Exhausted(np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(LimitError, match="Too many files are open"):
-        list(TileLoader([SlideJob("a", slide, TileGrid.from_slide(slide, tile_size=16))]))
-
-    def nothing_opens() -> ArraySlide:
-        raise SlideError(f"a.svs cannot be opened: {os.strerror(errno.EMFILE)}")
-
-    with pytest.raises(LimitError, match="Too many files are open"):
-        list(TileLoader([SlideJob("a", nothing_opens, [])]))
 
 
 def test_cores_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
