@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from workflows._words import plural
+from workflows.commands._progress import duration
 
 if TYPE_CHECKING:
     from workflows.cohort.check import Checked
@@ -131,7 +132,7 @@ class Terminal:
             # By slides that are done with, those under way by their share.
             share = sum(done / total for done, total in self._open.values() if total)
             left = (self._slides - self._ended - share) / (self._ended + share) * seconds
-            words += f", about {_duration(max(0.0, left))} to go"
+            words += f", about {duration(max(0.0, left))} to go"
         if self._whole is not None:
             self._bars.update(self._whole, words=words)
         if not self._console.is_terminal and time.monotonic() - self._said > _LOG_EVERY:
@@ -180,7 +181,7 @@ def show_estimate(plan: Plan, checked: Sequence[Checked], estimate: CohortEstima
     )
     if estimate.hours is not None and estimate.seconds_per_tile is not None:
         console.print(
-            f"about {_duration(estimate.hours * 3600)} with {plural(workers, 'worker')} at "
+            f"about {duration(estimate.hours * 3600)} with {plural(workers, 'worker')} at "
             f"{estimate.seconds_per_tile:.3g} s per tile ({escape(estimate.measured_on)})"
         )
     if estimate.memory is not None:
@@ -247,11 +248,3 @@ def show_end(result: CohortResult, out: Path, paths: Sequence[Path]) -> None:
         )
     elif not result.complete:
         console.print(f"`qwenvl batch status {escape(str(out))}` shows it again.", soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

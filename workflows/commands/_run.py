@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from qwenvl.interrupt import stop_on_interrupt
+from workflows.commands._progress import asking_bar
 from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -58,37 +59,11 @@ def run_request(
     slide: Path | Slide, request: Request, engine: Engine, options: RunOptions, out: Path
 ) -> RunResult:
     """Run a request with a progress bar. Ctrl-C stops it after the batch at hand."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from workflows.slide_run import run_slide
 
     _say_doubts(engine, request)
     path = slide if isinstance(slide, Path) else slide.path
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[found]}"),
-    )  # fmt: skip
-    with stop_on_interrupt() as cancel, Progress(*columns) as bar:
-        lines: dict[str, Any] = {}
-
-        def show(state: Any) -> None:
-            name = f"{path.name} {state.stage}".rstrip()
-            if state.stage not in lines:
-                lines[state.stage] = bar.add_task(name, total=None, rate="", found="")
-                if state.eta and state.done < state.total:
-                    left = _duration(state.eta)
-                    bar.console.print(
-                        f"{name}: about {left} to go, after {state.done:,} of {state.total:,} tiles",
-                        soft_wrap=True,
-                    )
-            found = [f"{state.objects} objects"] if state.objects else []
-            found += [f"{state.splits} split"] if state.splits else []
-            found += [f"{state.failed} failed"] if state.failed else []
-            bar.update(
-                lines[state.stage], total=state.total, completed=state.done, rate=f"{state.rate:.1f}/s",
-                found=", ".join(found),
-            )  # fmt: skip
-
+    with stop_on_interrupt() as cancel, asking_bar(path.name, "tiles") as show:
         return run_slide(
             slide,
             request,
@@ -106,10 +81,3 @@ def run_request(
             announce=lambda estimate: print_estimate(path, estimate),
             quality=options.quality(),
         )
-
-
-def _duration(seconds: float) -> str:
-    """'40 s', '12 min', '3.5 h'."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qwenvl.interrupt import stop_on_interrupt
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
+from workflows.commands._progress import asking_bar
 from workflows.run_options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
     from workflows.instruments.evaluate import ReadingScore
-    from workflows.instruments.reading import Asking, ReadResult
+    from workflows.instruments.reading import Asking
     from workflows.instruments.report import InstrumentReport
 
 group = typer.Typer(
@@ -118,7 +120,12 @@ def read_and_show(
     typer.Exit
         The batch was interrupted, or a field of a photograph failed.
     """
-    result = _read_with_progress(files, asking, engine, out, overwrite)
+    from workflows.instruments.reading import read_photographs
+
+    with stop_on_interrupt() as cancel, asking_bar("reading", "questions") as show:
+        result = read_photographs(
+            files, asking, engine, out, overwrite=overwrite, progress=show, cancel=cancel
+        )
     if pictures:
         from workflows.instruments.picture import save_pictures
 
@@ -182,26 +189,6 @@ def evaluate(
         typer.echo(json.dumps({**found, "least_score": limits}, indent=1))
     else:
         _show_scores({"all": total, **parts}, limits)
-
-
-def _read_with_progress(
-    files: list[Path], asking: Asking, engine: Engine, out: Path, overwrite: bool
-) -> ReadResult:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from qwenvl.interrupt import stop_on_interrupt
-    from workflows.instruments.reading import read_photographs
-
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("questions"),
-               TimeRemainingColumn(), TextColumn("{task.fields[found]}"))  # fmt: skip
-    with stop_on_interrupt() as cancel, Progress(*columns) as bar:
-        line = bar.add_task("reading", total=len(files), found="")
-
-        def show(state: Any) -> None:
-            failed = f"{state.failed} failed" if state.failed else ""
-            bar.update(line, completed=state.done, total=state.total, found=failed)
-
-        return read_photographs(files, asking, engine, out, overwrite=overwrite, progress=show, cancel=cancel)
 
 
 def _show_plan(count: int, asking: Asking, engine: Engine) -> None:

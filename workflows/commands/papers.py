@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qwenvl.interrupt import stop_on_interrupt
 from workflows.commands._guard import ERROR, INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
+from workflows.commands._progress import asking_bar
 from workflows.commands.options import takes_model_options
 from workflows.run_options import RunOptions
 
@@ -161,9 +163,6 @@ def _read_open(
     settings: ReadSettings,
     run: RunOptions,
 ) -> int:
-    from rich.progress import Progress
-
-    from qwenvl.interrupt import stop_on_interrupt
     from workflows.documents.reading import plan_paper, read_paper
 
     plan = plan_paper(document, schema, engine, settings)
@@ -171,8 +170,7 @@ def _read_open(
         typer.echo(f"{document.path.name}: {line}", err=True)
     if run.dry_run:
         return 0
-    with stop_on_interrupt() as cancel, Progress() as bar:
-        task = bar.add_task(document.path.name, total=len(plan.windows))
+    with stop_on_interrupt() as cancel, asking_bar(document.path.name, "questions") as show:
         result = read_paper(
             document,
             schema,
@@ -180,7 +178,7 @@ def _read_open(
             folder,
             settings,
             overwrite=run.overwrite,
-            progress=lambda p: bar.update(task, total=p.total, completed=p.done),
+            progress=show,
             cancel=cancel,
             command=shlex.join(["qwenvl", *sys.argv[1:]]),
         )

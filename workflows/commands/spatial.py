@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from qwenvl.interrupt import stop_on_interrupt
 from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
+from workflows.commands._progress import asking_bar
 from workflows.commands.options import takes_model_options
 from workflows.run_options import RunOptions
 
@@ -249,7 +251,6 @@ def predict(
     run: RunOptions,
 ) -> None:
     """Ask where genes are high: AnnData, boxes and maps. Without SECTION, at places laid over the tissue."""
-    from qwenvl.interrupt import stop_on_interrupt
     from workflows.run_options import load_engine
     from workflows.spatial.genes import parse_targets
     from workflows.spatial.job import PredictionSettings, predict_section
@@ -266,13 +267,10 @@ def predict(
             typer.echo(f"{found.section.counts.n_obs:,} spots x {len(targets)} questions, into {out}")
         return
     engine, _ = load_engine(run)
-    from rich.progress import Progress
-
-    with stop_on_interrupt() as cancel, Progress() as bar:
-        line = bar.add_task(image.name, total=None)
+    with stop_on_interrupt() as cancel, asking_bar(image.name, "spots") as show:
         result = predict_section(
             entry, targets, engine, out, settings, overwrite=run.overwrite, cancel=cancel, command=_command(),
-            progress=lambda done, total: bar.update(line, completed=done, total=total),
+            progress=show,
         )  # fmt: skip
     facts = result.facts
     _rows(

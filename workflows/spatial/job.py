@@ -16,6 +16,7 @@ from qwenvl.engines.base import Engine
 from workflows.compare import Agreement, match_boxes, run_boxes
 from workflows.errors import RunNotFoundError, SpatialError
 from workflows.provenance import model_facts, plain_json, slide_facts, software_versions, utc_now
+from workflows.run.items import Progress
 from workflows.run.writing import named_full_disk
 from workflows.spatial.baseline import Ridge, section_features, shuffled_within
 from workflows.spatial.evaluate import (
@@ -86,7 +87,7 @@ class PredictionResult:
 def predict_section(
     entry: SectionEntry, targets: Sequence[Target], engine: Engine, out: Path,
     settings: PredictionSettings | None = None, *, overwrite: bool = False, cancel: threading.Event | None = None,
-    progress: Callable[[int, int], None] | None = None, command: str | None = None,
+    progress: Callable[[Progress], None] | None = None, command: str | None = None,
 ) -> PredictionResult:  # fmt: skip
     """Predict targets over a section, and write AnnData, regions, maps and a record into `out`.
 

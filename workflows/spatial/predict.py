@@ -32,7 +32,7 @@ from workflows.provenance import (
     software_versions,
     utc_now,
 )
-from workflows.run.items import run_items
+from workflows.run.items import Progress, run_items
 from workflows.run.tiles import TileItems
 from workflows.run.writing import writing
 from workflows.spatial.genes import Target
@@ -74,7 +74,7 @@ class Predicted:
 
 def predict_spots(
     found: OpenedSection, targets: Sequence[Target], engine: Engine, out: Path, scale: Scale, *,
-    overwrite: bool = False, cancel: threading.Event | None = None, progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False, cancel: threading.Event | None = None, progress: Callable[[Progress], None] | None = None,
     command: str | None = None, workers: int = 2,
 ) -> Predicted:  # fmt: skip
     """Ask whether each target is high around each spot, or go on with what was interrupted.
@@ -88,7 +88,7 @@ def predict_spots(
     overwrite : bool
         Set runs of other questions or models found in `out` aside (renamed, not deleted).
     progress : callable, optional
-        Called with spots done and all spots.
+        Called after every batch.
 
     Raises
     ------
@@ -110,13 +110,12 @@ def predict_spots(
                 found, targets, requests, table, engine, out, overwrite=overwrite, command=command
             )
         ]
-        tell = None if progress is None else lambda state: progress(state.done, state.total)
         done = run_items(
             TileItems(found.slide, table),
             requests,
             engine,
             stores,
-            on_batch=tell,
+            on_batch=progress,
             cancel=cancel,
             workers=workers,
             guard=lambda: check_unchanged(found.slide.watch, *stores),
