@@ -16,7 +16,7 @@ from workflows.run_options import RunOptions
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
     from workflows.instruments.evaluate import ReadingScore
-    from workflows.instruments.reading import Asking, read_photographs
+    from workflows.instruments.reading import Asking
     from workflows.instruments.report import InstrumentReport
 
 group = typer.Typer(
@@ -88,7 +88,7 @@ def read(
 ) -> None:
     """Read the fields of a sheet off photographs: values with unit, box and status, in one JSON report and a CSV."""
     from workflows.instruments.photograph import list_photographs
-    from workflows.instruments.reading import Asking, read_photographs
+    from workflows.instruments.reading import Asking
     from workflows.instruments.sheet import Sheet
     from workflows.run_options import load_engine
 
@@ -120,6 +120,8 @@ def read_and_show(
     typer.Exit
         The batch was interrupted, or a field of a photograph failed.
     """
+    from workflows.instruments.reading import read_photographs
+
     with stop_on_interrupt() as cancel, asking_bar("reading", "questions") as show:
         result = read_photographs(
             files, asking, engine, out, overwrite=overwrite, progress=show, cancel=cancel
