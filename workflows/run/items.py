@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -207,25 +207,27 @@ class _Loaded:
     subject: Picture | Subject | Answer
 
 
+@dataclass(eq=False)
 class _Runner:
-    def __init__(
-        self,
-        requests: Sequence[Request],
-        engine: Engine,
-        stores: tuple[Journal, ...],
-        split: Callable[[Item, Answer], Split | None] | None,
-        on_batch: Callable[[Progress], None] | None,
-        refine: Callable[[Item, Answer], Answer] | None,
-        no_room: Callable[[Item, Answer], EngineError] | None,
-        guard: Callable[[], None] | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self.requests, self.engine, self.stores = requests, engine, stores
-        self.split, self.on_batch, self.refine, self.no_room = split, on_batch, refine, no_room
-        self.guard, self.cancel, self.cancelled = guard, cancel, False
-        self.settled: list[set[int]] = []
-        self.resumed = self.items = self.answers = self.failed = self.objects = self.splits = self.total = 0
-        self.begun = 0.0
+    requests: Sequence[Request]
+    engine: Engine
+    stores: tuple[Journal, ...]
+    split: Callable[[Item, Answer], Split | None] | None
+    on_batch: Callable[[Progress], None] | None
+    refine: Callable[[Item, Answer], Answer] | None
+    no_room: Callable[[Item, Answer], EngineError] | None
+    guard: Callable[[], None] | None
+    cancel: threading.Event | None
+    cancelled: bool = False
+    settled: list[set[int]] = field(default_factory=list)
+    resumed: int = 0
+    items: int = 0
+    answers: int = 0
+    failed: int = 0
+    objects: int = 0
+    splits: int = 0
+    total: int = 0
+    begun: float = 0.0
 
     def run(
         self,
