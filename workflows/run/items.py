@@ -59,7 +59,7 @@ class Item:
     tile: Tile | None = None
 
 
-class Journal(Protocol):
+class AnswerStore(Protocol):
     """What the runner needs of a store."""
 
     def finished(self) -> NDArray[np.int64]:
@@ -141,7 +141,7 @@ def run_items(
     items: Sequence[Item],
     requests: Sequence[Request],
     engine: Engine,
-    store: Journal | Sequence[Journal],
+    store: AnswerStore | Sequence[AnswerStore],
     *,
     split: Callable[[Item, Answer], Split | None] | None = None,
     on_batch: Callable[[Progress], None] | None = None,
@@ -166,7 +166,7 @@ def run_items(
         Each is asked about every item, and its answers are kept in the store of its place; items with a request of
         their own are asked that one, and there is one store.
     engine : Engine
-    store : Journal, or sequence of them
+    store : AnswerStore, or sequence of them
     split : callable, optional
         The items that take the place of an answered one (`Split.items`); None where it stays.
     on_batch : callable, optional
@@ -211,7 +211,7 @@ class _Loaded:
 class _Runner:
     requests: Sequence[Request]
     engine: Engine
-    stores: tuple[Journal, ...]
+    stores: tuple[AnswerStore, ...]
     split: Callable[[Item, Answer], Split | None] | None
     on_batch: Callable[[Progress], None] | None
     refine: Callable[[Item, Answer], Answer] | None
@@ -239,18 +239,20 @@ class _Runner:
         workers: int,
     ) -> Asked:
         self.settled = [set(store.finished().tolist()) for store in self.stores]
-        self.resumed = sum(all(item.key in known for known in self.settled) for item in items)
+        keys = [item.key for item in items]
+        self.resumed = sum(all(key in known for known in self.settled) for key in keys)
         for known, store in zip(self.settled, self.stores, strict=True):
             known.update(_given_up(store, retry_failed))
         self.begun = time.perf_counter()
         while not self._stopped():
-            left = [n for n, item in enumerate(items) if any(item.key not in known for known in self.settled)]
+            left = [n for n, key in enumerate(keys) if any(key not in known for known in self.settled)]
             left = left if limit is None else left[: max(0, limit - self.items)]
             if not left:
                 break
             self.total = self.resumed + self.items + len(left)
             parts = self._ask_all((items[n] for n in left), size, workers)
             items = sorted(parts, key=lambda item: item.key)
+            keys = [item.key for item in items]
         return Asked(self.answers, self.cancelled)
 
     def _ask_all(self, items: Iterable[Item], size: int, workers: int) -> list[Item]:
@@ -285,7 +287,7 @@ class _Runner:
             raise stop
         return parts
 
-    def _put(self, store: Journal, found: Sequence[tuple[Item, Answer]]) -> list[Split]:
+    def _put(self, store: AnswerStore, found: Sequence[tuple[Item, Answer]]) -> list[Split]:
         """Store answers with the splits they call for."""
         made = [self.split(item, answer) for item, answer in found] if self.split is not None else []
         splits = [each for each in made if each is not None]
@@ -336,7 +338,7 @@ class _Runner:
         return answers, lost
 
 
-def _given_up(store: Journal, retry: Retry) -> Iterator[int]:
+def _given_up(store: AnswerStore, retry: Retry) -> Iterator[int]:
     """Keys of items that failed and are not asked again."""
     for key in () if retry is True else store.failed().tolist():
         stored = store.answer(key) if callable(retry) else None
