@@ -64,23 +64,18 @@ class AnswerStore(Protocol):
 
     def finished(self) -> NDArray[np.int64]:
         """Keys of items with an answer other than failed."""
-        ...
 
     def failed(self) -> NDArray[np.int64]:
         """Keys of items whose last attempt failed."""
-        ...
 
     def answer(self, tile: int) -> StoredAnswer | None:
         """The last answer of an item."""
-        ...
 
     def put(self, batch: Sequence[tuple[Tile, Answer]], splits: Sequence[Split] = ()) -> None:
         """Store answers, all or none."""
-        ...
 
     def last_seq(self) -> int:
         """Number of the newest answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
