@@ -31,6 +31,8 @@ def find_tables(text: str) -> list[tuple[int, int, Items]]:
         top = text.rfind("\n", position, rule.start() - 1) + 1 or position
         keys = [_UNIT.sub("", name) or name for name, _ in _cells(text, top, rule.start() - 1)]
         folded = {key.casefold() for key in keys}
+        if len(folded) < len(keys):  # which of two columns of one name is meant cannot be known
+            continue
         if COORDINATE_KEYS.isdisjoint(folded) and numbers_by_name(dict.fromkeys(folded, 0)) is None:
             continue
         rows: list[Fields] = []
@@ -50,7 +52,7 @@ def find_tables(text: str) -> list[tuple[int, int, Items]]:
 
 def _row(text: str, keys: list[str], start: int, end: int) -> Fields:
     cells = _cells(text, start, end)
-    names = [*keys, *(f"column {number}" for number in range(len(keys) + 1, len(cells) + 1))]
+    names = [*keys, *(f"|{number}" for number in range(len(keys) + 1, len(cells) + 1))]
     pairs = [(name, _value(cell)) for name, (cell, _) in zip(names, cells, strict=False)]
     cut = end == len(text) and not text[start:end].rstrip().endswith("|")
     return written_as(CutDict if cut else Fields, pairs, (start, end), [span for _, span in cells])

@@ -494,7 +494,7 @@ def test_adapters_that_do_not_fit_are_refused(fault, trained, tiny, tmp_path):
     else:
         weights = load_file(copy / "adapter_model.safetensors")
         renamed = {
-            key.replace("model.language_model.layers", "model.layers"): v for key, v in weights.items()
+            key.replace("model.language_model.layers", "decoder.layers"): v for key, v in weights.items()
         }
         save_file(renamed, copy / "adapter_model.safetensors")
     path.write_text(json.dumps(card))

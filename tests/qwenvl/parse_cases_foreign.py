@@ -528,6 +528,14 @@ FOREIGN: tuple[Case, ...] = (
     ),
     Case(
         74,
+        "Markdown table with two columns of one name",
+        "| label | x1 | y1 | x2 | x2 |\n|---|---|---|---|---|\n| mitosis | 100 | 200 | 300 | 400 |",
+        "failed",
+        (),
+        ("prose",),
+    ),
+    Case(
+        74,
         "Markdown table cut off",
         "| label | x1 | y1 | x2 | y2 |\n|---|---|---|---|---|\n| mitosis | 100 | 200 | 300 | 400 |\n"
         "| nucleus | 500 | 600 | 7",

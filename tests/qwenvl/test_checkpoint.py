@@ -312,10 +312,10 @@ def test_adapter(tiny: Tiny, tmp_path: Path) -> None:
     assert merged.info.fingerprint != base.info.fingerprint
     assert merged.info.adapter == str(tmp_path / "adapter")
 
-    # Names of an older layout load without any effect in peft; here they are an error.
+    # Names of no known layout load without any effect in peft; here they are an error.
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     renamed = {
-        key.replace("model.language_model.layers", "model.layers"): value for key, value in weights.items()
+        key.replace("model.language_model.layers", "decoder.layers"): value for key, value in weights.items()
     }
     save_file(renamed, tmp_path / "adapter" / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match="do not fit this model"):

@@ -205,9 +205,9 @@ def test_runs_in_srgb_are_other_runs(tmp_path: Path) -> None:
     with pytest.raises(RunMismatchError, match="request"):
         run_slide(path, REQUEST, engine, tmp_path / "b", mask="all")
     with RunStore.open(tmp_path / "b") as store:
-        from workflows._opening import reopen
+        from workflows._reopening import reopen
 
-        slide = reopen(store.manifest.slide)
+        slide = reopen(store.manifest.slide).slide
         assert slide is not None
         with slide, Image.open(path) as image:
             first = np.asarray(image)[0, 0]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from qwenvl.cli import load_commands
 from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Task
-from workflows._opening import reopen
+from workflows._reopening import reopen
 from workflows.cohort import read_cohort, write_summary
 from workflows.cohort.work import close_engine
 from workflows.html import write_batch_report
@@ -64,7 +64,7 @@ def test_a_run_with_its_exports(name: str, tmp_path: Path) -> None:
     run_slide(slide, request, StandInEngine(boxes=3), run, mask="all", slide_mpp=0.5, command=command)
     facts = Report.read(run).slide
     assert facts.name == (f"{name}.png" if name != UNDECODABLE else "M\\xfcller\\xff.png")
-    again = reopen(facts)
+    again = reopen(facts).slide
     assert again is not None
     assert again.path == slide
     again.close()
@@ -125,6 +125,6 @@ def test_a_cohort_of_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     status = qwenvl("batch", "status", out, "--json")
     assert json.loads(status.output)["complete"] is True
     with RunStore.open(out / "id1") as store:
-        slide = reopen(store.manifest.slide)
+        slide = reopen(store.manifest.slide).slide
         assert slide is not None
         slide.close()
