@@ -28,9 +28,9 @@ from typing import Any
 
 import torch
 
-from qwenvl.adapter import AdapterSwitch, base_digest
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.testing import TINY_FAMILIES, language_model_alone, tiny_checkpoint
+from qwenvl.checkpoints.adapters.adapter import AdapterSwitch, base_digest
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import TINY_FAMILIES, language_model_alone, tiny_checkpoint
 
 BAR = 1e-4
 _LANGUAGE = (
@@ -52,9 +52,7 @@ def kinds(family: str) -> dict[str, Callable[[], Any]]:
     made: dict[str, Callable[[], Any]] = {
         "LoRA": lora(),
         "rsLoRA, rank and alpha patterns": lora(
-            use_rslora=True,
-            rank_pattern={r"layers.3.self_attn.q_proj": 7},
-            alpha_pattern={r"self_attn.v_proj": 3},
+            use_rslora=True, rank_pattern={r"layers.3.self_attn.q_proj": 7}, alpha_pattern={r"self_attn.v_proj": 3}
         ),
         "DoRA": lora(use_dora=True),
         "bias all": lora(bias="all"),
@@ -65,9 +63,7 @@ def kinds(family: str) -> dict[str, Callable[[], Any]]:
         "PiSSA": lora(target_modules=_ATTENTION, init_lora_weights="pissa"),
         "LoHa": lambda: peft.LoHaConfig(r=4, alpha=8, target_modules=_LANGUAGE),
         "LoKr": lambda: peft.LoKrConfig(r=4, alpha=8, target_modules=_LANGUAGE),
-        "IA3": lambda: peft.IA3Config(
-            target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"]
-        ),
+        "IA3": lambda: peft.IA3Config(target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"]),
         "OFT": lambda: peft.OFTConfig(r=0, oft_block_size=8, target_modules=_ATTENTION),
         "VeRA": lambda: peft.VeraConfig(r=8, target_modules=_ATTENTION),
         "LN tuning": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "q_norm"]),
@@ -173,9 +169,7 @@ def is_right(row: Mapping[str, Any]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="two families")
     parser.add_argument("--family", action="append", choices=TINY_FAMILIES)
     options = parser.parse_args()
@@ -185,11 +179,7 @@ def main() -> int:
     print("| family | adapter | tensors trained | moved | difference to peft | base restored | ms |")
     print("|---|---|---|---|---|---|---|")
     for family in families:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            warnings.catch_warnings(),
-            contextlib.redirect_stderr(sys.stdout),
-        ):
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stderr(sys.stdout):
             warnings.simplefilter("ignore")
             found = measure(family, Path(folder))
         for row in found:
@@ -205,9 +195,7 @@ def main() -> int:
         rows += found
     compared = [row for row in rows if "refused" not in row]
     wrong = [row for row in rows if not is_right(row)]
-    print(
-        f"\n{len(compared)} of {len(rows)} compared, {len(rows) - len(compared)} refused by peft, {len(wrong)} wrong"
-    )
+    print(f"\n{len(compared)} of {len(rows)} compared, {len(rows) - len(compared)} refused by peft, {len(wrong)} wrong")
     return 1 if wrong else 0
 
 

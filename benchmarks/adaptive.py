@@ -7,7 +7,8 @@ Synthetic slides with planted truth are asked for their nuclei with the embedded
 1. Splitting: a piece of a lymphoid aggregate with about 60 nuclei to a tile, more than the model lists, asked plainly
    and with crowded tiles split.
 2. Cascade: a slide of which a fifth of the tissue is tumor. The threshold is chosen on another slide with
-   `workflows.thresholds` (the largest with a recall of 0.95), then the slide is asked everywhere and only where coarse
+   `workflows.run.plan.thresholds` (the largest with a recall of 0.95), then the slide is asked everywhere and only where
+    coarse
    tiles pass. Counted are nuclei planted in tumor; work is that of both stages.
 3. Token budget: a slide asked in uniform tiles of 0.36 um/px, and with as many prompt tokens shared out by content.
 
@@ -30,15 +31,15 @@ from PIL import Image
 
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request, Where
-from workflows.compare import match_boxes, read_truth_boxes, run_boxes
-from workflows.report import Report
-from workflows.slide_run import plan_run, run_slide
-from workflows.store import RunStore
-from workflows.thresholds import thresholds
+from workflows.report.report import Report
+from workflows.review.compare import match_boxes, read_truth_boxes, run_boxes
+from workflows.run.plan.thresholds import thresholds
+from workflows.run.slide import plan_run, run_slide
+from workflows.store.run_store import RunStore
 from wsi.synthetic import REGIONS, sample_field
 from wsi.synthetic.factory import SlideFactory
-from wsi.synthetic.stain import Scanner
-from wsi.synthetic.truth import REGION_DOWNSAMPLE
+from wsi.synthetic.tissue.stain import Scanner
+from wsi.synthetic.writing.truth import REGION_DOWNSAMPLE
 
 MPP = 0.25
 CROWDED_SEED, MIXED_SEED, TUMOR_SEED, CALIBRATION_SEED = 600_000, 7, 84, 92
@@ -97,10 +98,15 @@ class Bench:
         self.engine = LocalEngine.load(checkpoint, device="cpu")
         advice = self.engine.checkpoint.recommended
         self.settings: dict[str, Any] = {
-            "task": "detect", "labels": ("nucleus",), "mpp": MPP, "tile_size": advice["tile_size"],
-            "overlap": advice["overlap"], "max_objects": advice["max_objects"], "crowded": CROWDED,
+            "task": "detect",
+            "labels": ("nucleus",),
+            "mpp": MPP,
+            "tile_size": advice["tile_size"],
+            "overlap": advice["overlap"],
+            "max_objects": advice["max_objects"],
+            "crowded": CROWDED,
             "generation": Generation(max_new_tokens=advice["max_new_tokens"]),
-        }  # fmt: skip
+        }
 
     def slide(self, seed: int, side: int) -> Path:
         """A slide without artefacts, truth beside it."""
@@ -205,9 +211,7 @@ def budget(bench: Bench, side: int) -> tuple[list[Outcome], bool]:
 
 def main() -> int:
     """Print the tables; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="smaller slides for splitting and budget")
     parser.add_argument("--checkpoint", default="embedded")
     options = parser.parse_args()

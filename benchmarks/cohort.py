@@ -22,26 +22,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
-from workflows.cohort import Plan, Study, look_at, read_cohort, run_cohort
+from workflows.cohort import CohortPlan, Study, look_at, read_cohort, run_cohort
 from workflows.cohort.run import Quiet
-from workflows.cohort.work import Outcome
-from workflows.report import Report
-from workflows.slide_run import finish_run, run_slide
+from workflows.cohort.workers.work import SlideOutcome
+from workflows.report.report import Report
+from workflows.run.slide import finish_run, run_slide
 from wsi.synthetic import SlideFactory
 
 OVERHEAD, RESUME, FINISH = 0.05, 10.0, 0.05
 SECONDS = 0.1
 """Of a tile: less than the embedded model takes on two cores, and far less than a large one."""
 REQUEST: dict[str, Any] = {
-    "task": "detect", "labels": ["nucleus", "mitosis"], "mpp": 0.25, "tile_size": 224, "overlap": 32
-}  # fmt: skip
+    "task": "detect",
+    "labels": ["nucleus", "mitosis"],
+    "mpp": 0.25,
+    "tile_size": 224,
+    "overlap": 32,
+}
 
 
-def make_engine() -> StandInEngine:
+def make_engine() -> FakeEngine:
     """An engine that takes as long as a small model, and no processor time."""
-    return StandInEngine(30, seconds=float(os.environ.get("COHORT_SECONDS", SECONDS)), batch=16)
+    return FakeEngine(30, seconds=float(os.environ.get("COHORT_SECONDS", SECONDS)), batch=16)
 
 
 class Clock(Quiet):
@@ -54,7 +58,7 @@ class Clock(Quiet):
     def connected(self, dashboard: str | None, workers: int) -> None:
         self.connected_at, self.busy_at = time.perf_counter(), processor_seconds()
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: SlideOutcome) -> None:
         self.last, self.busy = time.perf_counter(), processor_seconds() - self.busy_at
 
 
@@ -87,12 +91,12 @@ class Row:
         return f"{self.what:58}{self.ours:9.2f} s {beside:>12}{self.ratio:9.3f}  {bar}"
 
 
-def plan_of(source: Path, model: dict[str, Any]) -> Plan:
+def plan_of(source: Path, model: dict[str, Any]) -> CohortPlan:
     """The same cohort for every round."""
     study = Study.model_validate(
         {"request": REQUEST, "model": model, "quality": {"mode": "off"}, "cluster": {"workers": 1}}
     )
-    return Plan.of(read_cohort(source), study, look_at(study.model, allow_code=True))
+    return CohortPlan.of(read_cohort(source), study, look_at(study.model, allow_code=True))
 
 
 def overhead(folder: Path, slides: Sequence[Path], rounds: int) -> list[Row]:
@@ -119,18 +123,14 @@ def overhead(folder: Path, slides: Sequence[Path], rounds: int) -> list[Row]:
             for slide in slides
         )
         if not (result.complete and same):
-            raise SystemExit(
-                "Batch and bare runs do not give the same reports: the comparison would be unfair."
-            )
+            raise SystemExit("Batch and bare runs do not give the same reports: the comparison would be unfair.")
     print(f"The same {len(slides)} reports from both, in each of {rounds} rounds\n")
     each = f"batch of {len(slides)} slides beside bare runs: time over them"
     median = statistics.median
     return [
         Row(each, median(batch), median(bare), median(ratios), OVERHEAD),
         Row("its processor time beside theirs: more, over the run", median(work), None, median(extra), None),
-        Row(
-            "starting the batch: checks, cluster, imports (once)", median(starts), None, median(starts), None
-        ),
+        Row("starting the batch: checks, cluster, imports (once)", median(starts), None, median(starts), None),
     ]
 
 
@@ -153,9 +153,7 @@ def resume(folder: Path, slides: Sequence[Path], number: int) -> Row:
     times = []
     for _ in range(3):
         begun = time.perf_counter()
-        result = run_cohort(
-            plan_of(table, {"engine": "cohort:make_engine"}), folder / "hundred", allow_code=True
-        )
+        result = run_cohort(plan_of(table, {"engine": "cohort:make_engine"}), folder / "hundred", allow_code=True)
         times.append(time.perf_counter() - begun)
         if not (result.complete and result.finished == number and not result.outcomes):
             raise SystemExit("The finished cohort was not found to be finished.")
@@ -187,9 +185,7 @@ def finishing(folder: Path, slide: Path) -> Row:
 
 def main() -> int:
     """Measure, print one table, return 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="fewer, smaller slides")
     parser.add_argument("--only", choices=("overhead", "resume", "finishing"), help="measure one thing")
     given = parser.parse_args()

@@ -34,18 +34,18 @@ from typing import Any
 import numpy as np
 
 from qwenvl.answer import Answer
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
 from workflows.cohort.status import cohort_status
-from workflows.report import Report
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.store.run_store import RunStore
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS, BATCH = 3, 8
 _PATIENCE = 600.0
 
 
-class LoggingEngine(StandInEngine):
+class LoggingEngine(FakeEngine):
     """Writes down every picture before it answers, and gives each answer the picture's number as raw text."""
 
     def __init__(self, log: str, seconds: float) -> None:
@@ -102,9 +102,13 @@ def make_cohort(folder: Path, *, slides: int, side: int, real: Path | None) -> M
     noise = np.random.default_rng(0).integers(90, 200, (600, 600, 3), np.uint8)
     cv2.imwrite(str(folder / "no-scale.png"), noise)
     tifffile.imwrite(
-        folder / "glass.tif", np.full((768, 768, 3), 244, np.uint8), tile=(256, 256), photometric="rgb",
-        resolution=(20000, 20000), resolutionunit="CENTIMETER",
-    )  # fmt: skip
+        folder / "glass.tif",
+        np.full((768, 768, 3), 244, np.uint8),
+        tile=(256, 256),
+        photometric="rgb",
+        resolution=(20000, 20000),
+        resolutionunit="CENTIMETER",
+    )
     (folder / "mask.geojson").write_text('{"type": "FeatureCollection", "features": [')
     rows += [
         ("nowhere.svs", "missing", "", "", "bad"),
@@ -120,21 +124,20 @@ def make_cohort(folder: Path, *, slides: int, side: int, real: Path | None) -> M
     text += [",".join((*row, f"P{number}")) for number, row in enumerate(rows)]
     table.write_text("\n".join(text) + "\n")
     bad = {
-        "missing": "does not exist", "truncated": "", "Twin": "shared by rows", "twin": "shared by rows",
-        "no-scale": "pixel size", "glass": "No tissue", "bad-mask": "mask.geojson",
-    }  # fmt: skip
+        "missing": "does not exist",
+        "truncated": "",
+        "Twin": "shared by rows",
+        "twin": "shared by rows",
+        "no-scale": "pixel size",
+        "glass": "No tissue",
+        "bad-mask": "mask.geojson",
+    }
     return Made(table, tuple(good), bad)
 
 
 def study(folder: Path, mode: str, address: str | None, part_tiles: int) -> Path:
     """The study's file."""
-    request = {
-        "task": "detect",
-        "labels": ["nucleus", "mitosis"],
-        "mpp": 0.5,
-        "tile_size": 224,
-        "overlap": 32,
-    }
+    request = {"task": "detect", "labels": ["nucleus", "mitosis"], "mpp": 0.5, "tile_size": 224, "overlap": 32}
     if mode == "small":
         request |= {"tile_size": 96, "overlap": 16}
     model: dict[str, Any] = {"engine": "cohort_faults:make_engine"}
@@ -166,8 +169,11 @@ class Batch:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "qwenvl", "batch", *given],
-                env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     @property
     def log(self) -> Path:
@@ -267,13 +273,14 @@ def compare(made: Made, calm: Path, killed: Path) -> list[str]:
     wrong = []
     for folder in (calm, killed):
         stages = {each.row.id: each for each in cohort_status(folder)[1]}
-        wrong += [f"{folder.name}: {id} is {stages[id].stage}: {stages[id].reason}" for id in made.good
-                  if stages[id].stage != "complete"]  # fmt: skip
+        wrong += [
+            f"{folder.name}: {id} is {stages[id].stage}: {stages[id].reason}"
+            for id in made.good
+            if stages[id].stage != "complete"
+        ]
         for id, words in made.bad.items():
             if stages[id].stage not in ("refused", "failed") or words not in stages[id].reason:
-                wrong.append(
-                    f"{folder.name}: {id} is {stages[id].stage} because {stages[id].reason!r}, not {words!r}"
-                )
+                wrong.append(f"{folder.name}: {id} is {stages[id].stage} because {stages[id].reason!r}, not {words!r}")
     for id in made.good:
         if Report.read(calm / id).result() != Report.read(killed / id).result():
             wrong.append(f"{id}: the report differs from that of the undisturbed run")
@@ -295,9 +302,7 @@ def asked_twice(kills: Sequence[Kill], log: Path, tiles: int, unique: Counter[st
             wrong.append(f"{len(again)} stored tiles were asked again after {kill.what} was killed")
     most = tiles + 2 * BATCH * len(kills)
     if len(asked) > most:
-        wrong.append(
-            f"{len(asked)} pictures asked for {tiles} tiles: more than the {most} that kills can cost"
-        )
+        wrong.append(f"{len(asked)} pictures asked for {tiles} tiles: more than the {most} that kills can cost")
     print(f"  {len(asked)} pictures asked for {tiles} tiles, {len(kills)} kills")
     return wrong
 
@@ -326,17 +331,7 @@ def start_scheduler(stack: ExitStack, environment: dict[str, str]) -> tuple[str,
     address = f"tcp://127.0.0.1:{port}"
     begin = [sys.executable, "-m", "dask"]
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    workers = [
-        "worker",
-        address,
-        "--nworkers",
-        "2",
-        "--nthreads",
-        "1",
-        "--resources",
-        "model=1",
-        "--no-dashboard",
-    ]
+    workers = ["worker", address, "--nworkers", "2", "--nthreads", "1", "--resources", "model=1", "--no-dashboard"]
     started = 0
     for words in (scheduler, workers):
         process = subprocess.Popen(
@@ -403,9 +398,7 @@ def check(mode: str, *, small: bool, folder: Path, seed: int = 7) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one mode and say what is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a small cohort, about half a minute")
     parser.add_argument("--mode", choices=("local", "scheduler", "server"), default="local")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it")

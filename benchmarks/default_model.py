@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 # `finetune` is the package of that name, not the script beside this one.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
-from finetune.metrics import iou_matrix
-from qwenvl.agreement import auroc
+from finetune.evaluation.metrics import iou_matrix
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request, Task
+from qwenvl.scoring.agreement import auroc
 from recipes.pretrain.config import PoolConfig, real_folder
 from recipes.pretrain.data import window
 from recipes.pretrain.metrics import BoxTally
@@ -47,8 +47,14 @@ OTHER_TILES = ((256, 256, 0.25), (256, 256, 0.5), (448, 448, 0.25), (448, 448, 0
 """Height, width and scale of tiles beside the recommended ones."""
 ASKED = ("tumor", "necrosis", "mitosis", "stroma", "fat", "lymphocyte cells")
 """Findings of the yes/no measure."""
-COLOURS = {"tumor": (0, 0, 255), "lymphocyte": (0, 160, 0), "stromal": (255, 0, 0), "epithelial": (200, 160, 0),
-           "mitosis": (0, 200, 255), "nucleus": (0, 0, 0)}  # fmt: skip
+COLOURS = {
+    "tumor": (0, 0, 255),
+    "lymphocyte": (0, 160, 0),
+    "stromal": (255, 0, 0),
+    "epithelial": (200, 160, 0),
+    "mitosis": (0, 200, 255),
+    "nucleus": (0, 0, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,7 @@ class Asker:
         self.free_statuses: list[Status] = []
 
     def ask(
-        self,
-        images: list[NDArray[np.uint8]],
-        task: Task,
-        batch: int = 16,
-        count: bool = True,
-        **fields: Any,
+        self, images: list[NDArray[np.uint8]], task: Task, batch: int = 16, count: bool = True, **fields: Any
     ) -> list[Answer]:
         """Answers to one request about many pictures; those of detect belong to the parse rate if they `count`."""
         request = Request(task=task, **self.settings, **fields)
@@ -115,9 +116,7 @@ def boxes_of(objects: Iterable[TileObject]) -> tuple[NDArray[np.float64], list[s
     return np.array([o.box for o in kept], np.float64).reshape(-1, 4), [o.label for o in kept]
 
 
-def measure_fields(
-    asker: Asker, groups: int, each: int
-) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
+def measure_fields(asker: Asker, groups: int, each: int) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
     """Everything that is measured on factory fields of at most 20 nuclei."""
     f1, accuracy, named_f1, tissue, areas, errors, shown = [], [], [], [], [], [], []
     told, excess = [], []
@@ -144,9 +143,7 @@ def measure_fields(
         accuracy.append(by_class.class_accuracy)
         named_f1.append(by_class.f1)
         chosen = asker.ask(images, Task.CLASSIFY, labels=TISSUES)
-        tissue.append(
-            float(np.mean([a.text == TISSUES[t.tissue] for a, t in zip(chosen, tiles, strict=True)]))
-        )
+        tissue.append(float(np.mean([a.text == TISSUES[t.tissue] for a, t in zip(chosen, tiles, strict=True)])))
         counted = asker.ask(images, Task.COUNT, labels=("nucleus",))
         misses = [
             abs((a.value if isinstance(a.value, int) else 0) - len(t.boxes))
@@ -178,9 +175,7 @@ def yes_no(asker: Asker, tiles: list[LabelledTile]) -> dict[str, float]:
     return areas
 
 
-def measure_real(
-    asker: Asker, groups: int, each: int
-) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
+def measure_real(asker: Asker, groups: int, each: int) -> tuple[list[Measure], list[tuple[LabelledTile, Answer]]]:
     """F1 on held-out pictures of real stained tissue, asked in overlapping squares and merged."""
     folder = real_folder()
     if folder is None:
@@ -262,9 +257,7 @@ def measure_speed(asker: Asker, repeats: int) -> Measure:
     """Seconds per detect tile, one by one, on one CPU thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    tiles = [
-        sample_field(FIRST_SEED - 1 - i, size=asker.size, max_nuclei=20).image for i in range(repeats + 1)
-    ]
+    tiles = [sample_field(FIRST_SEED - 1 - i, size=asker.size, max_nuclei=20).image for i in range(repeats + 1)]
     asker.ask(tiles[:1], Task.DETECT, labels=("nucleus",))
     seconds = []
     for tile in tiles[1:]:
@@ -275,9 +268,7 @@ def measure_speed(asker: Asker, repeats: int) -> Measure:
     return Measure("seconds per detect tile, one CPU core", tuple(seconds), 1.5, 0.3, more_is_better=False)
 
 
-def _named(
-    answer: Answer, tile: LabelledTile
-) -> tuple[NDArray[np.float64], NDArray[np.float32], list[str], list[str]]:
+def _named(answer: Answer, tile: LabelledTile) -> tuple[NDArray[np.float64], NDArray[np.float32], list[str], list[str]]:
     boxes, labels = boxes_of(answer.objects)
     return boxes, tile.boxes, labels, [CLASSES[c] for c in tile.classes]
 
@@ -312,9 +303,7 @@ def _corners(box: NDArray[np.floating]) -> tuple[tuple[int, int], tuple[int, int
 
 def main() -> int:
     """Print the table; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="fewer fields and pictures")
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of predictions")

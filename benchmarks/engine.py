@@ -37,9 +37,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 # `finetune` is the package of that name, not the script beside this one.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
-from qwenvl.batching import render_request
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.description import EMBEDDED_FOLDER
+from qwenvl.checkpoints.checkpoint_metadata import EMBEDDED_FOLDER
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.decoding.batching import render_request
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Request, Task
 from wsi.synthetic import sample_field
@@ -54,9 +54,7 @@ DETECTION_BAR = 4.0
 SCORING_BAR = 10.0
 CONSTRAINT_BAR = 1.10
 
-DETECT = Request(
-    task=Task.DETECT, labels=("nucleus",), tile_size=SIDE, generation={"max_new_tokens": MOST_NEW}
-)
+DETECT = Request(task=Task.DETECT, labels=("nucleus",), tile_size=SIDE, generation={"max_new_tokens": MOST_NEW})
 SCORE = Request(task=Task.SCORE, prompt="Is there a mitosis in this image?", tile_size=SIDE)
 FINDINGS = [
     Request(task=Task.SCORE, prompt=f"Is there {finding} in this image?", tile_size=SIDE)
@@ -104,10 +102,13 @@ class PlainLoop:
         self._text = render_request(checkpoint, DETECT, thinking=False)
         self._picture = checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id)
         self._processor = Qwen2VLImageProcessorPil(
-            patch_size=settings.patch_size, merge_size=settings.merge_size, temporal_patch_size=2,
-            image_mean=list(settings.image_mean), image_std=list(settings.image_std),
+            patch_size=settings.patch_size,
+            merge_size=settings.merge_size,
+            temporal_patch_size=2,
+            image_mean=list(settings.image_mean),
+            image_std=list(settings.image_std),
             size={"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels},
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
     def __call__(self, tiles: Tiles) -> list[list[int]]:
@@ -121,11 +122,14 @@ class PlainLoop:
         inputs = tokenizer(self._text.replace(self._picture, self._picture * count), return_tensors="pt")
         ids = inputs["input_ids"]
         written = model.generate(
-            input_ids=ids, attention_mask=inputs["attention_mask"],
+            input_ids=ids,
+            attention_mask=inputs["attention_mask"],
             mm_token_type_ids=(ids == self._checkpoint.image_token_id).long(),
-            pixel_values=pixels["pixel_values"], image_grid_thw=pixels["image_grid_thw"],
-            max_new_tokens=MOST_NEW, do_sample=False,
-        )  # fmt: skip
+            pixel_values=pixels["pixel_values"],
+            image_grid_thw=pixels["image_grid_thw"],
+            max_new_tokens=MOST_NEW,
+            do_sample=False,
+        )
         tokens: list[int] = written[0, ids.shape[1] :].tolist()
         return tokens[:-1] if tokens and tokens[-1] in self._checkpoint.eos_token_ids else tokens
 
@@ -160,9 +164,7 @@ def same_answers(loop: PlainLoop, engine: LocalEngine, tiles: Tiles) -> str:
             tokens = tokens[: answer.new_tokens]
         if answer.raw != tokenizer.decode(tokens, skip_special_tokens=False):
             raise SystemExit(f"tile {number}: the two sides write different answers")
-    return f"{len(tiles)} of {len(tiles)} answers equal" + (
-        f", {stopped} stopped as loops" if stopped else ""
-    )
+    return f"{len(tiles)} of {len(tiles)} answers equal" + (f", {stopped} stopped as loops" if stopped else "")
 
 
 def same_scores(engine: LocalEngine, tiles: Tiles) -> str:
@@ -197,9 +199,7 @@ def checkpoint_folder(spare: Path) -> Path:
 
 def main() -> int:
     """Check, measure, print; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="48 tiles")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     options = parser.parse_args()
@@ -242,26 +242,33 @@ def report(sides: list[Side], folder: Path) -> int:
     table = Table("", "ms per tile", "tiles/s", "tokens per tile", "beside the plain loop", title=title)
     for side in sides:
         table.add_row(
-            side.name, f"{side.milliseconds:.1f}", f"{1000 / side.milliseconds:.1f}",
-            f"{np.mean(side.tokens):.0f}", f"{loop.milliseconds / side.milliseconds:.1f}x",
-        )  # fmt: skip
+            side.name,
+            f"{side.milliseconds:.1f}",
+            f"{1000 / side.milliseconds:.1f}",
+            f"{np.mean(side.tokens):.0f}",
+            f"{loop.milliseconds / side.milliseconds:.1f}x",
+        )
     Console(width=120).print(table)
     # A grammar may change how much is written, so its cost is taken per token written.
     prompt = score.seconds
     cost = (bound.seconds - prompt) / max(sum(bound.tokens), 1) * sum(free.tokens) + prompt
     bars: list[tuple[str, float, bool]] = [
         ("detection beside the plain loop, at least 4x", ratio := loop.seconds / free.seconds, ratio >= DETECTION_BAR),
-        ("scoring beside the plain loop's detection, at least 10x", ratio := loop.seconds / score.seconds,
-         ratio >= SCORING_BAR),
-        ("constrained beside free detection of the same length, at most 1.10x", ratio := cost / free.seconds,
-         ratio <= CONSTRAINT_BAR),
-    ]  # fmt: skip
+        (
+            "scoring beside the plain loop's detection, at least 10x",
+            ratio := loop.seconds / score.seconds,
+            ratio >= SCORING_BAR,
+        ),
+        (
+            "constrained beside free detection of the same length, at most 1.10x",
+            ratio := cost / free.seconds,
+            ratio <= CONSTRAINT_BAR,
+        ),
+    ]
     for name, value, reached in bars:
         print(f"bar: {name}: {'reached' if reached else 'MISSED'} ({value:.2f}x)")
     print(f"no bar: scoring beside this engine's own detection: {free.seconds / score.seconds:.1f}x")
-    print(
-        f"no bar: five findings together beside one after the other: {apart.seconds / together.seconds:.1f}x"
-    )
+    print(f"no bar: five findings together beside one after the other: {apart.seconds / together.seconds:.1f}x")
     return 0 if all(reached for _, _, reached in bars) else 1
 
 

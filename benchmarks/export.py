@@ -34,18 +34,11 @@ METHODS = ("napari-qwenvl", "geojson.dump", "json.dump", "json.dumps")
 
 def write_run(folder: Path, objects: int) -> None:
     """A run of so many objects (before merging), answered by the stand-in engine."""
-    from qwenvl.engines.stand_in import StandInEngine
+    from qwenvl.engines.fake import FakeEngine
     from qwenvl.request import Request, Task
-    from workflows._rows import tile_table
-    from workflows.provenance import (
-        Manifest,
-        grid_facts,
-        mask_facts,
-        model_facts,
-        slide_facts,
-        software_versions,
-    )
-    from workflows.store import RunStore
+    from workflows.store.provenance import Manifest, grid_facts, mask_facts, model_facts, slide_facts, software_versions
+    from workflows.store.rows import tile_table
+    from workflows.store.run_store import RunStore
     from wsi.grid import TileGrid
     from wsi.slide import Level, Slide
     from wsi.tissue import TissueMask
@@ -66,17 +59,23 @@ def write_run(folder: Path, objects: int) -> None:
         def _read(self, x: int, y: int, width: int, height: int, level: int) -> Any:
             return np.full((height, width, 3), 200, np.uint8)
 
-    slide, engine = Blank(), StandInEngine(boxes=PER_TILE)
+    slide, engine = Blank(), FakeEngine(boxes=PER_TILE)
     request = Request(
         task=Task.DETECT, labels=("tumour", "lymphocyte"), tile_size=224, overlap=32, mpp=0.5, max_objects=100
     )
     mask = TissueMask.from_slide(slide, method="all")
     grid = TileGrid.from_slide(slide, tile_size=224, overlap=32, mpp=0.5, mask=mask)
     manifest = Manifest(
-        request=request, request_hash=request.hash, slide=slide_facts(slide), model=model_facts(engine.info),
-        grid=grid_facts(grid, slide), mask=mask_facts(mask, "all", slide), versions=software_versions(), command=None,
+        request=request,
+        request_hash=request.hash,
+        slide=slide_facts(slide),
+        model=model_facts(engine.info),
+        grid=grid_facts(grid, slide),
+        mask=mask_facts(mask, "all", slide),
+        versions=software_versions(),
+        command=None,
         created="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(0)
     tiles = list(grid)
     with RunStore.create(folder, manifest, tile_table(grid)) as store:
@@ -93,13 +92,11 @@ def export_ours(run: Path, out: Path) -> int:
     return export_geojson(run, out)
 
 
-def export_at_once(
-    run: Path, out: Path, write: Callable[[list[Any], Any], None], feature: Callable[..., Any]
-) -> int:
+def export_at_once(run: Path, out: Path, write: Callable[[list[Any], Any], None], feature: Callable[..., Any]) -> int:
     """All features first, then the document."""
-    from workflows.colours import label_colours
-    from workflows.merged import iter_merged
-    from workflows.store import RunStore
+    from workflows.merge.merged import iter_merged
+    from workflows.report.images.colours import label_colours
+    from workflows.store.run_store import RunStore
 
     features = []
     with RunStore.open(run) as store:
@@ -107,9 +104,7 @@ def export_at_once(
         classes = [{"name": label, "color": list(colour)} for label, colour in label_colours(labels).items()]
         for chunk in iter_merged(store, labels):
             columns = chunk.tile, chunk.item, chunk.label, np.round(chunk.box, 2), chunk.score
-            for tile, item, label, (x0, y0, x1, y1), score in zip(
-                *(c.tolist() for c in columns), strict=True
-            ):
+            for tile, item, label, (x0, y0, x1, y1), score in zip(*(c.tolist() for c in columns), strict=True):
                 properties = {
                     "objectType": "detection",
                     "classification": classes[label],
@@ -128,10 +123,11 @@ def export_with_geojson(run: Path, out: Path) -> int:
     import geojson
 
     return export_at_once(
-        run, out,
+        run,
+        out,
         lambda features, stream: geojson.dump(geojson.FeatureCollection(features), stream),
         lambda name, ring, properties: geojson.Feature(name, geojson.Polygon(ring), properties),
-    )  # fmt: skip
+    )
 
 
 def _plain(name: str, ring: Any, properties: Any) -> dict[str, Any]:
@@ -158,26 +154,19 @@ def export_with_dumps(run: Path, out: Path) -> int:
     return export_at_once(
         run,
         out,
-        lambda features, stream: stream.write(
-            json.dumps({"type": "FeatureCollection", "features": features})
-        ),
+        lambda features, stream: stream.write(json.dumps({"type": "FeatureCollection", "features": features})),
         _plain,
     )
 
 
-EXPORTS = dict(
-    zip(METHODS, (export_ours, export_with_geojson, export_with_json, export_with_dumps), strict=True)
-)
+EXPORTS = dict(zip(METHODS, (export_ours, export_with_geojson, export_with_json, export_with_dumps), strict=True))
 
 
 def measured(method: str, run: Path, out: Path) -> dict[str, float]:
     """One export in a process of its own: objects, CPU seconds without imports, peak memory in MiB."""
     out.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, __file__, "--one", method, str(run), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, __file__, "--one", method, str(run), str(out)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{method} failed:\n{done.stderr[-2000:]}")
@@ -188,7 +177,7 @@ def measured(method: str, run: Path, out: Path) -> dict[str, float]:
 def one(method: str, run: Path, out: Path) -> None:
     """What `measured` runs."""
     import workflows.export
-    import workflows.merged  # noqa: F401 - imported before the clock starts
+    import workflows.merge.merged  # noqa: F401 - imported before the clock starts
 
     if method == "geojson.dump":
         import geojson  # noqa: F401
@@ -209,9 +198,7 @@ def same_content(run: Path, folder: Path, methods: list[str]) -> None:
         documents.append(sorted(features, key=lambda feature: feature["id"]))
     for method, document in zip(methods, documents, strict=True):
         if document != documents[0]:
-            raise SystemExit(
-                f"{method} writes other features than {methods[0]}: the comparison would be unfair."
-            )
+            raise SystemExit(f"{method} writes other features than {methods[0]}: the comparison would be unfair.")
     print(f"Same {len(documents[0]):,} features: {', '.join(methods)}\n")
 
 
@@ -239,8 +226,9 @@ def main() -> int:
         same_content(folder / "small", folder, methods)
         rows = {
             (method, size): measured(method, folder / size, folder / "x.geojson")
-            for size in sizes for method in methods
-        }  # fmt: skip
+            for size in sizes
+            for method in methods
+        }
         again = measured("napari-qwenvl", folder / "large", folder / "x.geojson")
         size = (folder / "x.geojson").stat().st_size / 1e6
     ours = rows["napari-qwenvl", "large"]
@@ -257,9 +245,7 @@ def main() -> int:
     print(f"\nPeak with ten times the objects: {growth:.2f}x (bar {FLAT}x). The file has {size:,.0f} MB.")
     missed = [] if growth <= FLAT else [f"memory grows {growth:.2f}x, the bar is {FLAT}x"]
     bars = {
-        method: rows[method, "large"]["seconds"] / ours["seconds"]
-        for method in methods
-        if method.endswith(".dump")
+        method: rows[method, "large"]["seconds"] / ours["seconds"] for method in methods if method.endswith(".dump")
     }
     for method, faster in bars.items():
         if faster < FASTER:

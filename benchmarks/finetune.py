@@ -29,21 +29,21 @@ import numpy as np
 # `finetune` is the package of that name, not the script beside this one.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
-from finetune.build import BuildOptions, build_dataset, split_dataset
-from finetune.cutting import Cutter, TileSpec
-from finetune.evaluate import Exam
-from finetune.label_source import TileReader, validation_cuts
-from finetune.metrics import Score
-from finetune.samples import Dataset
-from qwenvl.checkpoint import find_checkpoint, load_checkpoint
-from qwenvl.description import fingerprint
+from finetune.dataset.build import BuildOptions, build_dataset, split_dataset
+from finetune.dataset.cutting import Cutter, TileSpec
+from finetune.dataset.samples import Dataset
+from finetune.evaluation.evaluate import Exam
+from finetune.evaluation.metrics import Score
+from finetune.examples.label_source import TileReader, validation_cuts
+from qwenvl.checkpoints.checkpoint_metadata import fingerprint
+from qwenvl.checkpoints.loading import find_checkpoint, load_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Request
 from recipes.pretrain.config import PoolConfig, real_folder
 from recipes.pretrain.real import RealNuclei
 from recipes.training import SmallModelConfig, finetune
 from wsi.synthetic import CLASSES, sample_field
-from wsi.synthetic.pigment import plant_pigment
+from wsi.synthetic.tissue.pigment import plant_pigment
 
 F1_BAR, F1_AIM, LOSS_BAR, PLANTED_BAR = 0.4, 0.6, 2.0, 0.7
 BLOOD = {"RBC": "red blood cell", "WBC": "immune cell", "Platelets": "platelet"}
@@ -71,9 +71,13 @@ class Skill:
         cutter = Cutter(dataset, TileSpec(**tile), tuple(labels))
         cuts = validation_cuts(cutter, "validation", most=most, seed=7)
         request = Request(
-            task="detect", labels=tuple(labels), tile_size=tile["size"], overlap=0, max_objects=40,
+            task="detect",
+            labels=tuple(labels),
+            tile_size=tile["size"],
+            overlap=0,
+            max_objects=40,
             generation=Generation(max_new_tokens=320),
-        )  # fmt: skip
+        )
         return cls(Exam(tuple(cuts), TileReader(dataset), request))
 
     @property
@@ -126,9 +130,7 @@ def tissue_nuclei(out: Path) -> Path:
     if not (folder / "dataset.json").exists() and source is not None:
         real = RealNuclei(source, PoolConfig())
         dataset = build_dataset(
-            "tissue nuclei",
-            [(source / "labels", source / "images")],
-            BuildOptions(rename={"object": "nucleus"}),
+            "tissue nuclei", [(source / "labels", source / "images")], BuildOptions(rename={"object": "nucleus"})
         )
         lists = {"train": real.training_names, "validation": real.validation_names}
         split_dataset(dataset, lists={k: [n.split(".")[0] for n in v] for k, v in lists.items()}).save(folder)
@@ -174,43 +176,49 @@ def factory(out: Path, name: str, counts: dict[str, int], first: int, *, planted
 
 
 def recipe(
-    dataset: Path,
-    out: Path,
-    tile: dict[str, Any],
-    steps: int,
-    share: float,
-    sources: list[Any],
-    *,
-    distil: float = 0.7,
+    dataset: Path, out: Path, tile: dict[str, Any], steps: int, share: float, sources: list[Any], *, distil: float = 0.7
 ) -> Any:
     """One recipe for a table; what an adapter is measured by is the benchmark's own."""
     return SmallModelConfig.model_validate(
         {
-            "dataset": dataset, "out": out, "base": "embedded", "device": "cpu", "tile": tile,
-            "augment": {"colour": 1.0, "pool": min(2400, 4 * steps)}, "max_objects": 40, "max_new_tokens": 320,
-            "around_share": 0.3, "lora": {"rank": 32, "targets": "language", "merger": True},
+            "dataset": dataset,
+            "out": out,
+            "base": "embedded",
+            "device": "cpu",
+            "tile": tile,
+            "augment": {"colour": 1.0, "pool": min(2400, 4 * steps)},
+            "max_objects": 40,
+            "max_new_tokens": 320,
+            "around_share": 0.3,
+            "lora": {"rank": 32, "targets": "language", "merger": True},
             "train": {
-                "steps": steps, "batch": 8, "learning_rate": 1.5e-3, "save_every": 100,
-                "soft_coordinates": 3, "coordinate_noise": 12, "label_weight": 2, "bfloat16": True,
+                "steps": steps,
+                "batch": 8,
+                "learning_rate": 1.5e-3,
+                "save_every": 100,
+                "soft_coordinates": 3,
+                "coordinate_noise": 12,
+                "label_weight": 2,
+                "bfloat16": True,
                 "keep_features": 2048,
             },
             "evaluate": {"tiles": 1, "base": False},
             "replay": {"share": share, "sources": sources, "distil": distil},
         }
-    )  # fmt: skip
+    )
 
 
 def train_row(data: Path, out: Path, pictures: int, share: float, steps: int, new: Skill, old: Skill) -> Row:
     """Train and measure one adapter, or go on with it."""
-    nuclei = {"name": "tissue nuclei", "kind": "dataset", "path": tissue_nuclei(out), "held_out": 0,
-              "tile": NUCLEI_TILE}  # fmt: skip
+    nuclei = {
+        "name": "tissue nuclei",
+        "kind": "dataset",
+        "path": tissue_nuclei(out),
+        "held_out": 0,
+        "tile": NUCLEI_TILE,
+    }
     config = recipe(
-        blood_cells(data, out, pictures),
-        out / f"run-{pictures}-{share:g}-{steps}",
-        TILE,
-        steps,
-        share,
-        [nuclei],
+        blood_cells(data, out, pictures), out / f"run-{pictures}-{share:g}-{steps}", TILE, steps, share, [nuclei]
     )
     kept = config.out.with_name(f"{config.out.name}-{new.size}-{old.size}.json")
     if kept.is_file():
@@ -307,14 +315,10 @@ def planted(out: Path, steps: int, tiles: int, held: int) -> list[str]:
     print("|---|---|---|---|---|")
     rows = [(PIGMENT, before_new, after_new)]
     for title, before, after in rows:
-        print(
-            f"| {title} (new) | {before.classes[PIGMENT]['labels']} | {between(before)} | {between(after)} | |"
-        )
+        print(f"| {title} (new) | {before.classes[PIGMENT]['labels']} | {between(before)} | {between(after)} | |")
     for name in CLASSES:
         a, b = before_old.classes[name], after_old.classes[name]
-        print(
-            f"| {name} | {a['labels']} | {a['f1']:.3f} | {b['f1']:.3f} | {100 * (a['f1'] - b['f1']):+.1f} |"
-        )
+        print(f"| {name} | {a['labels']} | {a['f1']:.3f} | {b['f1']:.3f} | {100 * (a['f1'] - b['f1']):+.1f} |")
     together = f"{between(before_old)} | {between(after_old)} | {lost(before_old, after_old):+.1f}"
     print(f"| old classes together | | {together} |")
     missed = []
@@ -326,9 +330,7 @@ def planted(out: Path, steps: int, tiles: int, held: int) -> list[str]:
     return missed
 
 
-def blood(
-    data: Path, options: argparse.Namespace, pictures: Sequence[int], shares: Sequence[float]
-) -> list[str]:
+def blood(data: Path, options: argparse.Namespace, pictures: Sequence[int], shares: Sequence[float]) -> list[str]:
     """The first two tables; what of their bars was missed."""
     out, steps = options.out, options.steps
     new = Skill.of(blood_cells(data, out, max(PICTURES)), TILE, tuple(BLOOD.values()), options.tiles)
@@ -360,9 +362,7 @@ def blood(
 
 def main() -> int:
     """Print the tables; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="few steps and tiles: does it run?")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-finetune"))
     parser.add_argument("--only", choices=("curve", "replay", "planted"), help="one of the three tables")

@@ -38,14 +38,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qwenvl.answer import Answer
-from qwenvl.batching import build_batch, encode_prompt, render_request
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.decoding import Decoded, prefill
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import tiny_checkpoint
+from qwenvl.decoding.batching import build_batch, encode_prompt, render_request
+from qwenvl.decoding.decode import Decoded, prefill
 from qwenvl.engines import local
 from qwenvl.engines.local import LocalEngine
-from qwenvl.preprocess import preprocess
+from qwenvl.images.preprocess import preprocess
 from qwenvl.request import Request, Task
-from qwenvl.testing import tiny_checkpoint
 
 TEXT_TOKENS = 200
 NEW_TOKENS = 64
@@ -65,21 +65,32 @@ class Geometry:
     side: int = 1024
 
 
-def _qwen3(
-    hidden: int, inner: int, layers: int, heads: int, tower: tuple[int, int, int], deep: list[int]
-) -> Geometry:
+def _qwen3(hidden: int, inner: int, layers: int, heads: int, tower: tuple[int, int, int], deep: list[int]) -> Geometry:
     text = {
-        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151_936,
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True,
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
         },
-    }  # fmt: skip
+    }
     depth, width, wide = tower
     vision = {
-        "depth": depth, "hidden_size": width, "intermediate_size": wide, "num_heads": 16, "out_hidden_size": hidden,
-        "num_position_embeddings": 2304, "deepstack_visual_indexes": deep,
-    }  # fmt: skip
+        "depth": depth,
+        "hidden_size": width,
+        "intermediate_size": wide,
+        "num_heads": 16,
+        "out_hidden_size": hidden,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": deep,
+    }
     return Geometry("Qwen3-VL", text, vision, tied=hidden < 4096)
 
 
@@ -90,18 +101,27 @@ GEOMETRIES = {
     "Qwen2.5-VL-7B": Geometry(
         "Qwen2.5-VL",
         {
-            "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-            "num_key_value_heads": 4, "vocab_size": 152_064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152_064,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         },
         {
-            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
-            "fullatt_block_indexes": [7, 15, 23, 31], "window_size": 112,
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 3584,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            "window_size": 112,
         },
         tied=False,
         side=1036,
     ),
-}  # fmt: skip
+}
 """Models by name, after their own config.json."""
 
 
@@ -152,10 +172,13 @@ class PlainLoop:
         self._text = render_request(checkpoint, request, thinking=False)
         self._picture = checkpoint.tokenizer.convert_ids_to_tokens(checkpoint.image_token_id)
         self._processor = Qwen2VLImageProcessorPil(
-            patch_size=settings.patch_size, merge_size=settings.merge_size, temporal_patch_size=2,
-            image_mean=list(settings.image_mean), image_std=list(settings.image_std),
+            patch_size=settings.patch_size,
+            merge_size=settings.merge_size,
+            temporal_patch_size=2,
+            image_mean=list(settings.image_mean),
+            image_std=list(settings.image_std),
             size={"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels},
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
     def __call__(self, tiles: Tiles) -> list[list[int]]:
@@ -170,12 +193,15 @@ class PlainLoop:
         text = self._text.replace(self._picture, self._picture * count)
         ids = checkpoint.tokenizer(text, return_tensors="pt")["input_ids"].to(device)
         written = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids),
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == checkpoint.image_token_id).long(),
             pixel_values=pixels["pixel_values"].to(device, model.dtype),
             image_grid_thw=pixels["image_grid_thw"].to(device),
-            max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False,
-        )  # fmt: skip
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+        )
         tokens: list[int] = written[0, ids.shape[1] :].tolist()
         return tokens
 
@@ -183,16 +209,17 @@ class PlainLoop:
 def build(geometry: Geometry, folder: Path, device: str, dtype: torch.dtype) -> Checkpoint:
     """A checkpoint with random weights of a geometry; tokenizer and processor are those of a tiny one."""
     tiny = load_checkpoint(tiny_checkpoint(geometry.family, folder), device="cpu")
-    ids = {key: tiny.model.config.to_dict()[key] for key in (
-        "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
-    )}  # fmt: skip
+    ids = {
+        key: tiny.model.config.to_dict()[key]
+        for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    }
     architecture = getattr(transformers, tiny.family.architecture)
     config = architecture.config_class(
-        text_config={
-            **geometry.text, "tie_word_embeddings": geometry.tied, "bos_token_id": None, "eos_token_id": None,
-        }, vision_config=geometry.vision,
-        tie_word_embeddings=geometry.tied, **ids,
-    )  # fmt: skip
+        text_config={**geometry.text, "tie_word_embeddings": geometry.tied, "bos_token_id": None, "eos_token_id": None},
+        vision_config=geometry.vision,
+        tie_word_embeddings=geometry.tied,
+        **ids,
+    )
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -205,9 +232,13 @@ def build(geometry: Geometry, folder: Path, device: str, dtype: torch.dtype) -> 
     count = sum(parameter.numel() for parameter in model.parameters())
     settings = replace(tiny.processor, max_pixels=16_777_216)
     description = replace(
-        tiny.description, config=config.to_dict(), processor=settings, dtype=str(dtype).removeprefix("torch."),
-        parameters=count, weight_bytes=count * dtype.itemsize,
-    )  # fmt: skip
+        tiny.description,
+        config=config.to_dict(),
+        processor=settings,
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=count,
+        weight_bytes=count * dtype.itemsize,
+    )
     info = replace(tiny.info, model=geometry.family, device=device, dtype=description.dtype)
     return Checkpoint(model, tiny.tokenizer, settings, tiny.family, info, description)
 
@@ -371,17 +402,21 @@ def measure(name: str, geometry: Geometry, device: str, rate: float, count: int,
     loop(few[:1])
     plain, _ = timed(where, lambda: loop(few))
     estimate = checkpoint.description.estimate_memory(
-        geometry.side,
-        batch=min(rows, count),
-        prompt_tokens=TEXT_TOKENS,
-        new_tokens=NEW_TOKENS,
-        dtype="bfloat16",
+        geometry.side, batch=min(rows, count), prompt_tokens=TEXT_TOKENS, new_tokens=NEW_TOKENS, dtype="bfloat16"
     )
     return Measured(
-        name, work, count / scoring, count / detection, len(few) / plain, rate,
-        {part: seconds / total for part, seconds in spent.items()}, peak, estimate.total,
-        changed, len(few),
-    )  # fmt: skip
+        name,
+        work,
+        count / scoring,
+        count / detection,
+        len(few) / plain,
+        rate,
+        {part: seconds / total for part, seconds in spent.items()},
+        peak,
+        estimate.total,
+        changed,
+        len(few),
+    )
 
 
 def report(found: Sequence[Measured], device: str, count: int, rows: int, judged: bool) -> int:
@@ -412,10 +447,13 @@ def report(found: Sequence[Measured], device: str, count: int, rows: int, judged
         off = abs(each.estimate / each.peak - 1) if each.peak else 1.0
         for words, value, reached in (
             (f"scoring at {SCORING_BAR:.0%} or more of the dense rate", f"{each.share:.1%}", each.share >= SCORING_BAR),
-            (f"detection at {DETECTION_BAR:g}x or more of the plain loop", f"{each.detection / each.plain:.1f}x",
-             each.detection / each.plain >= DETECTION_BAR),
+            (
+                f"detection at {DETECTION_BAR:g}x or more of the plain loop",
+                f"{each.detection / each.plain:.1f}x",
+                each.detection / each.plain >= DETECTION_BAR,
+            ),
             (f"estimate within {MEMORY_BAR:.0%} of peak memory", f"{off:.1%} off", off <= MEMORY_BAR),
-        ):  # fmt: skip
+        ):
             print(f"bar: {each.name}: {words}: {'reached' if reached else 'MISSED'} ({value})")
             missed += not reached
     return int(missed > 0)
@@ -424,38 +462,44 @@ def report(found: Sequence[Measured], device: str, count: int, rows: int, judged
 def tiny_geometries() -> dict[str, Geometry]:
     """One small geometry per family, for the self-check."""
     text = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 512,
-    }  # fmt: skip
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    }
     vision = {"depth": 4, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
     third = GEOMETRIES["Qwen3-VL-8B"].text["rope_parameters"] | {"mrope_section": [4, 2, 2]}
     second = GEOMETRIES["Qwen2.5-VL-7B"].text["rope_parameters"] | {"mrope_section": [2, 3, 3]}
     return {
         "tiny Qwen3-VL": Geometry(
-            "Qwen3-VL", text | {"head_dim": 16, "rope_parameters": third},
-            vision | {"num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1, 2]}, tied=True, side=128,
+            "Qwen3-VL",
+            text | {"head_dim": 16, "rope_parameters": third},
+            vision | {"num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1, 2]},
+            tied=True,
+            side=128,
         ),
         "tiny Qwen2.5-VL": Geometry(
-            "Qwen2.5-VL", text | {"rope_parameters": second},
-            vision | {"fullatt_block_indexes": [1, 3], "window_size": 112}, tied=False, side=140,
+            "Qwen2.5-VL",
+            text | {"rope_parameters": second},
+            vision | {"fullatt_block_indexes": [1, 3], "window_size": 112},
+            tied=False,
+            side=140,
         ),
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
     """Check, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=GEOMETRIES, default=list(GEOMETRIES))
     parser.add_argument("--tiles", type=int, default=64)
     parser.add_argument("--rows", type=int, default=16, help="tiles of a batch")
     parser.add_argument("--selfcheck", action="store_true", help="tiny geometries on a CPU")
     options = parser.parse_args()
     if not options.selfcheck and not torch.cuda.is_available():
-        print(
-            "needs a CUDA device, and there is none; --selfcheck runs every step on tiny geometries on a CPU"
-        )
+        print("needs a CUDA device, and there is none; --selfcheck runs every step on tiny geometries on a CPU")
         return 2
     device = "cpu" if options.selfcheck else "cuda"
     chosen = tiny_geometries() if options.selfcheck else {name: GEOMETRIES[name] for name in options.models}

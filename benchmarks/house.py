@@ -73,9 +73,7 @@ class Module:
 
 def main() -> int:
     """Print the table; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="also print what was counted")
     parser.add_argument("--root", type=Path, default=ROOT, help="checkout to read (this one)")
     options = parser.parse_args()
@@ -116,9 +114,7 @@ def measure(root: Path) -> list[Row]:
             0,
             found=tuple(" - ".join(cycle) for cycle in cycles),
         ),
-        Row(
-            "`Any` per 1,000 lines", 1000 * sum(uses_of_any(m.tree) for m in modules) / max(lines, 1), MAX_ANY
-        ),
+        Row("`Any` per 1,000 lines", 1000 * sum(uses_of_any(m.tree) for m in modules) / max(lines, 1), MAX_ANY),
         Row("`# fmt: skip` in the wheel", skips, MAX_SKIPS),
         Row("lines of tests to lines in the wheel", tests / max(lines, 1), MIN_TESTS, at_least=True),
     ]

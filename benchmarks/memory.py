@@ -94,45 +94,34 @@ def _tissue(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _edge(row: int, column: int, downsample: int, side: int) -> NDArray[np.uint8]:
-    y, x = (
-        np.mgrid[row * _SIDE : (row + 1) * _SIDE, column * _SIDE : (column + 1) * _SIDE] * downsample / side
-        - 0.5
-    )
+    y, x = np.mgrid[row * _SIDE : (row + 1) * _SIDE, column * _SIDE : (column + 1) * _SIDE] * downsample / side - 0.5
     inside = np.hypot(x, y) < _TISSUE_RADIUS
     return np.where(inside[..., None], [200, 130, 170], 243).astype(np.uint8)
 
 
 def _encode(picture: NDArray[np.uint8]) -> bytes:
     return bytes(
-        imagecodecs.jpeg8_encode(
-            picture, level=80, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-        )
+        imagecodecs.jpeg8_encode(picture, level=80, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
     )
 
 
 def run_once(path: Path, side: int, out: Path) -> Measured:
     """The run that is measured: everything `qwenvl detect` and two exports do."""
-    from qwenvl.engines.stand_in import StandInEngine
+    from qwenvl.engines.fake import FakeEngine
     from qwenvl.request import Request, Task
     from workflows.export import export_geojson, export_objects_csv
-    from workflows.slide_run import run_slide
+    from workflows.run.slide import run_slide
 
     start, begun = peak_memory(), time.perf_counter()
-    request = Request(
-        task=Task.DETECT, labels=("nucleus", "mitosis"), tile_size=TILE, overlap=OVERLAP, mpp=0.25
-    )
-    result = run_slide(path, request, StandInEngine(BOXES), out)
+    request = Request(task=Task.DETECT, labels=("nucleus", "mitosis"), tile_size=TILE, overlap=OVERLAP, mpp=0.25)
+    result = run_slide(path, request, FakeEngine(BOXES), out)
     features = export_geojson(out, out.with_suffix(".geojson.gz"))
     rows = export_objects_csv(out, out.with_suffix(".csv"))
     results, tiles = result.report.results, result.report.tiles.total
     assert results.task == "detect"
     if not (result.complete and results.found == tiles * BOXES and features == rows == results.total > 0):
-        raise SystemExit(
-            f"The run is not what it should be: {result.report.tiles}, {features}, {rows}, {results}"
-        )
-    return Measured(
-        side, tiles, results.found, results.total, peak_memory(), start, time.perf_counter() - begun
-    )
+        raise SystemExit(f"The run is not what it should be: {result.report.tiles}, {features}, {rows}, {results}")
+    return Measured(side, tiles, results.found, results.total, peak_memory(), start, time.perf_counter() - begun)
 
 
 def peak_memory() -> float:
@@ -146,9 +135,7 @@ def peak_memory() -> float:
         return int(line.split()[1]) / 1024
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1 << 20 if sys.platform == "darwin" else 1024
-    )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
 
 
 def measure(side: int, folder: Path) -> Measured:
@@ -167,12 +154,8 @@ def measure(side: int, folder: Path) -> Measured:
 
 def main() -> int:
     """Measure both sizes, print the table, and say whether the bar is met."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--fast", action="store_true", help="5,000 and 20,000 px instead of 10,000 and 40,000"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="5,000 and 20,000 px instead of 10,000 and 40,000")
     parser.add_argument("--write", nargs=2, metavar=("PATH", "SIDE"), help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs=3, metavar=("PATH", "SIDE", "OUT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -187,9 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         small, large = (measure(side, Path(folder)) for side in sides)
     ratio = large.peak_mib / small.peak_mib
-    print(
-        "| slide (px) | tiles | boxes stored | boxes merged | peak MiB | above imports MiB | seconds | ratio |"
-    )
+    print("| slide (px) | tiles | boxes stored | boxes merged | peak MiB | above imports MiB | seconds | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for row in (small, large):
         print(

@@ -24,7 +24,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.merge import Detections, merge
+from workflows.merge.across_tiles import Detections, merge
 from wsi.grid import TileGrid
 
 TILE, OVERLAP, PER_TILE = 448, 32, 40
@@ -75,11 +75,7 @@ def plant(boxes: int, *, easy: bool = False, seed: int = 0) -> World:
 
 
 def _views(
-    truth: NDArray[np.float64],
-    classes: NDArray[np.int64],
-    grid: TileGrid,
-    rng: np.random.Generator,
-    easy: bool,
+    truth: NDArray[np.float64], classes: NDArray[np.int64], grid: TileGrid, rng: np.random.Generator, easy: bool
 ) -> Detections:
     """What every tile sees of every object."""
     spans = []
@@ -185,9 +181,7 @@ def same_answer(methods: dict[str, Method]) -> None:
     expected = np.unique(world.seen.ids)
     for name, method in methods.items():
         if not np.array_equal(np.sort(method(world)), expected):
-            raise SystemExit(
-                f"{name} does not return every apart object once: the comparison would be unfair."
-            )
+            raise SystemExit(f"{name} does not return every apart object once: the comparison would be unfair.")
     print(f"Same answer on {len(world.seen)} views of {len(expected)} apart objects: {', '.join(methods)}\n")
 
 
@@ -197,9 +191,11 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="200,000 boxes instead of a million")
     boxes = 200_000 if parser.parse_args().fast else 1_000_000
     peers: dict[str, tuple[Method, int, float]] = {}
-    sizes: dict[str, tuple[Method, int, float]] = {"SAHI NMS": (sahi_nms, boxes, 3.0),
-             "SAHI NMS by IOS": (partial(sahi_nms, metric="IOS"), boxes, 3.0),
-             "LazySlide nms": (lazyslide_nms, boxes // 40, 20.0)}  # fmt: skip
+    sizes: dict[str, tuple[Method, int, float]] = {
+        "SAHI NMS": (sahi_nms, boxes, 3.0),
+        "SAHI NMS by IOS": (partial(sahi_nms, metric="IOS"), boxes, 3.0),
+        "LazySlide nms": (lazyslide_nms, boxes // 40, 20.0),
+    }
     for name, peer in sizes.items():
         try:
             peer[0](plant(100, easy=True))
@@ -227,8 +223,10 @@ def main() -> int:
     heads = f"{'':26}{'boxes':>10}{'CPU s':>9}{'us/box':>8}{'misses':>9}{'dupl.':>8}"
     print(f"{heads}   time per box against ours")
     for row, ratio_words in rows:
-        print(f"{row.name:26}{row.boxes:>10,}{row.seconds:>9.2f}{row.us_per_box:>8.2f}"
-              f"{row.misses:>9.1f}{row.duplicates:>8.1f}   {ratio_words}")  # fmt: skip
+        print(
+            f"{row.name:26}{row.boxes:>10,}{row.seconds:>9.2f}{row.us_per_box:>8.2f}"
+            f"{row.misses:>9.1f}{row.duplicates:>8.1f}   {ratio_words}"
+        )
     print("\nMisses and duplicates per 10,000 objects that several tiles saw.")
     for words in missed:
         print(f"BAR MISSED  {words}")

@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qwenvl.answer import Answer, Status
-from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
 
@@ -77,9 +77,7 @@ def ours(case: Case) -> tuple[str, Found]:
         finish_reason=case.finish_reason,
         image=case.image,
     )
-    places = [
-        (item.label, *(round(part, 3) for part in item.box or item.point or ())) for item in answer.objects
-    ]
+    places = [(item.label, *(round(part, 3) for part in item.box or item.point or ())) for item in answer.objects]
     return answer.status.value, places
 
 
@@ -90,8 +88,7 @@ def theirs(case: Case) -> Found:
         detections = sv.Detections.from_vlm(sv.VLM.QWEN_3_VL, case.text, resolution_wh=(WIDTH, HEIGHT))
     names = detections.data.get("class_name", np.empty(0))
     return [
-        (str(name), *(round(float(part), 3) for part in box))
-        for name, box in zip(names, detections.xyxy, strict=True)
+        (str(name), *(round(float(part), 3) for part in box)) for name, box in zip(names, detections.xyxy, strict=True)
     ]
 
 
@@ -138,10 +135,7 @@ def cookbook(text: str) -> Found:
         items = ast.literal_eval(body[: body.rfind('"}') + 2].strip() + "]")
     sides = (WIDTH / 1000, HEIGHT / 1000) * 2
     return [
-        (
-            str(item["label"]),
-            *(round(part * side, 3) for part, side in zip(item["bbox_2d"], sides, strict=True)),
-        )
+        (str(item["label"]), *(round(part * side, 3) for part, side in zip(item["bbox_2d"], sides, strict=True)))
         for item in items
     ]
 
@@ -153,11 +147,48 @@ def outcome_of_cookbook(case: Case) -> str:
 
 NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 SCRAPS = (
-    "[", "]", "{", "}", "(", ")", "<", ">", "\\", "/", "|", '"', "'", ",", ":", " ", "\n", "0", "7", ".", "-", "box",
-    "ref", "<box>", "</box>", "<ref>", "</ref>", "<|box_start|>", "<|box_end|>", "null", "NaN", "mitosis", "non-",
-    "[]", "{}",
-    "(1,2),(3,4)", "[5, 6, 70, 80]", "```", "\ud800", "1e400", "9" * 40,
-)  # fmt: skip
+    "[",
+    "]",
+    "{",
+    "}",
+    "(",
+    ")",
+    "<",
+    ">",
+    "\\",
+    "/",
+    "|",
+    '"',
+    "'",
+    ",",
+    ":",
+    " ",
+    "\n",
+    "0",
+    "7",
+    ".",
+    "-",
+    "box",
+    "ref",
+    "<box>",
+    "</box>",
+    "<ref>",
+    "</ref>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "null",
+    "NaN",
+    "mitosis",
+    "non-",
+    "[]",
+    "{}",
+    "(1,2),(3,4)",
+    "[5, 6, 70, 80]",
+    "```",
+    "\ud800",
+    "1e400",
+    "9" * 40,
+)
 
 
 def sound(pick: random.Random, dialect: str) -> str:
@@ -173,9 +204,7 @@ def sound(pick: random.Random, dialect: str) -> str:
             parts.append("<ref>{}</ref><box>({},{}),({},{})</box>".format(label, *box))
         else:
             parts.append(
-                "<|object_ref_start|>{}<|object_ref_end|><|box_start|>({},{}),({},{})<|box_end|>".format(
-                    label, *box
-                )
+                "<|object_ref_start|>{}<|object_ref_end|><|box_start|>({},{}),({},{})<|box_end|>".format(label, *box)
             )
     if dialect != "json":
         return "".join(parts)
@@ -231,9 +260,7 @@ def fuzz(count: int) -> tuple[Counter[str], list[str]]:
         dialect = pick.choice(("json", "tags_v1", "tags_v2"))
         text = mutated(sound(pick, dialect), pick)
         try:
-            answer = parse_answer(
-                text, request, dialect=dialect, space=CoordinateSpace.RELATIVE_1000, frame=FRAME
-            )
+            answer = parse_answer(text, request, dialect=dialect, space=CoordinateSpace.RELATIVE_1000, frame=FRAME)
             rule = broken_rule(text, answer)
             seen[answer.status.value] += 1
         except Exception as error:
@@ -263,9 +290,7 @@ def seconds(cases: list[Case], rounds: int) -> tuple[float, float]:
 
 def main() -> int:
     """Print the table; 1 where this project misses a shape."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="20 timing rounds and 2,000 mutated answers")
     fast = parser.parse_args().fast
     rounds = 20 if fast else 200
@@ -303,10 +328,7 @@ def main() -> int:
         summary.add_column(heading, justify="right" if heading else "left")
     # Only texts that both read alike are timed, in turn.
     their_time, our_time = seconds(agreed, rounds)
-    for name, counts, each in (
-        ("supervision", totals[0], their_time),
-        ("napari-qwenvl", totals[1], our_time),
-    ):
+    for name, counts, each in (("supervision", totals[0], their_time), ("napari-qwenvl", totals[1], our_time)):
         ratio = f"{their_time / each:.2f}x"
         marks = [str(counts[mark]) for mark in (RIGHT, NOTHING, OTHER, RAISED, LEFT_OUT)]
         summary.add_row(name, *marks, f"{each * 1e6:.0f}", ratio)

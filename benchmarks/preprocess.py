@@ -3,7 +3,7 @@
     python benchmarks/preprocess.py [--fast] [--threads N]
 
 A patch has room for two video frames, which of a tile are copies; the engine folds them into one in the model's
-first layer (`qwenvl.vision`), so that this project writes each pixel once. Two rows show the peer's layout.
+first layer (`qwenvl.decoding.vision`), so that this project writes each pixel once. Two rows show the peer's layout.
 
 First every family's patches are compared, bit for bit where nothing is resized. Then both sides take the same tiles in
 turn; the table shows medians. The peer is transformers' PIL backend, the one that runs without torchvision; it gets
@@ -29,8 +29,8 @@ from rich.table import Table
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qwenvl.families import get_family
-from qwenvl.preprocess import preprocess
-from qwenvl.processor import ProcessorSettings
+from qwenvl.images.preprocess import preprocess
+from qwenvl.images.processor import ProcessorSettings
 
 BAR = 8.0
 """Least ratio of the first row."""
@@ -124,9 +124,7 @@ def measure(case: Case, rounds: int) -> tuple[float, float]:
 
 def main() -> int:
     """Check, measure, print; 1 where the bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="fewer rounds")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one by default, as the peer has")
     options = parser.parse_args()

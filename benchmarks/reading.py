@@ -121,9 +121,7 @@ def differences(openers: dict[str, Opener], path: Path, task: Task, where: tuple
         close()
     right = next(iter(tiles.values()))
     return {
-        name: int(np.abs(tiles[name] - right).max())
-        if name in tiles and tiles[name].shape == right.shape
-        else -1
+        name: int(np.abs(tiles[name] - right).max()) if name in tiles and tiles[name].shape == right.shape else -1
         for name in openers
     }
 
@@ -158,9 +156,7 @@ def run(group: Group, rounds: int) -> None:
     openers = available(group)
     size = _size(group.path)
     print(f"{group.title}: {size[0]}x{size[1]} px, {rounds} rounds\n")
-    print(
-        f"{'tiles of 1024 px':<28} {'reader':<18} {'CPU ms':>8} {'theirs/ours':>12} {'bar':>6} {'max diff':>9}"
-    )
+    print(f"{'tiles of 1024 px':<28} {'reader':<18} {'CPU ms':>8} {'theirs/ours':>12} {'bar':>6} {'max diff':>9}")
     for task in group.tasks:
         corners = places(task, size, group.tiles if task.shrink == 1 else group.tiles // 3)
         apart = differences(openers, group.path, task, corners[len(corners) // 2])
@@ -175,9 +171,7 @@ def run(group: Group, rounds: int) -> None:
             said = f"{bar:6.2f}" if bar else " " * 6
             short = bar is not None and ratio < bar
             cpu = 1e3 * statistics.median(spent) / len(corners)
-            print(
-                f"{task.name:<28} {name:<18} {cpu:8.2f} {ratio:12.2f} {said} {apart[name]:9d}{'  missed' * short}"
-            )
+            print(f"{task.name:<28} {name:<18} {cpu:8.2f} {ratio:12.2f} {said} {apart[name]:9d}{'  missed' * short}")
             if short:
                 group.missed.append(f"{task.name}: {ratio:.2f}x {name}, wanted {bar:g}x")
         for name in task.bars:
@@ -199,17 +193,11 @@ def _size(path: Path) -> tuple[int, int]:
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--fast", action="store_true", help="smaller slides and fewer rounds, under five minutes"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="smaller slides and fewer rounds, under five minutes")
     parser.add_argument("--only", choices=["jpeg", "jp2k", "vendor", "zarr"], help="one kind of file")
     parser.add_argument(
-        "--slide",
-        type=Path,
-        help="a tiled-JPEG SVS of 0.25 um/px with levels 1/4/16 instead of the one written",
+        "--slide", type=Path, help="a tiled-JPEG SVS of 0.25 um/px with levels 1/4/16 instead of the one written"
     )
     parser.add_argument("--rounds", type=int, default=None)
     options = parser.parse_args()

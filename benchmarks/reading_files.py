@@ -33,9 +33,7 @@ def texture() -> Pixels:
 
 
 def _jpeg(part: Pixels) -> bytes:
-    return imagecodecs.jpeg8_encode(
-        part, level=80, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-    )
+    return imagecodecs.jpeg8_encode(part, level=80, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
 
 
 def _jp2k(part: Pixels) -> bytes:
@@ -64,9 +62,7 @@ def write_slide(path: Path, side: int, compression: int = JPEG) -> Path:
             options = {"subsampling": (2, 2)} if jpeg else {}
             codes: dict[tuple[int, int], bytes] = {}
             places = [
-                (y * 5 // 4 % 1792, x * 5 // 4 % 1792)
-                for y in range(0, size, TILE)
-                for x in range(0, size, TILE)
+                (y * 5 // 4 % 1792, x * 5 // 4 % 1792) for y in range(0, size, TILE) for x in range(0, size, TILE)
             ]
             for y, x in set(places):
                 codes[y, x] = encode(np.ascontiguousarray(image[y : y + TILE, x : x + TILE]))
@@ -93,9 +89,7 @@ def write_zarr(path: Path, side: int, axes: str) -> Path:
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
     group.create_array("0", shape=array.shape, chunks=chunks, dtype=np.uint8)[...] = array
     named = [
-        {"name": axis, "type": "channel"}
-        if axis == "c"
-        else {"name": axis, "type": "space", "unit": "micrometer"}
+        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
         for axis in axes
     ]
     scale = [1.0 if axis == "c" else MPP for axis in axes]

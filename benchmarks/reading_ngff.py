@@ -50,9 +50,7 @@ def write(
     kinds = {"t": "time", "c": "channel"}
     image = {
         "axes": [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes],
-        "datasets": [
-            {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(axes)}]}
-        ],
+        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(axes)}]}],
     }
     extra = {"omero": {"channels": [{"color": color} for color in RGB]}} if omero else {}
     if zarr_format == 3:
@@ -71,28 +69,37 @@ def forms(pixels: NDArray[np.uint8]) -> dict[str, tuple[NDArray[Any], str, dict[
         "RGB, 256 px, c apart, no omero": (planes, "cyx", {"chunks": (1, 256, 256)}, "rgb"),
         "RGB, 256 px, c together, no omero": (planes, "cyx", {"chunks": (3, 256, 256)}, "rgb"),
         "RGB, 1024 px, blosc, 0.4": (
-            planes, "cyx", {"chunks": (1, 1024, 1024), "omero": True, "compressors": numcodecs.Blosc(), **old}, None,
+            planes,
+            "cyx",
+            {"chunks": (1, 1024, 1024), "omero": True, "compressors": numcodecs.Blosc(), **old},
+            None,
         ),
         "RGB, 512 px, interleaved (yxc)": (pixels, "yxc", {"chunks": (512, 512, 3), "omero": True}, None),
         "RGB, shards of 1024 px": (
-            planes, "cyx", {"chunks": (1, 256, 256), "shards": (3, 1024, 1024), "omero": True}, None,
+            planes,
+            "cyx",
+            {"chunks": (1, 256, 256), "shards": (3, 1024, 1024), "omero": True},
+            None,
         ),
         "RGB, tczyx, gzip, 0.4, no omero": (
-            planes[None, :, None], "tczyx",
-            {"chunks": (1, 1, 1, 512, 512), "compressors": numcodecs.GZip(1), **old}, "rgb",
+            planes[None, :, None],
+            "tczyx",
+            {"chunks": (1, 1, 1, 512, 512), "compressors": numcodecs.GZip(1), **old},
+            "rgb",
         ),
         "RGB, 512 px, not compressed": (
-            planes, "cyx", {"chunks": (1, 512, 512), "compressors": None, "omero": True}, None,
+            planes,
+            "cyx",
+            {"chunks": (1, 512, 512), "compressors": None, "omero": True},
+            None,
         ),
         "gray, 256 px": (gray, "yx", {"chunks": (256, 256)}, None),
         "gray, 1024 px": (gray, "yx", {"chunks": (1024, 1024)}, None),
         "gray, 16 bits, 256 px": (gray.astype(np.uint16) * 16, "yx", {"chunks": (256, 256)}, "0:gray:0-4095"),
-    }  # fmt: skip
+    }
 
 
-def measure(
-    read: list[Callable[[int, int], Any]], corners: list[tuple[int, int]], rounds: int
-) -> list[list[float]]:
+def measure(read: list[Callable[[int, int], Any]], corners: list[tuple[int, int]], rounds: int) -> list[list[float]]:
     """CPU milliseconds per region, for each reader and round; the first round is not counted."""
     spent: list[list[float]] = [[] for _ in read]
     for number in range(rounds + 1):
@@ -108,9 +115,7 @@ def measure(
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -137,9 +142,7 @@ def main() -> int:
                 theirs = theirs if theirs.ndim == 3 else np.repeat(theirs[..., None], 3, axis=2)
                 if np.abs(ours - np.round(theirs * (255 / 4095 if "16 bits" in name else 1))).max() > 0:
                     missed.append(f"{name}: px differ")
-                own, other = measure(
-                    [lambda x, y: slide.read(x, y, SIDE, SIDE), plain], corners, options.rounds
-                )
+                own, other = measure([lambda x, y: slide.read(x, y, SIDE, SIDE), plain], corners, options.rounds)
             ratio = statistics.median(b / a for a, b in zip(own, other, strict=True))
             print(f"{name:<36} {statistics.median(own):9.2f} {statistics.median(other):9.2f} {ratio:10.2f}")
             if ratio < BAR:

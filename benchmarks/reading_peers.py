@@ -100,9 +100,7 @@ def open_cucim(path: Path) -> tuple[Callable[[Task], Read], Callable[[], None]]:
 
     def reader(task: Task) -> Read:
         side = SIDE * task.shrink
-        return lambda x0, y0: _shrink(
-            np.asarray(slide.read_region((x0, y0), (side, side), task.level)), task.shrink
-        )
+        return lambda x0, y0: _shrink(np.asarray(slide.read_region((x0, y0), (side, side), task.level)), task.shrink)
 
     return reader, slide.close
 
@@ -193,9 +191,7 @@ def open_zarr(path: Path) -> tuple[Callable[[Task], Read], Callable[[], None]]:
         def read(x0: int, y0: int) -> NDArray[np.uint8]:
             rows, columns = slice(y0, y0 + SIDE), slice(x0, x0 + SIDE)
             if array.ndim == 2:
-                return np.asarray(
-                    cv2.cvtColor(np.asarray(array[rows, columns]), cv2.COLOR_GRAY2RGB), np.uint8
-                )
+                return np.asarray(cv2.cvtColor(np.asarray(array[rows, columns]), cv2.COLOR_GRAY2RGB), np.uint8)
             if array.shape[-1] == 3:
                 return np.asarray(array[rows, columns])
             return np.ascontiguousarray(np.moveaxis(np.asarray(array[:, rows, columns]), 0, -1))
@@ -230,9 +226,5 @@ SLIDE_READERS: dict[str, Opener] = {
     "tifffile + zarr": open_tifffile,
     "TIAToolbox, TIFF": open_tiatoolbox,
 }
-VENDOR_READERS: dict[str, Opener] = {
-    "OpenSlide": open_openslide,
-    OURS: open_ours,
-    "fastslide": open_fastslide,
-}
+VENDOR_READERS: dict[str, Opener] = {"OpenSlide": open_openslide, OURS: open_ours, "fastslide": open_fastslide}
 ZARR_READERS: dict[str, Opener] = {"zarr": open_zarr, OURS: open_ours}

@@ -24,9 +24,7 @@ def parts() -> dict[str, Path]:
 def main() -> int:
     """Run the parts and say which passed."""
     known = parts()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="the short form of every part")
     parser.add_argument("--only", nargs="+", choices=known, default=list(known))
     arguments = parser.parse_args()

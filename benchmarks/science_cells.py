@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.cells import (
+from workflows.science.cells import (
     STAINS,
     CellSearch,
     CellTable,
@@ -35,22 +35,33 @@ from workflows.cells import (
     iter_crops,
     write_sentences,
 )
-from workflows.cells.measuring import measure_boxes, measure_labels
-from workflows.cells.morphology import shapes, stain, stain_and_texture
+from workflows.science.cells.measure.measuring import measure_boxes, measure_labels
+from workflows.science.cells.measure.morphology import shapes, stain, stain_and_texture
 from wsi import open_slide
 from wsi.synthetic import CLASSES, Scene, write_slide
 
 MPP, SIDE = 0.25, 2048
 PEERS = {
-    "area": "area", "equivalent_diameter": "equivalent_diameter_area", "perimeter": "perimeter",
-    "major_axis": "axis_major_length", "minor_axis": "axis_minor_length", "eccentricity": "eccentricity",
+    "area": "area",
+    "equivalent_diameter": "equivalent_diameter_area",
+    "perimeter": "perimeter",
+    "major_axis": "axis_major_length",
+    "minor_axis": "axis_minor_length",
+    "eccentricity": "eccentricity",
     "solidity": "solidity",
-}  # fmt: skip
+}
 K = 10
 BARS = {
-    "equal": 1e-6, "speed": 10.0, "area": 0.05, "area by box": 0.25, "drawn by people": 0.3,
-    "morphology": 2.0, "tower": 1.5, "morphology ari": 0.5, "rows": 20_000.0,
-}  # fmt: skip
+    "equal": 1e-6,
+    "speed": 10.0,
+    "area": 0.05,
+    "area by box": 0.25,
+    "drawn by people": 0.3,
+    "morphology": 2.0,
+    "tower": 1.5,
+    "morphology ari": 0.5,
+    "rows": 20_000.0,
+}
 MISSED: list[str] = []
 
 
@@ -130,9 +141,11 @@ def beside_scikit(planted: Planted) -> None:
         if peer is not None and name != "solidity":
             worst = max(worst, float(np.abs(ours[:, column] - theirs[peer]).max()))
     solidity = np.abs(ours[:, _columns().index("solidity")] - theirs["solidity"])
-    print(f"same numbers as regionprops, {count} cells: largest difference {worst:.1e} px "
-          f"{bar('equal to regionprops', worst, BARS['equal'], most=True)}; solidity (hull by its exact area here, by "
-          f"pixels there) differs by {np.median(solidity):.3f} in the median")  # fmt: skip
+    print(
+        f"same numbers as regionprops, {count} cells: largest difference {worst:.1e} px "
+        f"{bar('equal to regionprops', worst, BARS['equal'], most=True)}; solidity (hull by its exact area here, by "
+        f"pixels there) differs by {np.median(solidity):.3f} in the median"
+    )
 
     def plain() -> None:
         matrix = np.linalg.inv(np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]))
@@ -151,14 +164,16 @@ def beside_scikit(planted: Planted) -> None:
     slow, fast, more = cpu(plain, 2), cpu(same, 4), cpu(all_)
     whole_way = cpu(lambda: measure_labels(planted.slide, planted.labels, STAINS["he"]), 2)
     print(f"{'cells per CPU second':34}{'regionprops':>14}{'here':>10}{'ratio':>8}")
-    print(f"{'the same: shape and stain':34}{count / slow:>14,.0f}{count / fast:>10,.0f}{slow / fast:>7.1f}x "
-          f"{bar('speed beside regionprops', slow / fast, BARS['speed'])}")  # fmt: skip
+    print(
+        f"{'the same: shape and stain':34}{count / slow:>14,.0f}{count / fast:>10,.0f}{slow / fast:>7.1f}x "
+        f"{bar('speed beside regionprops', slow / fast, BARS['speed'])}"
+    )
     print(f"{'and texture':34}{'':>14}{count / more:>10,.0f}")
     print(f"{'from slide and label image to rows':34}{'':>14}{count / whole_way:>10,.0f}")
 
 
 def _columns() -> tuple[str, ...]:
-    from workflows.cells.morphology import SHAPE
+    from workflows.science.cells.measure.morphology import SHAPE
 
     return SHAPE
 
@@ -180,12 +195,16 @@ def against_truth(slides: list[Planted], tables: list[tuple[CellTable, NDArray[n
         found, asked = found + len(boxes.row), asked + len(rows)
     labels, boxes_only = np.concatenate(by_label), np.concatenate(by_box)
     print(f"\n{'area against the planted outline':40}{'cells':>8}{'median':>9}{'90 %':>8}")
-    print(f"{'label image':40}{len(labels):>8,}{np.median(labels):>9.1%}{np.quantile(labels, 0.9):>8.1%}  "
-          f"{bar('area error', float(np.median(labels)), BARS['area'], most=True)}")  # fmt: skip
-    print(f"{'boxes alone, outlined by threshold':40}{found:>8,}{np.median(boxes_only):>9.1%}"
-          f"{np.quantile(boxes_only, 0.9):>8.1%}  "
-          f"{bar('area error by box', float(np.median(boxes_only)), BARS['area by box'], most=True)}; "
-          f"{asked - found} of {asked} without an outline")  # fmt: skip
+    print(
+        f"{'label image':40}{len(labels):>8,}{np.median(labels):>9.1%}{np.quantile(labels, 0.9):>8.1%}  "
+        f"{bar('area error', float(np.median(labels)), BARS['area'], most=True)}"
+    )
+    print(
+        f"{'boxes alone, outlined by threshold':40}{found:>8,}{np.median(boxes_only):>9.1%}"
+        f"{np.quantile(boxes_only, 0.9):>8.1%}  "
+        f"{bar('area error by box', float(np.median(boxes_only)), BARS['area by box'], most=True)}; "
+        f"{asked - found} of {asked} without an outline"
+    )
     print(f"diameter of the label image: off by {np.median(np.concatenate(diameters)):.3f} um in the median")
 
 
@@ -194,7 +213,7 @@ def by_class(slides: list[Planted], tables: list[tuple[CellTable, NDArray[np.int
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
-    from qwenvl.checkpoint import load_checkpoint
+    from qwenvl.checkpoints.loading import load_checkpoint
 
     checkpoint = load_checkpoint("embedded")
     rng = np.random.default_rng(0)
@@ -205,16 +224,12 @@ def by_class(slides: list[Planted], tables: list[tuple[CellTable, NDArray[np.int
         kind = planted.kind[number]
         classes = [code for code in range(len(CLASSES)) if (kind == code).sum() >= 40]
         each = min(most, *((kind == code).sum() for code in classes))
-        rows = np.concatenate(
-            [rng.choice(np.flatnonzero(kind == code), each, replace=False) for code in classes]
-        )
+        rows = np.concatenate([rng.choice(np.flatnonzero(kind == code), each, replace=False) for code in classes])
         some, kind = _rows(table, rows), kind[rows]
         crops = iter_crops(planted.slide, some.centre0, CropSize.of(planted.slide))
         search = CellSearch(replace(some, tower=embed(checkpoint, crops)))
         for space in ("morphology", "sentence", "tower"):
-            precision = [
-                (kind[search.by_cell(row, K, space).rows] == kind[row]).mean() for row in range(len(rows))
-            ]
+            precision = [(kind[search.by_cell(row, K, space).rows] == kind[row]).mean() for row in range(len(rows))]
             hits[space].append(float(np.mean(precision)))
         hits["chance"].append((each - 1) / (len(rows) - 1))
         for space, vectors in (("morphology", search.morphology), ("tower", search.tower)):
@@ -227,9 +242,7 @@ def by_class(slides: list[Planted], tables: list[tuple[CellTable, NDArray[np.int
     for space, values in hits.items():
         mean = float(np.mean(values))
         ari = f"{np.mean(rand[space]):>17.2f}" if space in rand else f"{'':>17}"
-        words = (
-            bar(f"precision of {space}, times chance", mean / chance, BARS[space]) if space in BARS else ""
-        )
+        words = bar(f"precision of {space}, times chance", mean / chance, BARS[space]) if space in BARS else ""
         if space == "morphology":
             words += " " + bar("ARI of morphology", float(np.mean(rand[space])), BARS["morphology ari"])
         print(f"{space:14}{mean:>17.2f}{mean / chance:>14.1f}x{ari}  {words}")
@@ -237,10 +250,15 @@ def by_class(slides: list[Planted], tables: list[tuple[CellTable, NDArray[np.int
 
 def _rows(table: CellTable, rows: NDArray[np.int64]) -> CellTable:
     return replace(
-        table, keys=[table.keys[row] for row in rows], values=table.values[rows], centre0=table.centre0[rows],
-        box0=table.box0[rows], label=table.label[rows], score=table.score[rows],
+        table,
+        keys=[table.keys[row] for row in rows],
+        values=table.values[rows],
+        centre0=table.centre0[rows],
+        box0=table.box0[rows],
+        label=table.label[rows],
+        score=table.score[rows],
         sentences=[table.sentences[row] for row in rows],
-    )  # fmt: skip
+    )
 
 
 def drawn_by_people(folder: Path, most: int) -> None:
@@ -259,10 +277,12 @@ def drawn_by_people(folder: Path, most: int) -> None:
         found, asked = found + len(seen.row), asked + len(rows)
         assert len(ids) == len(truth.row)
     error = np.concatenate(errors)
-    print(f"{'stained tissue: boxes beside people':40}{found:>8,}{np.median(error):>9.1%}"
-          f"{np.quantile(error, 0.9):>8.1%}  "
-          f"{bar('area beside people', float(np.median(error)), BARS['drawn by people'], most=True)}; "
-          f"{asked - found} of {asked} without an outline")  # fmt: skip
+    print(
+        f"{'stained tissue: boxes beside people':40}{found:>8,}{np.median(error):>9.1%}"
+        f"{np.quantile(error, 0.9):>8.1%}  "
+        f"{bar('area beside people', float(np.median(error)), BARS['drawn by people'], most=True)}; "
+        f"{asked - found} of {asked} without an outline"
+    )
 
 
 def large_table(table: CellTable, rows: int, folder: Path) -> None:
@@ -273,10 +293,18 @@ def large_table(table: CellTable, rows: int, folder: Path) -> None:
     sentences = write_sentences(table.vocabulary, table.names, values)
     said = time.process_time() - start
     many = CellTable(
-        keys=[f"cell-{number}" for number in range(rows)], names=table.names, values=values,
-        centre0=table.centre0[pick], box0=table.box0[pick], label=table.label[pick], labels=table.labels,
-        score=table.score[pick], sentences=sentences, vocabulary=table.vocabulary, facts=table.facts,
-    )  # fmt: skip
+        keys=[f"cell-{number}" for number in range(rows)],
+        names=table.names,
+        values=values,
+        centre0=table.centre0[pick],
+        box0=table.box0[pick],
+        label=table.label[pick],
+        labels=table.labels,
+        score=table.score[pick],
+        sentences=sentences,
+        vocabulary=table.vocabulary,
+        facts=table.facts,
+    )
     start = time.process_time()
     many.write(folder / "many.h5ad")
     written = time.process_time() - start
@@ -285,16 +313,16 @@ def large_table(table: CellTable, rows: int, folder: Path) -> None:
     search.by_sentence("large, dark stain")
     asked = cpu(lambda: search.by_cell(1)), cpu(lambda: search.by_sentence("large, dark stain"))
     rate = rows / (said + written)
-    print(f"\ntable of {rows:,} cells: sentences {said:.1f} s, .h5ad {written:.1f} s: {rate:,.0f} cells per CPU second "
-          f"{bar('cells per second to disk', rate, BARS['rows'])}; a search takes {asked[0]:.2f} s by morphology, "
-          f"{asked[1]:.2f} s by words")  # fmt: skip
+    print(
+        f"\ntable of {rows:,} cells: sentences {said:.1f} s, .h5ad {written:.1f} s: {rate:,.0f} cells per CPU second "
+        f"{bar('cells per second to disk', rate, BARS['rows'])}; a search takes {asked[0]:.2f} s by morphology, "
+        f"{asked[1]:.2f} s by words"
+    )
 
 
 def main() -> int:
     """Measure, print, return 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true")
     fast = parser.parse_args().fast
     data = Path(os.environ.get("QWENVL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -26,15 +26,15 @@ from rich.table import Table
 # `finetune` is the package of that name, not the script beside this one.
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
-from qwenvl.description import describe_checkpoint
+from qwenvl.checkpoints.checkpoint_metadata import describe_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.writing import Writer
 from recipes.instruments import TRAINING_SEED, Factory, make_set
 from recipes.instruments.characters import CHARACTERS, DISPLAY_UNITS, GLYPHS
 from recipes.instruments.samples import write_character_samples
 from recipes.training import SmallModelConfig, finetune
-from workflows.instruments import Asking, Sheet, Truth, read_photographs
-from workflows.instruments.evaluate import ReadingScore, compare, score
+from workflows.science.instruments import Asking, ReadingTruth, Sheet, read_photographs
+from workflows.science.instruments.evaluate import ReadingScore, compare, score
 
 INSTRUMENT = 5
 """Three displays: humidity, temperature, acidity."""
@@ -52,9 +52,16 @@ SHEET = Sheet.of(
     }
 )
 WILD = Sheet.of(
-    {"fields": {"temperature": {"unit": "°C"}, "humidity": {"unit": "%"}, "mass": {"unit": "g"},
-                "acidity": {"unit": "pH"}, "speed": {"unit": "rpm"}}}
-)  # fmt: skip
+    {
+        "fields": {
+            "temperature": {"unit": "°C"},
+            "humidity": {"unit": "%"},
+            "mass": {"unit": "g"},
+            "acidity": {"unit": "pH"},
+            "speed": {"unit": "rpm"},
+        }
+    }
+)
 ONE = Factory(("seven-segment",), instrument=INSTRUMENT, empty_share=0.0)
 
 
@@ -64,21 +71,28 @@ def train(work: Path, *, photographs: int, steps: int) -> Path:
         make_set(work / "training", ONE, photographs, TRAINING_SEED, overwrite=True)
         described = describe_checkpoint("embedded")
         write_character_samples(
-            [work / "training"],
-            work / "train.jsonl",
-            writer=Writer.of(described),
-            processor=described.processor,
+            [work / "training"], work / "train.jsonl", writer=Writer.of(described), processor=described.processor
         )
     config = SmallModelConfig.model_validate(
         {
-            "conversations": work / "train.jsonl", "out": work / "run", "labels": (*GLYPHS, *DISPLAY_UNITS),
-            "max_new_tokens": 400, "lora": {"targets": "everything", "rank": 32}, "replay": {"share": 0.0},
+            "conversations": work / "train.jsonl",
+            "out": work / "run",
+            "labels": (*GLYPHS, *DISPLAY_UNITS),
+            "max_new_tokens": 400,
+            "lora": {"targets": "everything", "rank": 32},
+            "replay": {"share": 0.0},
             "train": {
-                "steps": steps, "batch": 4, "learning_rate": 2e-3, "soft_coordinates": 3.0, "label_weight": 2.0,
-                "dense": 1.0, "bfloat16": True, "save_every": 100,
+                "steps": steps,
+                "batch": 4,
+                "learning_rate": 2e-3,
+                "soft_coordinates": 3.0,
+                "label_weight": 2.0,
+                "dense": 1.0,
+                "bfloat16": True,
+                "save_every": 100,
             },
         }
-    )  # fmt: skip
+    )
     result = finetune(config)
     assert result.adapter is not None
     return result.adapter
@@ -89,15 +103,13 @@ def measure(work: Path, name: str, made: Path, sheet: Sheet, adapter: Path | Non
     engine = LocalEngine.load("embedded", adapter=adapter)
     asking = Asking(sheet, CHARACTERS, max_new_tokens=400)
     report = read_photographs([made / "photographs"], asking, engine, work / name, overwrite=True).report
-    rows = compare(report, Truth.read(made))
+    rows = compare(report, ReadingTruth.read(made))
     return score(rows, report)
 
 
 def main() -> int:
     """Train, read, print one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="a tenth of the steps, 24 photographs")
     parser.add_argument("--work", type=Path, help="folder to keep; by default a temporary one")
     parser.add_argument("--adapter", type=Path, help="measure this adapter; train none")

@@ -22,9 +22,9 @@ from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.families import get_family
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
-from qwenvl.subject import Item as Asked
-from workflows.judge import Item, cohen_kappa, compare, open_judging, rouge_l, score_texts, spearman
-from workflows.judge.pairwise import PairResults
+from qwenvl.subject import JudgedItem as Asked
+from workflows.science.judge import JudgedItem, cohen_kappa, compare, open_judging, rouge_l, score_texts, spearman
+from workflows.science.judge.pairwise import PairResults
 
 FAMILY = get_family("Qwen3-VL")
 MISSED: list[str] = []
@@ -40,10 +40,7 @@ class Habit(Engine):
     def answer(self, pictures: Sequence[Asked], request: Request) -> list[Answer]:
         """One answer per item; only the request's words count."""
         text = self._writes(request.prompt or "")
-        return [
-            parse_answer(text, request, dialect=FAMILY.dialect, space=FAMILY.space, frame=None)
-            for _ in pictures
-        ]
+        return [parse_answer(text, request, dialect=FAMILY.dialect, space=FAMILY.space, frame=None) for _ in pictures]
 
 
 def reached(words: str, holds: bool) -> str:
@@ -59,19 +56,19 @@ def qualities(prompt: str) -> tuple[float, float]:
     return worth[0], worth[1]
 
 
-def plant(pairs: int, rng: np.random.Generator) -> list[tuple[Item, Item]]:
+def plant(pairs: int, rng: np.random.Generator) -> list[tuple[JudgedItem, JudgedItem]]:
     """Pairs of answers of known worth; people say which is better."""
     worth = rng.random((pairs, 2)).round(6)
     return [
         (
-            Item(str(n), f"question {n}", f"worth {a}\nanswer", human="a" if a > b else "b"),
-            Item(str(n), f"question {n}", f"worth {b}\nanswer"),
+            JudgedItem(str(n), f"question {n}", f"worth {a}\nanswer", human="a" if a > b else "b"),
+            JudgedItem(str(n), f"question {n}", f"worth {b}\nanswer"),
         )
         for n, (a, b) in enumerate(worth.tolist())
     ]
 
 
-def judge(name: str, writes: Callable[[str], str], pairs: list[tuple[Item, Item]]) -> PairResults:
+def judge(name: str, writes: Callable[[str], str], pairs: list[tuple[JudgedItem, JudgedItem]]) -> PairResults:
     """What the report says of one judge."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -80,7 +77,7 @@ def judge(name: str, writes: Callable[[str], str], pairs: list[tuple[Item, Item]
         return compare(Habit(name, writes), pairs, store)[0]
 
 
-def planted_judges(pairs: list[tuple[Item, Item]], rng: np.random.Generator) -> None:
+def planted_judges(pairs: list[tuple[JudgedItem, JudgedItem]], rng: np.random.Generator) -> None:
     """Perfect, biased, random, half-broken and noisy judges."""
     n = len(pairs)
 
@@ -97,12 +94,16 @@ def planted_judges(pairs: list[tuple[Item, Item]], rng: np.random.Generator) -> 
         return "Both have merits." if qualities(prompt)[0] < 0.25 else perfect(prompt)
 
     habits = {
-        "perfect": perfect, "always the first": lambda prompt: "first",
-        "random": lambda prompt: str(rng.choice(["first", "second"])), "malformed at times": broken,
+        "perfect": perfect,
+        "always the first": lambda prompt: "first",
+        "random": lambda prompt: str(rng.choice(["first", "second"])),
+        "malformed at times": broken,
         "prefers the first at times": noisy,
-    }  # fmt: skip
-    print(f"{n} pairs   {'verdicts':>26}{'orders differ':>15}{'malformed':>11}{'chose first':>13}"
-          f"{'right where decided':>21}{'kappa with people':>19}")  # fmt: skip
+    }
+    print(
+        f"{n} pairs   {'verdicts':>26}{'orders differ':>15}{'malformed':>11}{'chose first':>13}"
+        f"{'right where decided':>21}{'kappa with people':>19}"
+    )
     singles = 0.0
     for name, writes in habits.items():
         found = judge(name, writes, pairs)
@@ -113,11 +114,11 @@ def planted_judges(pairs: list[tuple[Item, Item]], rng: np.random.Generator) -> 
             "perfect": decided == n and right == 1 and first.value == 0.5 and found.human and found.human.value == 1,
             "always the first": decided == 0 and found.disagreed == n and first.value == 1 and found.position.biased,
             "random": abs((first.value or 0) - 0.5) < 0.05 and 0.4 < found.disagreed / n < 0.6,
-            "malformed at times": found.malformed == sum(
-                min(qualities(f"{a.answer}\n{b.answer}")) < 0.25 for a, b in pairs
-            ) and right == 1,
+            "malformed at times": found.malformed
+            == sum(min(qualities(f"{a.answer}\n{b.answer}")) < 0.25 for a, b in pairs)
+            and right == 1,
             "prefers the first at times": found.position.biased,
-        }[name]  # fmt: skip
+        }[name]
         if name == "prefers the first at times":
             singles = float(
                 np.mean([(noisy(f"{a.answer}\n{b.answer}") == "first") == (a.human == "a") for a, b in pairs])
@@ -125,8 +126,10 @@ def planted_judges(pairs: list[tuple[Item, Item]], rng: np.random.Generator) -> 
             holds = bool(holds) and right is not None and right > singles
         words = "" if right is None else f"{right:.3f}"
         kappa = "" if found.human is None or found.human.value is None else f"{found.human.value:.2f}"
-        print(f"{name:28}{decided:>9}{found.disagreed:>15}{found.malformed:>11}{first.value or 0:>13.3f}"
-              f"{words:>21}{kappa:>19}{reached(name, bool(holds))}")  # fmt: skip
+        print(
+            f"{name:28}{decided:>9}{found.disagreed:>15}{found.malformed:>11}{first.value or 0:>13.3f}"
+            f"{words:>21}{kappa:>19}{reached(name, bool(holds))}"
+        )
     print(f"the last judge, asked once in the order given, is right {singles:.3f} of the time")
 
 
@@ -151,9 +154,7 @@ def beside_peers(rng: np.random.Generator) -> None:
 
         for weights, theirs in (("none", None), ("quadratic", "quadratic")):
             mine = cohen_kappa(a.tolist(), b.tolist(), weights=weights).value or 0.0  # type: ignore[arg-type]
-            rows.append(
-                (f"kappa, weights {weights}", "scikit-learn", mine, cohen_kappa_score(a, b, weights=theirs))
-            )
+            rows.append((f"kappa, weights {weights}", "scikit-learn", mine, cohen_kappa_score(a, b, weights=theirs)))
     except ImportError:
         print("scikit-learn is not installed: kappa is not compared")
     try:
@@ -162,7 +163,7 @@ def beside_peers(rng: np.random.Generator) -> None:
         texts = [" ".join(rng.choice(list("abcdefgh"), 12)) for _ in range(60)]
         answers = [" ".join(rng.permutation(text.split())) for text in texts]
         scores = score_texts(
-            [Item(str(n), "", x, y) for n, (x, y) in enumerate(zip(answers, texts, strict=True))]
+            [JudgedItem(str(n), "", x, y) for n, (x, y) in enumerate(zip(answers, texts, strict=True))]
         )
         rows.append(("chrF", "sacrebleu", scores.chrf or 0, sacrebleu.corpus_chrf(answers, [texts]).score))
     except ImportError:
@@ -183,8 +184,10 @@ def coverage(sets: int, rng: np.random.Generator) -> None:
         b = np.where(rng.random(80) < agree, a, rng.integers(0, 3, 80))
         found = cohen_kappa(a.tolist(), b.tolist(), seed=number)
         held += found.low is not None and found.high is not None and found.low <= true <= found.high
-    print(f"\n95 % intervals of kappa ({sets} sets of 80 items) hold the true value {held / sets:.1%} of the time "
-          f"(bar 90 %){reached('coverage', held / sets >= 0.9)}")  # fmt: skip
+    print(
+        f"\n95 % intervals of kappa ({sets} sets of 80 items) hold the true value {held / sets:.1%} of the time "
+        f"(bar 90 %){reached('coverage', held / sets >= 0.9)}"
+    )
 
 
 def speed(rng: np.random.Generator) -> None:
@@ -210,15 +213,15 @@ def speed(rng: np.random.Generator) -> None:
                 each(*pair)
         times.append((time.process_time() - start) / (5 * len(pairs)))
     ratio = times[0] / times[1]
-    print(f"ROUGE-L of 300 words: {times[1] * 1e3:.2f} ms, by the plain table {times[0] * 1e3:.1f} ms: {ratio:.0f}x "
-          f"(bar 10x){reached('speed of ROUGE-L', ratio >= 10)}")  # fmt: skip
+    print(
+        f"ROUGE-L of 300 words: {times[1] * 1e3:.2f} ms, by the plain table {times[0] * 1e3:.1f} ms: {ratio:.0f}x "
+        f"(bar 10x){reached('speed of ROUGE-L', ratio >= 10)}"
+    )
 
 
 def main() -> int:
     """Measure, print, return 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true")
     fast = parser.parse_args().fast
     rng = np.random.default_rng(0)

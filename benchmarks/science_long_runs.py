@@ -28,10 +28,7 @@ import numpy as np
 SLOPE_BAR = 8.0
 SCHEMA = {
     "type": "object",
-    "properties": {
-        "nuclei": {"type": "integer", "minimum": 0, "maximum": 999},
-        "grade": {"enum": ["low", "high"]},
-    },
+    "properties": {"nuclei": {"type": "integer", "minimum": 0, "maximum": 999}, "grade": {"enum": ["low", "high"]}},
     "required": ["nuclei", "grade"],
     "additionalProperties": False,
 }
@@ -91,12 +88,8 @@ def long_run(engine: Any, answers: int) -> bool:
     same = before == after
     half = len(warm) // 2
     print(f"\nLong run: {asked} answers in {turn} batches, 3 sizes, 5 tasks, {seconds:.0f} s")
-    print(
-        f"{'memory after warm-up, first and last tenth':46} {_tenth(warm, 0):8.1f} {_tenth(warm, -1):8.1f} MB"
-    )
-    print(
-        f"{'highest of the first and the second half':46} {warm[:half, 1].max():8.1f} {warm[half:, 1].max():8.1f} MB"
-    )
+    print(f"{'memory after warm-up, first and last tenth':46} {_tenth(warm, 0):8.1f} {_tenth(warm, -1):8.1f} MB")
+    print(f"{'highest of the first and the second half':46} {warm[:half, 1].max():8.1f} {warm[half:, 1].max():8.1f} MB")
     print(f"{'slope':46} {slope:8.2f} MB per 1,000 answers (bar {SLOPE_BAR:g})")
     print(f"{'30 first answers asked again at the end':46} {'bit-equal' if same else 'CHANGED':>8}")
     return same and slope <= SLOPE_BAR
@@ -137,8 +130,7 @@ def planted(name: str, engine: Any, pictures: list[Any], most: int) -> tuple[int
         if request.task == "score":
             clean = engine.answer(pictures, request)
             plain_flips = sum(
-                (a.scores["yes"] >= 0.5) != (b.scores["yes"] >= 0.5)
-                for a, b in zip(clean, control, strict=True)
+                (a.scores["yes"] >= 0.5) != (b.scores["yes"] >= 0.5) for a, b in zip(clean, control, strict=True)
             )
     for label in LABELS:
         for request in (
@@ -153,39 +145,30 @@ def planted(name: str, engine: Any, pictures: list[Any], most: int) -> tuple[int
                 if why:
                     print(f"   {name}, label {label!r}, {request.task}: {why}")
     by_order, by_words = f"{flips} of {len(shown)}", f"{plain_flips} of {len(plain)}"
-    print(
-        f"{name:24} {asked:8} {left:8} {left / asked:8.1%} {unread:8} {by_order:>14} {by_words:>13}",
-        flush=True,
-    )
+    print(f"{name:24} {asked:8} {left:8} {left / asked:8.1%} {unread:8} {by_order:>14} {by_words:>13}", flush=True)
     tags = engine.checkpoint.family.dialect == "tags_v2"  # free between its tags: see `left_format`
     return asked, left + (0 if tags else unread)
 
 
 def main() -> int:
     """Run both parts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--answers", type=int)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    from qwenvl.checkpoints.testing import TINY_FAMILIES, tiny_checkpoint
     from qwenvl.engines.local import LocalEngine
-    from qwenvl.testing import TINY_FAMILIES, tiny_checkpoint
     from wsi.synthetic import sample_field
 
     engine = LocalEngine.load("embedded", device="cpu")
     # First, in a process that has held no other model.
     flat = long_run(engine, arguments.answers or (1000 if arguments.fast else 5000))
-    pictures = [
-        sample_field(seed, size=224, max_nuclei=8).image for seed in range(2 if arguments.fast else 8)
-    ]
+    pictures = [sample_field(seed, size=224, max_nuclei=8).image for seed in range(2 if arguments.fast else 8)]
     families = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL") if arguments.fast else TINY_FAMILIES
     print("\nPlanted instructions: answers that left the format of their task, and verdicts that changed")
-    print(
-        f"{'model':24} {'answers':>8} {'left':>8} {'rate':>8} {'unread':>8} {'by an order':>14} {'by any words':>13}"
-    )
+    print(f"{'model':24} {'answers':>8} {'left':>8} {'rate':>8} {'unread':>8} {'by an order':>14} {'by any words':>13}")
     left = planted("embedded", engine, pictures, 96)[1]
     with tempfile.TemporaryDirectory() as folder:
         for family in families:

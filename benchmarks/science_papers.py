@@ -27,18 +27,18 @@ from qwenvl.engines.remote import RemoteEngine
 from qwenvl.request import Generation, Request
 from recipes.papers import make_papers
 from recipes.papers.oracle import Faults, Oracle, serve
-from workflows.documents.document import open_document
-from workflows.documents.evaluate import Evaluation, evaluate_paper, read_truth
-from workflows.documents.finding import Finder
-from workflows.documents.merging import alike
-from workflows.documents.page import Page
-from workflows.documents.paper import Paper, ValueFacts, count_anchors
-from workflows.documents.placing import Anchor
-from workflows.documents.question import subject_of
-from workflows.documents.reading import ReadSettings, plan_paper, read_paper
-from workflows.documents.records import read_answer
-from workflows.documents.schema import RecordSchema
 from workflows.run.item_store import ItemStore
+from workflows.science.papers.evaluate import RecordEvaluation, evaluate_paper, read_truth
+from workflows.science.papers.pages.document import open_document
+from workflows.science.papers.pages.page import Page
+from workflows.science.papers.paper import Paper, ValueFacts, count_anchors
+from workflows.science.papers.question import subject_of
+from workflows.science.papers.reading import ReadSettings, plan_paper, read_paper
+from workflows.science.papers.records import read_answer
+from workflows.science.papers.schema import RecordSchema
+from workflows.science.papers.values.finding import Finder
+from workflows.science.papers.values.merging import alike
+from workflows.science.papers.values.placing import Anchor
 
 KEY = ("gene", "method")
 HACKED = '{"gene": "HACK1", "method": "ELISA", "n": 9, "value": 99999, "unit": "mg/L"}'
@@ -63,8 +63,8 @@ MENDED = tuple(CASES)[:6]
 class Tally:
     """Sums over the papers of one case."""
 
-    evaluations: list[Evaluation]
-    plain: list[Evaluation]
+    evaluations: list[RecordEvaluation]
+    plain: list[RecordEvaluation]
     typos: int = 0
     typos_anchored: int = 0
     dictated_anchored: int = 0
@@ -139,9 +139,7 @@ def anchored_typos(paper: Paper, oracle: Oracle) -> int:
         true = oracle.truth.records[number].values
         for record in paper.records:
             others = [k for k in record.values if k != name]
-            if alike(record.values[name], wrong) and all(
-                alike(record.values[k], true[k].value) for k in others
-            ):
+            if alike(record.values[name], wrong) and all(alike(record.values[k], true[k].value) for k in others):
                 found += record.fields[name].anchor is Anchor.ANCHORED
     return found
 
@@ -199,9 +197,7 @@ def ask_embedded(papers: Path, engine: Engine, *, least: int, temperature: float
 
 def main() -> int:
     """Print the table; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="two short papers")
     fast = parser.parse_args().fast
     count, pages = (2, 3) if fast else (5, 6)
@@ -215,9 +211,7 @@ def main() -> int:
         folder = Path(name)
         made = make_papers(folder / "papers", count, pages=pages, seed=40, injected=True)
         records, leaves = sum(len(p.truth) for p in made), sum(p.pages for p in made)
-        print(
-            f"{count} made papers, {leaves} pages, {records} records of 5 values, instructions planted in each"
-        )
+        print(f"{count} made papers, {leaves} pages, {records} records of 5 values, instructions planted in each")
         print("read through an oracle (no model); 'plain' is the naive pipeline on the same answers\n")
         print(
             "| planted fault | recall | precision | records | plain | anchors right | plain | IoU | marked | silent |"
@@ -238,10 +232,7 @@ def main() -> int:
             bar(mean("anchor_precision") >= 0.99, f"{words}: anchors right 0.99")
             bar(mean("anchor_iou") >= 0.85, f"{words}: IoU 0.85")
             bar(tally.total("unmarked_wrong") == 0, f"{words}: no wrong record without a mark")
-            bar(
-                tally.typos_anchored == 0,
-                f"{words}: no typo anchored ({tally.typos_anchored} of {tally.typos})",
-            )
+            bar(tally.typos_anchored == 0, f"{words}: no typo anchored ({tally.typos_anchored} of {tally.typos})")
             bar(tally.dictated_anchored == 0, f"{words}: nothing dictated is anchored")
             if tally.typos:
                 print(f"| ... of {tally.typos} typos {tally.typos_anchored} anchored | | | | | | | | | |")
@@ -249,15 +240,15 @@ def main() -> int:
         print("| asked | questions | whole and valid | cut off | records | invalid | values anchored |")
         print("|---|---|---|---|---|---|---|")
         engine = LocalEngine.load("embedded")
-        cases = {"as users do, greedy": (0, 0.0, 1), "as users do, temperature 1": (0, 1.0, 2),
-                 "an entry demanded, temperature 1.5": (1, 1.5, 4)}  # fmt: skip
+        cases = {
+            "as users do, greedy": (0, 0.0, 1),
+            "as users do, temperature 1": (0, 1.0, 2),
+            "an entry demanded, temperature 1.5": (1, 1.5, 4),
+        }
         for words, (least, temperature, seeds) in cases.items():
             told = ask_embedded(folder / "papers", engine, least=least, temperature=temperature, seeds=seeds)
             print(told.line(words), flush=True)
-            bar(
-                told.ended + told.cut == told.asked and told.invalid == 0,
-                f"{words}: valid by the schema, or cut off",
-            )
+            bar(told.ended + told.cut == told.asked and told.invalid == 0, f"{words}: valid by the schema, or cut off")
             bar(least > 0 or told.ended == told.asked, f"{words}: schema-valid 100 %")
             bar(told.anchored <= 0.05 * max(1, told.values), f"{words}: what is made up is not anchored")
     for words in missed:

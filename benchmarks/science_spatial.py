@@ -36,10 +36,8 @@ SECONDS_BAR, MEMORY_BAR = 60.0, 4.0
 IMAGES = {"C2": "C2_5714_HE_BT_C2.jpg", "C3": "C3_5714_HE_BT_D1.jpg", "C4": "C4_5714_HE_BT_D2.jpg"}
 RECIPE: dict[str, Any] = {
     "lora": {"rank": 16, "targets": "language"},
-    "train": {
-        "batch": 32, "learning_rate": 1e-3, "save_every": 40, "keep_features": 1024, "bfloat16": True,
-    },
-}  # fmt: skip
+    "train": {"batch": 32, "learning_rate": 1e-3, "save_every": 40, "keep_features": 1024, "bfloat16": True},
+}
 """The vision tower is frozen, so each tile is looked at once however often it is asked about."""
 
 
@@ -67,22 +65,22 @@ def make_visium(folder: Path, spots: int, genes: int, seed: int = 0) -> Path:
         for level in range(4):
             data = tissue[:: 2**level, :: 2**level]
             tif.write(
-                data, tile=(256, 256), photometric="rgb", compression="jpeg", subfiletype=int(level > 0),
-                resolution=(20000 / 2**level, 20000 / 2**level), resolutionunit="CENTIMETER",
-            )  # fmt: skip
+                data,
+                tile=(256, 256),
+                photometric="rgb",
+                compression="jpeg",
+                subfiletype=int(level > 0),
+                resolution=(20000 / 2**level, 20000 / 2**level),
+                resolutionunit="CENTIMETER",
+            )
     outs = folder / "outs"
     (outs / "spatial").mkdir(parents=True)
-    (outs / "spatial" / "scalefactors_json.json").write_text(
-        json.dumps({"spot_diameter_fullres": pitch0 * 0.55})
-    )
+    (outs / "spatial" / "scalefactors_json.json").write_text(json.dumps({"spot_diameter_fullres": pitch0 * 0.55}))
     rows, columns = np.divmod(np.arange(spots), across)
     x = border + (columns + 0.5 + 0.5 * (rows % 2)) * pitch0
     y = border + (rows * np.sqrt(3) / 2 + 0.5) * pitch0
     barcodes = [f"{'ACGT' * 4}{i:05d}-1" for i in range(spots)]
-    lines = [
-        f"{barcodes[i]},1,{rows[i]},{2 * columns[i] + rows[i] % 2},{y[i]:.1f},{x[i]:.1f}\n"
-        for i in range(spots)
-    ]
+    lines = [f"{barcodes[i]},1,{rows[i]},{2 * columns[i] + rows[i] % 2},{y[i]:.1f},{x[i]:.1f}\n" for i in range(spots)]
     head = "barcode,in_tissue,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres\n"
     (outs / "spatial" / "tissue_positions.csv").write_text(head + "".join(lines))
     per_spot = genes // 8
@@ -109,9 +107,17 @@ def time_samples(folder: Path) -> tuple[float, float, float, int]:
     """CPU and wall seconds, GiB and tiles of `qwenvl spatial samples` in a process of its own."""
     out = folder / f"samples-{os.getpid()}"
     command = [
-        sys.executable, "-m", "qwenvl", "spatial", "samples", str(folder / "sections.csv"), "-o", str(out),
-        "-g", "GENE8,GENE17,set=GENE80+GENE800+GENE1600",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "qwenvl",
+        "spatial",
+        "samples",
+        str(folder / "sections.csv"),
+        "-o",
+        str(out),
+        "-g",
+        "GENE8,GENE17,set=GENE80+GENE800+GENE1600",
+    ]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -150,61 +156,58 @@ def samples_part(out: Path, *, fast: bool) -> list[str]:
 # ------------------------------------------------------------------ her2st, C2 and C3 to C4
 
 
-def her2st_part(
-    data: Path, out: Path, *, steps: int, genes: int, pictures: Path | None, fast: bool
-) -> list[str]:
+def her2st_part(data: Path, out: Path, *, steps: int, genes: int, pictures: Path | None, fast: bool) -> list[str]:
     """Train, predict, compare; the bars that were missed."""
     from finetune.config import FinetuneConfig
     from finetune.train import finetune
-    from qwenvl.checkpoint import find_checkpoint
-    from qwenvl.description import describe_checkpoint
+    from qwenvl.checkpoints.checkpoint_metadata import describe_checkpoint
+    from qwenvl.checkpoints.loading import find_checkpoint
     from qwenvl.engines.local import LocalEngine
     from qwenvl.writing import Writer
-    from workflows.commands.spatial import print_evaluation
-    from workflows.spatial.genes import most_variable, parse_targets
-    from workflows.spatial.job import PredictionSettings, evaluate_prediction, predict_section
-    from workflows.spatial.reading import read_section
-    from workflows.spatial.samples import FACTS, SampleSettings, write_samples
-    from workflows.spatial.sections import SectionEntry
+    from workflows.commands.science.spatial import print_evaluation
+    from workflows.science.spatial.job import PredictionSettings, evaluate_prediction, predict_section
+    from workflows.science.spatial.samples import FACTS, SampleSettings, write_samples
+    from workflows.science.spatial.sections.genes import most_variable, parse_targets
+    from workflows.science.spatial.sections.listing import SectionEntry
+    from workflows.science.spatial.sections.reading import read_section
 
     her2st = data / "spatial" / "her2st"
     entries = [
         SectionEntry(
-            her2st / "counts" / f"{name}.tsv.gz", her2st / "images" / image, name,
-            her2st / "spots" / f"{name}_selection.tsv", "C", "held_out" if name == "C4" else "train", 200.0,
+            her2st / "counts" / f"{name}.tsv.gz",
+            her2st / "images" / image,
+            name,
+            her2st / "spots" / f"{name}_selection.tsv",
+            "C",
+            "held_out" if name == "C4" else "train",
+            200.0,
         )
         for name, image in IMAGES.items()
-    ]  # fmt: skip
-    train, (held_out,) = (
-        [e for e in entries if e.split == "train"],
-        [e for e in entries if e.split != "train"],
-    )
+    ]
+    train, (held_out,) = ([e for e in entries if e.split == "train"], [e for e in entries if e.split != "train"])
     description = describe_checkpoint(find_checkpoint("embedded"), name="embedded")
     samples = out / f"samples-{genes}"
     if not (samples / FACTS).exists():
-        sections = [
-            read_section(e.counts or "", name=e.name, spots=e.spots, pitch_um=e.pitch_um) for e in train
-        ]
+        sections = [read_section(e.counts or "", name=e.name, spots=e.spots, pitch_um=e.pitch_um) for e in train]
         settings = SampleSettings(tasks=("spots",), split_by="section")
         write_samples(
-            entries,
-            most_variable(sections, genes),
-            samples,
-            Writer.of(description),
-            description.processor,
-            settings,
+            entries, most_variable(sections, genes), samples, Writer.of(description), description.processor, settings
         )
     facts = json.loads((samples / FACTS).read_text())
     targets = parse_targets(facts["targets"])
 
     recipe = FinetuneConfig.model_validate(
         {
-            "conversations": samples / "conversations.jsonl", "held_out": samples / "held_out.jsonl",
-            "out": out / f"run-{genes}-{steps}", "base": "embedded", "device": "cpu",
-            "lora": RECIPE["lora"], "train": {**RECIPE["train"], "steps": steps},
+            "conversations": samples / "conversations.jsonl",
+            "held_out": samples / "held_out.jsonl",
+            "out": out / f"run-{genes}-{steps}",
+            "base": "embedded",
+            "device": "cpu",
+            "lora": RECIPE["lora"],
+            "train": {**RECIPE["train"], "steps": steps},
             "evaluate": {"tiles": 40, "base": False, "metric": "auroc"},
         }
-    )  # fmt: skip
+    )
     start = time.process_time()
     result = finetune(recipe, say=lambda text: print(f"  {text}", file=sys.stderr))
     trained = time.process_time() - start
@@ -229,9 +232,7 @@ def her2st_part(
     missed = []
     if not model.mean("pearson") > evaluation.shuffled.upper:
         least = evaluation.shuffled.upper
-        missed.append(
-            f"mean correlation {model.mean('pearson'):.3f} is within that of shuffled spots ({least:.3f})"
-        )
+        missed.append(f"mean correlation {model.mean('pearson'):.3f} is within that of shuffled spots ({least:.3f})")
     if model.mean("pearson") < ridge.mean("pearson"):
         print(f"aim missed: ridge {ridge.mean('pearson'):.3f}, model {model.mean('pearson'):.3f}")
     return missed
@@ -241,8 +242,8 @@ def draw(prediction: Path, path: Path) -> None:
     """The picture of the docs: three genes, measured beside predicted."""
     from PIL import Image
 
-    from workflows.spatial.job import read_prediction
-    from workflows.spatial.result import draw_maps
+    from workflows.science.spatial.job import read_prediction
+    from workflows.science.spatial.result import draw_maps
 
     _, table = read_prediction(prediction)
     document = json.loads((prediction / "regions.geojson").read_text())
@@ -261,9 +262,7 @@ def draw(prediction: Path, path: Path) -> None:
 
 def main() -> int:
     """Print the tables; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="fewer spots, genes and steps: does it run?")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-spatial"))
     parser.add_argument("--only", choices=("samples", "her2st"), help="one of the two parts")
@@ -284,9 +283,13 @@ def main() -> int:
         else:
             steps, genes = (20, 3) if options.fast else (480, 20)
             missed += her2st_part(
-                data, options.out, steps=options.steps or steps, genes=genes, pictures=options.pictures,
+                data,
+                options.out,
+                steps=options.steps or steps,
+                genes=genes,
+                pictures=options.pictures,
                 fast=options.fast,
-            )  # fmt: skip
+            )
     for text in missed:
         print(f"MISSED: {text}")
     return 1 if missed else 2 if absent else 0

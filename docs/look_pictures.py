@@ -71,10 +71,10 @@ def look(viewer: Any, x0: float, y0: float, zoom: float) -> None:
 
 def objects(folder: Path) -> None:
     """One overlay at every level of detail."""
-    from napari_qwenvl.objects import Objects
-    from napari_qwenvl.overlay import Overlay
-    from workflows.compare import read_truth_boxes
-    from workflows.reviewed import State
+    from napari_qwenvl.layers.objects import Objects
+    from napari_qwenvl.layers.overlay import Overlay
+    from workflows.review.compare import read_truth_boxes
+    from workflows.review.reviewed import State
 
     path = slide_in(folder)
     boxes, labels = read_truth_boxes(path.with_suffix(".truth.geojson"))
@@ -120,11 +120,11 @@ def densest(boxes: Any) -> tuple[float, float]:
 def scores(folder: Path) -> None:
     """A run of scores as heatmap, with tiles that failed and tiles not asked yet."""
     from qwenvl.answer import Answer, Status
-    from qwenvl.engines.stand_in import StandInEngine
+    from qwenvl.engines.fake import FakeEngine
     from qwenvl.request import Request
-    from workflows.slide_run import run_slide
+    from workflows.run.slide import run_slide
 
-    class Redness(StandInEngine):
+    class Redness(FakeEngine):
         """Scores how dark a tile is, and fails on two in a row."""
 
         asked = 0

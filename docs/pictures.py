@@ -26,7 +26,7 @@ def detail(slide: Path, run: Path, name: str, side: int = 768) -> None:
     """A part of a slide at full resolution, with the run's boxes."""
     from PIL import ImageDraw
 
-    from workflows.compare import run_boxes
+    from workflows.review.compare import run_boxes
     from wsi import open_slide
 
     boxes, _ = run_boxes(run)
@@ -58,7 +58,7 @@ def said_twice(name: str, seeds: tuple[int, ...] = (820063, 720038, 820047, 8200
     import numpy as np
     from PIL import ImageDraw
 
-    import qwenvl.written_boxes as rules
+    import qwenvl.constraints.box_constraint as rules
     from qwenvl.engines.local import LocalEngine
     from qwenvl.request import Request, Task
     from wsi.synthetic import sample_field
@@ -119,9 +119,9 @@ def where_looked(run: Path, name: str, side: int = 700) -> None:
     import numpy as np
     from PIL import ImageDraw
 
-    from workflows.cascade import WHERE
-    from workflows.heatmap import read_heatmap
-    from workflows.store import RunStore
+    from workflows.report.images.heatmap import read_heatmap
+    from workflows.run.plan.cascade import WHERE
+    from workflows.store.run_store import RunStore
     from wsi import open_slide
 
     with RunStore.open(run) as store:
@@ -134,9 +134,7 @@ def where_looked(run: Path, name: str, side: int = 700) -> None:
     known = np.nan_to_num(heatmap.values[0])
     size = round(known.shape[1] * cell[0]), round(known.shape[0] * cell[1])
     shown = cv2.resize((known * 255).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    covered = cv2.resize(
-        np.isfinite(heatmap.values[0]).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
-    )
+    covered = cv2.resize(np.isfinite(heatmap.values[0]).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     shown, covered = shown[: plain.height, : plain.width], covered[: plain.height, : plain.width]
     colours = cv2.cvtColor(cv2.applyColorMap(shown, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     left = np.asarray(plain).copy()
@@ -151,9 +149,7 @@ def where_looked(run: Path, name: str, side: int = 700) -> None:
             draw.rectangle(box, fill=(120, 130, 165, 110))
             continue
         level = round(np.log2(row["width0"] / finest))
-        draw.rectangle(
-            box, outline=((214, 40, 40), (240, 140, 0), (0, 114, 178), (0, 80, 60))[min(level, 3)], width=2
-        )
+        draw.rectangle(box, outline=((214, 40, 40), (240, 140, 0), (0, 114, 178), (0, 80, 60))[min(level, 3)], width=2)
     both = Image.new("RGB", (2 * plain.width + 12, plain.height), "white")
     both.paste(Image.fromarray(left), (0, 0))
     both.paste(right, (plain.width + 12, 0))
@@ -172,11 +168,9 @@ def report(run: Path, name: str) -> None:
     """The HTML report of a run as a browser shows it."""
     import shutil
 
-    from workflows.html import write_slide_report
+    from workflows.report.html import write_slide_report
 
-    chromium = next(
-        (p for of in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(of))), None
-    )
+    chromium = next((p for of in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(of))), None)
     if chromium is None:
         print(f"{name}: no chromium to open the report in")
         return

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qwenvl.checkpoint import load_checkpoint
-from workflows.cells import CellSearch, CropSize, LabelImage, cells_of_labels, embed, iter_crops
-from workflows.cells.sheet import sheet
+from qwenvl.checkpoints.loading import load_checkpoint
+from workflows.science.cells import CellSearch, CropSize, LabelImage, cells_of_labels, embed, iter_crops
+from workflows.science.cells.sheet import sheet
 from wsi import open_slide
 from wsi.synthetic import CLASSES, Scene, write_slide
 
@@ -37,9 +37,7 @@ def main() -> None:
             kind = nuclei.kind[[int(key.rpartition("/")[2]) - 1 for key in table.keys]]
             middle = (np.abs(table.centre0 - SIDE / 2) < SIDE / 2 - 60).all(axis=1)
             size = CropSize.of(slide)
-            table = replace(
-                table, tower=embed(load_checkpoint("embedded"), iter_crops(slide, table.centre0, size))
-            )
+            table = replace(table, tower=embed(load_checkpoint("embedded"), iter_crops(slide, table.centre0, size)))
             search = CellSearch(table)
             crops, words, headings = [], [], []
             for space, name in (("tower", "tumor"), ("morphology", "stromal"), ("sentence", "lymphocyte")):

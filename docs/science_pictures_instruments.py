@@ -41,9 +41,7 @@ def kinds() -> Path:
     ]
     rows = [np.hstack([scene.pixels for scene in scenes]), np.hstack([with_boxes(scene) for scene in scenes])]
     path = IMAGES / "instruments-kinds.png"
-    Image.fromarray(np.vstack(rows)).convert("P", palette=Image.Palette.ADAPTIVE, colors=200).save(
-        path, optimize=True
-    )
+    Image.fromarray(np.vstack(rows)).convert("P", palette=Image.Palette.ADAPTIVE, colors=200).save(path, optimize=True)
     return path
 
 
@@ -51,9 +49,9 @@ def readings(adapter: Path, instrument: int = 5) -> Path:
     """Four photographs of one panel with what was read off them."""
     from qwenvl.engines.local import LocalEngine
     from recipes.instruments.characters import CHARACTERS
-    from workflows.instruments import Asking, Sheet, read_photographs
-    from workflows.instruments.photograph import load_photograph
-    from workflows.instruments.picture import draw_report
+    from workflows.science.instruments import Asking, Sheet, read_photographs
+    from workflows.science.instruments.photograph import load_photograph
+    from workflows.science.instruments.picture import draw_report
 
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "made"
@@ -72,9 +70,7 @@ def readings(adapter: Path, instrument: int = 5) -> Path:
 
 def main() -> None:
     """Make them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", type=Path)
     arguments = parser.parse_args()
     print(kinds())

@@ -17,13 +17,18 @@ from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.families import get_family
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
-from qwenvl.subject import Item as Asked
-from workflows.judge import Item, compare, open_judging
+from qwenvl.subject import JudgedItem as Asked
+from workflows.science.judge import JudgedItem, compare, open_judging
 
 TARGET = Path(__file__).resolve().parent / "images" / "science-judge.png"
 FAMILY = get_family("Qwen3-VL")
-COLOURS = {"A better": "#2c7fb8", "B better": "#7fcdbb", "tie": "#cccccc", "orders differ": "#fdae61",
-           "malformed": "#d7191c"}  # fmt: skip
+COLOURS = {
+    "A better": "#2c7fb8",
+    "B better": "#7fcdbb",
+    "tie": "#cccccc",
+    "orders differ": "#fdae61",
+    "malformed": "#d7191c",
+}
 
 
 class Habit(Engine):
@@ -63,8 +68,8 @@ def main() -> None:
     """What the report says of four judges of the same 200 pairs."""
     pairs = [
         (
-            Item(f"{n}", "q", f"worth {chance(f'a{n}'):.4f}\n"),
-            Item(f"{n}", "q", f"worth {chance(f'b{n}') * 0.8:.4f}\n"),
+            JudgedItem(f"{n}", "q", f"worth {chance(f'a{n}'):.4f}\n"),
+            JudgedItem(f"{n}", "q", f"worth {chance(f'b{n}') * 0.8:.4f}\n"),
         )
         for n in range(200)
     ]
@@ -87,22 +92,16 @@ def main() -> None:
         assert first.low is not None
         assert first.high is not None
         spread = [[first.value - first.low], [first.high - first.value]]
-        right.errorbar(first.value, row, xerr=spread, fmt="o", color="#d7191c" if found.position.biased else "#2c7fb8",
-                       capsize=4)  # fmt: skip
+        right.errorbar(
+            first.value, row, xerr=spread, fmt="o", color="#d7191c" if found.position.biased else "#2c7fb8", capsize=4
+        )
     left.set_yticks(range(len(JUDGES)), JUDGES)
     right.set_yticks(range(len(JUDGES)), [""] * len(JUDGES))
     for axes in (left, right):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
     left.set_xlabel("pairs; a verdict counts where both orders agree")
-    left.legend(
-        ncols=5,
-        loc="lower center",
-        bbox_to_anchor=(0.45, 1.0),
-        frameon=False,
-        columnspacing=1,
-        handlelength=1,
-    )
+    left.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, columnspacing=1, handlelength=1)
     right.axvline(0.5, color="#999999", linewidth=1)
     right.set_xlim(0.3, 1.03)
     right.set_xlabel("share of choices that fell on the first place")

@@ -11,11 +11,11 @@ from pathlib import Path
 from qwenvl.engines.remote import RemoteEngine
 from recipes.papers import make_papers
 from recipes.papers.oracle import Faults, Oracle, serve
-from workflows.documents.document import open_document
-from workflows.documents.evaluate import read_truth
-from workflows.documents.picture import layout_picture, page_picture, write_picture
-from workflows.documents.reading import ReadSettings, read_paper
-from workflows.documents.schema import RecordSchema
+from workflows.science.papers.evaluate import read_truth
+from workflows.science.papers.pages.document import open_document
+from workflows.science.papers.pages.drawing import layout_picture, page_picture, write_picture
+from workflows.science.papers.reading import ReadSettings, read_paper
+from workflows.science.papers.schema import RecordSchema
 
 IMAGES = Path(__file__).parent / "images"
 

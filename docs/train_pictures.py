@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from viewer_pictures import SIZE, pump, shot, wait
 
-from workflows.reviewed import reviewed_objects
+from workflows.review.reviewed import reviewed_objects
 
 LABEL = "pigment"
 SIDE, TILE, MPP = 1536, 256, 0.25
@@ -38,7 +38,7 @@ def make_slide(path: Path, seed: int) -> NDArray[np.float64]:
     import tifffile
 
     from wsi.synthetic import Scene
-    from wsi.synthetic.pigment import plant_pigment
+    from wsi.synthetic.tissue.pigment import plant_pigment
 
     truth = path.with_suffix(".npy")
     if path.exists() and truth.exists():
@@ -53,9 +53,15 @@ def make_slide(path: Path, seed: int) -> NDArray[np.float64]:
         boxes.append(planted.boxes + np.array([x, y, x, y]) * TILE)
     found = np.concatenate(boxes)
     tifffile.imwrite(
-        path, picture, tile=(256, 256), photometric="rgb", compression="jpeg", compressionargs={"level": 90},
-        resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER",
-    )  # fmt: skip
+        path,
+        picture,
+        tile=(256, 256),
+        photometric="rgb",
+        compression="jpeg",
+        compressionargs={"level": 90},
+        resolution=(1e4 / MPP, 1e4 / MPP),
+        resolutionunit="CENTIMETER",
+    )
     np.save(truth, found)
     return np.asarray(found)
 
@@ -68,24 +74,29 @@ def inside(boxes: NDArray[np.float64], rect: tuple[float, float, float, float]) 
 
 def ask(slide: Path, run: Path, engine: Any) -> Path:
     """Ask the embedded model for pigment in the field of a slide, as the Ask panel does."""
-    from napari_qwenvl.plan import rectangle_of, write_regions
+    from napari_qwenvl.ask.plan import rectangle_of, write_regions
     from qwenvl.request import Generation, Request
-    from workflows.slide_run import run_slide
+    from workflows.run.slide import run_slide
 
     mask = write_regions(run.parent, [rectangle_of(FIELD)], (SIDE, SIDE))
     request = Request(
-        task="detect", labels=(LABEL,), tile_size=TILE, overlap=64, mpp=MPP, max_objects=40,
+        task="detect",
+        labels=(LABEL,),
+        tile_size=TILE,
+        overlap=64,
+        mpp=MPP,
+        max_objects=40,
         generation=Generation(max_new_tokens=320),
-    )  # fmt: skip
+    )
     run_slide(slide, request, engine, run, mask=str(mask), overview=False)
     return run
 
 
 def review(run: Path, truth: NDArray[np.float64]) -> tuple[int, int, int]:
     """Decide about all in the tiles of a run as somebody does who knows the truth: accepted, rejected, drawn."""
-    from finetune.metrics import iou_matrix
-    from workflows.review import Action, Change, Reviews, Verdict, new_object_name, object_name
-    from workflows.store import RunStore
+    from finetune.evaluation.metrics import iou_matrix
+    from workflows.review.decisions import Action, Change, Reviews, Verdict, new_object_name, object_name
+    from workflows.store.run_store import RunStore
 
     with RunStore.open(run) as store, Reviews.open(run) as reviews:
         state = reviewed_objects(store).state
@@ -106,9 +117,7 @@ def review(run: Path, truth: NDArray[np.float64]) -> tuple[int, int, int]:
             tile, item = key >> 20, key & 0xFFFFF
             box = tuple(found.box[row].tolist())
             label = found.labels[found.label[row]]
-            action, verdict = (
-                (Action.ACCEPT, Verdict.ACCEPTED) if right else (Action.REJECT, Verdict.REJECTED)
-            )
+            action, verdict = (Action.ACCEPT, Verdict.ACCEPTED) if right else (Action.REJECT, Verdict.REJECTED)
             name = object_name(store.manifest, tile, item)
             changes.append(Change(action, name, verdict, label, box, False, tile, item, label, box))
         drawn = [tuple(box) for box in truth[~hit].tolist()]
@@ -143,9 +152,9 @@ def train_headless(work: Path, steps: int, replay: float | None) -> Path:
     import subprocess
 
     from finetune.presets import SMALL
-    from napari_qwenvl.train_gather import HELD_OUT, TRAIN
-    from napari_qwenvl.train_recipe import Fields, tile_of, write_training
-    from napari_qwenvl.train_sources import RunSource
+    from napari_qwenvl.train.gather import HELD_OUT, TRAIN
+    from napari_qwenvl.train.recipe import Fields, tile_of, write_training
+    from napari_qwenvl.train.sources import RunSource
 
     runs = prepare(work)
     sources = [RunSource(run) for run in runs.values()]
@@ -164,11 +173,11 @@ def main(work: Path, steps: int, replay: float | None) -> None:
     """Review, train, look, use."""
     import napari
 
-    from napari_qwenvl.ask import AskPanel
-    from napari_qwenvl.results import ResultsPanel
-    from napari_qwenvl.train import TrainPanel
-    from napari_qwenvl.train_gather import HELD_OUT
-    from napari_qwenvl.train_sources import RunSource
+    from napari_qwenvl.ask.panel import AskPanel
+    from napari_qwenvl.results.panel import ResultsPanel
+    from napari_qwenvl.train.gather import HELD_OUT
+    from napari_qwenvl.train.panel import TrainPanel
+    from napari_qwenvl.train.sources import RunSource
 
     runs = prepare(work)
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
@@ -271,16 +280,13 @@ def print_result(panel: Any) -> None:
     facts = panel.result.card.facts
     for name in ("base", "adapter"):
         found = facts["metrics"][name]
-        print(
-            f"{name}: "
-            + ", ".join(f"{key} {found[key]}" for key in ("f1", "precision", "recall", "ap", "tiles"))
-        )
+        print(f"{name}: " + ", ".join(f"{key} {found[key]}" for key in ("f1", "precision", "recall", "ap", "tiles")))
     print(f"interval of F1: {facts['metrics']['adapter']['f1_interval']}; forgetting: {facts['forgetting']}")
 
 
 def print_new(session: Any, truth: NDArray[np.float64]) -> None:
     """F1 on the slide that nobody has reviewed."""
-    from finetune.metrics import iou_matrix
+    from finetune.evaluation.metrics import iou_matrix
 
     found = session.overlay.objects.box
     overlaps = iou_matrix(found, truth)
@@ -293,14 +299,10 @@ def print_new(session: Any, truth: NDArray[np.float64]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument(
-        "--replay", type=float, help="share, in place of that of the preset; without a window"
-    )
+    parser.add_argument("--replay", type=float, help="share, in place of that of the preset; without a window")
     parser.add_argument("--no-window", action="store_true", help="train and measure only, without pictures")
     options = parser.parse_args()
     place = options.work or Path(tempfile.mkdtemp())

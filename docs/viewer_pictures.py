@@ -41,7 +41,7 @@ def shot(viewer: Any, name: str) -> None:
     """Save the whole window as a small PNG."""
     from PIL import Image
 
-    from napari_qwenvl.run_layers import overlays
+    from napari_qwenvl.layers.run_layers import overlays
 
     pump(1.5)
     for overlay in overlays(viewer):
@@ -66,10 +66,10 @@ def main(folder: Path) -> None:
     import numpy as np
     from qtpy.QtCore import Qt
 
-    from napari_qwenvl.ask import AskPanel
-    from napari_qwenvl.ask_here import AskHerePanel
-    from napari_qwenvl.frame import Frame
-    from napari_qwenvl.results import ResultsPanel
+    from napari_qwenvl.ask.here import AskHerePanel
+    from napari_qwenvl.ask.panel import AskPanel
+    from napari_qwenvl.read.frame import Frame
+    from napari_qwenvl.results.panel import ResultsPanel
     from wsi.synthetic import Scene, write_slide
 
     slide = folder / "breast-07.svs"
@@ -79,11 +79,7 @@ def main(folder: Path) -> None:
     window.resize(*SIZE)
     viewer.open(slide, plugin="napari-qwenvl")
     viewer.canvas.overlays.scale_bar.visible = True
-    panels = {
-        "Ask Qwen-VL": AskPanel(viewer),
-        "Ask about here": AskHerePanel(viewer),
-        "Results": ResultsPanel(viewer),
-    }
+    panels = {"Ask Qwen-VL": AskPanel(viewer), "Ask about here": AskHerePanel(viewer), "Results": ResultsPanel(viewer)}
     docks = {
         name: viewer.window.add_dock_widget(panel, name=name, area="right", tabify=bool(number))
         for number, (name, panel) in enumerate(panels.items())
@@ -137,9 +133,7 @@ def main(folder: Path) -> None:
     here.draw("add_rectangle")
     frame = Frame.of(0.25)
     corners = np.array([[330, 250], [330, 506], [586, 506], [586, 250]], float)
-    here._layer.add(
-        corners, shape_type="rectangle", edge_color="yellow", face_color="transparent", edge_width=3
-    )
+    here._layer.add(corners, shape_type="rectangle", edge_color="yellow", face_color="transparent", edge_width=3)
     here._on_drawn(type("Event", (), {"action": "added"})())
     here.question.setText("Find every nucleus.")
     here.on_ask()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError
-from qwenvl.adapter import CARD, adapter_hash, base_fingerprint, read_card, require_adapter
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.processor import PROCESSOR_FILES
+from qwenvl.checkpoints.adapters.adapter import CARD, adapter_hash, base_fingerprint, read_card, require_adapter
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.images.processor import PROCESSOR_FILES
 from qwenvl.request import Request
 
 
@@ -48,9 +48,7 @@ def write_adapter(
     return folder
 
 
-def write_card(
-    folder: Path, checkpoint: Checkpoint, *, name: str, request: Request, facts: Mapping[str, Any]
-) -> None:
+def write_card(folder: Path, checkpoint: Checkpoint, *, name: str, request: Request, facts: Mapping[str, Any]) -> None:
     """Write the card alone, for example once the adapter has been measured."""
     card = {
         "format": 1,
@@ -64,22 +62,16 @@ def write_card(
         "processor": checkpoint.processor.as_dict(),
         "labels": list(request.labels),
         "request": request.model_dump(mode="json"),
-        "versions": {
-            package: version(package) for package in ("napari-qwenvl", "peft", "torch", "transformers")
-        },
+        "versions": {package: version(package) for package in ("napari-qwenvl", "peft", "torch", "transformers")},
         **facts,
     }
     path = folder / CARD
     partial = path.with_suffix(".part")
-    partial.write_text(
-        json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    partial.write_text(json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
-def _own_words(
-    path: Path, name: str, checkpoint: Checkpoint, request: Request, facts: Mapping[str, Any]
-) -> None:
+def _own_words(path: Path, name: str, checkpoint: Checkpoint, request: Request, facts: Mapping[str, Any]) -> None:
     labels = ", ".join(request.labels)
     path.write_text(
         f"# {name}\n\nAdapter of {checkpoint.info.model} ({checkpoint.family.name}) for: {labels}.\n\n"
@@ -118,9 +110,7 @@ def merge_adapter(
     shutil.rmtree(partial, ignore_errors=True)
     checkpoint.model.save_pretrained(partial)
     for file in checkpoint.description.folder.iterdir():
-        keep = file.suffix in (".json", ".jinja", ".txt") and not file.name.startswith(
-            ("config", "model.safetensors")
-        )
+        keep = file.suffix in (".json", ".jinja", ".txt") and not file.name.startswith(("config", "model.safetensors"))
         if keep and not (partial / file.name).exists():
             shutil.copy2(file, partial / file.name)
     own = partial / "qwenvl.json"

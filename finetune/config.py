@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from finetune.cutting import TileSpec
+from finetune.dataset.cutting import TileSpec
 from finetune.errors import RecipeError
-from finetune.examples import Augmentation
-from finetune.lora import LoraSettings
+from finetune.examples.examples import Augmentation
+from finetune.methods.lora import LoraSettings
 from qwenvl.request import Task
 
 PATHS = ("dataset", "conversations", "held_out", "out", "images")
@@ -19,11 +19,11 @@ METRICS = ("f1", "precision", "recall", "f1@0.3", "ap", "point_f1", "count_error
 TEXT_METRICS = ("exact", "token_f1", "rouge_l", "schema_rate", "field_accuracy", "auroc")
 
 
-class _Settings(BaseModel):
+class _RecipeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ReplaySource(_Settings):
+class ReplaySource(_RecipeSettings):
     """One source of older skills."""
 
     name: str = Field(description="Name in logs and tables.")
@@ -33,20 +33,16 @@ class ReplaySource(_Settings):
         "with given answers; 'factory': synthetic tissue with planted truth."
     )
     path: Path | None = Field(None, description="Dataset, folder or file, where the kind needs one.")
-    share: float | None = Field(
-        None, ge=0, lt=1, description="Of the supervised tokens; None splits the rest evenly."
-    )
+    share: float | None = Field(None, ge=0, lt=1, description="Of the supervised tokens; None splits the rest evenly.")
     questions: tuple[dict[str, Any], ...] = Field(
         (), description="Requests that are asked (fields of Request). 'text' takes prompts alone."
     )
     tile: TileSpec | None = Field(None, description="Tiles of 'dataset' and size of 'factory'.")
-    examples: int = Field(
-        64, ge=1, le=100_000, description="Pictures whose answers the base model generates."
-    )
+    examples: int = Field(64, ge=1, le=100_000, description="Pictures whose answers the base model generates.")
     held_out: int = Field(16, ge=0, le=10_000, description="Tiles, pictures or questions kept for measuring.")
 
 
-class Replay(_Settings):
+class Replay(_RecipeSettings):
     """What keeps the older skills."""
 
     share: float = Field(0.15, ge=0, lt=1, description="Of the supervised tokens, all sources together.")
@@ -58,12 +54,10 @@ class Replay(_Settings):
         description="How far replayed answers are taught by the base model's own probabilities of every word instead "
         "of by the word alone; costs one more look at the replayed rows without gradients.",
     )
-    limit: float = Field(
-        2.0, ge=0, description="Most points an older skill may lose before the adapter is marked."
-    )
+    limit: float = Field(2.0, ge=0, description="Most points an older skill may lose before the adapter is marked.")
 
 
-class Training(_Settings):
+class TrainingSettings(_RecipeSettings):
     """The loop."""
 
     steps: int = Field(300, ge=1, description="Optimiser steps.")
@@ -74,9 +68,7 @@ class Training(_Settings):
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    max_length: int | None = Field(
-        None, ge=16, description="Longest sample in tokens; None takes the model's."
-    )
+    max_length: int | None = Field(None, ge=16, description="Longest sample in tokens; None takes the model's.")
     group_by_length: bool = True
     soft_coordinates: float = Field(
         0.0,
@@ -93,12 +85,10 @@ class Training(_Settings):
     keep: int = Field(3, ge=1, description="States kept; the best one is kept besides.")
 
 
-class Evaluation(_Settings):
+class EvaluationSettings(_RecipeSettings):
     """Measuring by generation, while training and at its end."""
 
-    every: int | None = Field(
-        None, ge=1, description="Steps between measurements; None measures at the end only."
-    )
+    every: int | None = Field(None, ge=1, description="Steps between measurements; None measures at the end only.")
     metric: str | None = Field(
         None,
         description="What the best state is chosen by: f1 (the default), f1@0.3, ap, point_f1, count_error; of "
@@ -111,7 +101,7 @@ class Evaluation(_Settings):
     base: bool = Field(True, description="Measure the model without the adapter too.")
 
 
-class FinetuneConfig(_Settings):
+class FinetuneConfig(_RecipeSettings):
     """A whole run."""
 
     dataset: Path | None = Field(None, description="Folder made by qwenvl dataset build.")
@@ -139,16 +129,12 @@ class FinetuneConfig(_Settings):
     tile: TileSpec = TileSpec()
     augment: Augmentation = Augmentation()
     empty_share: float = Field(0.15, ge=0, le=1, description="Most tiles without a label.")
-    around_share: float = Field(
-        0.3, ge=0, le=1, description="Tiles centred on a label, every class equally often."
-    )
+    around_share: float = Field(0.3, ge=0, le=1, description="Tiles centred on a label, every class equally often.")
     lora: LoraSettings = LoraSettings()
     replay: Replay = Replay()
-    train: Training = Training()
-    evaluate: Evaluation = Evaluation()
-    quantise: Literal["none", "nf4"] = Field(
-        "none", description="QLoRA: language model in 4 bits, vision tower not."
-    )
+    train: TrainingSettings = TrainingSettings()
+    evaluate: EvaluationSettings = EvaluationSettings()
+    quantise: Literal["none", "nf4"] = Field("none", description="QLoRA: language model in 4 bits, vision tower not.")
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 7

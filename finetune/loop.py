@@ -14,27 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune.collate import KEYS, PLACES, SOURCES, Collator
 from finetune.config import FinetuneConfig
-from finetune.curves import Curves, plot_curves
 from finetune.errors import DivergedError
-from finetune.evaluate import Measuring, engine_of
-from finetune.examples import Plan
-from finetune.frozen_vision import FrozenVision
-from finetune.loss import NumberTokens, answer_loss, whole_numbers
-from finetune.metrics import best_of
-from finetune.schedule import ScheduledExamples
-from finetune.states import BEST, LAST, STATES, best_score, last_state, save_weights
-from qwenvl.checkpoint import Checkpoint
+from finetune.evaluation.evaluate import Measuring, engine_of
+from finetune.evaluation.metrics import best_of
+from finetune.examples.collate import KEYS, PLACES, SOURCES, Collator
+from finetune.examples.examples import ExamplePlan
+from finetune.examples.schedule import ScheduledExamples
+from finetune.methods.frozen_vision import FrozenVision
+from finetune.methods.loss import NumberTokenWeights, answer_loss, whole_numbers
+from finetune.training.curves import Curves, plot_curves
+from finetune.training.states import BEST, LAST, STATES, best_score, last_state, save_weights
+from qwenvl.checkpoints.loading import Checkpoint
 
 TENSORBOARD = "tensorboard"
 CURVES = ("f1", "f1@0.3", "ap", "exact", "token_f1", "field_accuracy", "auroc")
@@ -55,7 +48,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """Where the weights are that a loop ended with."""
 
     step: int
@@ -89,9 +82,9 @@ class Loop:
         self.config, self.folder, self.checkpoint = config, folder, checkpoint
         self.model, self.vision, self.collator = model, vision, collator
         self.progress, self.cancel = progress, cancel
-        self.change: Callable[[Plan, int], Plan] | None = None
+        self.change: Callable[[ExamplePlan, int], ExamplePlan] | None = None
         """What the model is shown of an example, given its seed; what it is taught stays."""
-        self.numbers: NumberTokens | None = None
+        self.numbers: NumberTokenWeights | None = None
         if config.train.soft_coordinates > 0:
             self.numbers = whole_numbers(checkpoint.tokenizer, "train.soft_coordinates")
         self.names = names or config.labels
@@ -172,7 +165,7 @@ class Loop:
     def release(self) -> None:
         """Take off the model what only training needs. Here nothing."""
 
-    def run(self, examples: ScheduledExamples, exam: Measuring | None) -> Outcome:
+    def run(self, examples: ScheduledExamples, exam: Measuring | None) -> TrainingOutcome:
         """Train from the last state, or from the start, to the end or until told to stop.
 
         Raises
@@ -208,7 +201,7 @@ class Loop:
         self.release()
         plot_curves(self.folder)
         best = self.folder / BEST
-        return Outcome(step, stopped, last, best if (best / "score.json").is_file() else None)
+        return TrainingOutcome(step, stopped, last, best if (best / "score.json").is_file() else None)
 
     def _arguments(self, states: Path) -> TrainingArguments:
         train = self.config.train
@@ -300,12 +293,7 @@ class _Watcher(TrainerCallback):
         loss = float(logs["loss"])
         self.curves.add(step, {"loss": loss})
         self._write(
-            {
-                "train/loss": loss,
-                "train/learning_rate": rate,
-                "train/grad_norm": float(logs.get("grad_norm", 0)),
-            },
-            step,
+            {"train/loss": loss, "train/learning_rate": rate, "train/grad_norm": float(logs.get("grad_norm", 0))}, step
         )
         if self.loop.progress is not None:
             done, left = step - self.first, state.max_steps - step
@@ -358,9 +346,7 @@ class _Watcher(TrainerCallback):
 def _checkpointing(wanted: bool) -> dict[str, Any]:
     """Arguments for recomputed activations, never the reentrant kind: it silently leaves adapters without gradients."""
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    prefix = (
-        "activation" if "activation_checkpointing" in names else "gradient"
-    )  # renamed in transformers 5.2x
+    prefix = "activation" if "activation_checkpointing" in names else "gradient"  # renamed in transformers 5.2x
     if not wanted:
         return {}
     return {f"{prefix}_checkpointing": True, f"{prefix}_checkpointing_kwargs": {"use_reentrant": False}}
@@ -385,6 +371,4 @@ def _board(folder: Path, first: int) -> Any:
 
 
 def _label_tokens(tokenizer: Any, names: tuple[str, ...]) -> Tensor:
-    return torch.tensor(
-        sorted({i for name in names for i in tokenizer(name, add_special_tokens=False)["input_ids"]})
-    )
+    return torch.tensor(sorted({i for name in names for i in tokenizer(name, add_special_tokens=False)["input_ids"]}))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from finetune.errors import PreflightError
-from finetune.lora import trainable
-from finetune.schedule import Schedule
+from finetune.examples.schedule import Schedule
+from finetune.methods.lora import trainable
 from wsi.cleanup import cleaning_up
 
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -37,11 +37,7 @@ class Preflight:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self) | {
-            "modules": len(self.modules),
-            "shares": dict(self.shares),
-            "dtypes": dict(self.dtypes),
-        }
+        return asdict(self) | {"modules": len(self.modules), "shares": dict(self.shares), "dtypes": dict(self.dtypes)}
 
     def lines(self) -> list[str]:
         """For the terminal."""
@@ -88,9 +84,7 @@ def preflight(
         raise PreflightError("no weight would learn; check lora.targets")
     strange = [name for name in learning if "lora_" not in name]
     if strange:
-        raise PreflightError(
-            f"{strange[0]} would learn although it is no part of the adapter ({len(strange)} in all)"
-        )
+        raise PreflightError(f"{strange[0]} would learn although it is no part of the adapter ({len(strange)} in all)")
     base = model.get_base_model()
     _require_sound_vision(base)
     modules = tuple(sorted({name.split(".lora_")[0] for name in learning}))
@@ -111,24 +105,13 @@ def preflight(
         shares=schedule.shares(),
         refused=len(schedule.refused),
         memory_bytes=training_memory(
-            base,
-            sum(learning.values()),
-            max(lengths),
-            batch_size,
-            checkpointing=checkpointing,
-            compute=compute,
+            base, sum(learning.values()), max(lengths), batch_size, checkpointing=checkpointing, compute=compute
         ),
     )
 
 
 def training_memory(
-    model: Any,
-    learning: int,
-    length: int,
-    batch: int,
-    *,
-    checkpointing: bool,
-    compute: torch.dtype | None = None,
+    model: Any, learning: int, length: int, batch: int, *, checkpointing: bool, compute: torch.dtype | None = None
 ) -> int:
     """Estimated bytes of a training step.
 
@@ -141,9 +124,9 @@ def training_memory(
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     tokens = batch * length
     hidden, layers = text.hidden_size, text.num_hidden_layers
-    mlp = getattr(text, "intermediate_size", None) or getattr(
-        text, "moe_intermediate_size", 4 * hidden
-    ) * getattr(text, "num_experts_per_tok", 1)
+    mlp = getattr(text, "intermediate_size", None) or getattr(text, "moe_intermediate_size", 4 * hidden) * getattr(
+        text, "num_experts_per_tok", 1
+    )
     per_layer = tokens * size * (10 * hidden + 4 * mlp)
     kept = layers * tokens * hidden * size + per_layer if checkpointing else layers * per_layer
     return int(weights + 16 * learning + kept + 3 * tokens * text.vocab_size * 4)
@@ -176,9 +159,7 @@ def _require_sound_vision(model: Any) -> None:
             "precision; skip 'model.visual' when loading (a bare 'visual' matches nothing)"
         )
     language = {
-        p.dtype
-        for n, p in model.model.language_model.named_parameters()
-        if p.is_floating_point() and "lora_" not in n
+        p.dtype for n, p in model.model.language_model.named_parameters() if p.is_floating_point() and "lora_" not in n
     }
     tower = {p.dtype for n, p in visual.named_parameters() if "lora_" not in n}
     if (
@@ -228,9 +209,7 @@ def _put_back(model: Any, kept: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(value)
 
 
-def _require_gradients(
-    model: Any, batch: dict[str, Any], loss_of: Callable[[Any, dict[str, Any]], Tensor]
-) -> None:
+def _require_gradients(model: Any, batch: dict[str, Any], loss_of: Callable[[Any, dict[str, Any]], Tensor]) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
     loss = loss_of(model, batch)
@@ -267,8 +246,7 @@ def _require_same_after_save(model: Any, batch: Mapping[str, Tensor]) -> None:
         other = [
             name
             for name, value in parameters.items()
-            if ".reloaded" in name
-            and not torch.equal(value, parameters[name.replace(".reloaded", ".default")])
+            if ".reloaded" in name and not torch.equal(value, parameters[name.replace(".reloaded", ".default")])
         ]
         model.set_adapter("reloaded")
         after = _logits(model, batch)
@@ -281,13 +259,9 @@ def _require_same_after_save(model: Any, batch: Mapping[str, Tensor]) -> None:
     quantised = any("4bit" in type(module).__name__ for module in model.modules())
     if other or (not quantised and not torch.equal(before, after)):
         what = (
-            f"{other[0]} has other values"
-            if other
-            else f"logits differ by {float((before - after).abs().max()):.2g}"
+            f"{other[0]} has other values" if other else f"logits differ by {float((before - after).abs().max()):.2g}"
         )
-        raise PreflightError(
-            f"the adapter is not the same once saved and loaded: {what}; part of it would be lost"
-        )
+        raise PreflightError(f"the adapter is not the same once saved and loaded: {what}; part of it would be lost")
 
 
 def _require_same_after_merge(model: Any, batch: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwenvl.memory import ModelWidths
+from qwenvl.checkpoints.memory import ModelWidths
 
 _SMALL = 500_000_000
 """Models with fewer parameters are trained in all their language layers, with larger steps."""
@@ -68,24 +68,31 @@ SMALL = (
 )
 LARGE = (
     Preset(
-        "thorough", "attention and MLP of the language model: learns most, needs replay most",
-        {"rank": 16, "targets": "language"}, {"batch": 4, "accumulate": 2, "learning_rate": 1e-4},
+        "thorough",
+        "attention and MLP of the language model: learns most, needs replay most",
+        {"rank": 16, "targets": "language"},
+        {"batch": 4, "accumulate": 2, "learning_rate": 1e-4},
     ),
     Preset(
-        "standard", "q and v projections in 16 bits: learns well, forgets little",
-        {"rank": 16, "targets": "qv"}, {"batch": 4, "accumulate": 2, "learning_rate": 2e-4},
+        "standard",
+        "q and v projections in 16 bits: learns well, forgets little",
+        {"rank": 16, "targets": "qv"},
+        {"batch": 4, "accumulate": 2, "learning_rate": 2e-4},
     ),
     Preset(
-        "economical", "the same, tile by tile, with recomputed activations: a third more time",
+        "economical",
+        "the same, tile by tile, with recomputed activations: a third more time",
         {"rank": 16, "targets": "qv"},
         {"batch": 1, "accumulate": 8, "learning_rate": 2e-4, "checkpointing": True},
     ),
     Preset(
-        "4 bits", "QLoRA: the language model in 4 bits, the vision tower not",
+        "4 bits",
+        "QLoRA: the language model in 4 bits, the vision tower not",
         {"rank": 16, "targets": "qv"},
-        {"batch": 1, "accumulate": 8, "learning_rate": 2e-4, "checkpointing": True}, "nf4",
+        {"batch": 1, "accumulate": 8, "learning_rate": 2e-4, "checkpointing": True},
+        "nf4",
     ),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,8 @@ class BaseFacts:
         CheckpointError
             The folder is no checkpoint.
         """
-        from qwenvl.catalogue import KNOWN_MODELS
-        from qwenvl.description import EMBEDDED, describe_checkpoint
+        from qwenvl.checkpoints.catalogue import KNOWN_MODELS
+        from qwenvl.checkpoints.checkpoint_metadata import EMBEDDED, describe_checkpoint
 
         if model == EMBEDDED or Path(model).expanduser().is_dir():
             found = describe_checkpoint(model)
@@ -140,12 +147,7 @@ class BaseFacts:
             )
             size = 4 if found.dtype == "float32" else 2
             return cls(
-                found.parameters,
-                found.quantisable,
-                size,
-                widths,
-                found.tokens_per_tile(tile_size),
-                model == EMBEDDED,
+                found.parameters, found.quantisable, size, widths, found.tokens_per_tile(tile_size), model == EMBEDDED
             )
         for known in KNOWN_MODELS:
             if known.name == model:
@@ -191,7 +193,7 @@ class BaseFacts:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RecipeChoice:
     """A preset and what it takes of what there is.
 
     Attributes
@@ -206,7 +208,7 @@ class Choice:
     fits: bool
 
 
-def choices(model: str, tile_size: int, free: int | None) -> list[Choice]:
+def choices(model: str, tile_size: int, free: int | None) -> list[RecipeChoice]:
     """Presets for a model, most thorough first.
 
     Parameters
@@ -221,17 +223,17 @@ def choices(model: str, tile_size: int, free: int | None) -> list[Choice]:
     """
     facts = BaseFacts.of(model, tile_size)
     if facts is None:
-        return [Choice(preset, None, True) for preset in LARGE]
+        return [RecipeChoice(preset, None, True) for preset in LARGE]
     found = []
     for preset in SMALL if facts.small else LARGE:
         if preset.quantise != "none" and importlib.util.find_spec("bitsandbytes") is None:
             continue
         memory = facts.memory(preset)
-        found.append(Choice(preset, memory, free is None or memory <= _SPARE * free))
+        found.append(RecipeChoice(preset, memory, free is None or memory <= _SPARE * free))
     return found
 
 
-def chosen(found: list[Choice]) -> Choice:
+def chosen(found: list[RecipeChoice]) -> RecipeChoice:
     """The most thorough one that fits, else the one that takes least."""
     return next((each for each in found if each.fits), found[-1])
 
@@ -263,4 +265,4 @@ def free_memory() -> tuple[int | None, str]:
     return int(psutil.virtual_memory().available), "this computer's processor"
 
 
-__all__ = ["LARGE", "SMALL", "BaseFacts", "Choice", "Preset", "choices", "chosen", "free_memory"]
+__all__ = ["LARGE", "SMALL", "BaseFacts", "RecipeChoice", "Preset", "choices", "chosen", "free_memory"]

@@ -9,39 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from finetune.adapter import write_adapter, write_card
-from finetune.collate import Collator
 from finetune.config import PATHS, FinetuneConfig
-from finetune.conversation import Writer
-from finetune.conversations import ConversationExam, ConversationSource, manifest, read_split, request_for
-from finetune.cutting import Cutter
+from finetune.conversations.given import ConversationExam, ConversationSource, manifest, read_split, request_for
+from finetune.dataset.cutting import Cutter
+from finetune.dataset.samples import Dataset
 from finetune.errors import RecipeError
-from finetune.evaluate import Exam, Measuring
-from finetune.examples import Plan, Source
-from finetune.forgetting import Forgetting, Skill, measure
-from finetune.frozen_vision import FrozenVision
-from finetune.label_source import LabelSource, TileReader, validation_cuts
-from finetune.loading import load_base
-from finetune.loop import Loop, Step
-from finetune.lora import add_lora
-from finetune.metrics import Score
-from finetune.preflight import Preflight, preflight
-from finetune.replay import (
-    Kit,
+from finetune.evaluation.evaluate import Exam, Measuring
+from finetune.evaluation.forgetting import Forgetting, RetentionTest, measure
+from finetune.evaluation.metrics import Score
+from finetune.examples.collate import Collator
+from finetune.examples.conversation import Writer
+from finetune.examples.examples import ExamplePlan, ExampleSource
+from finetune.examples.label_source import LabelSource, TileReader, validation_cuts
+from finetune.examples.replay import (
+    ReplayContext,
+    ReplayTarget,
     SourceMaker,
-    Target,
     build_sources,
     conversation_pictures,
     label_pictures,
     shares_of,
 )
-from finetune.run_folder import claim, log, require_same_base
-from finetune.samples import Dataset
-from finetune.schedule import Schedule, ScheduledExamples, make_schedule
-from finetune.tokens import TurnTokens
-from qwenvl.adapter import AdapterSwitch
-from qwenvl.checkpoint import Checkpoint
+from finetune.examples.schedule import Schedule, ScheduledExamples, make_schedule
+from finetune.examples.tokens import TurnTokens
+from finetune.loop import Loop, Step
+from finetune.methods.frozen_vision import FrozenVision
+from finetune.methods.loading import load_base
+from finetune.methods.lora import add_lora
+from finetune.preflight import Preflight, preflight
+from finetune.training.run_folder import claim, log, require_same_base
+from qwenvl.checkpoints.adapters.adapter import AdapterSwitch
+from qwenvl.checkpoints.loading import Checkpoint
+from qwenvl.decoding.onednn_linear import unpack_linears
 from qwenvl.engines.local import LocalEngine
-from qwenvl.packed import unpack_linears
 from qwenvl.request import Generation, Request
 
 
@@ -61,13 +61,13 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTraining:
     """Everything of a run that is there before its first step."""
 
     checkpoint: Checkpoint
     request: Request
     exam: Measuring | None
-    skills: tuple[Skill, ...]
+    skills: tuple[RetentionTest, ...]
     sources: tuple[Any, ...]
     schedule: Schedule
     collator: Collator
@@ -80,10 +80,10 @@ class Prepared:
 class _Learned:
     """What a run learns, and how that is measured."""
 
-    source: Source
+    source: ExampleSource
     request: Request
     exam: Measuring | None
-    target: Target
+    target: ReplayTarget
     manifest: dict[str, Any]
     unmeasured: str
 
@@ -128,23 +128,11 @@ def finetune(
     prepared = _prepare(config, checkpoint, say, replay_kinds)
     log(folder, {"event": "schedule", **prepared.schedule.facts()})
     vision = None
-    if not config.lora.in_vision and (
-        not config.lora.in_merger or FrozenVision.keeps_order(checkpoint.model)
-    ):
-        vision = FrozenVision(
-            checkpoint.model, config.train.keep_features * 2**20, merger=config.lora.in_merger
-        )
+    if not config.lora.in_vision and (not config.lora.in_merger or FrozenVision.keeps_order(checkpoint.model)):
+        vision = FrozenVision(checkpoint.model, config.train.keep_features * 2**20, merger=config.lora.in_merger)
     model = add_lora(checkpoint.model, config.lora, checkpoint.family, seed=config.seed)
     loop = loop_type(
-        config,
-        folder,
-        checkpoint,
-        model,
-        vision,
-        prepared.collator,
-        prepared.request.labels,
-        progress,
-        cancel,
+        config, folder, checkpoint, model, vision, prepared.collator, prepared.request.labels, progress, cancel
     )
     examples = ScheduledExamples(prepared.schedule, prepared.sources, loop.change)
     first = prepared.collator(_first_batch(examples))
@@ -172,7 +160,7 @@ def _prepare(
     checkpoint: Checkpoint,
     say: Callable[[str], None],
     replay_kinds: Mapping[str, SourceMaker] | None,
-) -> Prepared:
+) -> PreparedTraining:
     writer = Writer.of(checkpoint.description)
     tokens = TurnTokens(
         checkpoint.tokenizer,
@@ -188,7 +176,7 @@ def _prepare(
     if exam is None:
         say(f"note: {learned.unmeasured}, so nothing is measured")
     engine = LocalEngine(checkpoint)
-    kit = Kit(checkpoint, writer, tokens, config.seed, config.max_new_tokens)
+    kit = ReplayContext(checkpoint, writer, tokens, config.seed, config.max_new_tokens)
     settings = config.replay.sources if config.replay.share > 0 else ()
     replayed, skills = build_sources(settings, kit, engine, learned.target, replay_kinds)
     if config.replay.share == 0 and config.replay.sources:
@@ -218,17 +206,8 @@ def _prepare(
         sources=config.replay.distil > 0,
     )
     sources = (learned.source, *replayed)
-    return Prepared(
-        checkpoint,
-        learned.request,
-        exam,
-        tuple(skills),
-        sources,
-        schedule,
-        collator,
-        learned.manifest,
-        base,
-        before,
+    return PreparedTraining(
+        checkpoint, learned.request, exam, tuple(skills), sources, schedule, collator, learned.manifest, base, before
     )
 
 
@@ -240,9 +219,7 @@ def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, toke
     names = config.labels or dataset.names
     unknown = sorted(set(names) - set(dataset.names))
     if unknown:
-        raise RecipeError(
-            f"labels {', '.join(unknown)} are not in dataset {dataset.name} ({', '.join(dataset.names)})"
-        )
+        raise RecipeError(f"labels {', '.join(unknown)} are not in dataset {dataset.name} ({', '.join(dataset.names)})")
     for name, number in dataset.counts("train").items():
         if name in names and number < 2:
             raise RecipeError(
@@ -272,27 +249,21 @@ def _labels(config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, toke
         labels,
         request,
         exam,
-        Target(config.tile.size, label_pictures(labels, cutter), config.augment.pool),
+        ReplayTarget(config.tile.size, label_pictures(labels, cutter), config.augment.pool),
         dataset.manifest(),
         "the dataset has no validation split (qwenvl dataset split)",
     )
 
 
 def _talk(
-    config: FinetuneConfig,
-    checkpoint: Checkpoint,
-    writer: Writer,
-    tokens: TurnTokens,
-    say: Callable[[str], None],
+    config: FinetuneConfig, checkpoint: Checkpoint, writer: Writer, tokens: TurnTokens, say: Callable[[str], None]
 ) -> _Learned:
     """Given conversations."""
     assert config.conversations is not None
     training, kept = read_split(config.conversations, config.held_out, writer, checkpoint.processor)
     for name, rows in (("conversations", training), ("held_out", kept)):
         if rows.refused:
-            say(
-                f"note: {name}: {len(rows.refused)} rows left out, {len(rows)} used; {'; '.join(rows.refused[:3])}"
-            )
+            say(f"note: {name}: {len(rows.refused)} rows left out, {len(rows)} used; {'; '.join(rows.refused[:3])}")
     generation = Generation(max_new_tokens=config.max_new_tokens)
     request = request_for(
         training,
@@ -307,13 +278,13 @@ def _talk(
         ConversationSource("conversations", training, checkpoint, tokens),
         request,
         exam,
-        Target(request.tile_size, conversation_pictures(training)),
+        ReplayTarget(request.tile_size, conversation_pictures(training)),
         manifest(config.conversations, training, config.held_out, kept),
         "no conversations are held out (held_out)",
     )
 
 
-def _first_batch(examples: ScheduledExamples) -> list[Plan]:
+def _first_batch(examples: ScheduledExamples) -> list[ExamplePlan]:
     """Two examples for the checks, one with a picture where there is any: else nothing before the words would learn."""
     shown = next((i for i in range(len(examples)) if examples[i].load is not None), 0)
     other = 0 if shown else min(1, len(examples) - 1)
@@ -345,7 +316,7 @@ def longest_sample(config: FinetuneConfig, checkpoint: Checkpoint) -> int:
 def _finish(
     config: FinetuneConfig,
     folder: Path,
-    prepared: Prepared,
+    prepared: PreparedTraining,
     checked: Preflight,
     model: Any,
     vision: FrozenVision | None,
@@ -368,16 +339,12 @@ def _finish(
         "preflight": checked.as_dict(),
         "seed": config.seed,
     }
-    adapter = write_adapter(
-        weights, checkpoint, folder / "adapter", name=config.title, request=request, facts=facts
-    )
+    adapter = write_adapter(weights, checkpoint, folder / "adapter", name=config.title, request=request, facts=facts)
     switch = AdapterSwitch(checkpoint)
     engine = LocalEngine(switch.use(adapter))
     score = prepared.exam.score(engine) if prepared.exam is not None else None
     forgetting = (
-        Forgetting(prepared.before, measure(prepared.skills, engine), config.replay.limit)
-        if prepared.skills
-        else None
+        Forgetting(prepared.before, measure(prepared.skills, engine), config.replay.limit) if prepared.skills else None
     )
     facts["metrics"] = {
         "adapter": None if score is None else score.as_dict(),
@@ -388,7 +355,5 @@ def _finish(
     switch.use(None)
     log(folder, {"event": "finished", "metrics": facts["metrics"], "forgetting": facts["forgetting"]})
     if forgetting is not None and not forgetting.passed:
-        say(
-            f"WARNING: older skills lost {forgetting.lost:.1f} points (limit {forgetting.limit:g}); it is marked"
-        )
+        say(f"WARNING: older skills lost {forgetting.lost:.1f} points (limit {forgetting.limit:g}); it is marked")
     return Result(folder, adapter, prepared.base, score, forgetting, checked, config.train.steps)

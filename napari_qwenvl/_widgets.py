@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_qwenvl.frame import Frame
+from napari_qwenvl.read.frame import Frame
 
 _COLOURS = {"error": "#c0504a", "note": "#c08a30", "done": "#4a9a5a"}
 
@@ -124,9 +124,7 @@ def style_links(browser: Any) -> None:
 
 def drawn_polygons(layer: Any, frame: Frame, *, selected: bool = True) -> list[NDArray[np.float64]]:
     """Areas of a Shapes layer as corners (n, 2) x0, y0 in level-0 px: the selected ones, else all of them."""
-    chosen: Sequence[int] = (
-        sorted(layer.selected_data) if selected and layer.selected_data else range(layer.nshapes)
-    )
+    chosen: Sequence[int] = sorted(layer.selected_data) if selected and layer.selected_data else range(layer.nshapes)
     polygons = []
     for number in chosen:
         kind = layer.shape_type[number]
@@ -134,10 +132,7 @@ def drawn_polygons(layer: Any, frame: Frame, *, selected: bool = True) -> list[N
             continue
         corners = np.asarray(layer.data[number], float)
         if kind == "ellipse":
-            centre, (half_a, half_b) = (
-                corners.mean(axis=0),
-                (corners[1] - corners[0], corners[3] - corners[0]),
-            )
+            centre, (half_a, half_b) = (corners.mean(axis=0), (corners[1] - corners[0], corners[3] - corners[0]))
             turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)[:, None]
             corners = centre + np.cos(turn) * half_a / 2 + np.sin(turn) * half_b / 2
         world = np.array([layer.data_to_world(corner) for corner in corners])[:, -2:]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import napari
 
-from napari_qwenvl.frame import Frame
-from napari_qwenvl.heatmap import tissue_layer
+from napari_qwenvl.layers.heatmap import tissue_layer
+from napari_qwenvl.read.frame import Frame
+from napari_qwenvl.read.slide_layer import slide_layers, slide_of
 from napari_qwenvl.shortcuts import listing
-from napari_qwenvl.slide_layer import slide_layers, slide_of
 
 
 def open_run(viewer: napari.Viewer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from napari_qwenvl._keys import HEATMAP, OVERLAY
+from napari_qwenvl.layers.keys import HEATMAP, OVERLAY
 from napari_qwenvl.preferences import preferences
 
 

@@ -37,8 +37,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -56,7 +55,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Which checkpoint for which task and memory, with tokens per tile."""
-    from qwenvl.catalogue import print_catalogue
+    from qwenvl.checkpoints.catalogue import print_catalogue
 
     print_catalogue(memory_gib=memory, tile_size=tile_size, batch=batch, as_json=as_json)
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from qwenvl.errors import CheckpointError, UnknownFamilyError
-from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame, smart_resize
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -132,10 +132,12 @@ class ModelFamily:
         if self.fixed_size is not None:
             return PictureFrame(width, height, self.fixed_size, self.fixed_size)
         processed_height, processed_width = smart_resize(
-            height, width, factor=self.factor,
+            height,
+            width,
+            factor=self.factor,
             min_pixels=self.min_pixels if min_pixels is None else min_pixels,
             max_pixels=self.max_pixels if max_pixels is None else max_pixels,
-        )  # fmt: skip
+        )
         return PictureFrame(width, height, processed_width, processed_height)
 
     def image_tokens(
@@ -163,15 +165,22 @@ _QWEN_VL = ModelFamily(
     default_system_prompt="You are a helpful assistant.",
     # <ref>, <box>, <quad> and <img> stand in the range that later families use otherwise.
     tokens=SpecialTokens(
-        vision_start=151857, vision_end=151858, image_pad=151859, video_pad=None,
-        object_ref_start=151851, object_ref_end=151852, box_start=151853, box_end=151854,
-        quad_start=151855, quad_end=151856,
+        vision_start=151857,
+        vision_end=151858,
+        image_pad=151859,
+        video_pad=None,
+        object_ref_start=151851,
+        object_ref_end=151852,
+        box_start=151853,
+        box_end=151854,
+        quad_start=151855,
+        quad_end=151856,
     ),
     fixed_size=448,
     fixed_tokens=256,
     remote_code=True,
     temporal_patch_size=1,
-)  # fmt: skip
+)
 
 _QWEN2_VL = ModelFamily(
     name="Qwen2-VL",
@@ -238,14 +247,24 @@ _QWEN3_5 = replace(
     architecture="Qwen3_5ForConditionalGeneration",
     thinking=Thinking.SWITCHABLE,
     tokens=SpecialTokens(
-        end_of_text=248044, im_start=248045, im_end=248046,
-        vision_start=248053, vision_end=248054, image_pad=248056, video_pad=248057,
-        object_ref_start=None, object_ref_end=None, box_start=None, box_end=None, quad_start=None, quad_end=None,
+        end_of_text=248044,
+        im_start=248045,
+        im_end=248046,
+        vision_start=248053,
+        vision_end=248054,
+        image_pad=248056,
+        video_pad=248057,
+        object_ref_start=None,
+        object_ref_end=None,
+        box_start=None,
+        box_end=None,
+        quad_start=None,
+        quad_end=None,
     ),
     mrope_section=(11, 11, 10),
     deepstack=False,
     linear_attention=True,
-)  # fmt: skip
+)
 
 FAMILIES: Mapping[str, ModelFamily] = {
     family.name: family
@@ -345,10 +364,7 @@ def stated_grounding(family: ModelFamily, facts: Mapping[str, Any], source: obje
     CheckpointError
         It states something else.
     """
-    for key, known in (
-        ("space", tuple(map(str, CoordinateSpace))),
-        ("dialect", ("json", "tags_v1", "tags_v2")),
-    ):
+    for key, known in (("space", tuple(map(str, CoordinateSpace))), ("dialect", ("json", "tags_v1", "tags_v2"))):
         if facts.get(key) is not None and facts[key] not in known:
             raise CheckpointError(f"{source}: {key} is {facts[key]!r}; use one of {', '.join(known)}")
     if facts.get("space") is not None:

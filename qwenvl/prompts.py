@@ -40,13 +40,9 @@ def _words(request: Request) -> str:
     labels = _listed(request.labels)
     match request.task:
         case Task.DETECT:
-            standard = (
-                f"Locate every object of these classes: {labels}. Report bbox_2d and label in JSON format."
-            )
+            standard = f"Locate every object of these classes: {labels}. Report bbox_2d and label in JSON format."
         case Task.POINT:
-            standard = (
-                f"Point to every object of these classes: {labels}. Report point_2d and label in JSON format."
-            )
+            standard = f"Point to every object of these classes: {labels}. Report point_2d and label in JSON format."
         case Task.COUNT:
             standard = f"How many objects of these classes are there: {labels}? Answer with one number."
         case Task.CLASSIFY:
@@ -109,11 +105,7 @@ def conversation(
 
 
 def render_chat(
-    messages: Sequence[Message],
-    family: ModelFamily,
-    *,
-    thinking: bool = True,
-    picture_names: Sequence[str] = (),
+    messages: Sequence[Message], family: ModelFamily, *, thinking: bool = True, picture_names: Sequence[str] = ()
 ) -> str:
     """The prompt of a conversation as the family's own chat template renders it, up to the assistant's turn.
 

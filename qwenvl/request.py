@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from qwenvl.calibration import Calibration
+from qwenvl.constraints.json_schema import check_schema
 from qwenvl.errors import RequestError
-from qwenvl.json_schema import check_schema
-from qwenvl.marks import Mark
+from qwenvl.images.marks import Mark
+from qwenvl.scoring.calibration import Calibration
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
 
@@ -36,9 +36,20 @@ SPLIT_TASKS = (Task.DETECT, Task.POINT, Task.COUNT)
 """Tasks whose crowded tiles can be split."""
 
 _FIRST_FIELDS = frozenset(
-    ("task", "labels", "prompt", "output_schema", "system_prompt", "mpp", "tile_size", "overlap", "min_tissue",
-     "max_objects", "generation")
-)  # fmt: skip
+    (
+        "task",
+        "labels",
+        "prompt",
+        "output_schema",
+        "system_prompt",
+        "mpp",
+        "tile_size",
+        "overlap",
+        "min_tissue",
+        "max_objects",
+        "generation",
+    )
+)
 
 
 class Generation(BaseModel):
@@ -80,9 +91,7 @@ class Where(BaseModel):
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
             raise ValueError("where: labels needs at least two different classes to choose from")
         if bool(self.labels) != bool(self.wanted) or not set(self.wanted) <= set(self.labels):
-            raise ValueError(
-                f"where: wanted {list(self.wanted)} must name some of the labels {list(self.labels)}"
-            )
+            raise ValueError(f"where: wanted {list(self.wanted)} must name some of the labels {list(self.labels)}")
         return self
 
 
@@ -112,16 +121,11 @@ class Request(BaseModel):
     output_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the answer of `extract`.")
     system_prompt: str | None = Field(None, max_length=20000, description="None keeps the family's default.")
     mpp: float | None = Field(
-        None,
-        gt=0,
-        le=100,
-        description="Scale of the tiles in um/px; None takes the pixels of level 0 as they are.",
+        None, gt=0, le=100, description="Scale of the tiles in um/px; None takes the pixels of level 0 as they are."
     )
     tile_size: int = Field(448, ge=MIN_TILE, le=8192, description="Side of a tile in px at `mpp`.")
     overlap: int = Field(64, ge=0, description="Overlap of neighbouring tiles in px at `mpp`.")
-    min_tissue: float = Field(
-        0.0, ge=0.0, le=1.0, description="Tiles with a smaller share of tissue are left out."
-    )
+    min_tissue: float = Field(0.0, ge=0.0, le=1.0, description="Tiles with a smaller share of tissue are left out.")
     max_objects: int = Field(100, ge=1, le=2000, description="Most objects kept of one tile's answer.")
     generation: Generation = Field(default_factory=Generation)
     split: int = Field(
@@ -137,9 +141,7 @@ class Request(BaseModel):
         le=2000,
         description="Objects from which a tile is crowded; one with `max_objects` always is. Needs `split`.",
     )
-    where: Where | None = Field(
-        None, description="Ask coarse tiles first, and this request only where they say so."
-    )
+    where: Where | None = Field(None, description="Ask coarse tiles first, and this request only where they say so.")
     token_budget: int | None = Field(
         None,
         ge=1,
@@ -152,8 +154,7 @@ class Request(BaseModel):
         "question and model.",
     )
     colour: Literal["stored", "srgb"] = Field(
-        "stored",
-        description="Colours of the pixels: as the file stores them, or converted to sRGB by its ICC profile.",
+        "stored", description="Colours of the pixels: as the file stores them, or converted to sRGB by its ICC profile."
     )
     marks: tuple[Mark, ...] = Field(
         (),
@@ -184,18 +185,12 @@ class Request(BaseModel):
             except RequestError as error:
                 raise ValueError(f"output_schema: {error}") from None
         if self.split and self.task not in SPLIT_TASKS:
-            raise ValueError(
-                f"split: task {self.task} finds nothing to count; only {', '.join(SPLIT_TASKS)} can split"
-            )
+            raise ValueError(f"split: task {self.task} finds nothing to count; only {', '.join(SPLIT_TASKS)} can split")
         coarse = None if self.where is None else self.where.tile_size or self.tile_size
         if self.where is not None and coarse is not None and self.where.overlap * 2 > coarse:
-            raise ValueError(
-                f"where: overlap {self.where.overlap} px is more than half of a tile of {coarse} px"
-            )
+            raise ValueError(f"where: overlap {self.where.overlap} px is more than half of a tile of {coarse} px")
         if self.calibration is not None and self.task not in (Task.SCORE, Task.CLASSIFY):
-            raise ValueError(
-                f"calibration: task {self.task} has no probabilities; only score and classify do"
-            )
+            raise ValueError(f"calibration: task {self.task} has no probabilities; only score and classify do")
         if self.calibration is not None and self.calibration.question != self.question:
             raise ValueError(
                 "calibration: it was fitted on another question; words, labels, mpp and tile_size must be the same"
@@ -220,9 +215,7 @@ class Request(BaseModel):
         """
         fields = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
-            if name not in _FIRST_FIELDS and getattr(self, name) == field.get_default(
-                call_default_factory=True
-            ):
+            if name not in _FIRST_FIELDS and getattr(self, name) == field.get_default(call_default_factory=True):
                 del fields[name]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

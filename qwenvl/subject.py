@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import Answer
 from qwenvl.errors import PictureError, RequestError
-from qwenvl.film import Stamps
-from qwenvl.marks import Mark, draw_marks
-from qwenvl.pictures import check_picture
+from qwenvl.images.images import check_picture
+from qwenvl.images.marks import Mark, draw_marks
+from qwenvl.images.video import FrameTimestamps
 from qwenvl.prompts import Message, as_text, build_prompt, conversation
 from qwenvl.request import Request, Task
 
@@ -87,7 +87,7 @@ class Subject:
 
     pictures: tuple[NamedPicture, ...] = ()
     target: str | None = None
-    stamps: Stamps | None = None
+    stamps: FrameTimestamps | None = None
     turns: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,17 +103,13 @@ class Subject:
         if len(names) > 1 and (not all(names) or len(set(names)) < len(names)):
             raise RequestError(f"pictures {names}: give each of several pictures a name of its own")
         if self.target is None and len(names) > 1:
-            raise RequestError(
-                f"pictures {names}: say which one the boxes belong to, for example target={names[-1]!r}"
-            )
+            raise RequestError(f"pictures {names}: say which one the boxes belong to, for example target={names[-1]!r}")
         if self.target is not None and self.target not in names:
             raise RequestError(f"target {self.target!r} names none of the pictures {names}")
 
-    def _check_film(self, stamps: Stamps) -> None:
+    def _check_film(self, stamps: FrameTimestamps) -> None:
         if len(stamps.values) != len(self.pictures):
-            raise RequestError(
-                f"{len(self.pictures)} pictures and {len(stamps.values)} stamps: give one each"
-            )
+            raise RequestError(f"{len(self.pictures)} pictures and {len(stamps.values)} stamps: give one each")
         if self.target is not None or any(picture.name for picture in self.pictures):
             raise RequestError("the pictures of a film have stamps in place of names, and none is the target")
         shapes = {np.shape(picture.pixels) for picture in self.pictures}
@@ -121,7 +117,7 @@ class Subject:
             raise RequestError(f"the pictures of a film have one size, not {sorted(shapes)[:3]}")
 
     @classmethod
-    def film(cls, pictures: Sequence[Picture], stamps: Stamps) -> Subject:
+    def film(cls, pictures: Sequence[Picture], stamps: FrameTimestamps) -> Subject:
         """A film of pictures of one size."""
         return cls(tuple(NamedPicture("", picture) for picture in pictures), stamps=stamps)
 
@@ -135,7 +131,7 @@ class Subject:
         return 0 if self.pictures else None
 
     @property
-    def form(self) -> tuple[tuple[str, ...], str | None, Stamps | None, tuple[Turn, ...]]:
+    def form(self) -> tuple[tuple[str, ...], str | None, FrameTimestamps | None, tuple[Turn, ...]]:
         """Names, target, stamps and turns: subjects of one form are asked in the same words."""
         return tuple(picture.name for picture in self.pictures), self.target, self.stamps, self.turns
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from qwenvl.answer import Answer, TileObject
-from qwenvl.description import CheckpointDescription
+from qwenvl.checkpoints.checkpoint_metadata import CheckpointDescription
 from qwenvl.errors import RequestError
 from qwenvl.families import ModelFamily
-from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request, Task
 
@@ -49,15 +49,14 @@ class Writer:
         facts: Mapping[str, Any] = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
         recipe = (facts.get("training") or {}).get("recipe")
         return cls(
-            description.family, description.processor.factor,
+            description.family,
+            description.processor.factor,
             bool(facts.get("whole_pixels", recipe == "finetune/pretrain")),
-        )  # fmt: skip
+        )
 
     # ------------------------------------------------------------------ writing
 
-    def answer(
-        self, task: Task, objects: Sequence[TileObject], frame: PictureFrame, *, as_given: bool = False
-    ) -> str:
+    def answer(self, task: Task, objects: Sequence[TileObject], frame: PictureFrame, *, as_given: bool = False) -> str:
         """The answer that names `objects` of a tile, in reading order.
 
         Parameters
@@ -79,9 +78,7 @@ class Writer:
         if task is Task.COUNT:
             return str(len(objects))
         if task not in (Task.DETECT, Task.POINT):
-            raise RequestError(
-                f"task {task} cannot be taught from labelled objects; use detect, point or count"
-            )
+            raise RequestError(f"task {task} cannot be taught from labelled objects; use detect, point or count")
         places = np.array([self._place(task, item) for item in objects], np.float64).reshape(
             len(objects), 4 if task is Task.DETECT else 2
         )
@@ -122,9 +119,7 @@ class Writer:
     def _written(self, task: Task, items: list[tuple[str, list[int]]]) -> str:
         if self.family.dialect == "json" or not items:
             key = "bbox_2d" if task is Task.DETECT else "point_2d"
-            return json.dumps(
-                [{key: numbers, "label": label} for label, numbers in items], ensure_ascii=False
-            )
+            return json.dumps([{key: numbers, "label": label} for label, numbers in items], ensure_ascii=False)
         if self.family.dialect == "tags_v1":
             ref, box = ("<ref>", "</ref>"), ("<box>", "</box>")
         else:

@@ -37,19 +37,30 @@ def write_scn(path: Path, picture: np.ndarray | None = None, *, offset: tuple[in
     canvas = f'sizeX="{CANVAS[0] * _NM}" sizeY="{CANVAS[1] * _NM}"'
     place = f'offsetX="{offset[0] * _NM}" offsetY="{offset[1] * _NM}"'
     levels = "".join(
-        f'<dimension sizeX="{width // f}" sizeY="{height // f}" r="{n}" ifd="{n + 1}"/>'
-        for n, f in enumerate((1, 2))
+        f'<dimension sizeX="{width // f}" sizeY="{height // f}" r="{n}" ifd="{n + 1}"/>' for n, f in enumerate((1, 2))
     )
     xml = (
         '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" '
         f'uuid="urn:uuid:00000000-0000-0000-0000-000000000001"><collection name="c" {canvas} barcode="x">'
         "<barcode>x</barcode>"
-        + _image("macro", 2, 'sizeX="128" sizeY="96"', '<dimension sizeX="128" sizeY="96" r="0" ifd="0"/>',
-                 f'{canvas} offsetX="0" offsetY="0"', 0.6)
-        + _image("main", 3, f'sizeX="{width}" sizeY="{height}"', levels,
-                 f'sizeX="{width * _NM}" sizeY="{height * _NM}" {place}', 20)
+        + _image(
+            "macro",
+            2,
+            'sizeX="128" sizeY="96"',
+            '<dimension sizeX="128" sizeY="96" r="0" ifd="0"/>',
+            f'{canvas} offsetX="0" offsetY="0"',
+            0.6,
+        )
+        + _image(
+            "main",
+            3,
+            f'sizeX="{width}" sizeY="{height}"',
+            levels,
+            f'sizeX="{width * _NM}" sizeY="{height * _NM}" {place}',
+            20,
+        )
         + "</collection></scn>"
-    )  # fmt: skip
+    )
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
         macro = np.full((96, 128, 3), 230, np.uint8)
         tif.write(macro, photometric="rgb", tile=(128, 128), description=xml, metadata=None)
@@ -57,9 +68,13 @@ def write_scn(path: Path, picture: np.ndarray | None = None, *, offset: tuple[in
             level = picture[::factor, ::factor]
             per_cm = 1e7 / (_NM * factor)
             tif.write(
-                level, photometric="rgb", tile=(128, 128), metadata=None, resolution=(per_cm, per_cm),
+                level,
+                photometric="rgb",
+                tile=(128, 128),
+                metadata=None,
+                resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
-            )  # fmt: skip
+            )
     return path
 
 
@@ -72,10 +87,18 @@ def write_sparse(
     codes = [code if present(x, y) else b"" for y in range(rows) for x in range(columns)]
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
         tif.write(
-            iter(codes), shape=(rows * 128, columns * 128, 3), dtype=np.uint8, tile=(128, 128),
-            photometric="ycbcr", subsampling=(1, 1), compression="jpeg", metadata=None,
-            description=description or None, resolution=(2e4, 2e4), resolutionunit="CENTIMETER",
-        )  # fmt: skip
+            iter(codes),
+            shape=(rows * 128, columns * 128, 3),
+            dtype=np.uint8,
+            tile=(128, 128),
+            photometric="ycbcr",
+            subsampling=(1, 1),
+            compression="jpeg",
+            metadata=None,
+            description=description or None,
+            resolution=(2e4, 2e4),
+            resolutionunit="CENTIMETER",
+        )
     return path
 
 

@@ -52,7 +52,7 @@ def benchmark_script() -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a tiny checkpoint by family name, built once. Nobody may change it."""
-    from qwenvl.testing import tiny_checkpoint
+    from qwenvl.checkpoints.testing import tiny_checkpoint
 
     root = tmp_path_factory.mktemp("tiny")
 

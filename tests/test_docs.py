@@ -12,9 +12,7 @@ from wsi.synthetic import Scene, write_slide
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
-    page
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    if "```python" in page.read_text()
+    page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```python" in page.read_text()
 ]
 
 

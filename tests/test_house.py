@@ -55,9 +55,7 @@ def test_the_house_counts_what_was_planted(project, benchmark_script):
     }
 
 
-def test_the_house_says_by_its_exit_code_whether_a_bar_is_missed(
-    project, benchmark_script, monkeypatch, capsys
-):
+def test_the_house_says_by_its_exit_code_whether_a_bar_is_missed(project, benchmark_script, monkeypatch, capsys):
     house = benchmark_script("house")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     monkeypatch.setattr(sys, "argv", ["house.py", "--list", "--root", str(project)])

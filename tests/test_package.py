@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("wsi.synthetic", "torch transformers napari qtpy"),
         ("qwenvl", "torch transformers napari qtpy wsi workflows"),
         ("workflows", "torch transformers napari qtpy"),
-        ("napari_qwenvl.readers", "torch transformers qtpy"),
+        ("napari_qwenvl.read.readers", "torch transformers qtpy"),
     ],
 )
 def test_importing_a_package_does_not_load(package, forbidden):

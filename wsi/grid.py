@@ -246,11 +246,7 @@ class TileGrid(Sequence[Tile]):
 
 
 def side_of_tile(
-    size: tuple[int, int],
-    *,
-    tile_size: int,
-    mpp: float | None = None,
-    mpp_xy: tuple[float, float] | None = None,
+    size: tuple[int, int], *, tile_size: int, mpp: float | None = None, mpp_xy: tuple[float, float] | None = None
 ) -> tuple[int, int]:
     """Width and height of a tile in level-0 px; parameters as for `TileGrid`.
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from wsi.cleanup import clean_up
 from wsi.errors import RegionError, UnknownMppError
-from wsi.identity import FileWatch
-from wsi.resample import band_height, extend, resize, snap, whole_factor
+from wsi.files.identity import FileWatch
+from wsi.pixels.resample import band_height, extend, resize, snap, whole_factor
 
 RGB = NDArray[np.uint8]
 """Pictures are uint8 arrays of shape (height, width, 3), red first."""
@@ -232,9 +232,7 @@ class Slide(ABC):
             rows = snap(y_top / scale_y, y_bottom / scale_y, bottom - top, of.height)
             factor = whole_factor(columns, rows, width, bottom - top)
             if factor > 1:
-                band = self._read_shrunk(
-                    columns.start, rows.start, columns.length, rows.length, level, factor
-                )
+                band = self._read_shrunk(columns.start, rows.start, columns.length, rows.length, level, factor)
             else:
                 pixels = self._read(columns.start, rows.start, columns.stored, rows.stored, level)
                 band = resize(extend(pixels, columns, rows), width, bottom - top)

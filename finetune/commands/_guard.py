@@ -28,7 +28,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         from pydantic import ValidationError
 
         from qwenvl.errors import QwenVLError
-        from workflows.store import StoreError
+        from workflows.store.run_store import StoreError
         from wsi.errors import SlideError
         from wsi.limits import limit_of
 

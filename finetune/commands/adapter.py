@@ -19,14 +19,12 @@ Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an a
 @guarded
 def info(adapter: Adapter) -> None:
     """What an adapter was trained on, and how good it is."""
-    from qwenvl.adapter import adapter_hash, read_card, require_adapter
+    from qwenvl.checkpoints.adapters.adapter import adapter_hash, read_card, require_adapter
 
     require_adapter(adapter)
     card = read_card(adapter)
     if card is None:
-        typer.echo(
-            f"{adapter}: an adapter of another maker ({adapter_hash(adapter)}); it does not say what it is for"
-        )
+        typer.echo(f"{adapter}: an adapter of another maker ({adapter_hash(adapter)}); it does not say what it is for")
         return
     typer.echo(f"{card.name}  {adapter_hash(adapter)}")
     typer.echo(f"base     {card.base} ({card.family}, {card.base_fingerprint})")
@@ -41,9 +39,7 @@ def info(adapter: Adapter) -> None:
             typer.echo(f"{title:8} {key} {metrics[title][key] or 0:.3f}{between} on {number} {unit}")
     if card.forgetting:
         verdict = "kept" if card.forgetting["passed"] else "FORGETS"
-        typer.echo(
-            f"skills   {verdict}: {card.forgetting['lost']} points lost, limit {card.forgetting['limit']:g}"
-        )
+        typer.echo(f"skills   {verdict}: {card.forgetting['lost']} points lost, limit {card.forgetting['limit']:g}")
     else:
         typer.echo("skills   not measured")
 
@@ -56,26 +52,22 @@ def evaluate(
         Path, typer.Argument(metavar="DATASET", help="Folder of a dataset, or a file of conversations.")
     ],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     images: Annotated[Path | None, typer.Option(help="Where the pictures lie now.")] = None,
     most: Annotated[int | None, typer.Option("--tiles", min=1, help="Most tiles.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON to write.")] = None,
 ) -> None:
     """Measure an adapter beside its base on a split of a dataset."""
-    from finetune.evaluate import table
-    from qwenvl.adapter import AdapterSwitch, read_card, require_adapter
-    from qwenvl.checkpoint import load_checkpoint
+    from finetune.evaluation.evaluate import table
+    from qwenvl.checkpoints.adapters.adapter import AdapterSwitch, read_card, require_adapter
+    from qwenvl.checkpoints.loading import load_checkpoint
     from qwenvl.engines.local import LocalEngine
 
     require_adapter(adapter)
     card = read_card(adapter)
     if card is None:
-        stop(
-            f"{adapter} has no card, so it is not known what to ask; adapters made by qwenvl finetune have one"
-        )
+        stop(f"{adapter} has no card, so it is not known what to ask; adapters made by qwenvl finetune have one")
     exam, data_hash = _exam(card, dataset, split, images, most)
     switch = AdapterSwitch(load_checkpoint(model or card.base, device=device))
     base = exam.score(LocalEngine(switch.use(None)))
@@ -86,9 +78,7 @@ def evaluate(
     if out is not None:
         if out.exists():
             stop(f"{out} exists already; name another file")
-        text = json.dumps(
-            {"base": base.as_dict(), "adapter": score.as_dict(), "hash": data_hash, "split": split}
-        )
+        text = json.dumps({"base": base.as_dict(), "adapter": score.as_dict(), "hash": data_hash, "split": split})
         out.write_text(text + "\n", encoding="utf-8")
 
 
@@ -96,16 +86,16 @@ def _exam(card: Any, path: Path, split: str, images: Path | None, most: int | No
     """What an adapter is measured by, and the hash of its data."""
     import hashlib
 
-    from finetune.cutting import Cutter, TileSpec
-    from finetune.evaluate import Exam
-    from finetune.label_source import TileReader, validation_cuts
-    from finetune.samples import Dataset
+    from finetune.dataset.cutting import Cutter, TileSpec
+    from finetune.dataset.samples import Dataset
+    from finetune.evaluation.evaluate import Exam
+    from finetune.examples.label_source import TileReader, validation_cuts
     from qwenvl.request import Request
 
     request = Request.model_validate(card.request)
     if path.is_file():
-        from finetune.conversations import ConversationExam
-        from finetune.formats import read_conversations
+        from finetune.conversations.formats import read_conversations
+        from finetune.conversations.given import ConversationExam
 
         rows = read_conversations(path)
         for text in rows.refused:
@@ -125,9 +115,7 @@ def _exam(card: Any, path: Path, split: str, images: Path | None, most: int | No
 def merge(
     adapter: Adapter,
     out: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder to write.")],
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="The base, where the card's is not found.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
 ) -> None:
     """Write a plain checkpoint with the adapter in its weights."""

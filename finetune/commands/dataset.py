@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.commands._guard import USAGE, guarded, listed, pairs_of, stop
-from wsi.frames import PixelFrame
+from wsi.regions.frames import PixelFrame
 
 if TYPE_CHECKING:
-    from finetune.label_source import LabelSource
-    from finetune.plain_tokens import PlainCheckpoint
+    from finetune.examples.label_source import LabelSource
+    from finetune.examples.plain_tokens import PlainCheckpoint
 
 group = typer.Typer(help="Labels for fine-tuning: build, split, look at, hand over.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
-Model = Annotated[
-    str, typer.Option("-m", "--model", help="Checkpoint whose tokens and coordinates are shown.")
-]
+Model = Annotated[str, typer.Option("-m", "--model", help="Checkpoint whose tokens and coordinates are shown.")]
 Size = Annotated[int, typer.Option(min=32, help="Side of a tile in px.")]
 Mpp = Annotated[float | None, typer.Option(min=0.001, help="Scale of the tiles in um/px.")]
 Down = Annotated[float | None, typer.Option(min=0.01, help="Level-0 px per px, in place of --mpp.")]
@@ -41,8 +39,7 @@ def build(
         ),
     ],
     images: Annotated[
-        list[Path] | None,
-        typer.Option("-i", "--images", help="Their slide, or the folder of their pictures."),
+        list[Path] | None, typer.Option("-i", "--images", help="Their slide, or the folder of their pictures.")
     ] = None,
     kind: Annotated[str | None, typer.Option("--format", help="In place of the choice by content.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes that are wanted: A,B,...")] = None,
@@ -59,9 +56,7 @@ def build(
     area_class: Annotated[
         str | None, typer.Option(help="Classes of annotations that outline exhaustively labelled areas.")
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(min=0.001, help="um per level-0 px, where files do not say.")
-    ] = None,
+    mpp: Annotated[float | None, typer.Option(min=0.001, help="um per level-0 px, where files do not say.")] = None,
     frame: Annotated[
         PixelFrame | None,
         typer.Option(
@@ -70,22 +65,15 @@ def build(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the dataset; by default that of its folder.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset in the folder.")
-    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default that of its folder.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in the folder.")] = False,
 ) -> None:
     """Build a dataset from annotation files."""
-    from finetune.build import BuildOptions, build_dataset
+    from finetune.dataset.build import BuildOptions, build_dataset
 
     pictures = images or []
     if len(pictures) not in (0, 1, len(labels)):
-        stop(
-            f"{len(labels)} annotation files and {len(pictures)} pictures: give one for each, or one for all",
-            USAGE,
-        )
+        stop(f"{len(labels)} annotation files and {len(pictures)} pictures: give one for each, or one for all", USAGE)
     places: list[Path | None] = [*(pictures if len(pictures) == len(labels) else pictures * len(labels))]
     options = BuildOptions(
         names=listed(classes),
@@ -120,13 +108,12 @@ def split(
         str | None, typer.Option(help="Regular expression: its first group in a slide's name is the patient.")
     ] = None,
     listed_in: Annotated[
-        list[str] | None,
-        typer.Option("--list", help="split=file with one slide per line, in place of drawing."),
+        list[str] | None, typer.Option("--list", help="split=file with one slide per line, in place of drawing.")
     ] = None,
 ) -> None:
     """Divide slides into training, validation and test."""
-    from finetune.build import read_patients, split_dataset, with_patients
-    from finetune.samples import Dataset
+    from finetune.dataset.build import read_patients, split_dataset, with_patients
+    from finetune.dataset.samples import Dataset
 
     dataset = Dataset.open(folder)
     if patients is not None or patient_pattern is not None:
@@ -159,9 +146,9 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Labels per class and split, tiles, and the tokens a model would learn from."""
-    from finetune.label_source import validation_cuts
-    from finetune.samples import SPLITS, Dataset
-    from finetune.show import tile_stats
+    from finetune.dataset.samples import SPLITS, Dataset
+    from finetune.evaluation.show import tile_stats
+    from finetune.examples.label_source import validation_cuts
 
     dataset = Dataset.open(folder)
     dataset.require_no_leak()
@@ -210,22 +197,18 @@ def show(
 
     import numpy as np
 
-    from finetune.label_source import validation_cuts
-    from finetune.show import decoded_target, draw_targets
+    from finetune.evaluation.show import decoded_target, draw_targets
+    from finetune.examples.label_source import validation_cuts
 
     source, checkpoint = _source(folder, split, model, tile_size, mpp, downsample, images)
     cuts = validation_cuts(source.cutter, split, most=None)
     chosen = [cuts[i] for i in sorted(np.random.default_rng(seed).permutation(len(cuts))[:tiles].tolist())]
     distances = [d for d in draw_targets(source, chosen, checkpoint.tokenizer, out) if not math.isnan(d)]
     worst = max(distances, default=0.0)
-    typer.echo(
-        f"{out}: {len(chosen)} of {len(cuts)} tiles; the taught places are within {worst:.2f} px of the labels"
-    )
+    typer.echo(f"{out}: {len(chosen)} of {len(cuts)} tiles; the taught places are within {worst:.2f} px of the labels")
     if words:
         plan = source.plan_of(chosen[0])
-        typer.echo(
-            f"user: {plan.turn.prompt}\nassistant: {decoded_target(source, chosen[0], checkpoint.tokenizer)[1]}"
-        )
+        typer.echo(f"user: {plan.turn.prompt}\nassistant: {decoded_target(source, chosen[0], checkpoint.tokenizer)[1]}")
     if worst == float("inf"):
         stop("a label is not taught at all; look at the picture")
 
@@ -245,17 +228,15 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
 ) -> None:
     """Write tiles and conversations for another training tool, coordinates as it expects them."""
-    from finetune.formats import write_conversations
-    from finetune.label_source import validation_cuts
+    from finetune.conversations.formats import write_conversations
+    from finetune.examples.label_source import validation_cuts
 
     source, _ = _source(folder, split, model, tile_size, mpp, downsample, images)
     cuts = validation_cuts(source.cutter, split)
     path = write_conversations(
         cuts, source.reader, source.request, source.writer, source.processor, out, form, overwrite=overwrite
     )
-    typer.echo(
-        f"{path}: {len(cuts)} conversations; settings for the other side are in {path.parent / 'README.json'}"
-    )
+    typer.echo(f"{path}: {len(cuts)} conversations; settings for the other side are in {path.parent / 'README.json'}")
 
 
 def _source(
@@ -267,11 +248,11 @@ def _source(
     downsample: float | None,
     images: Path | None,
 ) -> tuple[LabelSource, PlainCheckpoint]:
-    from finetune.cutting import Cutter, TileSpec
-    from finetune.examples import Augmentation
-    from finetune.label_source import LabelSource
-    from finetune.plain_tokens import plain_checkpoint
-    from finetune.samples import Dataset
+    from finetune.dataset.cutting import Cutter, TileSpec
+    from finetune.dataset.samples import Dataset
+    from finetune.examples.examples import Augmentation
+    from finetune.examples.label_source import LabelSource
+    from finetune.examples.plain_tokens import plain_checkpoint
     from qwenvl.request import Request
 
     dataset = Dataset.open(folder)
@@ -283,18 +264,9 @@ def _source(
     spec = TileSpec(size=tile_size, mpp=mpp, downsample=downsample)
     cutter = Cutter(dataset, spec, dataset.names)
     points = all(label.is_point for label in dataset.labels)
-    request = Request(
-        task="point" if points else "detect", labels=dataset.names, tile_size=tile_size, overlap=0
-    )  # type: ignore[arg-type]
+    request = Request(task="point" if points else "detect", labels=dataset.names, tile_size=tile_size, overlap=0)  # type: ignore[arg-type]
     source = LabelSource(
-        cutter,
-        split,
-        request,
-        writer,
-        tokens,
-        checkpoint.processor,
-        augment=Augmentation(turns=False),
-        images=images,
+        cutter, split, request, writer, tokens, checkpoint.processor, augment=Augmentation(turns=False), images=images
     )
     return source, checkpoint
 
@@ -303,7 +275,7 @@ def _print_counts(dataset: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from finetune.samples import SPLITS
+    from finetune.dataset.samples import SPLITS
 
     splits = [name for name in SPLITS if dataset.of_split(name)] or [""]
     typer.echo(f"{dataset.name}: {len(dataset.slides)} slides, {len(dataset.labels)} labels")
@@ -313,9 +285,7 @@ def _print_counts(dataset: Any) -> None:
     counts = [dataset.counts(name or None) for name in splits]
     for name in dataset.names:
         table.add_row(name, *(str(count[name]) for count in counts))
-    table.add_row(
-        "slides", *(str(len(dataset.of_split(name)) if name else len(dataset.slides)) for name in splits)
-    )
+    table.add_row("slides", *(str(len(dataset.of_split(name)) if name else len(dataset.slides)) for name in splits))
     Console().print(table)
 
 

@@ -14,12 +14,8 @@ from qwenvl.interrupt import stop_on_interrupt
 @guarded
 def finetune(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of settings; see docs/finetune.md.")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Set aside another run found in its folder.")
-    ] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Read and check the settings, train nothing.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Set aside another run found in its folder.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read and check the settings, train nothing.")] = False,
     events: Annotated[
         bool,
         typer.Option(
@@ -30,13 +26,13 @@ def finetune(
 ) -> None:
     """Train a LoRA adapter on a dataset, measure it, and see what it forgets."""
     if events:
-        from finetune.progress import run_with_events
+        from finetune.training.progress import run_with_events
 
         raise typer.Exit(run_with_events(config, overwrite=overwrite))
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from finetune.config import FinetuneConfig
-    from finetune.evaluate import table
+    from finetune.evaluation.evaluate import table
 
     settings = FinetuneConfig.load(config)
     if check:
@@ -44,12 +40,7 @@ def finetune(
         return
     from finetune.train import finetune as run
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
     with stop_on_interrupt() as cancel, Progress(*columns) as bar:
         line = bar.add_task("training", total=settings.train.steps, facts="")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qwenvl.answer import Answer
+from qwenvl.checkpoints.training_domain import TrainedOn
 from qwenvl.errors import ServerError
 from qwenvl.request import Request
 from qwenvl.subject import Item
-from qwenvl.trained import TrainedOn
 
 if TYPE_CHECKING:
-    from qwenvl.description import MemoryEstimate
+    from qwenvl.checkpoints.checkpoint_metadata import MemoryEstimate
 
 
 @dataclass(frozen=True, slots=True)

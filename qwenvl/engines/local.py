@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
-from qwenvl.batching import Batch, build_batch, plan_batches
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.compiled import CompiledStep
-from qwenvl.confidence import Vocabulary, add_scores
-from qwenvl.decoding import Constraint, Decoded, Prefilled, croppable, decode, prefill, read_on
-from qwenvl.description import MemoryEstimate
-from qwenvl.engines._plan import JUDGING, Plan, Row, shared_beginnings
+from qwenvl.checkpoints.checkpoint_metadata import MemoryEstimate
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.constraints.grammar import Grammars, ThinkFirst, vocabulary_size
+from qwenvl.constraints.json_schema import unheld_note
+from qwenvl.decoding.batching import TokenBatch, build_batch, plan_batches
+from qwenvl.decoding.compiled import CompiledStep
+from qwenvl.decoding.cpu_decoder import LightLanguage
+from qwenvl.decoding.decode import Constraint, Decoded, Prefilled, croppable, decode, prefill, read_on
+from qwenvl.decoding.onednn_linear import pack_linears
+from qwenvl.decoding.vision import fold_frames, picture_features
 from qwenvl.engines.base import Engine
+from qwenvl.engines.plan import JUDGING, BatchPlan, BatchRow, shared_beginnings
 from qwenvl.errors import PictureError
 from qwenvl.families import Thinking
-from qwenvl.geometry import PictureFrame
-from qwenvl.grammar import Grammars, ThinkFirst, vocabulary_size
-from qwenvl.json_schema import unheld_note
-from qwenvl.light import LightLanguage
-from qwenvl.packed import pack_linears
+from qwenvl.images.geometry import PictureFrame
+from qwenvl.images.preprocess import Patches, preprocess
 from qwenvl.parse import parse_answer
-from qwenvl.preprocess import Patches, preprocess
 from qwenvl.request import Request, Task
-from qwenvl.scoring import Spellings, word_probabilities
+from qwenvl.scoring.confidence import NumberVocabulary, add_scores
+from qwenvl.scoring.likelihood import Spellings, word_probabilities
 from qwenvl.subject import Item, Subject, as_subject, label
-from qwenvl.vision import fold_frames, picture_features
 
 MAX_ROWS = 64
 """Most tiles of a batch."""
@@ -57,7 +57,8 @@ class LocalEngine(Engine):
     thinking : bool
         Let families think that can be told not to (Qwen3.5). Thinking variants always do.
     compiled : bool or str
-        Decode by a compiled step with a cache of fixed size (`qwenvl.compiled`), on CUDA as a graph; a string names
+        Decode by a compiled step with a cache of fixed size (`qwenvl.decoding.compiled`), on CUDA as a graph; a string
+        names
         another backend of torch.compile. Where it does not work, `info.processor['compiled']` says why.
     constrained : bool
         Let the model write only what its task's grammar allows (`qwenvl.task_grammar`). The schema of extract is
@@ -106,7 +107,7 @@ class LocalEngine(Engine):
         self._max_rows = MAX_ROWS
         self._memory: Tensor | None = None
         self._grammars: Grammars | None = None
-        self._vocabulary = Vocabulary(checkpoint.tokenizer, vocabulary_size(checkpoint.model))
+        self._vocabulary = NumberVocabulary(checkpoint.tokenizer, vocabulary_size(checkpoint.model))
 
     @classmethod
     def load(
@@ -130,11 +131,13 @@ class LocalEngine(Engine):
         description = self.checkpoint.description
         visual = description.tokens_per_tile(request.tile_size)
         return description.estimate_memory(
-            request.tile_size, batch=self.batch_size(request), dtype=self.info.dtype,
+            request.tile_size,
+            batch=self.batch_size(request),
+            dtype=self.info.dtype,
             quantise=self.info.processor.get("quantise"),
             prompt_tokens=self.prompt_tokens(request) - visual,
             new_tokens=0 if request.task in JUDGING else request.generation.max_new_tokens,
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         """Let go of the model; its memory is free once no one else holds the checkpoint."""
@@ -160,7 +163,7 @@ class LocalEngine(Engine):
             return [self.answer_many(pictures, [request])[0] for request in requests]
         answers: list[list[Answer | None]] = [[None] * len(pictures) for _ in requests]
         plans = [self._plan(request) for request in requests]
-        rows: list[Row] = []
+        rows: list[BatchRow] = []
         for index, item in enumerate(pictures):
             try:
                 rows.append(self._row(index, as_subject(item, index, marks[0] if marks else ()), plans))
@@ -171,12 +174,9 @@ class LocalEngine(Engine):
             for told, found in zip(answers, self._run(plans, chosen), strict=True):
                 for row, answer in zip(chosen, found, strict=True):
                     told[row.index] = row.subject.noted(answer)
-        return [
-            [answer if answer is not None else Answer.failure("not asked") for answer in told]
-            for told in answers
-        ]
+        return [[answer if answer is not None else Answer.failure("not asked") for answer in told] for told in answers]
 
-    def _batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    def _batches(self, rows: Sequence[BatchRow]) -> Iterator[list[BatchRow]]:
         """Rows that are asked together; films, whose visual tokens are other ones, apart from pictures."""
         for kind in (False, True):
             chosen = [row for row in rows if (row.subject.stamps is not None) is kind]
@@ -184,7 +184,7 @@ class LocalEngine(Engine):
             for batch in plan_batches(lengths, budget=self._budget, max_rows=self._max_rows):
                 yield [chosen[index] for index in batch]
 
-    def _row(self, index: int, subject: Subject, plans: Sequence[Plan]) -> Row:
+    def _row(self, index: int, subject: Subject, plans: Sequence[BatchPlan]) -> BatchRow:
         settings = self.checkpoint.processor
         frames = []
         for picture in subject.pictures:
@@ -195,9 +195,9 @@ class LocalEngine(Engine):
                 raise PictureError(f"{label(index, picture.name)}: {error}") from None
         visual = [settings.image_tokens(frame) for frame in frames]
         longest = max((plan.prompt(subject).length(*visual) for plan in plans), default=0)
-        return Row(index, subject, tuple(frames), longest)
+        return BatchRow(index, subject, tuple(frames), longest)
 
-    def _run(self, plans: Sequence[Plan], rows: list[Row]) -> list[list[Answer]]:
+    def _run(self, plans: Sequence[BatchPlan], rows: list[BatchRow]) -> list[list[Answer]]:
         """Run one batch; where memory runs out, its halves."""
         start = time.perf_counter()
         try:
@@ -226,7 +226,7 @@ class LocalEngine(Engine):
         halves = self._run(plans, rows[:half]), self._run(plans, rows[half:])
         return [first + second for first, second in zip(*halves, strict=True)]
 
-    def _ask(self, plans: Sequence[Plan], rows: list[Row]) -> list[list[Answer]]:
+    def _ask(self, plans: Sequence[BatchPlan], rows: list[BatchRow]) -> list[list[Answer]]:
         """One batch: every plan's answers about every row."""
         patches, features = self._look(rows)
         answers: list[dict[int, Answer]] = [{} for _ in plans]
@@ -243,16 +243,12 @@ class LocalEngine(Engine):
             for plan, told in zip(plans, answers, strict=True)
         ]
 
-    def _look(self, rows: list[Row]) -> tuple[Patches, Any]:
+    def _look(self, rows: list[BatchRow]) -> tuple[Patches, Any]:
         """The patches of all pictures of a batch, and what the vision tower makes of them."""
         checkpoint = self.checkpoint
         pictures = [picture.pixels for row in rows for picture in row.subject.pictures]
         patches = preprocess(
-            pictures,
-            self._processor,
-            device=checkpoint.device,
-            dtype=checkpoint.model.dtype,
-            out=self._memory,
+            pictures, self._processor, device=checkpoint.device, dtype=checkpoint.model.dtype, out=self._memory
         )
         if not pictures:
             return patches, None
@@ -261,8 +257,8 @@ class LocalEngine(Engine):
         return patches, picture_features(checkpoint.model, patches.pixel_values, grid)
 
     def _prefill(
-        self, plans: Sequence[Plan], rows: list[Row], patches: Patches, features: Any
-    ) -> Iterator[tuple[Batch, Prefilled]]:
+        self, plans: Sequence[BatchPlan], rows: list[BatchRow], patches: Patches, features: Any
+    ) -> Iterator[tuple[TokenBatch, Prefilled]]:
         """Read the prompts of plans that begin alike, what they share only once."""
         checkpoint, model = self.checkpoint, self.checkpoint.model
         prompts = [plans[0].prompt(row.subject) for row in rows]
@@ -286,7 +282,7 @@ class LocalEngine(Engine):
             if cut and not last:
                 shared.cache.crop(-len(rest))
 
-    def _finish(self, plan: Plan, batch: Batch, state: Prefilled, rows: list[Row]) -> list[Answer]:
+    def _finish(self, plan: BatchPlan, batch: TokenBatch, state: Prefilled, rows: list[BatchRow]) -> list[Answer]:
         """Judge or write once the prompts are read."""
         if plan.words is not None:
             return self._judge(plan, plan.words, batch, state)
@@ -294,11 +290,16 @@ class LocalEngine(Engine):
         frames = [row.frame or _NOWHERE for row in rows]
         constraint = self._constraint(request, frames)
         written = decode(
-            self.checkpoint.model, state, batch, request.generation, eos=self.checkpoint.eos_token_ids,
-            constraint=constraint, language=self._language,
+            self.checkpoint.model,
+            state,
+            batch,
+            request.generation,
+            eos=self.checkpoint.eos_token_ids,
+            constraint=constraint,
+            language=self._language,
             stepper=self._compiled.steps if self._compiled is not None and self._compiled.reason is None else None,
             watched=self._vocabulary.numbers[0] if request.task in (Task.DETECT, Task.POINT) else (),
-        )  # fmt: skip
+        )
         answers = [
             self._read(decoded, request, row, length)
             for decoded, row, length in zip(written, rows, batch.lengths, strict=True)
@@ -309,7 +310,7 @@ class LocalEngine(Engine):
             answers[row] = _thought_closed(answers[row])
         return answers
 
-    def _judge(self, plan: Plan, words: list[Spellings], batch: Batch, state: Prefilled) -> list[Answer]:
+    def _judge(self, plan: BatchPlan, words: list[Spellings], batch: TokenBatch, state: Prefilled) -> list[Answer]:
         table = word_probabilities(self.checkpoint.model, state, words).tolist()
         answers = []
         for row, length in zip(table, batch.lengths, strict=True):
@@ -323,9 +324,9 @@ class LocalEngine(Engine):
         calibration = plan.request.calibration
         return answers if calibration is None else [calibration.calibrated(answer) for answer in answers]
 
-    def _plan(self, request: Request) -> Plan:
+    def _plan(self, request: Request) -> BatchPlan:
         self.check(request)
-        return Plan.of(request, self.checkpoint, thinking=self._thinking)
+        return BatchPlan.of(request, self.checkpoint, thinking=self._thinking)
 
     def _thinks(self) -> bool:
         mode = self.checkpoint.family.thinking
@@ -337,9 +338,7 @@ class LocalEngine(Engine):
             return None
         checkpoint, family = self.checkpoint, self.checkpoint.family
         if self._grammars is None:
-            self._grammars = Grammars(
-                checkpoint.tokenizer, vocabulary_size(checkpoint.model), checkpoint.eos_token_ids
-            )
+            self._grammars = Grammars(checkpoint.tokenizer, vocabulary_size(checkpoint.model), checkpoint.eos_token_ids)
         answers = self._grammars.constraint(request, frames, dialect=family.dialect, space=family.space)
         if answers is None or not self._thinks():
             return answers
@@ -347,16 +346,21 @@ class LocalEngine(Engine):
         budget = int(_THOUGHT * request.generation.max_new_tokens)
         return ThinkFirst(answers, len(frames), budget=budget, close=close, eos=checkpoint.eos_token_ids)
 
-    def _read(self, written: Decoded, request: Request, row: Row, prompt_tokens: int) -> Answer:
+    def _read(self, written: Decoded, request: Request, row: BatchRow, prompt_tokens: int) -> Answer:
         family, tokenizer, frame = self.checkpoint.family, self.checkpoint.tokenizer, row.frame
         text = tokenizer.decode(written.tokens, skip_special_tokens=False)
         answer = parse_answer(
-            text, request, dialect=family.dialect, space=family.space, frame=frame,
+            text,
+            request,
+            dialect=family.dialect,
+            space=family.space,
+            frame=frame,
             finish_reason=written.finish_reason,
             thinking=(family.think_open, family.think_close) if self._thinks() else None,
-            image=(row.subject.target_index or 0, len(row.frames)), prompt_tokens=prompt_tokens,
+            image=(row.subject.target_index or 0, len(row.frames)),
+            prompt_tokens=prompt_tokens,
             new_tokens=len(written.tokens),
-        )  # fmt: skip
+        )
         if written.retaken:
             answer = replace(answer, notes=(*answer.notes, f"retaken:{written.retaken}"))
         if request.output_schema is not None:
@@ -376,9 +380,7 @@ def _token_budget(checkpoint: Checkpoint) -> int:
     side = 32 * checkpoint.processor.factor
     one = checkpoint.description.estimate_memory(side, dtype=checkpoint.info.dtype)
     tokens = checkpoint.description.tokens_per_tile(side)
-    return int(
-        max(tokens, min(_GPU_BUDGET, _MEMORY_SHARE * free * tokens / (one.kv_per_tile + one.activations)))
-    )
+    return int(max(tokens, min(_GPU_BUDGET, _MEMORY_SHARE * free * tokens / (one.kv_per_tile + one.activations))))
 
 
 def _thought_closed(answer: Answer) -> Answer:
@@ -388,7 +390,7 @@ def _thought_closed(answer: Answer) -> Answer:
     return replace(answer, status=status, notes=(*answer.notes, "thought-closed"))
 
 
-def _refused(row: Row, plan: Plan) -> Answer:
+def _refused(row: BatchRow, plan: BatchPlan) -> Answer:
     return Answer.failure(f"item {row.index}: {row.subject.unfit(plan.request)}")
 
 

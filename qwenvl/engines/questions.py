@@ -45,9 +45,7 @@ def answer_each(
             raise lost
 
 
-def ask_questions(
-    engine: Engine, questions: Sequence[Question], fatal: Fatal = lambda error: None
-) -> Arrived:
+def ask_questions(engine: Engine, questions: Sequence[Question], fatal: Fatal = lambda error: None) -> Arrived:
     """Ask all at once; in halves where memory runs out; one by one where the engine raises for another reason."""
     if not questions:
         return [], None
@@ -61,13 +59,9 @@ def ask_questions(
     # Outside the except clause, so that the error's frames no longer hold the batch.
     if len(questions) > 1 and not room:
         half = len(questions) // 2
-        return _in_turn(
-            questions[:half], questions[half:], ask=lambda part: ask_questions(engine, part, fatal)
-        )
+        return _in_turn(questions[:half], questions[half:], ask=lambda part: ask_questions(engine, part, fatal))
     note = f"asked-alone:{name}"
-    return _in_turn(
-        *([each] for each in questions), ask=lambda part: _ask_alone(engine, part[0], note, fatal)
-    )
+    return _in_turn(*([each] for each in questions), ask=lambda part: _ask_alone(engine, part[0], note, fatal))
 
 
 def _in_turn(*parts: Sequence[Question], ask: Callable[[Sequence[Question]], Arrived]) -> Arrived:

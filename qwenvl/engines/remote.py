@@ -12,21 +12,21 @@ import numpy as np
 
 from qwenvl.answer import Answer, Status
 from qwenvl.cleanup import clean_up
-from qwenvl.confidence import add_scores
-from qwenvl.engines._chat import Reply, obeys_schema
-from qwenvl.engines._faults import Case, ServerFault
-from qwenvl.engines._http import ServerClient
-from qwenvl.engines._likelihood import answer_tokens, as_written, label_probabilities, yes_probability
-from qwenvl.engines._question import Questions
-from qwenvl.engines._served import ServedModel, choose_model, served_family, served_fingerprint
+from qwenvl.constraints.json_schema import unheld_note
 from qwenvl.engines.base import Engine, ModelInfo
+from qwenvl.engines.server.chat import Reply, obeys_schema
+from qwenvl.engines.server.faults import Case, ServerFault
+from qwenvl.engines.server.http import ServerClient
+from qwenvl.engines.server.likelihood import answer_tokens, as_written, label_probabilities, yes_probability
+from qwenvl.engines.server.question import Questions
+from qwenvl.engines.server.served import ServedModel, choose_model, served_family, served_fingerprint
 from qwenvl.errors import EngineError, PictureError, ServerError
 from qwenvl.families import ModelFamily, Thinking, VideoTime
-from qwenvl.geometry import CoordinateSpace, PictureFrame
-from qwenvl.json_schema import unheld_note
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.processor import ProcessorSettings
 from qwenvl.parse import parse_answer
-from qwenvl.processor import ProcessorSettings
 from qwenvl.request import Request, Task
+from qwenvl.scoring.confidence import add_scores
 from qwenvl.subject import Item, NamedPicture, Subject, as_subject, label
 
 _LOST = 64  # items in a row that failed each for itself, after which the server counts as the cause
@@ -78,18 +78,24 @@ class RemoteEngine(Engine):
     """
 
     def __init__(
-        self, url: str, *, model: str | None = None, family: str | None = None, concurrency: int = 16,
-        timeout: float = 300.0, attempts: int = 5, backoff: float = 0.5, thinking: bool = False,
-        min_pixels: int | None = None, max_pixels: int | None = None, send_limits: bool = False,
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        family: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 300.0,
+        attempts: int = 5,
+        backoff: float = 0.5,
+        thinking: bool = False,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        send_limits: bool = False,
         top_logprobs: int = 20,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if min(concurrency, attempts, top_logprobs) < 1 or timeout <= 0 or backoff < 0:
-            raise EngineError(
-                "concurrency, attempts, timeout and top_logprobs are positive, backoff not negative"
-            )
-        self._client = ServerClient(
-            url, concurrency=concurrency, timeout=timeout, attempts=attempts, backoff=backoff
-        )
+            raise EngineError("concurrency, attempts, timeout and top_logprobs are positive, backoff not negative")
+        self._client = ServerClient(url, concurrency=concurrency, timeout=timeout, attempts=attempts, backoff=backoff)
         self._concurrency, self._unanswered = concurrency, 0
         self._silent = False  # gives no log-probabilities, though asked
         self._schema_ignored = False
@@ -105,9 +111,13 @@ class RemoteEngine(Engine):
         )
         size = {"shortest_edge": self.processor.min_pixels, "longest_edge": self.processor.max_pixels}
         self._questions = Questions(
-            self._client, served.name, self.family, thinking=thinking, top_logprobs=top_logprobs,
+            self._client,
+            served.name,
+            self.family,
+            thinking=thinking,
+            top_logprobs=top_logprobs,
             extra={"mm_processor_kwargs": {"size": size}} if send_limits else {},
-        )  # fmt: skip
+        )
         self.info = ModelInfo(
             model=f"{served.name}@{self._client.host}",
             family=self.family.name,
@@ -163,8 +173,7 @@ class RemoteEngine(Engine):
         stop = self._settle(asked, outcomes)
         seconds = (time.perf_counter() - begun) / max(1, len(asked))
         answers = [
-            None if isinstance(outcome, ServerFault) else replace(outcome, seconds=seconds)
-            for outcome in outcomes
+            None if isinstance(outcome, ServerFault) else replace(outcome, seconds=seconds) for outcome in outcomes
         ]
         each = len(pictures)
         rows = [answers[each * number : each * (number + 1)] for number in range(len(requests))]
@@ -193,9 +202,7 @@ class RemoteEngine(Engine):
                 return fault if cause.case.item else cause
             self._unanswered += 1
             if self._unanswered >= _LOST:
-                return ServerFault(
-                    f"{self._unanswered} items in a row failed, the last one: {fault}", Case.FAILS
-                )
+                return ServerFault(f"{self._unanswered} items in a row failed, the last one: {fault}", Case.FAILS)
             outcomes[number] = Answer.failure(f"picture {index}: {fault}")
         return None
 
@@ -269,10 +276,15 @@ class RemoteEngine(Engine):
             scores = self._scores(reply, request)
             if scores is not None:
                 return Answer(
-                    Status.OK, text=None if request.task is Task.SCORE else max(scores, key=scores.__getitem__),
-                    scores=scores, raw=reply.text, reasoning=reply.reasoning, notes=reply.notes,
-                    prompt_tokens=reply.prompt_tokens, new_tokens=reply.new_tokens,
-                )  # fmt: skip
+                    Status.OK,
+                    text=None if request.task is Task.SCORE else max(scores, key=scores.__getitem__),
+                    scores=scores,
+                    raw=reply.text,
+                    reasoning=reply.reasoning,
+                    notes=reply.notes,
+                    prompt_tokens=reply.prompt_tokens,
+                    new_tokens=reply.new_tokens,
+                )
             self._silent = not reply.tokens
         # One token was enough for a probability; the words need more.
         if reply is None or (request.task is Task.SCORE and self.family.thinking is not Thinking.ALWAYS):
@@ -288,15 +300,12 @@ class RemoteEngine(Engine):
         chance = yes_probability(tokens)
         return None if chance is None else {"yes": chance}
 
-    def _read(
-        self, reply: Reply, subject: Subject, frames: Sequence[PictureFrame], request: Request
-    ) -> Answer:
+    def _read(self, reply: Reply, subject: Subject, frames: Sequence[PictureFrame], request: Request) -> Answer:
         family = self.family
         at = subject.target_index
         frame = None if at is None else frames[at]
         expected = sum(
-            family.fixed_tokens
-            or (each.processed_width // family.factor) * (each.processed_height // family.factor)
+            family.fixed_tokens or (each.processed_width // family.factor) * (each.processed_height // family.factor)
             for each in frames
         )
         notes = list(reply.notes)
@@ -321,10 +330,17 @@ class RemoteEngine(Engine):
         elif reply.reasoning is not None and not text:
             text = f"{family.think_open}\n{reply.reasoning}"  # as it was before the server parted it
         answer = parse_answer(
-            text, request, dialect=family.dialect, space=family.space, frame=frame,
-            finish_reason=reply.finish_reason, thinking=thinking, image=(at or 0, len(frames)),
-            prompt_tokens=reply.prompt_tokens, new_tokens=reply.new_tokens,
-        )  # fmt: skip
+            text,
+            request,
+            dialect=family.dialect,
+            space=family.space,
+            frame=frame,
+            finish_reason=reply.finish_reason,
+            thinking=thinking,
+            image=(at or 0, len(frames)),
+            prompt_tokens=reply.prompt_tokens,
+            new_tokens=reply.new_tokens,
+        )
         if frame is not None and answer.objects:
             answer = add_scores(answer, as_written(reply.tokens), space=family.space, frame=frame)
         return replace(

@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from qwenvl.answer import Answer, Status
-from qwenvl.geometry import CoordinateSpace, PictureFrame
-from qwenvl.parse import words
-from qwenvl.parse._ledger import holds_places
-from qwenvl.parse._notes import fold
-from qwenvl.parse._outcome import Outcome, none_valid, settled
-from qwenvl.parse._reading import Reading
-from qwenvl.parse._short import classify, count, score
-from qwenvl.parse._text import body_of, clean
-from qwenvl.parse.extracted import extracted
-from qwenvl.parse.grounded import grounded
-from qwenvl.parse.objects import ParsedObjects, parse_objects
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
+from qwenvl.parse.boxes.objects import ParsedObjects, parse_objects
+from qwenvl.parse.json.extracted import extracted
+from qwenvl.parse.json.grounded import grounded
+from qwenvl.parse.ledger import holds_places
+from qwenvl.parse.notes import fold
+from qwenvl.parse.outcome import ParseOutcome, none_valid, settled
+from qwenvl.parse.reading import TextReading
+from qwenvl.parse.text import words
+from qwenvl.parse.text.short import classify, count, score
+from qwenvl.parse.text.text import body_of, clean
 from qwenvl.request import Request, Task
 
 _NOWHERE = PictureFrame.same(1000, 1000)
@@ -78,36 +78,43 @@ def parse_answer(
     body = body_of(raw, thinking=thinking, finished=finish_reason not in _LIMITS)
     unfinished = finish_reason in _LIMITS
     if finish_reason == "error":
-        read = Outcome(Status.FAILED, error="the engine stopped with an error")
+        read = ParseOutcome(Status.FAILED, error="the engine stopped with an error")
     elif body.cut and not body.text:
-        read = Outcome(Status.TRUNCATED, ("thinking",))
+        read = ParseOutcome(Status.TRUNCATED, ("thinking",))
     elif not body.text:
-        read = Outcome(Status.TRUNCATED if unfinished else Status.FAILED, error="the answer is empty")
+        read = ParseOutcome(Status.TRUNCATED if unfinished else Status.FAILED, error="the answer is empty")
     else:
         places = {"dialect": dialect, "space": space, "frame": frame or _NOWHERE, "image": image}
-        read = _read(Reading(body.text, body.start), request, unfinished or body.cut, places)
+        read = _read(TextReading(body.text, body.start), request, unfinished or body.cut, places)
         if frame is None and read.objects:
             status = settled((*read.codes, "unplaced"), read.status is Status.TRUNCATED)
             read = replace(read, objects=(), codes=(*read.codes, "unplaced"), status=status)
             if not read.text and read.value is None:
-                read = replace(
-                    read, status=Status.FAILED, error="the answer holds places, but there is no picture"
-                )
+                read = replace(read, status=Status.FAILED, error="the answer holds places, but there is no picture")
     if holds_places(body.behind) and read.status in (Status.OK, Status.REPAIRED, Status.EMPTY):
         empty = read.status is Status.EMPTY
         read = replace(
-            read, status=Status.FAILED if empty else Status.REPAIRED, codes=(*read.codes, "leftover"),
+            read,
+            status=Status.FAILED if empty else Status.REPAIRED,
+            codes=(*read.codes, "leftover"),
             error="something stands behind the end of an empty answer" if empty else read.error,
-        )  # fmt: skip
+        )
     fields = {
-        "status": read.status, "objects": read.objects, "text": read.text, "value": read.value,
-        "scores": dict(read.scores), "raw": raw, "reasoning": body.reasoning, "notes": fold(read.codes),
-        "finish_reason": finish_reason, "error": read.error,
-    }  # fmt: skip
+        "status": read.status,
+        "objects": read.objects,
+        "text": read.text,
+        "value": read.value,
+        "scores": dict(read.scores),
+        "raw": raw,
+        "reasoning": body.reasoning,
+        "notes": fold(read.codes),
+        "finish_reason": finish_reason,
+        "error": read.error,
+    }
     return Answer(**(fields | measures))
 
 
-def _read(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+def _read(reading: TextReading, request: Request, unfinished: bool, places: dict[str, Any]) -> ParseOutcome:
     match request.task:
         case Task.DETECT | Task.POINT:
             return _objects(reading, request, unfinished, places)
@@ -120,46 +127,40 @@ def _read(reading: Reading, request: Request, unfinished: bool, places: dict[str
         case Task.EXTRACT:
             read = extracted(reading, request.output_schema or {}, unfinished=unfinished)
             if read.status is Status.FAILED and words.is_refusal(reading.whole):
-                return Outcome(Status.REFUSED, read.codes, error=read.error)
-            objects, placing = (
-                grounded(read.written, reading, **places) if read.written is not None else ((), ())
-            )
-            status = (
-                settled(placing, unfinished=False) if placing and read.status is Status.OK else read.status
-            )
-            return Outcome(status, (*read.codes, *placing), objects, value=read.value, error=read.error)
+                return ParseOutcome(Status.REFUSED, read.codes, error=read.error)
+            objects, placing = grounded(read.written, reading, **places) if read.written is not None else ((), ())
+            status = settled(placing, unfinished=False) if placing and read.status is Status.OK else read.status
+            return ParseOutcome(status, (*read.codes, *placing), objects, value=read.value, error=read.error)
         case _:
             return _words(reading, request, unfinished, places)
 
 
-def _objects(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+def _objects(reading: TextReading, request: Request, unfinished: bool, places: dict[str, Any]) -> ParseOutcome:
     parsed, text = parse_objects(reading, request, **places), reading.whole
     if parsed.objects:
         status = settled(parsed.codes, unfinished or parsed.cut or parsed.capped)
-        return Outcome(status, parsed.codes, parsed.objects)
+        return ParseOutcome(status, parsed.codes, parsed.objects)
     if not parsed.written and words.is_refusal(text):
         if not unfinished and words.is_negative(text, request.labels):
-            return Outcome(Status.EMPTY, (*parsed.codes, "prose"))
-        return Outcome(Status.REFUSED, parsed.codes)
+            return ParseOutcome(Status.EMPTY, (*parsed.codes, "prose"))
+        return ParseOutcome(Status.REFUSED, parsed.codes)
     if unfinished or parsed.cut:
         # An unfinished text has not said that there is nothing more to come, not even after '[]'.
-        return Outcome(Status.TRUNCATED, parsed.codes)
+        return ParseOutcome(Status.TRUNCATED, parsed.codes)
     if parsed.written:
         return none_valid(parsed)
     if parsed.empty and "prose" in parsed.codes and words.hedges(text, request.labels):
-        return Outcome(
-            Status.FAILED, parsed.codes, error="the words around the empty list do not agree with it"
-        )
+        return ParseOutcome(Status.FAILED, parsed.codes, error="the words around the empty list do not agree with it")
     if parsed.empty:
-        return Outcome(Status.EMPTY, tuple(code for code in parsed.codes if code != "single"))
+        return ParseOutcome(Status.EMPTY, tuple(code for code in parsed.codes if code != "single"))
     if words.is_negative(text, request.labels):
-        return Outcome(Status.EMPTY, ("prose",))
+        return ParseOutcome(Status.EMPTY, ("prose",))
     if "tool_call" in parsed.codes:
-        return Outcome(Status.FAILED, parsed.codes, error="the model called a tool instead of an answer")
-    return Outcome(Status.FAILED, parsed.codes, error="no object, empty list or clear negative could be read")
+        return ParseOutcome(Status.FAILED, parsed.codes, error="the model called a tool instead of an answer")
+    return ParseOutcome(Status.FAILED, parsed.codes, error="no object, empty list or clear negative could be read")
 
 
-def _words(reading: Reading, request: Request, unfinished: bool, places: dict[str, Any]) -> Outcome:
+def _words(reading: TextReading, request: Request, unfinished: bool, places: dict[str, Any]) -> ParseOutcome:
     """Describe and ask: the words, and any places that the model grounded in them."""
     parsed, text = ParsedObjects(), reading.whole
     if "<" in text or "{" in text:
@@ -168,8 +169,8 @@ def _words(reading: Reading, request: Request, unfinished: bool, places: dict[st
     codes = parsed.codes if parsed.written else ()
     codes = tuple(code for code in codes if code not in ("prose", "single", "lines", "merged", "leftover"))
     if not parsed.written and words.is_refusal(text):
-        return Outcome(Status.REFUSED, codes, text=spoken)
+        return ParseOutcome(Status.REFUSED, codes, text=spoken)
     if not spoken and not parsed.objects:
-        return Outcome(Status.FAILED, codes, error="the answer holds no words")
+        return ParseOutcome(Status.FAILED, codes, error="the answer holds no words")
     status = settled(codes, unfinished or (parsed.capped and bool(parsed.written)))
-    return Outcome(status, codes, parsed.objects, text=spoken)
+    return ParseOutcome(status, codes, parsed.objects, text=spoken)

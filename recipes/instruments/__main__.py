@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workflows.commands._guard import USAGE, guarded, stop
+from workflows.commands.shared.guard import USAGE, guarded, stop
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -64,13 +64,11 @@ def make(
 def samples(
     folders: Annotated[list[Path], typer.Argument(metavar="SETS...", help="Folders with truth.json.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file to write.")],
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")
-    ] = "embedded",
+    model: Annotated[str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")] = "embedded",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Write photographs as conversations that teach every character with its box."""
-    from qwenvl.description import describe_checkpoint
+    from qwenvl.checkpoints.checkpoint_metadata import describe_checkpoint
     from qwenvl.writing import Writer
     from recipes.instruments.samples import write_character_samples
 
@@ -87,31 +85,24 @@ def read(
     photographs: Annotated[list[Path], typer.Argument(metavar="PHOTOGRAPHS...", help="Files and folders.")],
     sheet: Annotated[Path, typer.Option("--sheet", help="Fields to read, numbers only.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")],
-    adapter: Annotated[
-        Path | None, typer.Option(help="Folder of an adapter that was taught characters.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")
-    ] = "embedded",
+    adapter: Annotated[Path | None, typer.Option(help="Folder of an adapter that was taught characters.")] = None,
+    model: Annotated[str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")] = "embedded",
     side: Annotated[
-        int | None,
-        typer.Option(min=32, help="Longer side in px.", show_default="what the adapter was taught"),
+        int | None, typer.Option(min=32, help="Longer side in px.", show_default="what the adapter was taught")
     ] = None,
     least_score: Annotated[
         float, typer.Option(min=0, max=1, help="Give no value that the model is less sure of.")
     ] = 0.0,
     max_new_tokens: Annotated[int | None, typer.Option(min=16, help="Longest answer.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Set aside other readings in the folder.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Set aside other readings in the folder.")] = False,
 ) -> None:
     """Read a sheet off photographs by their characters; the report is that of `qwenvl instruments read`."""
     from recipes.instruments.characters import CHARACTERS
-    from workflows.commands.instruments import read_and_show
-    from workflows.instruments.photograph import list_photographs
-    from workflows.instruments.reading import Asking
-    from workflows.instruments.sheet import Sheet
-    from workflows.run_options import RunOptions, load_engine
+    from workflows.commands.science.instruments import read_and_show
+    from workflows.run.options import RunOptions, load_engine
+    from workflows.science.instruments.photograph import list_photographs
+    from workflows.science.instruments.reading import Asking
+    from workflows.science.instruments.values.sheet import Sheet
 
     fields, files = Sheet.load(sheet), list_photographs(photographs)
     engine, recommended = load_engine(RunOptions(model=model, adapter=adapter, native=True))

@@ -81,9 +81,7 @@ class Camera:
         zoom = 1 + rng.uniform(-self.zoom, self.zoom)
         middle = np.array([width, height]) / 2
         corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], float)
-        turned = (corners - middle) @ np.array(
-            [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
-        )
+        turned = (corners - middle) @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         reach = self.tilt * min(width, height)
         target = turned * zoom + middle + rng.uniform(-self.shift, self.shift, 2) * (width, height)
         target = target + rng.uniform(-reach, reach, (4, 2))

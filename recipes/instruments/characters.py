@@ -1,7 +1,7 @@
 """The character form of readouts: a small model names every character with its box, and numbers are put together.
 
 It is what small models can learn, and each digit carries its own place and confidence. Larger models are asked for the
-values of a sheet at once (`workflows.instruments.asking`).
+values of a sheet at once (`workflows.science.instruments.asking`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,27 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from qwenvl.answer import Answer, TileObject
-from qwenvl.geometry import CoordinateSpace
+from qwenvl.images.geometry import CoordinateSpace
 from qwenvl.request import Generation, Request, Task
-from workflows.instruments.asking import View
-from workflows.instruments.errors import SheetError
-from workflows.instruments.units import same_unit
-from workflows.instruments.values import Box, Reading, Spotted, ValueStatus, judge, nothing
+from workflows.science.instruments.asking import PhotographView
+from workflows.science.instruments.errors import SheetError
+from workflows.science.instruments.values.units import same_unit
+from workflows.science.instruments.values.values import Box, Reading, Spotted, ValueStatus, judge, nothing
 
 NAMES: Mapping[str, str] = {
-    "0": "zero", "1": "one", "2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "7": "seven", "8": "eight",
-    "9": "nine", ".": "point", "-": "minus",
-}  # fmt: skip
+    "0": "zero",
+    "1": "one",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+    "5": "five",
+    "6": "six",
+    "7": "seven",
+    "8": "eight",
+    "9": "nine",
+    ".": "point",
+    "-": "minus",
+}
 """Labels of characters. Words, because a vocabulary may hold whole numbers as tokens that stand for coordinates: there
 digits are as close to each other as neighbouring places."""
 GLYPHS = tuple(NAMES.values())
@@ -126,13 +136,13 @@ def _share_rows(box: Box, other: Box) -> bool:
 
 @dataclass(frozen=True)
 class CharactersForm:
-    """A `workflows.instruments.asking.Form`: one question for every character."""
+    """A `workflows.science.instruments.asking.Form`: one question for every character."""
 
     name: str = "characters"
 
     def request(
         self,
-        view: View,
+        view: PhotographView,
         *,
         space: CoordinateSpace,
         title: str | None = None,
@@ -153,16 +163,14 @@ class CharactersForm:
             )
         units = [field.unit for field in view.fields.values()]
         for number, unit in enumerate(units):
-            if len(units) > 1 and (
-                unit is None or any(same_unit(unit, other or "") for other in units[:number])
-            ):
+            if len(units) > 1 and (unit is None or any(same_unit(unit, other or "") for other in units[:number])):
                 raise SheetError(
                     f"{', '.join(view.fields)} are read from one view and not told apart by their units; give each a "
                     "region"
                 )
         return characters_request(max_new_tokens)
 
-    def readings(self, view: View, answer: Answer) -> dict[str, Reading]:
+    def readings(self, view: PhotographView, answer: Answer) -> dict[str, Reading]:
         """What a complete answer says of every field of a view."""
         return _readings(view, lines_of(answer.objects))
 
@@ -181,7 +189,7 @@ def characters_request(max_new_tokens: int | None = None) -> Request:
     )
 
 
-def _readings(view: View, lines: Sequence[Spotted]) -> dict[str, Reading]:
+def _readings(view: PhotographView, lines: Sequence[Spotted]) -> dict[str, Reading]:
     if len(view.fields) == 1:
         ((name, field),) = view.fields.items()
         own = [line for line in lines if field.unit and line.unit and same_unit(line.unit, field.unit)]
@@ -209,6 +217,4 @@ def _readings(view: View, lines: Sequence[Spotted]) -> dict[str, Reading]:
 
 
 def _several(lines: Sequence[Spotted]) -> str:
-    return (
-        f"{len(lines)} number{'s' * (len(lines) != 1)} stand there: {', '.join(line.text for line in lines)}"
-    )
+    return f"{len(lines)} number{'s' * (len(lines) != 1)} stand there: {', '.join(line.text for line in lines)}"

@@ -148,12 +148,7 @@ def _draw_line(
     whole = sum(c != "." for c in text) * advance + unit_width
     if whole > 0.86 * wide:
         shrink = 0.86 * wide / whole
-        tall, advance, unit_width, whole = (
-            tall * shrink,
-            advance * shrink,
-            unit_width * shrink,
-            whole * shrink,
-        )
+        tall, advance, unit_width, whole = (tall * shrink, advance * shrink, unit_width * shrink, whole * shrink)
     x = left + (wide - whole) * rng.uniform(0.12, 0.88)
     y = top + (bottom - top - tall) * rng.uniform(0.3, 0.7)
     edge = rng.uniform(0.08, 0.22, 4) * tall
@@ -187,12 +182,7 @@ def _draw_line(
         at = (x + 0.12 * tall, y + (tall - high if rng.random() < 0.5 else 0.0))
         characters.append(Character(unit, draw_text(marks.lit, unit, at, high, scale=SCALE)))
     return Shown(
-        line.quantity.field,
-        text.strip(),
-        unit if line.unit_shown else None,
-        around_all,
-        tuple(characters),
-        float(text),
+        line.quantity.field, text.strip(), unit if line.unit_shown else None, around_all, tuple(characters), float(text)
     )
 
 
@@ -225,9 +215,7 @@ def _colours(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.
     if rng.random() < 0.5:
         screen = np.array([165, 180, 150]) + rng.uniform(-35, 45) + rng.normal(0, 8, 3)
         return rng.uniform(5, 50, 3), screen.clip(0, 255)
-    hue = np.array([(255, 40, 30), (60, 255, 80), (80, 170, 255), (255, 190, 40), (235, 240, 245)])[
-        rng.integers(5)
-    ]
+    hue = np.array([(255, 40, 30), (60, 255, 80), (80, 170, 255), (255, 190, 40), (235, 240, 245)])[rng.integers(5)]
     return (hue * rng.uniform(0.8, 1.0)).astype(float), rng.uniform(0, 40, 3)
 
 

@@ -64,9 +64,7 @@ def draw_gauge(scale: Scale, size: tuple[int, int], rng: np.random.Generator) ->
 
     def at(angle: float, share: float) -> tuple[int, int]:
         reach = share * radius
-        return round((x + reach * math.cos(angle)) * SCALE * 16), round(
-            (y + reach * math.sin(angle)) * SCALE * 16
-        )
+        return round((x + reach * math.cos(angle)) * SCALE * 16), round((y + reach * math.sin(angle)) * SCALE * 16)
 
     centre = at(0, 0)
     for share, colour in ((1.0, rng.uniform(20, 190, 3)), (0.92, face)):
@@ -85,13 +83,7 @@ def draw_gauge(scale: Scale, size: tuple[int, int], rng: np.random.Generator) ->
             draw_text(mask, words, (left, y + 0.58 * radius * math.sin(angle) - high / 2), high, scale=SCALE)
             canvas[:] = np.where(mask[..., None] > 127, ink.astype(np.uint8), canvas)
     mask = np.zeros(canvas.shape[:2], np.uint8)
-    draw_text(
-        mask,
-        scale.unit,
-        (x - 0.1 * radius * len(scale.unit) / 2, y + 0.35 * radius),
-        0.13 * radius,
-        scale=SCALE,
-    )
+    draw_text(mask, scale.unit, (x - 0.1 * radius * len(scale.unit) / 2, y + 0.35 * radius), 0.13 * radius, scale=SCALE)
     canvas[:] = np.where(mask[..., None] > 127, ink.astype(np.uint8), canvas)
     angle = scale.angle(value)
     needle = (200.0, 20.0, 20.0) if rng.random() < 0.5 else tuple(float(v) for v in ink)

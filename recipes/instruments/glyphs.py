@@ -57,10 +57,7 @@ def seven_segments(character: str, *, thickness: float, gap: float) -> list[Shap
 
 
 def _segment(name: str, thickness: float, gap: float) -> Shape:
-    t, half = (
-        thickness,
-        thickness / 2,
-    )  # heights are half as large: a character is about twice as high as wide
+    t, half = (thickness, thickness / 2)  # heights are half as large: a character is about twice as high as wide
     ends = {
         "a": ((half, half / 2), (1 - half, half / 2)),
         "g": ((half, 0.5), (1 - half, 0.5)),
@@ -104,9 +101,7 @@ def dot_matrix(character: str, *, fill: float) -> list[Shape]:
             if bits >> (4 - column) & 1:
                 x, y = (column + 0.5) / 5, (row + 0.5) / 7
                 dx, dy = fill / 10, fill / 14
-                shapes.append(
-                    np.array([(x - dx, y - dy), (x + dx, y - dy), (x + dx, y + dy), (x - dx, y + dy)])
-                )
+                shapes.append(np.array([(x - dx, y - dy), (x + dx, y - dy), (x + dx, y + dy), (x - dx, y + dy)]))
     return shapes
 
 

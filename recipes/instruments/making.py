@@ -15,9 +15,9 @@ from recipes.instruments.displays import QUANTITIES, SCALE, Line, Measured, draw
 from recipes.instruments.gauges import SCALES, draw_gauge
 from recipes.instruments.plates import draw_plate, draw_table
 from recipes.instruments.scene import Scene
-from workflows._folder import PARTIAL
-from workflows.instruments.errors import TruthError
-from workflows.instruments.truth import TRUTH, PhotographTruth, Truth, ValueTruth
+from workflows.science.instruments.errors import TruthError
+from workflows.science.instruments.truth import TRUTH, PhotographTruth, ReadingTruth, ValueTruth
+from workflows.store.folder import PARTIAL
 
 KINDS = (*DISPLAYS, "gauge", "plate", "table", "none")
 """What can be photographed; 'none' is a photograph without an instrument."""
@@ -119,7 +119,7 @@ def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> bo
 
 def make_set(
     folder: Path, factory: Factory, count: int, seed: int, *, lossless: bool = False, overwrite: bool = False
-) -> Truth:
+) -> ReadingTruth:
     """Write photographs with their truth.
 
     Parameters
@@ -142,9 +142,7 @@ def make_set(
     taken = folder.exists() and any(folder.iterdir())
     ours = (folder / TRUTH).is_file() or (folder / (TRUTH + PARTIAL)).is_file()
     if taken and not (overwrite and ours):
-        raise TruthError(
-            f"{folder} is not empty; name a new folder" + (", or say --overwrite" if ours else "")
-        )
+        raise TruthError(f"{folder} is not empty; name a new folder" + (", or say --overwrite" if ours else ""))
     (folder / "photographs").mkdir(parents=True, exist_ok=True)
     (folder / (TRUTH + PARTIAL)).touch()
     rows = []
@@ -153,7 +151,7 @@ def make_set(
         name = f"photographs/{seed + number:07d}.{'png' if lossless else 'jpg'}"
         Image.fromarray(scene.pixels).save(folder / name, quality=95)  # PNG takes no notice of it
         rows.append(truth_of(scene, name))
-    truth = Truth(made_by=_facts(factory, count, seed), photographs=tuple(rows))
+    truth = ReadingTruth(made_by=_facts(factory, count, seed), photographs=tuple(rows))
     truth.save(folder)
     (folder / (TRUTH + PARTIAL)).unlink(missing_ok=True)
     return truth

@@ -6,21 +6,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qwenvl.answer import TileObject
-from qwenvl.geometry import PictureFrame
-from qwenvl.processor import ProcessorSettings
+from qwenvl.images.geometry import PictureFrame
+from qwenvl.images.processor import ProcessorSettings
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Task
 from qwenvl.writing import Writer
 from recipes.instruments.characters import DISPLAY_UNITS, GLYPHS, NAMES, characters_request
-from workflows.instruments.errors import TruthError
-from workflows.instruments.samples import write_turns
-from workflows.instruments.truth import PhotographTruth
+from workflows.science.instruments.errors import TruthError
+from workflows.science.instruments.samples import write_turns
+from workflows.science.instruments.truth import PhotographTruth
 
 
-def write_character_samples(
-    folders: Sequence[Path], out: Path, *, writer: Writer, processor: ProcessorSettings
-) -> int:
-    """`workflows.instruments.samples.write_samples` in the character form.
+def write_character_samples(folders: Sequence[Path], out: Path, *, writer: Writer, processor: ProcessorSettings) -> int:
+    """`workflows.science.instruments.samples.write_samples` in the character form.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.commands._guard import guarded
+from workflows.commands.shared.guard import guarded
 
 
 @guarded
@@ -27,9 +27,7 @@ def make(
     """Make papers with known truth: text in columns, tables, captions, hyphens, tables that go on over a page."""
     from recipes.papers import make_papers
 
-    made = make_papers(
-        out, number, pages=pages, columns=columns, seed=seed, scanned=scanned, injected=injected
-    )
+    made = make_papers(out, number, pages=pages, columns=columns, seed=seed, scanned=scanned, injected=injected)
     for paper in made:
         typer.echo(f"{paper.pdf}: {paper.pages} pages, {len(paper.truth)} records")
 

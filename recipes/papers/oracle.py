@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from workflows.documents.evaluate import Truth, TruthRecord
-from workflows.documents.page import Box, union
+from workflows.science.papers.evaluate import RecordTruth, TruthRecord
+from workflows.science.papers.pages.page import Box, union
 
 MODEL = "Qwen3-VL-oracle"
 _PAGE = re.compile(r"page (\d+): ")
@@ -75,16 +75,14 @@ class Oracle:
         Pages of every question.
     """
 
-    truth: Truth
+    truth: RecordTruth
     faults: Faults = field(default_factory=Faults)
     scale: float = 2.0
     seed: int = 0
     typos: list[tuple[int, str, Any]] = field(default_factory=list)
     asked: list[tuple[int, ...]] = field(default_factory=list)
 
-    def answer(
-        self, pages: Sequence[int], sizes: Sequence[tuple[int, int]], schema: dict[str, Any]
-    ) -> tuple[str, str]:
+    def answer(self, pages: Sequence[int], sizes: Sequence[tuple[int, int]], schema: dict[str, Any]) -> tuple[str, str]:
         """What is written about pages whose pictures have these sizes in px, and the finish reason."""
         self.asked.append(tuple(pages))
         rng = np.random.default_rng([self.seed, *pages])
@@ -96,13 +94,7 @@ class Oracle:
             if page in frames:
                 entries += self._entries(number, record, page, frames, wanted, rng)
         for _ in range(round(self.faults.invented * len(entries))):
-            made = {
-                "gene": f"XYZ{rng.integers(100, 999)}",
-                "method": "ELISA",
-                "n": 7,
-                "value": 0.123,
-                "unit": "mg/L",
-            }
+            made = {"gene": f"XYZ{rng.integers(100, 999)}", "method": "ELISA", "n": 7, "value": 0.123, "unit": "mg/L"}
             entries.append(_entry(made, int(rng.choice(pages)), (100, 100, 200, 120), {}, wanted))
         if self.faults.hidden is not None:
             entries.append(_entry(json.loads(self.faults.hidden), pages[0], (100, 100, 200, 120), {}, wanted))
@@ -130,9 +122,7 @@ class Oracle:
         said = page
         if wrong < faults.wrong_page and len(frames) > 1:
             said = int(rng.choice([other for other in frames if other != page]))
-        boxes = {
-            name: _model_box(_box_on(record, name, page), frames[page], self.scale) for name in record.values
-        }
+        boxes = {name: _model_box(_box_on(record, name, page), frames[page], self.scale) for name in record.values}
         around = union([_flat(box) for name, box in boxes.items() if name != "unit"])
         assert around is not None
         if off < faults.off_box:
@@ -142,14 +132,10 @@ class Oracle:
         if twice < faults.twice:
             written.append(written[0])
         if against < faults.contradicted:
-            written.append(
-                _entry(values | {"value": _typo(values["value"], rng)}, said, around, boxes, wanted)
-            )
+            written.append(_entry(values | {"value": _typo(values["value"], rng)}, said, around, boxes, wanted))
         return written
 
-    def _written(
-        self, entries: list[dict[str, Any]], pages: int, rng: np.random.Generator
-    ) -> tuple[str, str]:
+    def _written(self, entries: list[dict[str, Any]], pages: int, rng: np.random.Generator) -> tuple[str, str]:
         faults = self.faults
         broken, prose, cut, wrong_type = rng.random(4)
         if wrong_type < faults.wrong_type and entries:
@@ -221,9 +207,7 @@ def _box_on(record: TruthRecord, name: str, page: int) -> Box:
 
 
 def _model_box(box_pt: Box, size: tuple[int, int], scale: float) -> tuple[int, int, int, int]:
-    x0, y0, x1, y1 = (
-        round(1000 * value * scale / side) for value, side in zip(box_pt, (*size, *size), strict=True)
-    )
+    x0, y0, x1, y1 = (round(1000 * value * scale / side) for value, side in zip(box_pt, (*size, *size), strict=True))
     return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from recipes.papers.content import KEY, SCHEMA, make_content
 from recipes.papers.typeset import as_scan, typeset
-from workflows.documents.evaluate import Truth, TruthRecord, TruthValue
 from workflows.errors import ExportExistsError
+from workflows.science.papers.evaluate import RecordTruth, TruthRecord, TruthValue
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,14 @@ def make_papers(
         records = tuple(
             TruthRecord(
                 values={
-                    prop: TruthValue(
-                        value=value,
-                        places=[(p.page, p.boxes_pt) for p in printed[f"{number}.{prop}"]],
-                    )
+                    prop: TruthValue(value=value, places=[(p.page, p.boxes_pt) for p in printed[f"{number}.{prop}"]])
                     for prop, value in record.items()
                 }
             )
             for number, record in enumerate(content.records)
         )
         (folder / f"{name}.html").write_text(content.html, encoding="utf-8")
-        truth = Truth(key=KEY, records=records)
+        truth = RecordTruth(key=KEY, records=records)
         (folder / f"{name}.truth.json").write_text(truth.model_dump_json(indent=1) + "\n", encoding="utf-8")
         made.append(MadePaper(path, count, records))
     return made

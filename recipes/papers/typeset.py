@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from workflows.documents.page import Box
 from workflows.export._file import require
+from workflows.science.papers.pages.page import Box
 
 WIDTH, HEIGHT = 595.0, 842.0
 _MARGIN, _GUTTER, _TOP, _BOTTOM = 54.0, 20.0, 72.0, 60.0
@@ -276,9 +276,7 @@ class Typesetter:
         scale = self._wide / sum(natural)
         return [width * scale for width in natural]
 
-    def _set_rows(
-        self, rows: list[list[list[Run]]], widths: list[float], style: str, top: bool = False
-    ) -> float:
+    def _set_rows(self, rows: list[list[list[Run]]], widths: list[float], style: str, top: bool = False) -> float:
         if top:
             self._room(45.0)
             begun = self._y
@@ -362,7 +360,7 @@ def as_scan(pdf: Path, dpi: float) -> bytes:
     from fpdf import FPDF
     from PIL import Image
 
-    from workflows.documents.document import PictureRule, open_document
+    from workflows.science.papers.pages.document import PictureRule, open_document
 
     made = FPDF(unit="pt", format=(WIDTH, HEIGHT))
     made.set_auto_page_break(False)

@@ -133,10 +133,7 @@ def augment(tile: LabelledTile, rng: np.random.Generator, colour: float = 1.0) -
     places = np.array([box for _, box in tile.regions], np.float32).reshape(-1, 4)
     both = np.concatenate([boxes, places])
     if rng.random() < 0.5:
-        image, both = (
-            image[:, ::-1],
-            np.stack([size - both[:, 2], both[:, 1], size - both[:, 0], both[:, 3]], 1),
-        )
+        image, both = (image[:, ::-1], np.stack([size - both[:, 2], both[:, 1], size - both[:, 0], both[:, 3]], 1))
     for _ in range(int(rng.integers(4))):
         image = np.rot90(image)
         both = np.stack([both[:, 1], size - both[:, 2], both[:, 3], size - both[:, 0]], 1)
@@ -149,8 +146,7 @@ def augment(tile: LabelledTile, rng: np.random.Generator, colour: float = 1.0) -
         noise = rng.integers(-12, 13, image.shape, np.int16)
         image = (image.astype(np.int16) + noise).clip(0, 255).astype(np.uint8)
     regions = tuple(
-        (name, tuple(map(float, box)))
-        for (name, _), box in zip(tile.regions, both[len(boxes) :], strict=True)
+        (name, tuple(map(float, box))) for (name, _), box in zip(tile.regions, both[len(boxes) :], strict=True)
     )
     return replace(tile, image=image, boxes=both[: len(boxes)], regions=regions)  # type: ignore[arg-type]
 
@@ -179,12 +175,7 @@ class TileSource:
         self._seed = seed
 
     def batch(
-        self,
-        phase: int,
-        step: int,
-        count: int,
-        most: int | None = None,
-        shape: tuple[int, int] | None = None,
+        self, phase: int, step: int, count: int, most: int | None = None, shape: tuple[int, int] | None = None
     ) -> list[LabelledTile]:
         """`count` augmented tiles; with `most`, tiles of more objects are drawn again (up to twenty times).
 
@@ -236,9 +227,7 @@ class TileSource:
             if self._real is not None and rng.random() < self._pool.config.real_share:
                 tile = self._real.crop(rng, self._pool.config.tile, most or 40)
             elif self._pool.config.rare_share and rng.random() < self._pool.config.rare_share:
-                tile = self._pool[
-                    int(rng.choice(self._pool.showing[str(rng.choice(list(self._pool.showing)))]))
-                ]
+                tile = self._pool[int(rng.choice(self._pool.showing[str(rng.choice(list(self._pool.showing)))]))]
             else:
                 tile = self._pool[int(rng.integers(len(self._pool)))]
             if most is None or len(tile.boxes) <= most:

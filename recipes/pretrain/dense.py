@@ -138,9 +138,7 @@ class DenseHeads(nn.Module):
         count = F.cross_entropy(self.count(x).float().flatten(0, 1), targets.count.flatten(), weight)
         label = _label_loss(self.label(x), targets)
         extra = x.new_zeros(()).float()
-        for norm, counts, labels, tap in zip(
-            self.tap_norms, self.tap_count, self.tap_label, deepstack, strict=True
-        ):
+        for norm, counts, labels, tap in zip(self.tap_norms, self.tap_count, self.tap_label, deepstack, strict=True):
             y = norm(tap)
             extra = extra + F.cross_entropy(counts(y).float().flatten(0, 1), targets.count.flatten(), weight)
             extra = extra + _label_loss(labels(y), targets)

@@ -61,9 +61,7 @@ def read_boxes(text: str, size: int) -> tuple[NDArray[np.float64], list[str]] | 
     return boxes * (size / LARGEST_NUMBER), labels
 
 
-def answer_scores(
-    model: Any, codec: TextCodec, tiles: list[LabelledTile], device: torch.device
-) -> dict[str, float]:
+def answer_scores(model: Any, codec: TextCodec, tiles: list[LabelledTile], device: torch.device) -> dict[str, float]:
     """Parse rate, F1 of all nuclei, and F1 and class accuracy where every class is asked for by name."""
     all_classes = {name: frozenset([k]) for k, name in enumerate(CLASSES)}
     asked = {"nucleus": every_nucleus()} | ({"classes": all_classes} if tiles[0].named else {})
@@ -73,9 +71,7 @@ def answer_scores(
         prompt = detect_question(tiles[0], labels).prompt
         for start in range(0, len(tiles), 16):
             part = tiles[start : start + 16]
-            for tile, text in zip(
-                part, generate(model, codec, part, [prompt] * len(part), device), strict=True
-            ):
+            for tile, text in zip(part, generate(model, codec, part, [prompt] * len(part), device), strict=True):
                 read = read_boxes(text, tile.image.shape[0])
                 parsed += read is not None
                 boxes, found = read if read is not None else (np.zeros((0, 4)), [])

@@ -19,9 +19,7 @@ LARGEST_FILE = 16 * 1024 * 1024
 """No file of the checkpoint may be larger: it is part of the repository and of the wheel."""
 
 
-def export_checkpoint(
-    config: PretrainConfig, model: Any, codec: TextCodec, folder: Path | None = None
-) -> Path:
+def export_checkpoint(config: PretrainConfig, model: Any, codec: TextCodec, folder: Path | None = None) -> Path:
     """Save the model in transformers' format.
 
     Parameters
@@ -69,9 +67,7 @@ def export_checkpoint(
     _write(folder / "qwenvl.json", project_facts(config, parameter_count(model), side))
     large = [p.name for p in folder.iterdir() if p.stat().st_size > LARGEST_FILE]
     if large:
-        raise ValueError(
-            f"{folder}: {large} exceed {LARGEST_FILE} bytes; choose a smaller model or storage type"
-        )
+        raise ValueError(f"{folder}: {large} exceed {LARGEST_FILE} bytes; choose a smaller model or storage type")
     return folder
 
 
@@ -90,10 +86,7 @@ def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, 
             "max_new_tokens": 320,
             "labels": [NUCLEUS_NAMES[0]],
         },
-        "trained": {
-            "side": tile,
-            "mpp": [config.pool.mpp, config.pool.mpp * (2 if config.pool.coarse_share else 1)],
-        },
+        "trained": {"side": tile, "mpp": [config.pool.mpp, config.pool.mpp * (2 if config.pool.coarse_share else 1)]},
         "labels": {"any": NUCLEUS_NAMES[0], "classes": list(CELL_NAMES)},
         "synonyms": {name: sorted(set(names)) for name, names in CELL_NAMES.items()},
         "tissues": list(TISSUE_NAMES),
@@ -105,11 +98,7 @@ def project_facts(config: PretrainConfig, weights: int, tile: int) -> dict[str, 
             "real": "Data Science Bowl 2018 stained tissue (CC0)",
             "real_split_seed": config.pool.real_split_seed,
             "real_validation": config.pool.real_validation,
-            "steps": {
-                "vision": config.vision.steps,
-                "language": config.language.steps,
-                "joint": config.joint.steps,
-            },
+            "steps": {"vision": config.vision.steps, "language": config.language.steps, "joint": config.joint.steps},
         },
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.curves import Curves
+from finetune.training.curves import Curves
 from recipes.pretrain.config import PhaseConfig, PretrainConfig
 from recipes.pretrain.data import TileSource
 from recipes.pretrain.dense import DenseHeads, DenseTargets, smoothed_numbers
@@ -21,14 +21,7 @@ from recipes.pretrain.model import Compared, answer_states
 from recipes.pretrain.object_tasks import detect_question, every_nucleus
 from recipes.pretrain.own_answers import HardTiles, own_answers
 from recipes.pretrain.pointer import evidence_loss, pointer_loss
-from recipes.pretrain.state import (
-    WeightAverage,
-    learning_rate,
-    load_state,
-    make_optimizer,
-    pick_device,
-    save_state,
-)
+from recipes.pretrain.state import WeightAverage, learning_rate, load_state, make_optimizer, pick_device, save_state
 from recipes.pretrain.tasks import ask_about, ask_shortly
 from recipes.pretrain.tiles import LabelledTile
 from recipes.pretrain.tokenizer import TextCodec
@@ -90,14 +83,8 @@ def question_batches(
     Before `grounding_until` there is one question per tile, and it is where the nuclei are.
     """
     if step >= phase.grounding_until:
-        asked = [
-            (ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(phase.questions)
-        ]
-        asked += [
-            (ask_shortly(tile, rng), row)
-            for row, tile in enumerate(tiles)
-            for _ in range(phase.short_questions)
-        ]
+        asked = [(ask_about(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(phase.questions)]
+        asked += [(ask_shortly(tile, rng), row) for row, tile in enumerate(tiles) for _ in range(phase.short_questions)]
     else:
         asked = [(detect_question(tile, every_nucleus()), row) for row, tile in enumerate(tiles)]
     asked.sort(key=lambda pair: len(pair[0].answer) + len(pair[0].prompt) / 4)
@@ -139,20 +126,14 @@ def other_shapes(phase: PhaseConfig, side: int, seed: int) -> dict[int, tuple[in
 
 
 def _encoded(
-    name: str,
-    config: PretrainConfig,
-    source: TileSource,
-    encode: Callable[[list[LabelledTile]], Encoded],
-    first: int,
+    name: str, config: PretrainConfig, source: TileSource, encode: Callable[[list[LabelledTile]], Encoded], first: int
 ) -> Iterator[tuple[list[LabelledTile], Encoded]]:
     """Tiles and tokens of steps `first` and on: recycled over a frozen tower, fresh where the tower learns."""
     phase: PhaseConfig = getattr(config, name)
     moving = phase.vision_learning_rate > 0
     fill = 0 if moving else phase.window // phase.fresh
     count = phase.batch if moving else phase.fresh
-    limits = {
-        s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None
-    }
+    limits = {s: m for s in range(phase.steps + fill) if (m := object_limit(phase, max(0, s - fill))) is not None}
     shapes = other_shapes(phase, config.pool.tile, config.seed) if moving else {}
     batches = source.batches(PHASES[name], first, phase.steps + fill, count, limits, shapes)
     if moving:
@@ -221,15 +202,7 @@ def run_answer_phase(
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             for turns, seen, taps in lessons:
                 part, amount, pointing = answer_loss(
-                    model,
-                    codec,
-                    turns.to(device),
-                    writer.first_cell,
-                    cells,
-                    seen,
-                    taps,
-                    smooth,
-                    phase.pointer_weight,
+                    model, codec, turns.to(device), writer.first_cell, cells, seen, taps, smooth, phase.pointer_weight
                 )
                 places = int((turns.corners == 0).sum())
                 total, weight = total + part, weight + float(amount)

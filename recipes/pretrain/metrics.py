@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.metrics import Boxes, iou_matrix
+from finetune.evaluation.metrics import Boxes, iou_matrix
 
 
 def match(predicted: Boxes, truth: Boxes, threshold: float = 0.5) -> list[tuple[int, int]]:

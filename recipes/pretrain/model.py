@@ -230,10 +230,7 @@ def greedy_answers(
             rows, token, lengths, hidden = (kept[going] for kept in (rows, token, lengths, hidden))
             past = [tuple(part[going] for part in layer) for layer in past]
             going = going[going]
-        x, turns = (
-            language.embed_tokens(token[:, None]),
-            (cos[lengths + step][:, None], sin[lengths + step][:, None]),
-        )
+        x, turns = (language.embed_tokens(token[:, None]), (cos[lengths + step][:, None], sin[lengths + step][:, None]))
         for layer, (keys, values) in zip(language.layers, past, strict=True):
             x, _ = _language_layer(layer, x, turns, (keys, values, hidden, first + step))
         token = model.lm_head(language.norm(x)[:, 0]).argmax(-1)
@@ -241,10 +238,7 @@ def greedy_answers(
 
 
 def _language_layer(
-    layer: Any,
-    x: Tensor,
-    turns: tuple[Tensor, Tensor],
-    past: tuple[Tensor, Tensor, Tensor, int] | None = None,
+    layer: Any, x: Tensor, turns: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor, Tensor, int] | None = None
 ) -> tuple[Tensor, Compared]:
     """One causal decoder layer, and what its attention compared.
 
@@ -298,18 +292,10 @@ def parameter_count(module: nn.Module) -> int:
 _POSITIONS: dict[tuple[tuple[int, int], str], tuple[Tensor, Tensor, Tensor]] = {}
 
 
-def _vision_positions(
-    visual: Any, grid: tuple[int, int], device: torch.device
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    from transformers.vision_utils import (
-        get_vision_interpolation_indices_and_weights,
-        get_vision_position_ids,
-    )
+def _vision_positions(visual: Any, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-    key = (
-        grid,
-        f"{device}/{visual.num_grid_per_side}/{visual.config.hidden_size // visual.config.num_heads}",
-    )
+    key = (grid, f"{device}/{visual.num_grid_per_side}/{visual.config.hidden_size // visual.config.num_heads}")
     if key not in _POSITIONS:
         thw = torch.tensor([[1, *grid]])
         indices, weights = get_vision_interpolation_indices_and_weights(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.metrics import iou_matrix
+from finetune.evaluation.metrics import iou_matrix
 from recipes.pretrain.data import augment
 from recipes.pretrain.evaluate import read_boxes
 from recipes.pretrain.model import greedy_answers
@@ -123,9 +123,7 @@ def readable(text: str, most: int) -> str | None:
     return "[" + ", ".join(objects[:most]) + "]"
 
 
-def corrected(
-    writer: TurnWriter, wrote: list[Question], asked: list[Question], owner: list[int]
-) -> TurnBatch:
+def corrected(writer: TurnWriter, wrote: list[Question], asked: list[Question], owner: list[int]) -> TurnBatch:
     """Turns of what was written, with the targets of what was asked.
 
     A written box that stands for a true one is corrected; one that does not (it is false, or was written before) is

@@ -87,25 +87,14 @@ OWN_WORDS: dict[str, tuple[str, ...]] = {
         "Count the {}. Answer with one number.",
         "What is the number of {} in this image?",
     ),
-    "classify": (
-        "What kind of tissue is this?",
-        "Which tissue fills most of this tile?",
-        "Classify this tile.",
-    ),
+    "classify": ("What kind of tissue is this?", "Which tissue fills most of this tile?", "Classify this tile."),
     "describe": (
         "Describe this tile in one sentence.",
         "What does this image show?",
         "Give a short description of this picture.",
     ),
-    "ask tissue": (
-        "What tissue is this?",
-        "Which tissue does this image show?",
-        "Name the main tissue in one word.",
-    ),
-    "ask count": (
-        "How many nuclei are there in this image?",
-        "How many nuclei do you see?",
-    ),
+    "ask tissue": ("What tissue is this?", "Which tissue does this image show?", "Name the main tissue in one word."),
+    "ask count": ("How many nuclei are there in this image?", "How many nuclei do you see?"),
 }
 
 COMMON_WORDS = (

@@ -40,9 +40,7 @@ def pointer_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> T
     loss = loss + _surprise(looked[-2], range(1), asked, cell[:, None]).mean()
     naming = turns.naming != IGNORED
     named = range(2 % heads, 2 % heads + 1)
-    loss = (
-        loss + 0.5 * _surprise(looked[-2], named, naming, turns.naming[naming][:, None] + first_cell).mean()
-    )
+    loss = loss + 0.5 * _surprise(looked[-2], named, naming, turns.naming[naming][:, None] + first_cell).mean()
     if len(looked) < 3:
         return loss
     begins = turns.corners == 0
@@ -67,9 +65,7 @@ def evidence_loss(looked: list[Compared], turns: TurnBatch, first_cell: int) -> 
     head = min(4, looked[-2][0].shape[1]) - 1
     q, k = (x[rows, head] for x in looked[-2][:2])
     scores = (q[torch.arange(len(q), device=q.device), position][:, None] @ k.transpose(-1, -2))[:, 0].float()
-    scores = scores.masked_fill(
-        torch.arange(k.shape[1], device=k.device)[None] > position[:, None], float("-inf")
-    )
+    scores = scores.masked_fill(torch.arange(k.shape[1], device=k.device)[None] > position[:, None], float("-inf"))
     found = scores[:, first_cell : first_cell + turns.evidence.shape[1]]
     found = found.masked_fill(~turns.evidence[rows], float("-inf"))
     return (scores.logsumexp(-1) - found.logsumexp(-1)).sum()
@@ -85,9 +81,7 @@ def _surprise(compared: Compared, heads: range, asked: Tensor, wanted: Tensor) -
     q, k = (x[:, heads.start : heads.stop] for x in compared[:2])
     length = k.shape[2]
     scores = q[:, :, start:] @ k.transpose(-1, -2)
-    future = (
-        torch.arange(length, device=q.device)[None] > torch.arange(start, length, device=q.device)[:, None]
-    )
+    future = torch.arange(length, device=q.device)[None] > torch.arange(start, length, device=q.device)[:, None]
     scores = scores.masked_fill(future, float("-inf"))
     total = scores.float().logsumexp(-1)[row, :, position - start]
     column = torch.arange(len(heads), device=q.device)[None]

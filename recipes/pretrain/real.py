@@ -39,10 +39,7 @@ class RealNuclei:
             labels = cv2.imread(str(self._folder / "labels" / name), cv2.IMREAD_UNCHANGED)
             if picture is None or labels is None:
                 raise OSError(f"{self._folder}: cannot read image or labels of {name}")
-            self._read[name] = (
-                np.ascontiguousarray(picture[..., ::-1]).astype(np.uint8),
-                instance_boxes(labels),
-            )
+            self._read[name] = (np.ascontiguousarray(picture[..., ::-1]).astype(np.uint8), instance_boxes(labels))
         return self._read[name]
 
     def crop(self, rng: np.random.Generator, size: int, most: int = 40) -> LabelledTile:
@@ -65,12 +62,8 @@ class RealNuclei:
             picture, boxes = self.image(name)
             for x, y in ((0, 0), (picture.shape[1] - side, picture.shape[0] - side)):
                 inside = crop_boxes(boxes, x, y, side, size / side)
-                patch = cv2.resize(
-                    picture[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_CUBIC
-                )
-                tiles.append(
-                    LabelledTile(patch.astype(np.uint8), inside, np.full(len(inside), UNKNOWN, np.int64))
-                )
+                patch = cv2.resize(picture[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_CUBIC)
+                tiles.append(LabelledTile(patch.astype(np.uint8), inside, np.full(len(inside), UNKNOWN, np.int64)))
         return tiles
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from finetune.curves import plot_curves
+from finetune.training.curves import plot_curves
 from recipes.pretrain.config import PretrainConfig, real_folder
 from recipes.pretrain.data import TilePool, TileSource
 from recipes.pretrain.dense import DenseHeads, DenseTargets
@@ -29,9 +29,7 @@ from wsi.synthetic import sample_field
 PHASES = ("vision", "language", "joint", "export")
 
 
-def setup(
-    config: PretrainConfig,
-) -> tuple[Any, DenseHeads, TextCodec, TileSource, dict[str, list[LabelledTile]]]:
+def setup(config: PretrainConfig) -> tuple[Any, DenseHeads, TextCodec, TileSource, dict[str, list[LabelledTile]]]:
     """Model, heads, tokenizer, tiles and a small held-out set, all from the config alone."""
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,9 +48,7 @@ def setup(
     pool = TilePool(config.pool, folder / "pool", config.workers)
     found = real_folder()
     real = RealNuclei(found, config.pool) if found else None
-    print(
-        f"{len(pool)} fields; real tiles from {len(real.training_names) if real else 0} pictures", flush=True
-    )
+    print(f"{len(pool)} fields; real tiles from {len(real.training_names) if real else 0} pictures", flush=True)
     held_out = {"synthetic": [_evaluation_field(config, seed) for seed in range(config.held_out)]}
     if real:
         held_out["real"] = real.held_out(config.pool.tile)
@@ -98,9 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         run_answer_phase("language", config, model, heads, codec, source, held_out)
     if "joint" in options.phases and config.joint.steps:
         if not (folder / "joint.pt").exists():
-            load_modules(
-                folder / "language.pt", {"visual": visual, "heads": heads, "average language": language}
-            )
+            load_modules(folder / "language.pt", {"visual": visual, "heads": heads, "average language": language})
         run_answer_phase("joint", config, model, heads, codec, source, held_out)
     plot_curves(Path(config.out))
     if "export" in options.phases:

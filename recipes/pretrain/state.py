@@ -47,9 +47,7 @@ def make_optimizer(groups: list[tuple[nn.Module, float]], weight_decay: float) -
     return torch.optim.AdamW([g for g in lists if g["params"]], betas=(0.9, 0.98), eps=1e-8)
 
 
-def save_state(
-    path: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> None:
+def save_state(path: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
     """Write everything a phase needs to go on from `step`; an interrupted write leaves the older file."""
     content = {
         "step": step,

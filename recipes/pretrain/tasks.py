@@ -11,8 +11,17 @@ from recipes.pretrain.phrasings import COMMON_WORDS, FINDING_NAMES, REGION_NAMES
 from recipes.pretrain.question import Question
 from recipes.pretrain.tiles import CLASSES, TISSUES, LabelledTile
 
-SHARES = {"detect": 0.5, "regions": 0.04, "point": 0.07, "count": 0.1, "classify": 0.09, "score": 0.12,
-          "describe": 0.03, "ask": 0.02, "extract": 0.03}  # fmt: skip
+SHARES = {
+    "detect": 0.5,
+    "regions": 0.04,
+    "point": 0.07,
+    "count": 0.1,
+    "classify": 0.09,
+    "score": 0.12,
+    "describe": 0.03,
+    "ask": 0.02,
+    "extract": 0.03,
+}
 SHORT_SHARES = {"score": 0.7, "count": 0.15, "classify": 0.15}
 REAL_SHARES = {"detect": 0.8, "point": 0.08, "count": 0.12}
 

@@ -136,9 +136,7 @@ def build_tokenizer(corpus: Iterable[str], max_words: int = 700, min_count: int 
 def save_tokenizer(content: dict[str, object], folder: Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(
-        json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": False,

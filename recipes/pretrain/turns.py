@@ -106,9 +106,7 @@ class TurnWriter:
         tail = self.codec.encode(f"<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n")
         return [*self.head, *self._picture, *tail]
 
-    def batch(
-        self, questions: list[Question], owner: list[int], rng: np.random.Generator | None = None
-    ) -> TurnBatch:
+    def batch(self, questions: list[Question], owner: list[int], rng: np.random.Generator | None = None) -> TurnBatch:
         """One sequence per question; only the answers (and their end mark) are targets.
 
         With `rng`, the coordinates that later tokens look back at are shaken in some sequences; targets never are.

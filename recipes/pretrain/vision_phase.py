@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.curves import Curves
+from finetune.training.curves import Curves
 from recipes.pretrain.config import PretrainConfig
 from recipes.pretrain.data import TileSource
 from recipes.pretrain.dense import SLOTS, DenseHeads, DenseTargets
@@ -28,9 +28,7 @@ def vision_step(
     """Dense loss of one batch of tiles of one size."""
     merged, deepstack = encode_tiles(model, tiles, device, bfloat16)
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        loss: tuple[torch.Tensor, dict[str, float]] = heads(
-            merged, deepstack, DenseTargets.of(tiles).to(device)
-        )
+        loss: tuple[torch.Tensor, dict[str, float]] = heads(merged, deepstack, DenseTargets.of(tiles).to(device))
     return loss
 
 
@@ -68,20 +66,14 @@ def dense_scores(
 
 
 def run_vision_phase(
-    config: PretrainConfig,
-    model: Any,
-    heads: DenseHeads,
-    source: TileSource,
-    held_out: dict[str, list[LabelledTile]],
+    config: PretrainConfig, model: Any, heads: DenseHeads, source: TileSource, held_out: dict[str, list[LabelledTile]]
 ) -> None:
     """Train from the last saved state to the end of the phase."""
     phase, device, folder = config.vision, pick_device(config), Path(config.out)
     model.to(device).train()
     heads.to(device).train()
     visual = model.model.visual
-    optimizer = make_optimizer(
-        [(visual, phase.learning_rate), (heads, phase.learning_rate)], phase.weight_decay
-    )
+    optimizer = make_optimizer([(visual, phase.learning_rate), (heads, phase.learning_rate)], phase.weight_decay)
     modules = {"visual": visual, "heads": heads}
     first = load_state(folder / "vision.pt", modules, optimizer)
     curves = Curves(folder / "vision.csv", first)

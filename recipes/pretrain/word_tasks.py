@@ -17,8 +17,15 @@ from recipes.pretrain.tiles import CLASSES, TISSUES, LabelledTile
 RARITY = {"mitosis": 8.0, "necrosis": 3.0, "gland": 2.0, "fold": 3.0, "pen mark": 3.0, "blur": 3.0}
 """How much more often than others a finding is asked about where it is there: few tiles show these."""
 
-HARD = {"mitosis": 3.0, "lymphocyte cells": 3.0, "fat": 2.0, "necrosis": 2.0, "tumor cells": 1.5, "stromal cells": 1.5,
-        "epithelial cells": 1.5}  # fmt: skip
+HARD = {
+    "mitosis": 3.0,
+    "lymphocyte cells": 3.0,
+    "fat": 2.0,
+    "necrosis": 2.0,
+    "tumor cells": 1.5,
+    "stromal cells": 1.5,
+    "epithelial cells": 1.5,
+}
 """How much more often a finding is asked about, there or not: one cell decides, or a small part of the tile."""
 
 
@@ -39,11 +46,7 @@ def classify(tile: LabelledTile, rng: np.random.Generator) -> Question:
 def truths(tile: LabelledTile) -> dict[str, bool]:
     """Every finding that can be asked about, by name, and whether the tile shows it."""
     known = {name: name in tile.findings for name in FINDING_NAMES if name not in CLASSES or name == "tumor"}
-    cells = {
-        f"{name} cells": bool((tile.classes == k).any())
-        for k, name in enumerate(CLASSES)
-        if name != "mitosis"
-    }
+    cells = {f"{name} cells": bool((tile.classes == k).any()) for k, name in enumerate(CLASSES) if name != "mitosis"}
     return {**known, "mitosis": bool((tile.classes == CLASSES.index("mitosis")).any()), **cells}
 
 
@@ -85,12 +88,8 @@ def description(tile: LabelledTile) -> str:
         number = int((tile.classes == k).sum())
         if number:
             parts.append(f"{number} {PLURALS[name] if number > 1 else CELL_NAMES[name][1]}")
-    nuclei = (
-        f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else (parts[0] if parts else "no nuclei")
-    )
-    also = [
-        name for name in ("necrosis", "gland", "pen mark", "fold") if name in tile.findings and name != tissue
-    ]
+    nuclei = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else (parts[0] if parts else "no nuclei")
+    also = [name for name in ("necrosis", "gland", "pen mark", "fold") if name in tile.findings and name != tissue]
     tail = f"; also {' and '.join(also)}" if also else ""
     return f"{TISSUE_NAMES[tissue][0].capitalize()} with {nuclei}{tail}."
 
@@ -121,9 +120,7 @@ def extract_schema(names: tuple[str, ...]) -> dict[str, object]:
 def extract_question(tile: LabelledTile, names: tuple[str, ...]) -> Question:
     """The canonical extract question for some fields."""
     request = Request(task=Task.EXTRACT, output_schema=extract_schema(names))
-    return Question(
-        "extract", build_prompt(request), json.dumps({name: _FIELDS[name][1](tile) for name in names})
-    )
+    return Question("extract", build_prompt(request), json.dumps({name: _FIELDS[name][1](tile) for name in names}))
 
 
 def extract(tile: LabelledTile, rng: np.random.Generator) -> Question:

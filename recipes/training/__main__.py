@@ -7,16 +7,14 @@ import sys
 from pathlib import Path
 
 from finetune.errors import FinetuneError
-from finetune.evaluate import table
+from finetune.evaluation.evaluate import table
 from qwenvl.interrupt import stop_on_interrupt
 from recipes.training import SmallModelConfig, finetune
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and print what was measured; 1 for an error, 130 where it was stopped."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.training", description=(__doc__ or "").split(": ")[1]
-    )
+    parser = argparse.ArgumentParser(prog="python -m recipes.training", description=(__doc__ or "").split(": ")[1])
     parser.add_argument("config", type=Path, help="YAML of settings")
     parser.add_argument("--overwrite", action="store_true", help="set aside another run found in its folder")
     options = parser.parse_args(arguments)

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune.config import FinetuneConfig, Replay, ReplaySource, Training
-from finetune.cutting import TileSpec
+from finetune.config import FinetuneConfig, Replay, ReplaySource, TrainingSettings
+from finetune.dataset.cutting import TileSpec
 
 
-class SmallModelTraining(Training):
+class SmallModelTraining(TrainingSettings):
     """The loop."""
 
     coordinate_noise: float = Field(
@@ -36,9 +36,7 @@ class SmallModelReplaySource(ReplaySource):
         description="As of `finetune.config.ReplaySource`; 'pretraining': synthetic tissue with every kind of question "
         "that the bundled model was trained on."
     )
-    tile: TileSpec | None = Field(
-        None, description="Tiles of 'dataset', size of 'factory' and 'pretraining'."
-    )
+    tile: TileSpec | None = Field(None, description="Tiles of 'dataset', size of 'factory' and 'pretraining'.")
 
 
 class SmallModelReplay(Replay):

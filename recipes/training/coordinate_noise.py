@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from finetune.examples import Plan
-from finetune.loss import NumberTokens
+from finetune.examples.examples import ExamplePlan
+from finetune.methods.loss import NumberTokenWeights
 
 _SHARE = 0.6
 """Of the examples; the others stand as they are."""
@@ -26,7 +26,7 @@ class CoordinateNoise:
         Largest standard deviation, in the model's units (0 to 1000).
     """
 
-    def __init__(self, numbers: NumberTokens, most: float) -> None:
+    def __init__(self, numbers: NumberTokenWeights, most: float) -> None:
         self._most = most
         self._groups = [group.numpy() for group in numbers.groups]
         size = max(int(group.max()) for group in self._groups) + 1
@@ -34,7 +34,7 @@ class CoordinateNoise:
         for number, group in enumerate(self._groups):
             self._group[group], self._value[group] = number, np.arange(len(group))
 
-    def __call__(self, plan: Plan, seed: int) -> Plan:
+    def __call__(self, plan: ExamplePlan, seed: int) -> ExamplePlan:
         """The example as the model sees it; the same for the same seed."""
         rng = np.random.default_rng([seed, 11])
         if not plan.turn.places or rng.random() >= _SHARE:

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.errors import RecipeError
-from finetune.tokens import IGNORED
+from finetune.examples.tokens import IGNORED
 from qwenvl.families import ModelFamily
-from qwenvl.geometry import CoordinateSpace
+from qwenvl.images.geometry import CoordinateSpace
 
 NAME = "dense_aid"
 """Name under which the heads learn as part of the model; adapters are saved without them."""
@@ -52,13 +52,9 @@ class DenseAid(nn.Module):
     def __init__(self, model: Any, tokenizer: Any, family: ModelFamily, labels: Sequence[str]) -> None:
         super().__init__()
         if not labels:
-            raise RecipeError(
-                "train.dense needs the labels of the boxes that are taught: name them with 'labels'"
-            )
+            raise RecipeError("train.dense needs the labels of the boxes that are taught: name them with 'labels'")
         if family.windowed or family.space is not CoordinateSpace.RELATIVE_1000 or family.factor != 32:
-            raise RecipeError(
-                f"train.dense is made for small checkpoints of Qwen3-VL's form, not for {family.name}"
-            )
+            raise RecipeError(f"train.dense is made for small checkpoints of Qwen3-VL's form, not for {family.name}")
         self._tokenizer, self._factor = tokenizer, family.factor
         self._index = {label: number for number, label in enumerate(labels)}
         found = [(name, module) for name, module in model.named_modules() if _TAPS.fullmatch(name)]
@@ -66,9 +62,7 @@ class DenseAid(nn.Module):
         width = model.config.vision_config.out_hidden_size
         self.heads = nn.ModuleList(_head(width, len(labels)) for _ in found)
         self._seen: dict[int, Tensor] = {}
-        self._hooks = [
-            module.register_forward_hook(partial(self._see, tap)) for tap, (_, module) in enumerate(found)
-        ]
+        self._hooks = [module.register_forward_hook(partial(self._see, tap)) for tap, (_, module) in enumerate(found)]
 
     def _see(self, tap: int, module: Any, inputs: Any, output: Tensor) -> None:
         self._seen[tap] = output

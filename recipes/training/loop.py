@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.errors import RecipeError
 from finetune.loop import Loop
-from finetune.loss import whole_numbers
+from finetune.methods.loss import whole_numbers
 from recipes.training.config import SmallModelConfig
 from recipes.training.coordinate_noise import CoordinateNoise
 from recipes.training.dense_aid import NAME, DenseAid

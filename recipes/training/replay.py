@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 
 from finetune.config import ReplaySource
-from finetune.conversation import Turn
-from finetune.examples import Plan, Source
-from finetune.forgetting import Skill
-from finetune.replay import Kit, SourceMaker, Target
-from finetune.synthetic_tissue import FieldSkill, field_of
+from finetune.evaluation.forgetting import RetentionTest
+from finetune.examples.conversation import Exchange
+from finetune.examples.examples import ExamplePlan, ExampleSource
+from finetune.examples.replay import ReplayContext, ReplayTarget, SourceMaker
+from finetune.examples.synthetic_tissue import FieldSkill, field_of
 from qwenvl.engines.base import Engine
 from recipes.pretrain.data import augment
 from recipes.pretrain.tasks import ask_about
@@ -34,22 +34,24 @@ class PretrainingSource:
         Number of different ones.
     """
 
-    def __init__(self, name: str, kit: Kit, size: int, fields: int = 512) -> None:
+    def __init__(self, name: str, kit: ReplayContext, size: int, fields: int = 512) -> None:
         self.name, self._kit, self._size, self._fields = name, kit, size, fields
         self._field = lru_cache(maxsize=1024)(self._make)
 
-    def plan(self, rng: np.random.Generator) -> Plan:
+    def plan(self, rng: np.random.Generator) -> ExamplePlan:
         """Draw a field and a question."""
         tile = augment(self._field(_FIRST + int(rng.integers(self._fields))), rng)
         question = ask_about(tile, rng)
-        turn = Turn(question.prompt, question.answer, places=question.has_coordinates)
+        turn = Exchange(question.prompt, question.answer, places=question.has_coordinates)
         return self._kit.plan(self.name, turn, lambda: tile.image, (self._size, self._size), None)
 
     def _make(self, seed: int) -> LabelledTile:
         return from_field(field_of(seed, self._size))
 
 
-def _pretraining(s: ReplaySource, kit: Kit, engine: Engine, target: Target) -> tuple[Source, Skill | None]:
+def _pretraining(
+    s: ReplaySource, kit: ReplayContext, engine: Engine, target: ReplayTarget
+) -> tuple[ExampleSource, RetentionTest | None]:
     size = s.tile.size if s.tile is not None else target.size
     skill = FieldSkill.of(s.name, size, s.held_out, kit.longest) if s.held_out else None
     return PretrainingSource(s.name, kit, size, fields=max(s.examples, 64)), skill

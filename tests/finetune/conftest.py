@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from voc_cells import write_cells
 
-from finetune.build import BuildOptions, build_dataset, split_dataset
-from finetune.samples import Dataset
+from finetune.dataset.build import BuildOptions, build_dataset, split_dataset
+from finetune.dataset.samples import Dataset
 
 
 @pytest.fixture(scope="session", autouse=True)

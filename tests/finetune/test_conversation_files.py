@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.conversations.formats import read_conversations
 from finetune.errors import LabelFileError
-from finetune.formats import read_conversations
 
 THOUSAND = {"bbox_type": "norm1000"}
 ANSWER = {"role": "assistant", "content": "a cell"}
@@ -35,22 +35,35 @@ def parts(image: Any) -> list[Any]:
     return [image, {"type": "text", "text": "What is it?"}]
 
 
-QWEN = {"id": "1", "conversations": [
-    {"from": "user", "value": "Picture 1: <img>a.png</img>\nWhat is it?"}, {"from": "assistant", "value": "a cell"},
-]}  # fmt: skip
+QWEN = {
+    "id": "1",
+    "conversations": [
+        {"from": "user", "value": "Picture 1: <img>a.png</img>\nWhat is it?"},
+        {"from": "assistant", "value": "a cell"},
+    ],
+}
 
 # A row, and words of its refusal; None where it is used with image a.png and the question "What is it?".
 ROWS = [
     ("Qwen-VL", QWEN, None),
     ("Qwen-VL without Picture", asked("<img>a.png</img>What is it?"), None),
-    ("LLaVA", {"image": "a.png", "conversations": [
-        {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a cell"}]}, None),
+    (
+        "LLaVA",
+        {
+            "image": "a.png",
+            "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a cell"}],
+        },
+        None,
+    ),
     ("paths in objects", asked("<image>What is it?", images=[{"path": "a.png", "bytes": None}]), None),
     ("one object", asked("<image>What is it?", image={"path": "a.png"}), None),
     ("image_url", asked(parts({"type": "image_url", "image_url": {"url": "a.png"}})), None),
     ("image_url as a text", asked(parts({"type": "image_url", "image_url": "a.png"})), None),
-    ("responses", asked([{"type": "input_image", "image_url": "a.png"}, {"type": "input_text", "text": "What is it?"}]),
-     None),
+    (
+        "responses",
+        asked([{"type": "input_image", "image_url": "a.png"}, {"type": "input_text", "text": "What is it?"}]),
+        None,
+    ),
     ("parts without type", asked([{"image": "a.png"}, {"text": "What is it?"}]), None),
     ("path in a part", asked(parts({"type": "image", "path": "a.png"})), None),
     ("place in a part", asked(parts({"type": "image"}), images=["a.png"]), None),
@@ -78,9 +91,11 @@ ROWS = [
     ("video", asked("x", videos=["a.mp4"]), "videos cannot be learned from"),
     ("video part", asked([{"type": "video", "video": "a.mp4"}]), "type 'video'"),
     ("video place", asked("<video>x"), "no place of an image"),
-    ("image in the answer", {"messages": [{"role": "user", "content": "x"},
-                                          {"role": "assistant", "content": parts({"image": "a.png"})}]},
-     "an image in a turn of the assistant"),
+    (
+        "image in the answer",
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": parts({"image": "a.png"})}]},
+        "an image in a turn of the assistant",
+    ),
     ("no answer", {"messages": [{"role": "user", "content": "x"}]}, "no answer to learn"),
     ("unknown role", {"messages": [{"role": "tool", "content": "x"}, ANSWER]}, "without role or words"),
     ("null", {"messages": [{"role": "user", "content": None}, ANSWER]}, "without role or words"),
@@ -88,13 +103,22 @@ ROWS = [
     ("list", [ANSWER], "neither 'messages' nor 'conversations'"),
     ("half a letter", asked("\ud800"), "no valid text"),
     ("more names", asked("<ref-object>"), "more <ref-object> than names"),
-    ("boxes left", asked("<image><bbox>", images=["a.png"], objects=THOUSAND | {"bbox": [[1, 2, 3, 4]] * 2}),
-     "1 <bbox> for 2"),
-    ("box of words", asked("<image><bbox>", images=["a.png"], objects=THOUSAND | {"bbox": [["a", 2, 3, 4]]}),
-     "neither a box of 4 numbers"),
-    ("box too far", asked("<image><bbox>", images=["a.png"], objects=THOUSAND | {"bbox": [[1, 2, 3, 4000]]}),
-     "no place of bbox_type norm1000"),
-]  # fmt: skip
+    (
+        "boxes left",
+        asked("<image><bbox>", images=["a.png"], objects=THOUSAND | {"bbox": [[1, 2, 3, 4]] * 2}),
+        "1 <bbox> for 2",
+    ),
+    (
+        "box of words",
+        asked("<image><bbox>", images=["a.png"], objects=THOUSAND | {"bbox": [["a", 2, 3, 4]]}),
+        "neither a box of 4 numbers",
+    ),
+    (
+        "box too far",
+        asked("<image><bbox>", images=["a.png"], objects=THOUSAND | {"bbox": [[1, 2, 3, 4000]]}),
+        "no place of bbox_type norm1000",
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "row", "words"), ROWS, ids=[row[0] for row in ROWS])
@@ -128,9 +152,15 @@ def test_the_system_prompt_of_a_row_is_taught(folder):
 
 
 LAYOUTS = {
-    "lines": "{0}\n{1}\n", "list": "[{0},\n{1}]", "pretty": "{2}\n{3}\n", "commas": "{2},\n{3}", "one line": "{0} {1}",
-    "byte order mark": "\ufeff{0}\n{1}", "mark and list": "\ufeff[{0}, {1}]", "empty lines": "\n\n{0}\r\n\r\n{1}\r\n",
-}  # fmt: skip
+    "lines": "{0}\n{1}\n",
+    "list": "[{0},\n{1}]",
+    "pretty": "{2}\n{3}\n",
+    "commas": "{2},\n{3}",
+    "one line": "{0} {1}",
+    "byte order mark": "\ufeff{0}\n{1}",
+    "mark and list": "\ufeff[{0}, {1}]",
+    "empty lines": "\n\n{0}\r\n\r\n{1}\r\n",
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -140,22 +170,16 @@ def test_layouts(folder, layout, encoding):
     texts = [json.dumps(row, ensure_ascii=False, indent=indent) for indent in (None, 2)]
     goods = [json.dumps(GOOD, indent=indent) for indent in (None, 2)]
     text = LAYOUTS[layout].format(texts[0], goods[0], texts[1], goods[1])
-    (folder / "d.json").write_bytes(
-        text.removeprefix("\ufeff" if encoding == "utf-16" else "").encode(encoding)
-    )
+    (folder / "d.json").write_bytes(text.removeprefix("\ufeff" if encoding == "utf-16" else "").encode(encoding))
     found = read_conversations(folder / "d.json")
     assert not found.refused
-    assert [item.messages[0]["content"][0]["text"] for item in found] == [
-        "line\u2028break \x85 \x1c", "What is 1+1?"
-    ]  # fmt: skip
+    assert [item.messages[0]["content"][0]["text"] for item in found] == ["line\u2028break \x85 \x1c", "What is 1+1?"]
 
 
 def test_a_broken_row_ends_where_the_next_begins(folder):
     good, pretty = json.dumps(GOOD), json.dumps(GOOD, indent=2)
     text = f'{good}\n{{"messages": [\n{pretty}\n{good[:-4]}\n{good}\n{{"messages": "\ud800"}}\n'
-    (folder / "d.jsonl").write_bytes(
-        text.encode("utf-8", "surrogatepass") + b'{"messages": "\xff"}\n' + good.encode()
-    )
+    (folder / "d.jsonl").write_bytes(text.encode("utf-8", "surrogatepass") + b'{"messages": "\xff"}\n' + good.encode())
     found = read_conversations(folder / "d.jsonl")
     assert len(found) == 4
     assert len(found.refused) == 4

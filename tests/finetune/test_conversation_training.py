@@ -13,18 +13,18 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from finetune.config import FinetuneConfig
-from finetune.conversations import Asked, ConversationExam, read_split, request_for
+from finetune.conversations.formats import read_conversations
+from finetune.conversations.given import ConversationExam, GivenQuestion, read_split, request_for
 from finetune.errors import DatasetError, LeakError, RecipeError
-from finetune.formats import read_conversations
-from finetune.lora import LoraSettings, matched_modules
-from finetune.text_metrics import Told, rouge_l, same, score_texts, token_f1
+from finetune.evaluation.text_metrics import Told, rouge_l, same, score_texts, token_f1
+from finetune.methods.lora import LoraSettings, matched_modules
 from finetune.train import finetune
-from qwenvl.adapter import AdapterSwitch, read_card
-from qwenvl.agreement import auroc
 from qwenvl.answer import Answer, Status
-from qwenvl.checkpoint import load_checkpoint
+from qwenvl.checkpoints.adapters.adapter import AdapterSwitch, read_card
+from qwenvl.checkpoints.loading import load_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Generation, Task
+from qwenvl.scoring.agreement import auroc
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -53,10 +53,15 @@ def write_talk(folder: Path, name: str, count: int, *, seed: int, picture: int |
 
 def recipe(folder: Path, base: Path, **changes) -> FinetuneConfig:
     fields = {
-        "conversations": write_talk(folder, "train", 6, seed=1), "held_out": write_talk(folder, "held", 3, seed=2),
-        "out": folder / "run", "base": str(base), "device": "cpu", "max_new_tokens": 12, "lora": {"rank": 2},
+        "conversations": write_talk(folder, "train", 6, seed=1),
+        "held_out": write_talk(folder, "held", 3, seed=2),
+        "out": folder / "run",
+        "base": str(base),
+        "device": "cpu",
+        "max_new_tokens": 12,
+        "lora": {"rank": 2},
         "train": {"steps": 2, "batch": 2, "learning_rate": 0.02, "save_every": 1},
-    }  # fmt: skip
+    }
     return FinetuneConfig(**(fields | changes))
 
 
@@ -64,8 +69,18 @@ def recipe(folder: Path, base: Path, **changes) -> FinetuneConfig:
 
 
 def test_a_run_on_conversations(tiny, tmp_path):
-    replay = {"share": 0.2, "sources": [{"name": "own words", "kind": "tiles", "examples": 4, "held_out": 1,
-              "questions": [{"task": "score", "prompt": "Dark?"}]}]}  # fmt: skip
+    replay = {
+        "share": 0.2,
+        "sources": [
+            {
+                "name": "own words",
+                "kind": "tiles",
+                "examples": 4,
+                "held_out": 1,
+                "questions": [{"task": "score", "prompt": "Dark?"}],
+            }
+        ],
+    }
     config = recipe(tmp_path, tiny("Qwen3-VL"), replay=replay, evaluate={"every": 1})
     result = finetune(config)
     assert result.score.metric == "exact"
@@ -95,10 +110,15 @@ def test_questions_of_words_alone(tiny, tmp_path):
     for name, part in (("train", rows[:6]), ("held", rows[6:])):
         (tmp_path / f"{name}.json").write_text(json.dumps(part))
     config = FinetuneConfig(
-        conversations=tmp_path / "train.json", held_out=tmp_path / "held.json", out=tmp_path / "run",
-        base=str(tiny("Qwen3-VL")), device="cpu", max_new_tokens=4, lora={"rank": 2},
+        conversations=tmp_path / "train.json",
+        held_out=tmp_path / "held.json",
+        out=tmp_path / "run",
+        base=str(tiny("Qwen3-VL")),
+        device="cpu",
+        max_new_tokens=4,
+        lora={"rank": 2},
         train={"steps": 1, "batch": 2},
-    )  # fmt: skip
+    )
     result = finetune(config)
     assert result.score.tiles == 2
     assert "parse_rate" not in result.score.values
@@ -141,9 +161,10 @@ def test_the_tower_learns_where_it_is_asked_for(family, tiny):
     for settings in (LoraSettings(vision=True), LoraSettings(targets="everything")):
         names = matched_modules(checkpoint.model, settings, checkpoint.family)
         linears = {
-            name for name, module in checkpoint.model.named_modules()
+            name
+            for name, module in checkpoint.model.named_modules()
             if "visual.blocks." in name and isinstance(module, torch.nn.Linear)
-        }  # fmt: skip
+        }
         assert linears == {name for name in names if "visual.blocks." in name}
     assert any("merger" in name for name in names)
     assert any("language_model" in name for name in names)
@@ -163,7 +184,7 @@ def test_an_adapter_of_the_tower_is_trained_saved_and_loaded(family, tiny, tmp_p
     plain = exam.score(LocalEngine(switch.use(None)))  # its products are packed before the adapter comes
     found = exam.score(LocalEngine(switch.use(result.adapter)))
     assert found.values == result.score.values
-    picture = [Asked.of(item).subject() for item in read_conversations(config.held_out)]
+    picture = [GivenQuestion.of(item).subject() for item in read_conversations(config.held_out)]
     request = request_for(read_conversations(config.held_out), Generation(max_new_tokens=12))
     raw = [a.raw for a in LocalEngine(switch.use(result.adapter)).answer(picture, request)]
     assert raw != [a.raw for a in LocalEngine(switch.use(None)).answer(picture, request)]
@@ -183,10 +204,13 @@ def test_a_family_without_known_tower_layers_is_refused(tiny):
 @pytest.mark.parametrize(
     ("truth", "answer", "f1", "rouge"),
     [
-        ("stroma and fat", "stroma and fat", 1.0, 1.0), ("a b c d", "d c b a", 1.0, 0.25), ("a b", "c", 0.0, 0.0),
-        ("", "", 1.0, 1.0), ("a b c", "a c", 0.8, 0.8),
+        ("stroma and fat", "stroma and fat", 1.0, 1.0),
+        ("a b c d", "d c b a", 1.0, 0.25),
+        ("a b", "c", 0.0, 0.0),
+        ("", "", 1.0, 1.0),
+        ("a b c", "a c", 0.8, 0.8),
     ],
-)  # fmt: skip
+)
 def test_words_by_hand(truth, answer, f1, rouge):
     assert token_f1(truth, answer) == pytest.approx(f1)
     assert rouge_l(truth, answer) == pytest.approx(rouge)
@@ -195,11 +219,16 @@ def test_words_by_hand(truth, answer, f1, rouge):
 @pytest.mark.parametrize(
     ("truth", "answer", "expected"),
     [
-        ('{"a": 1, "b": "x"}', '{"b":"x","a":1}', True), ('{"a": 1}', '```json\n{"a": 1}\n```', True),
-        ('{"a": 1}', '{"a": "1"}', False), ('{"a": 1}', "a is 1", False), ("Yes.", "yes", True), ("no", "yes", False),
-        ("37.5", "37.5", True), ("37.5", "375", False),
+        ('{"a": 1, "b": "x"}', '{"b":"x","a":1}', True),
+        ('{"a": 1}', '```json\n{"a": 1}\n```', True),
+        ('{"a": 1}', '{"a": "1"}', False),
+        ('{"a": 1}', "a is 1", False),
+        ("Yes.", "yes", True),
+        ("no", "yes", False),
+        ("37.5", "37.5", True),
+        ("37.5", "375", False),
     ],
-)  # fmt: skip
+)
 def test_the_same_answer(truth, answer, expected):
     assert same(truth, answer) is expected
 
@@ -235,10 +264,7 @@ class DarkIsYes:
     def answer(self, subjects, request):
         if request.task is Task.SCORE:
             assert request.prompt == "Is it dark?"
-            return [
-                Answer(Status.OK, scores={"yes": 1 - float(s.pictures[0].pixels.mean()) / 255})
-                for s in subjects
-            ]
+            return [Answer(Status.OK, scores={"yes": 1 - float(s.pictures[0].pixels.mean()) / 255}) for s in subjects]
         assert request.prompt == "Is it dark? Answer yes or no."
         return [Answer(Status.OK, text="no", raw="no<|im_end|>") for _ in subjects]
 
@@ -262,6 +288,4 @@ def test_yes_and_no_are_judged_by_their_probability(tmp_path):
     assert score.values["exact"] == 0.5
     assert score.values["auroc"] == 1.0
     assert score.tiles == 4
-    assert (
-        len(ConversationExam.of(read_conversations(tmp_path / "data.json"), Generation(), most=2).asked) == 2
-    )
+    assert len(ConversationExam.of(read_conversations(tmp_path / "data.json"), Generation(), most=2).asked) == 2

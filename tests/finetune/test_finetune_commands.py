@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 from voc_cells import write_cells
 
-from finetune.build import BuildOptions, build_dataset
 from finetune.commands import app
+from finetune.dataset.build import BuildOptions, build_dataset
+from finetune.dataset.importers import read_labels
 from finetune.errors import LabelFileError
-from finetune.importers import read_labels
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -32,9 +32,7 @@ def voc(tmp_path_factory) -> Path:
 
 def test_from_files_to_an_adapter(voc, tiny, tmp_path):
     data, model = tmp_path / "cells", tiny("Qwen3-VL")
-    built = run(
-        "dataset", "build", data, "-l", voc / "annotations", "-i", voc / "images", "--rename", "dark=tumor"
-    )
+    built = run("dataset", "build", data, "-l", voc / "annotations", "-i", voc / "images", "--rename", "dark=tumor")
     assert built.exit_code == 0, built.output
     assert "18 labels" in built.output
     assert run("dataset", "split", data, "--validation", "0.34").exit_code == 0
@@ -74,29 +72,8 @@ def test_from_files_to_an_adapter(voc, tiny, tmp_path):
     from workflows.commands import app as slides
 
     out = tmp_path / "detect"
-    flags = [
-        "-l",
-        "tumor",
-        "--tile-size",
-        "96",
-        "--overlap",
-        "0",
-        "--native",
-        "--mask",
-        "all",
-        "--max-new-tokens",
-        "8",
-    ]
-    words = [
-        "detect",
-        str(voc / "images" / "p00.png"),
-        "-m",
-        str(model),
-        "--adapter",
-        str(adapter),
-        "-o",
-        str(out),
-    ]
+    flags = ["-l", "tumor", "--tile-size", "96", "--overlap", "0", "--native", "--mask", "all", "--max-new-tokens", "8"]
+    words = ["detect", str(voc / "images" / "p00.png"), "-m", str(model), "--adapter", str(adapter), "-o", str(out)]
     used = CliRunner().invoke(slides, [*words, *flags])
     assert used.exit_code == 0, used.output
     report = json.loads((out / "report.json").read_text())
@@ -106,10 +83,15 @@ def test_from_files_to_an_adapter(voc, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("steps: 3", "out: Field required"), ("out: o", "give what is to be learned: a dataset, or conversations"),
-     ("dataset: d\nout: o\ntrain: {steps: 0}", "train.steps"), ("- 1", "'name: value' lines"),
-     ("dataset: [", "as YAML"), ("dataset: d\nout: o\nlora: {targets: vision}", "lora.targets")],
-)  # fmt: skip
+    [
+        ("steps: 3", "out: Field required"),
+        ("out: o", "give what is to be learned: a dataset, or conversations"),
+        ("dataset: d\nout: o\ntrain: {steps: 0}", "train.steps"),
+        ("- 1", "'name: value' lines"),
+        ("dataset: [", "as YAML"),
+        ("dataset: d\nout: o\nlora: {targets: vision}", "lora.targets"),
+    ],
+)
 def test_settings_that_are_wrong(text, message, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(text)
@@ -120,15 +102,7 @@ def test_settings_that_are_wrong(text, message, tmp_path):
 
 def test_unknown_classes_and_missing_pictures(voc, tmp_path):
     result = run(
-        "dataset",
-        "build",
-        tmp_path / "d",
-        "-l",
-        voc / "annotations",
-        "-i",
-        voc / "images",
-        "--classes",
-        "dark",
+        "dataset", "build", tmp_path / "d", "-l", voc / "annotations", "-i", voc / "images", "--classes", "dark"
     )
     assert result.exit_code == 1
     assert "class 'light' is not among dark" in result.output
@@ -142,34 +116,35 @@ def test_reviewed_results_become_labels(tmp_path):
     import cv2
     import numpy as np
 
-    from qwenvl.engines.stand_in import StandInEngine
+    from qwenvl.engines.fake import FakeEngine
     from qwenvl.request import Request
-    from workflows.review import Action, Change, Reviews, Verdict, new_object_name
-    from workflows.slide_run import run_slide
+    from workflows.review.decisions import Action, Change, Reviews, Verdict, new_object_name
+    from workflows.run.slide import run_slide
 
     cv2.imwrite(str(tmp_path / "s.png"), np.full((128, 128, 3), 120, np.uint8))
     folder = tmp_path / "run"
     run_slide(
         tmp_path / "s.png",
         Request(task="detect", labels=("cell",), tile_size=64, overlap=0),
-        StandInEngine(),
+        FakeEngine(),
         folder,
         mask="all",
     )
     with pytest.raises(LabelFileError, match="has no reviews"):
         read_labels(folder)
     with Reviews.open(folder, who="reviewer") as reviews:
-        reviews.decide([
-            Change(Action.ADD, new_object_name(), Verdict.EDITED, "mitosis", (10.0, 12.0, 30.0, 34.0)),
-            Change(Action.ADD, new_object_name(), Verdict.EDITED, "mitosis", (90.0, 12.0, 99.0, 34.0)),
-        ])  # fmt: skip
         reviews.decide(
-            [Change(Action.ADD, new_object_name(), Verdict.EDITED, "slip", (50.0, 50.0, 60.0, 60.0))]
+            [
+                Change(Action.ADD, new_object_name(), Verdict.EDITED, "mitosis", (10.0, 12.0, 30.0, 34.0)),
+                Change(Action.ADD, new_object_name(), Verdict.EDITED, "mitosis", (90.0, 12.0, 99.0, 34.0)),
+            ]
         )
+        reviews.decide([Change(Action.ADD, new_object_name(), Verdict.EDITED, "slip", (50.0, 50.0, 60.0, 60.0))])
         reviews.undo()
     data = build_dataset("d", [(folder, None)], BuildOptions())
     assert [(label.name, label.box) for label in data.labels] == [
-        ("mitosis", (10.0, 12.0, 30.0, 34.0)), ("mitosis", (90.0, 12.0, 99.0, 34.0))
-    ]  # fmt: skip
+        ("mitosis", (10.0, 12.0, 30.0, 34.0)),
+        ("mitosis", (90.0, 12.0, 99.0, 34.0)),
+    ]
     assert not data.areas  # only a person knows whether missed objects were looked for
     assert data.slides[0].id == "s"

@@ -10,8 +10,8 @@ import pytest
 from bounded_slide import BOUNDS, DOT, DOTS, OFFSET, SIZE, write_scn
 from typer.testing import CliRunner
 
-from finetune.build import BuildOptions, build_dataset
-from finetune.samples import Dataset
+from finetune.dataset.build import BuildOptions, build_dataset
+from finetune.dataset.samples import Dataset
 from qwenvl.cli import load_commands
 from wsi import FrameError, FrameNeededError, open_slide
 
@@ -30,8 +30,9 @@ def ring(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
 def labels(path: Path, offset: tuple[int, int] = (0, 0), head: Any = None) -> Path:
     """The squares, a point in the first, and an area around what was scanned, in px of the scanned area + offset."""
     dx, dy = offset
-    rows = [("dot", {"type": "Polygon", "coordinates": [ring(x + dx, y + dy, x + dx + DOT, y + dy + DOT)]})
-            for x, y in DOTS]  # fmt: skip
+    rows = [
+        ("dot", {"type": "Polygon", "coordinates": [ring(x + dx, y + dy, x + dx + DOT, y + dy + DOT)]}) for x, y in DOTS
+    ]
     rows.append(("dot", {"type": "Point", "coordinates": [DOTS[0][0] + dx + 3, DOTS[0][1] + dy + 4.5]}))
     rows.append((AREA, {"type": "Polygon", "coordinates": [ring(dx, dy, SIZE[0] + dx, SIZE[1] + dy)]}))
     features = [
@@ -48,9 +49,7 @@ def labels(path: Path, offset: tuple[int, int] = (0, 0), head: Any = None) -> Pa
 
 
 def built(path: Path, slide: Path, **options: Any) -> Dataset:
-    return build_dataset(
-        "d", [(path, slide)], BuildOptions(exhaustive="areas", area_names=(AREA,), **options)
-    )
+    return build_dataset("d", [(path, slide)], BuildOptions(exhaustive="areas", area_names=(AREA,), **options))
 
 
 CASES = {
@@ -62,9 +61,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_labels_and_areas_lie_on_the_pixels_they_were_drawn_on(
-    slide: Path, tmp_path: Path, case: str
-) -> None:
+def test_labels_and_areas_lie_on_the_pixels_they_were_drawn_on(slide: Path, tmp_path: Path, case: str) -> None:
     offset, head, frame = CASES[case]
     data = built(labels(tmp_path / "q.geojson", offset, head), slide, frame=frame)
     x, y = OFFSET

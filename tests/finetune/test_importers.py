@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.build import BuildOptions, build_dataset, read_patients, split_dataset, with_patients
-from finetune.cutting import Cutter, TileSpec
+from finetune.dataset.build import BuildOptions, build_dataset, read_patients, split_dataset, with_patients
+from finetune.dataset.cutting import Cutter, TileSpec
+from finetune.dataset.importers import read_labels
+from finetune.dataset.samples import Dataset
 from finetune.errors import DatasetError, LabelFileError, LeakError, RecipeError
-from finetune.importers import read_labels
-from finetune.samples import Dataset
 
 
 def picture(path: Path, width: int = 200, height: int = 100, seed: int = 0) -> Path:
@@ -69,9 +69,7 @@ def test_coco(tmp_path):
     }
     (tmp_path / "c.json").write_text(json.dumps(content))
     data = build_dataset("d", [(tmp_path / "c.json", tmp_path)])
-    assert [(label.name, label.box, len(label.ring)) for label in data.labels] == [
-        ("cell", (10, 20, 50, 60), 3)
-    ]
+    assert [(label.name, label.box, len(label.ring)) for label in data.labels] == [("cell", (10, 20, 50, 60), 3)]
     assert "crowd" in data.notes[0]
 
 
@@ -91,8 +89,7 @@ def test_qupath_geojson_of_every_version(tmp_path, properties, name, packed):
         feature({"type": "Polygon", "coordinates": SQUARE}, **properties),
         feature({"type": "MultiPolygon", "coordinates": [SQUARE]}, **properties),
         feature(
-            {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": SQUARE}]},
-            **properties,
+            {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": SQUARE}]}, **properties
         ),
         feature({"type": "MultiPoint", "coordinates": [[5, 6], [7, 8]]}, **properties),
         feature({"type": "Polygon", "coordinates": SQUARE}, objectType="tile"),
@@ -115,9 +112,7 @@ def test_asap_and_aperio(tmp_path):
     asap.write_text(
         '<?xml version="1.0"?><ASAP_Annotations><Annotations>'
         '<Annotation Name="n" Type="Polygon" PartOfGroup="tumor"><Coordinates>'
-        + "".join(
-            f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in reversed(list(enumerate(points)))
-        )
+        + "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in reversed(list(enumerate(points))))
         + "</Coordinates></Annotation></Annotations></ASAP_Annotations>"
     )
     aperio = tmp_path / "aperio.xml"
@@ -130,9 +125,7 @@ def test_asap_and_aperio(tmp_path):
     )
     for path, name in ((asap, "tumor"), (aperio, "#00ff00")):
         data = build_dataset("d", [(path, slide)])
-        assert [(label.name, label.box, label.ring[0]) for label in data.labels] == [
-            (name, (10, 20, 50, 60), (10, 20))
-        ]
+        assert [(label.name, label.box, label.ring[0]) for label in data.labels] == [(name, (10, 20, 50, 60), (10, 20))]
     assert "holes" in build_dataset("d", [(aperio, slide)]).notes[0]
 
 
@@ -145,9 +138,7 @@ def test_label_maps_and_ome_zarr(tmp_path):
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "maps").mkdir()
     cv2.imwrite(str(tmp_path / "maps" / "a.png"), labels)
-    data = build_dataset(
-        "d", [(tmp_path / "maps", tmp_path / "images")], BuildOptions(rename={"object": "nucleus"})
-    )
+    data = build_dataset("d", [(tmp_path / "maps", tmp_path / "images")], BuildOptions(rename={"object": "nucleus"}))
     assert {label.box for label in data.labels} == {(10, 20, 50, 60), (190, 0, 200, 5)}
     assert data.names == ("nucleus",)
     assert len(data.areas) == 1
@@ -160,16 +151,11 @@ def test_label_maps_and_ome_zarr(tmp_path):
         "image-label": {"properties": [{"label-value": 7, "class": "tumor"}]},
     }
     (root / "cells" / ".zattrs").write_text(json.dumps(attributes))
-    array = zarr.create_array(
-        str(root / "cells" / "0"), shape=labels.shape, dtype=labels.dtype, zarr_format=2
-    )
+    array = zarr.create_array(str(root / "cells" / "0"), shape=labels.shape, dtype=labels.dtype, zarr_format=2)
     array[:] = labels
     (tmp_path / "s.zarr" / ".zattrs").write_text("{}")
     found = read_labels(tmp_path / "s.zarr").found
-    assert {(item.name, item.box) for item in found} == {
-        ("tumor", (10, 20, 50, 60)),
-        ("cells", (190, 0, 200, 5)),
-    }
+    assert {(item.name, item.box) for item in found} == {("tumor", (10, 20, 50, 60)), ("cells", (190, 0, 200, 5))}
 
 
 def test_real_annotations(real_data):
@@ -177,9 +163,7 @@ def test_real_annotations(real_data):
     asap = read_labels(real_data / "annotations" / "asap_example.xml")
     assert qupath.format == "geojson"
     assert all(item.box[2] > item.box[0] for item in qupath.found)
-    assert [(item.name, item.box) for item in asap.found] == [
-        ("healthy glands", (11778, 12804, 11862, 12874))
-    ]
+    assert [(item.name, item.box) for item in asap.found] == [("healthy glands", (11778, 12804, 11862, 12874))]
 
 
 def test_blood_cells_of_the_real_set(real_data):
@@ -319,31 +303,24 @@ def test_tiles_are_cut_only_where_all_is_labelled(tmp_path):
     slide = picture(tmp_path / "a.png", 400, 400)
     roi = [[[0, 0], [200, 0], [200, 400], [0, 400], [0, 0]]]
     cell = {"type": "Polygon", "coordinates": SQUARE}
-    outside = {
-        "type": "Polygon",
-        "coordinates": [[[300, 300], [320, 300], [320, 320], [300, 320], [300, 300]]],
-    }
+    outside = {"type": "Polygon", "coordinates": [[[300, 300], [320, 300], [320, 320], [300, 320], [300, 300]]]}
     rows = [
-        feature(cell, classification={"name": "cell"}), feature(outside, classification={"name": "cell"}),
+        feature(cell, classification={"name": "cell"}),
+        feature(outside, classification={"name": "cell"}),
         feature({"type": "Polygon", "coordinates": roi}, classification={"name": "ROI"}),
-    ]  # fmt: skip
+    ]
     (tmp_path / "q.geojson").write_text(json.dumps({"features": rows}))
     without = split_dataset(
-        build_dataset("d", [(tmp_path / "q.geojson", slide)], BuildOptions(ignore=("ROI",))),
-        lists={"train": ["a"]},
+        build_dataset("d", [(tmp_path / "q.geojson", slide)], BuildOptions(ignore=("ROI",))), lists={"train": ["a"]}
     )
     spec = TileSpec(size=100, overlap=0)
     with pytest.raises(RecipeError, match="would teach that the unlabelled objects are not there"):
         Cutter(without, spec, ("cell",)).usable("train")
     told = split_dataset(
-        build_dataset(
-            "d", [(tmp_path / "q.geojson", slide)], BuildOptions(exhaustive="areas", area_names=("ROI",))
-        ),
+        build_dataset("d", [(tmp_path / "q.geojson", slide)], BuildOptions(exhaustive="areas", area_names=("ROI",))),
         lists={"train": ["a"]},
     )
     assert told.names == ("cell",)
     cuts = Cutter(told, spec, ("cell",)).grid(told.slides[0])
-    assert {(cut.tile.x0, cut.tile.y0) for cut in cuts} == {
-        (x, y) for x in (0, 100) for y in (0, 100, 200, 300)
-    }
+    assert {(cut.tile.x0, cut.tile.y0) for cut in cuts} == {(x, y) for x in (0, 100) for y in (0, 100, 200, 300)}
     assert sum(len(cut.objects) for cut in cuts) == 1  # the other cell lies where labels may be missing

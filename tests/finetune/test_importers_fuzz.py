@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.conversations.formats import read_conversations
+from finetune.dataset.importers import READERS, read_labels
 from finetune.errors import LabelFileError
-from finetune.formats import read_conversations
-from finetune.importers import READERS, read_labels
 from wsi.errors import FrameError
 
 NUMBER = int(os.environ.get("LABEL_MUTATIONS", "60"))
@@ -26,35 +26,41 @@ def ring(box: tuple[int, ...]) -> list[list[int]]:
 
 
 def of_coco(folder: Path) -> Path:
-    rows = [{"id": i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
-             "segmentation": [[v for corner in ring(b) for v in corner]]} for i, b in enumerate(BOXES)]  # fmt: skip
+    rows = [
+        {
+            "id": i,
+            "image_id": 1,
+            "category_id": 1 + i % 2,
+            "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
+            "segmentation": [[v for corner in ring(b) for v in corner]],
+        }
+        for i, b in enumerate(BOXES)
+    ]
     document = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 400, "height": 300}], "annotations": rows,
+        "images": [{"id": 1, "file_name": "a.png", "width": 400, "height": 300}],
+        "annotations": rows,
         "categories": [{"id": i, "name": name} for i, name in enumerate(NAMES, 1)],
-    }  # fmt: skip
+    }
     (folder / "a.json").write_text(json.dumps(document))
     return folder / "a.json"
 
 
 def of_geojson(folder: Path) -> Path:
     rows = [
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[*ring(b), ring(b)[0]]]},
-         "properties": {"objectType": "annotation", "classification": {"name": NAMES[i % 2]}}}
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[*ring(b), ring(b)[0]]]},
+            "properties": {"objectType": "annotation", "classification": {"name": NAMES[i % 2]}},
+        }
         for i, b in enumerate(BOXES)
-    ]  # fmt: skip
+    ]
     (folder / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
     return folder / "a.geojson"
 
 
 def of_labelme(folder: Path) -> Path:
     rows = [{"label": NAMES[i % 2], "points": ring(b), "shape_type": "polygon"} for i, b in enumerate(BOXES)]
-    document = {
-        "version": "5.4.1",
-        "shapes": rows,
-        "imagePath": "a.png",
-        "imageHeight": 300,
-        "imageWidth": 400,
-    }
+    document = {"version": "5.4.1", "shapes": rows, "imagePath": "a.png", "imageHeight": 300, "imageWidth": 400}
     (folder / "a.json").write_text(json.dumps(document))
     return folder / "a.json"
 
@@ -112,9 +118,15 @@ def of_label_image(folder: Path) -> Path:
 
 
 FORMATS: dict[str, Callable[[Path], Path]] = {
-    "coco": of_coco, "geojson": of_geojson, "labelme": of_labelme, "yolo": of_yolo, "voc": of_voc, "asap": of_asap,
-    "aperio": of_aperio, "label-image": of_label_image,
-}  # fmt: skip
+    "coco": of_coco,
+    "geojson": of_geojson,
+    "labelme": of_labelme,
+    "yolo": of_yolo,
+    "voc": of_voc,
+    "asap": of_asap,
+    "aperio": of_aperio,
+    "label-image": of_label_image,
+}
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
@@ -177,9 +189,7 @@ def damaged_rows(document: object, key: str, rng: np.random.Generator) -> int:
     waiting: list[object] = [rows[at]]
     while waiting:
         value = waiting.pop()
-        keys = (
-            list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
-        )  # type: ignore[arg-type]
+        keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []  # type: ignore[arg-type]
         places += [(value, each) for each in keys]
         waiting += [value[each] for each in keys]  # type: ignore[index]
     holder, place = places[int(rng.integers(len(places)))]
@@ -187,9 +197,7 @@ def damaged_rows(document: object, key: str, rng: np.random.Generator) -> int:
     return at
 
 
-@pytest.mark.parametrize(
-    ("kind", "key"), [("coco", "annotations"), ("geojson", "features"), ("labelme", "shapes")]
-)
+@pytest.mark.parametrize(("kind", "key"), [("coco", "annotations"), ("geojson", "features"), ("labelme", "shapes")])
 def test_a_damaged_row_leaves_all_others_as_they_are(tmp_path, kind, key):
     path = FORMATS[kind](tmp_path)
     whole, data = read_labels(path), path.read_text()
@@ -208,17 +216,11 @@ def test_a_damaged_row_leaves_all_others_as_they_are(tmp_path, kind, key):
 
 def test_damaged_conversations(tmp_path):
     rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"<img>no{i}.png</img> {i}"},
-                {"role": "assistant", "content": "a"},
-            ]
-        }
+        {"messages": [{"role": "user", "content": f"<img>no{i}.png</img> {i}"}, {"role": "assistant", "content": "a"}]}
         for i in range(3)
     ]
     rows += [
-        {"messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": "a"}]}
-        for i in range(5)
+        {"messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": "a"}]} for i in range(5)
     ]
     data = "\n".join(json.dumps(row) for row in rows).encode()
     path, rng, ends = tmp_path / "d.jsonl", np.random.default_rng(5), 0

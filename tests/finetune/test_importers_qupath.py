@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.build import BuildOptions, build_dataset
+from finetune.dataset.build import BuildOptions, build_dataset
+from finetune.dataset.importers import read_labels
 from finetune.errors import LabelFileError
-from finetune.importers import read_labels
-from wsi.qupath import class_name, class_of, read_objects
+from wsi.regions.qupath import class_name, class_of, read_objects
 
 SQUARE = [[10, 20], [50, 20], [50, 60], [10, 60], [10, 20]]
 OTHER = [[70, 10], [90, 10], [90, 30], [70, 30], [70, 10]]
@@ -55,7 +55,7 @@ CLASSES = [
     ({"classification": None, "label": {"value": "nucleus"}}, "nucleus"),
     ({"group": "nucleus"}, "nucleus"),
     ({}, ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("properties", "name"), CLASSES)
@@ -91,12 +91,35 @@ GEOMETRIES = [
     ("pieces", {"type": "MultiPolygon", "coordinates": [[SQUARE], [OTHER]]}, [(10, 10, 90, 60)], False, None),
     ("point", {"type": "Point", "coordinates": [5, 6]}, [(5, 6, 5, 6)], True, None),
     ("points", {"type": "MultiPoint", "coordinates": [[5, 6], [7, 8]]}, [(5, 6, 5, 6), (7, 8, 7, 8)], True, None),
-    ("collection", {"type": "GeometryCollection", "geometries": [polygon(), polygon(OTHER)]}, [(10, 10, 90, 60)],
-     False, None),
-    ("collections", {"type": "GeometryCollection", "geometries": [{"type": "GeometryCollection", "geometries": [
-        {"type": "MultiPoint", "coordinates": [[5, 6], [7, 8]]}]}]}, [(5, 6, 5, 6), (7, 8, 7, 8)], True, None),
-    ("area and line", {"type": "GeometryCollection", "geometries": [
-        polygon(), {"type": "LineString", "coordinates": [[0, 0], [199, 99]]}]}, [BOX], False, None),
+    (
+        "collection",
+        {"type": "GeometryCollection", "geometries": [polygon(), polygon(OTHER)]},
+        [(10, 10, 90, 60)],
+        False,
+        None,
+    ),
+    (
+        "collections",
+        {
+            "type": "GeometryCollection",
+            "geometries": [
+                {"type": "GeometryCollection", "geometries": [{"type": "MultiPoint", "coordinates": [[5, 6], [7, 8]]}]}
+            ],
+        },
+        [(5, 6, 5, 6), (7, 8, 7, 8)],
+        True,
+        None,
+    ),
+    (
+        "area and line",
+        {
+            "type": "GeometryCollection",
+            "geometries": [polygon(), {"type": "LineString", "coordinates": [[0, 0], [199, 99]]}],
+        },
+        [BOX],
+        False,
+        None,
+    ),
     ("closed line", {"type": "LineString", "coordinates": SQUARE}, [BOX], False, None),
     ("ruler", {"type": "LineString", "coordinates": [[1, 2], [30, 40]]}, [], False, "1 lines left out"),
     ("lines", {"type": "MultiLineString", "coordinates": [[[1, 2], [30, 40]]]}, [], False, "1 lines left out"),
@@ -113,12 +136,10 @@ GEOMETRIES = [
     ("400 digits", {"type": "Point", "coordinates": [10**400, 1]}, [], False, "more than 30 digits"),
     ("circle", {"type": "Circle", "coordinates": [1, 2]}, [], False, "geometry of type 'Circle'"),
     ("none", None, [], False, "no geometry"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "geometry", "boxes", "points", "words"), GEOMETRIES, ids=[g[0] for g in GEOMETRIES]
-)
+@pytest.mark.parametrize(("name", "geometry", "boxes", "points", "words"), GEOMETRIES, ids=[g[0] for g in GEOMETRIES])
 def test_geometries(slide, tmp_path, name, geometry, boxes, points, words):
     good = {"type": "Point", "coordinates": [199, 99]}
     path = write(tmp_path / "q.geojson", feature(geometry), feature(good))
@@ -140,14 +161,22 @@ def test_children_and_cores(slide, tmp_path):
     rows = [
         feature(polygon(OTHER), kind="tmaCore", childObjects=[feature(polygon()), {"type": "Feature", "geometry": 3}]),
         feature(polygon(OTHER), name="parent", children=[feature(polygon(), name="child")]),
-        {"type": "Feature", "id": "PathCellObject", "geometry": polygon(), "nucleusGeometry": polygon(OTHER),
-         "properties": {"classification": {"name": "cell"}}},
+        {
+            "type": "Feature",
+            "id": "PathCellObject",
+            "geometry": polygon(),
+            "nucleusGeometry": polygon(OTHER),
+            "properties": {"classification": {"name": "cell"}},
+        },
         {"type": "Feature", "id": "PathTileObject", "geometry": polygon(), "properties": {}},
-    ]  # fmt: skip
+    ]
     data = build_dataset("d", [(write(tmp_path / "q.geojson", *rows), slide)])
     assert [(label.name, label.box) for label in data.labels] == [
-        ("Tumor", BOX), ("parent", (70, 10, 90, 30)), ("child", BOX), ("cell", BOX)
-    ]  # fmt: skip
+        ("Tumor", BOX),
+        ("parent", (70, 10, 90, 30)),
+        ("child", BOX),
+        ("cell", BOX),
+    ]
     assert data.refused == ("q.geojson feature 0 child 1: no geometry",)
     read = read_objects(deep)
     assert [item.label for item in read.objects] == ["deepest"]
@@ -158,13 +187,17 @@ def test_the_class_is_spelled_as_the_user_does(slide, tmp_path):
     rows = [
         feature(polygon(), name="CD3:CD8"),
         feature(polygon(), name=None) | {"properties": {"classification": {"names": ["CD3", "CD8"]}}},
-        feature(polygon(), name="Ki67:Positive"), feature(polygon(OTHER), name="a:b"),
+        feature(polygon(), name="Ki67:Positive"),
+        feature(polygon(OTHER), name="a:b"),
         feature(polygon([[0, 0], [199, 0], [199, 99], [0, 99]]), name="ROI:all"),
-    ]  # fmt: skip
+    ]
     options = BuildOptions(
-        names=("CD3:CD8", "pos"), rename={"Ki67:Positive": "pos"}, ignore=("a:b",), exhaustive="areas",
+        names=("CD3:CD8", "pos"),
+        rename={"Ki67:Positive": "pos"},
+        ignore=("a:b",),
+        exhaustive="areas",
         area_names=("ROI:all",),
-    )  # fmt: skip
+    )
     data = build_dataset("d", [(write(tmp_path / "q.geojson", *rows), slide)], options)
     assert [label.name for label in data.labels] == ["CD3:CD8", "CD3:CD8", "pos"]
     assert len(data.areas) == 1
@@ -178,10 +211,7 @@ def test_areas_in_pieces_claim_their_pieces_alone(slide, tmp_path):
     ]
     options = BuildOptions(exhaustive="areas", area_names=("ROI",))
     data = build_dataset("d", [(write(tmp_path / "q.geojson", *rows), slide)], options)
-    assert [area.ring for area in data.areas] == [
-        tuple(map(tuple, SQUARE[:-1])),
-        tuple(map(tuple, OTHER[:-1])),
-    ]
+    assert [area.ring for area in data.areas] == [tuple(map(tuple, SQUARE[:-1])), tuple(map(tuple, OTHER[:-1]))]
     assert "an area with a hole" in data.refused[0]
 
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.build import BuildOptions, build_dataset
+from finetune.dataset.build import BuildOptions, build_dataset
+from finetune.dataset.importers import READERS, read_labels
 from finetune.errors import DatasetError, LabelFileError
-from finetune.importers import READERS, read_labels
 
 BOX = (10, 20, 110, 80)
 RING = [10, 20, 110, 20, 110, 80, 10, 80]
@@ -75,8 +75,12 @@ COCO = [
     ("no box, flat polygon", {"segmentation": RING}, [BOX], None),
     ("no box, two polygons", {"segmentation": [RING, [200, 5, 210, 5, 210, 15]]}, [(10, 5, 210, 80)], None),
     ("no box, runs", {"segmentation": {"size": [400, 600], "counts": runs(MASK)}}, [BOX], None),
-    ("null box, packed runs", {"bbox": None, "segmentation": {"size": [400, 600], "counts": compressed(runs(MASK))}},
-     [BOX], None),
+    (
+        "null box, packed runs",
+        {"bbox": None, "segmentation": {"size": [400, 600], "counts": compressed(runs(MASK))}},
+        [BOX],
+        None,
+    ),
     ("runs of another size", {"segmentation": {"size": [4, 6], "counts": [3, 2, 19]}}, [], "its mask measures 6x4"),
     ("runs too short", {"segmentation": {"size": [400, 600], "counts": [3, 2]}}, [], "covers 5 px"),
     ("empty runs", {"segmentation": {"size": [400, 600], "counts": [240000]}}, [], "its mask is empty"),
@@ -92,7 +96,7 @@ COCO = [
     ("another category", {"category_id": None, "bbox": [1, 2, 3, 4]}, [], "its category None is not in the file"),
     ("ids as texts", {"image_id": "1", "category_id": 1.0, "bbox": [10, 20, 100, 60]}, [BOX], None),
     ("no row", [1], [], "is no annotation"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "row", "boxes", "words"), COCO, ids=[case[0] for case in COCO])
@@ -121,9 +125,7 @@ def test_coco_ids_that_mean_two_things(tmp_path):
 
 
 @pytest.mark.parametrize("root", ["<annotation>", '<annotation verified="yes">', "<annotation\n  x='1'>"])
-@pytest.mark.parametrize(
-    "start", ["", "<?xml version='1.0' encoding='utf-8'?>\n", f"<!-- {'x' * 900} -->", "\ufeff"]
-)
+@pytest.mark.parametrize("start", ["", "<?xml version='1.0' encoding='utf-8'?>\n", f"<!-- {'x' * 900} -->", "\ufeff"])
 def test_voc_roots(tmp_path, root, start):
     picture(tmp_path / "a.png")
     path = tmp_path / "a.xml"
@@ -158,34 +160,40 @@ def test_slide_viewers_row_by_row(tmp_path):
         return "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(points))
 
     rows = [
-        ("Polygon", square), ("Dot", [(5, 6)]), ("PointSet", [(1, 2), (3, 4)]), ("Measurement", square[:2]),
-        ("Polygon", [("x", 1), (2, 3), (4, 5)]), ("Polygon", []), ("Polygon", [("nan", 1), (2, 3), (4, 5)]),
-    ]  # fmt: skip
+        ("Polygon", square),
+        ("Dot", [(5, 6)]),
+        ("PointSet", [(1, 2), (3, 4)]),
+        ("Measurement", square[:2]),
+        ("Polygon", [("x", 1), (2, 3), (4, 5)]),
+        ("Polygon", []),
+        ("Polygon", [("nan", 1), (2, 3), (4, 5)]),
+    ]
     items = "".join(
         f'<Annotation Name="n{i}" Type="{kind}" PartOfGroup="tumor"><Coordinates>{coordinates(points)}</Coordinates>'
         "</Annotation>"
         for i, (kind, points) in enumerate(rows)
     )
-    (tmp_path / "asap.xml").write_text(
-        f"<ASAP_Annotations><Annotations>{items}</Annotations></ASAP_Annotations>"
-    )
+    (tmp_path / "asap.xml").write_text(f"<ASAP_Annotations><Annotations>{items}</Annotations></ASAP_Annotations>")
     found = read_labels(tmp_path / "asap.xml")
     assert [(item.box, item.point) for item in found.found] == [
-        (BOX, False), ((5, 6, 5, 6), True), ((1, 2, 1, 2), True), ((3, 4, 3, 4), True)
-    ]  # fmt: skip
+        (BOX, False),
+        ((5, 6, 5, 6), True),
+        ((1, 2, 1, 2), True),
+        ((3, 4, 3, 4), True),
+    ]
     assert "1 lines left out" in found.notes[0]
-    assert [
-        next(words for words in ("no number", "no coordinates") if words in text) for text in found.refused
-    ] == ["no number", "no coordinates", "no number"]
+    assert [next(words for words in ("no number", "no coordinates") if words in text) for text in found.refused] == [
+        "no number",
+        "no coordinates",
+        "no number",
+    ]
 
     def vertices(points):
         return "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in points)
 
     regions = "".join(
         f'<Region Id="{i}" Type="{kind}"><Vertices>{vertices(points)}</Vertices></Region>'
-        for i, (kind, points) in enumerate(
-            [(0, square), (2, (square[0], square[2])), (3, square[:2]), (0, [("a", 1)])]
-        )
+        for i, (kind, points) in enumerate([(0, square), (2, (square[0], square[2])), (3, square[:2]), (0, [("a", 1)])])
     )
     (tmp_path / "aperio.xml").write_text(
         f'<Annotations><Annotation Id="1" Name="" LineColor="green"><Regions>{regions}</Regions></Annotation>'
@@ -200,9 +208,7 @@ def test_slide_viewers_row_by_row(tmp_path):
 # ---------------------------------------------------------------------- YOLO
 
 
-def yolo(
-    folder: Path, rows: str, name: str = "a", names: str | None = "names: [cell, nucleus]\nnc: 2\n"
-) -> Path:
+def yolo(folder: Path, rows: str, name: str = "a", names: str | None = "names: [cell, nucleus]\nnc: 2\n") -> Path:
     picture(folder / "images" / f"{name}.png")
     (folder / "labels").mkdir(exist_ok=True)
     (folder / "labels" / f"{name}.txt").write_bytes(rows.encode())
@@ -228,7 +234,7 @@ YOLO = [
     ("no size", "0 0.1 0.1 0 0.1", [], "a box of 0 x 0.1"),
     ("no outline", "0 .1 .1 .1 .1 .1 .1", [], "an outline of 1 corners"),
     ("U+2028 in a row", "0 0.1\u20280.1 0.1 0.1", [("cell", (30, 20, 90, 60))], None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "rows", "labels", "words"), YOLO, ids=[case[0] for case in YOLO])
@@ -237,9 +243,7 @@ def test_yolo_rows(tmp_path, name, rows, labels, words):
     path = yolo(tmp_path, rows)
     for asked in (path, path / "data.yaml", path / "labels"):
         data = build_dataset("d", [(asked, None)])
-        found = [
-            (label.name, tuple(round(v, 1) for v in label.box)) for label in data.labels if label.slide == "a"
-        ]
+        found = [(label.name, tuple(round(v, 1) for v in label.box)) for label in data.labels if label.slide == "a"]
         assert found == labels
         assert [label.box for label in data.labels if label.slide == "b"] == [(270, 180, 330, 220)]
         assert len(data.areas) == (2 if words is None else 1)
@@ -280,8 +284,7 @@ def test_names_that_differ_behind_their_first_dot_are_different_slides(tmp_path)
     data = build_dataset("d", [(tmp_path, None)])
     assert len({entry.path for entry in data.slides}) == 3
     assert len({label.slide for label in data.labels}) == 3
-    path = coco(tmp_path / "c.json", {"bbox": [1, 2, 3, 4]},
-                images=[{"id": 1, "file_name": "a_jpg.png"}])  # fmt: skip
+    path = coco(tmp_path / "c.json", {"bbox": [1, 2, 3, 4]}, images=[{"id": 1, "file_name": "a_jpg.png"}])
     with pytest.raises(DatasetError, match=r"may be a_jpg\.rf\.x\.png or a_jpg\.rf\.y\.png"):
         build_dataset("d", [(path, tmp_path / "images")])
 
@@ -291,9 +294,14 @@ def test_names_that_differ_behind_their_first_dot_are_different_slides(tmp_path)
 
 def labelme(path: Path, *shapes: Any, **changes: Any) -> Path:
     document = {
-        "version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": "a.png", "imageData": None,
-        "imageHeight": 400, "imageWidth": 600,
-    } | changes  # fmt: skip
+        "version": "5.4.1",
+        "flags": {},
+        "shapes": list(shapes),
+        "imagePath": "a.png",
+        "imageData": None,
+        "imageHeight": 400,
+        "imageWidth": 600,
+    } | changes
     path.write_text(json.dumps(document))
     return path
 
@@ -314,8 +322,12 @@ LABELME = [
     ("point", [shape("point", [[5, 6]])], [(5, 6, 5, 6)], None),
     ("points", [shape("points", [[5, 6], [7, 8]])], [(5, 6, 5, 6), (7, 8, 7, 8)], None),
     ("mask", [shape("mask", [[10, 20], [109, 79]], mask="iVBOR")], [BOX], None),
-    ("pieces of one", [shape("polygon", each, group_id=1) for each in (CORNERS, [[200, 5], [210, 5], [210, 15]])],
-     [(10, 5, 210, 80)], None),
+    (
+        "pieces of one",
+        [shape("polygon", each, group_id=1) for each in (CORNERS, [[200, 5], [210, 5], [210, 15]])],
+        [(10, 5, 210, 80)],
+        None,
+    ),
     ("lines", [shape("line", [[1, 2], [3, 4]]), shape("linestrip", CORNERS)], [], None),
     ("two corners", [shape(None, [[1, 2], [3, 4]])], [], "a polygon of 2 corners"),
     ("unknown", [shape("spline", CORNERS)], [], "shape_type 'spline' is not known"),
@@ -324,7 +336,7 @@ LABELME = [
     ("label", [shape("polygon", CORNERS, label={"a": 1})], [], "is no name"),
     ("half a letter", [shape("polygon", CORNERS, label="\ud800")], [], "is no text"),
     ("no shape", ["x"], [], "'x' is no shape"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "shapes", "boxes", "words"), LABELME, ids=[case[0] for case in LABELME])
@@ -333,9 +345,7 @@ def test_labelme_shapes(tmp_path, name, shapes, boxes, words):
     path = labelme(tmp_path / "a.json", *shapes, shape("rectangle", [[300, 300], [310, 310]]))
     for asked in (path, tmp_path):
         data = build_dataset("d", [(asked, tmp_path)])
-        assert [label.box for label in data.labels] == [
-            *(pytest.approx(box) for box in boxes), (300, 300, 310, 310)
-        ]  # fmt: skip
+        assert [label.box for label in data.labels] == [*(pytest.approx(box) for box in boxes), (300, 300, 310, 310)]
         assert len(data.areas) == (words is None)
         assert len(data.refused) == (words is not None)
         if words is not None:
@@ -363,9 +373,7 @@ def test_json_files_are_told_by_what_they_hold(tmp_path):
     assert path.stat().st_size > 2_000_000
     assert read_labels(path).format == "coco"
     for encoding in ("utf-8-sig", "utf-16"):
-        (tmp_path / "l.json").write_text(
-            labelme(tmp_path / "m.json", shape("polygon", CORNERS)).read_text(), encoding
-        )
+        (tmp_path / "l.json").write_text(labelme(tmp_path / "m.json", shape("polygon", CORNERS)).read_text(), encoding)
         assert read_labels(tmp_path / "l.json").format == "labelme"
     for text in ("{}", "[1, 2]", '"images"', "null", '{"images": 1, "annotations": []}', "[" * 100_000):
         (tmp_path / "x.json").write_text(text)
@@ -376,28 +384,14 @@ def test_json_files_are_told_by_what_they_hold(tmp_path):
 def test_two_kinds_of_labels_in_one_folder_are_asked_about(tmp_path):
     folder = yolo(tmp_path, "0 0.5 0.5 0.1 0.1")
     labelme(folder / "a.json", shape("polygon", CORNERS))
-    with pytest.raises(
-        LabelFileError, match=r"labels of 2 formats \(labelme, yolo\); name one with --format"
-    ):
+    with pytest.raises(LabelFileError, match=r"labels of 2 formats \(labelme, yolo\); name one with --format"):
         read_labels(folder)
     assert read_labels(folder, "yolo").format == "yolo"
-    assert set(READERS) >= {
-        "coco",
-        "voc",
-        "yolo",
-        "labelme",
-        "geojson",
-        "asap",
-        "aperio",
-        "label-image",
-        "run",
-    }
+    assert set(READERS) >= {"coco", "voc", "yolo", "labelme", "geojson", "asap", "aperio", "label-image", "run"}
 
 
 def test_nothing_left_says_why(tmp_path):
     picture(tmp_path / "a.png")
     path = coco(tmp_path / "c.json", {"bbox": None})
-    with pytest.raises(
-        DatasetError, match=r"1 were left out, such as c\.json annotation 1: its bbox is None"
-    ):
+    with pytest.raises(DatasetError, match=r"1 were left out, such as c\.json annotation 1: its bbox is None"):
         build_dataset("d", [(path, tmp_path)], BuildOptions(exhaustive="none"))

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.conversation import Writer
-from finetune.cutting import Cutter, TileSpec
+from finetune.conversations.formats import FORMATS, read_conversations, write_conversations
+from finetune.dataset.cutting import Cutter, TileSpec
 from finetune.errors import DatasetError, LabelFileError
-from finetune.forgetting import Forgetting, agreement, gram_f1
-from finetune.formats import FORMATS, read_conversations, write_conversations
-from finetune.label_source import TileReader, validation_cuts
-from finetune.metrics import Judged, average_precision, best_of, near, score_answers
+from finetune.evaluation.forgetting import Forgetting, agreement, gram_f1
+from finetune.evaluation.metrics import Judged, average_precision, best_of, near, score_answers
+from finetune.examples.conversation import Writer
+from finetune.examples.label_source import TileReader, validation_cuts
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.families import get_family
-from qwenvl.processor import ProcessorSettings
+from qwenvl.images.processor import ProcessorSettings
 from qwenvl.request import Request, Task
 
 
@@ -60,10 +60,14 @@ def test_a_box_of_the_wrong_class_is_confusion():
 @pytest.mark.parametrize(
     ("ranked", "true", "expected"),
     [
-        ([], 0, float("nan")), ([], 3, 0.0), ([(0.9, True)], 1, 1.0), ([(0.9, False), (0.8, True)], 1, 0.5),
-        ([(0.9, True), (0.8, False), (0.7, True)], 2, 0.5 + 0.5 * 2 / 3), ([(0.9, True)], 4, 0.25),
+        ([], 0, float("nan")),
+        ([], 3, 0.0),
+        ([(0.9, True)], 1, 1.0),
+        ([(0.9, False), (0.8, True)], 1, 0.5),
+        ([(0.9, True), (0.8, False), (0.7, True)], 2, 0.5 + 0.5 * 2 / 3),
+        ([(0.9, True)], 4, 0.25),
     ],
-)  # fmt: skip
+)
 def test_average_precision(ranked, true, expected):
     assert average_precision(ranked, true) == pytest.approx(expected, nan_ok=True)
 
@@ -73,18 +77,18 @@ def test_points_are_matched_in_um():
     found = [TileObject("a", point=(21.0, 10.0)), TileObject("a", point=(31.0, 10.0))]
     # 11 px and 9 px; the greedy choice would leave one point alone, the assignment does not.
     for um, expected in ((0.5, 1.0), (0.6, 0.5), (1.0, 0.0)):
-        assert score_answers([judged(truth, found, um=um)], ("a",)).values["point_f1"] == pytest.approx(
-            expected
-        )
+        assert score_answers([judged(truth, found, um=um)], ("a",)).values["point_f1"] == pytest.approx(expected)
     assert near(np.zeros((0, 2)), np.zeros((3, 2)), 1) == []
 
 
 def test_rates():
     same = [thing("a", 0, 0), thing("a", 0, 0.2), thing("a", 70, 0)]
     rows = [
-        judged([], same), judged([], [], status=Status.EMPTY), judged([thing("a", 0, 0)], [], status=Status.FAILED),
+        judged([], same),
+        judged([], [], status=Status.EMPTY),
+        judged([thing("a", 0, 0)], [], status=Status.FAILED),
         judged([thing("a", 0, 0)], [thing("a", 0, 0)], status=Status.TRUNCATED, finish_reason="length"),
-    ]  # fmt: skip
+    ]
     values = score_answers(rows, ("a",)).values
     assert values["duplicate_rate"] == pytest.approx(1 / 4)
     assert values["parse_rate"] == pytest.approx(2 / 4)
@@ -114,9 +118,13 @@ def test_the_best_state(metric, values, best):
 
 @pytest.mark.parametrize(
     ("before", "after", "passed", "lost"),
-    [({"a": 70.0}, {"a": 68.0}, True, 2.0), ({"a": 70.0}, {"a": 67.9}, False, 2.1),
-     ({"a": 70.0, "b": 5.0}, {"a": 90.0, "b": 1.0}, False, 4.0), ({"a": 70.0}, {"a": 75.0}, True, 0.0)],
-)  # fmt: skip
+    [
+        ({"a": 70.0}, {"a": 68.0}, True, 2.0),
+        ({"a": 70.0}, {"a": 67.9}, False, 2.1),
+        ({"a": 70.0, "b": 5.0}, {"a": 90.0, "b": 1.0}, False, 4.0),
+        ({"a": 70.0}, {"a": 75.0}, True, 0.0),
+    ],
+)
 def test_the_gate(before, after, passed, lost):
     gate = Forgetting(before, after, 2.0)
     assert gate.passed is passed
@@ -137,10 +145,7 @@ def test_agreement_of_answers():
     count = Request(task="count", labels=("a",))
     assert agreement(Answer(Status.OK, value=8), Answer(Status.OK, value=6), count) == pytest.approx(0.75)
     score = Request(task="score", prompt="Tumor?")
-    assert (
-        agreement(Answer(Status.OK, scores={"yes": 0.9}), Answer(Status.OK, scores={"yes": 0.4}), score)
-        == 0.5
-    )
+    assert agreement(Answer(Status.OK, scores={"yes": 0.9}), Answer(Status.OK, scores={"yes": 0.4}), score) == 0.5
     assert gram_f1("stroma and fat", "stroma and fat") == 1
     assert 0 < gram_f1("stroma and fat", "stroma and glands") < 1
 
@@ -164,11 +169,7 @@ def test_every_form_holds_the_boxes(form, family_name, tiles, tmp_path):
     writer = Writer(family, family.factor)
     path = write_conversations(cuts, reader, request, writer, processor, tmp_path / "out", form)
     text = path.read_text()
-    rows = (
-        json.loads(text)
-        if form in ("llava", "sharegpt")
-        else [json.loads(line) for line in text.splitlines()]
-    )
+    rows = json.loads(text) if form in ("llava", "sharegpt") else [json.loads(line) for line in text.splitlines()]
     assert len(rows) == len(cuts)
     for row, cut in zip(rows, cuts, strict=True):
         name = (
@@ -229,8 +230,9 @@ def test_boxes_of_ms_swift_become_the_models_numbers(family_name, tiles, tmp_pat
     with pytest.raises(LabelFileError, match="become a model's numbers when a run reads them"):
         read_conversations(path)
     for changes, message in (
-        ({"bbox_type": "half"}, "none of real, norm1, norm1000"), ({"image_id": [3] * 9}, "does not name a picture"),
-    ):  # fmt: skip
+        ({"bbox_type": "half"}, "none of real, norm1, norm1000"),
+        ({"image_id": [3] * 9}, "does not name a picture"),
+    ):
         row = json.loads(path.read_text().splitlines()[0])
         row["objects"] |= changes
         (path.parent / "bad.jsonl").write_text(json.dumps(row))

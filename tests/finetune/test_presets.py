@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune.lora import LoraSettings, add_lora, trainable
+from finetune.methods.lora import LoraSettings, add_lora, trainable
 from finetune.preflight import training_memory
-from finetune.presets import LARGE, SMALL, BaseFacts, Choice, choices, chosen, free_memory
-from qwenvl.checkpoint import load_checkpoint
+from finetune.presets import LARGE, SMALL, BaseFacts, RecipeChoice, choices, chosen, free_memory
+from qwenvl.checkpoints.loading import load_checkpoint
 from qwenvl.errors import CheckpointError
 
 GIB = 2**30
@@ -23,12 +23,7 @@ def test_the_estimate_is_that_of_the_loaded_model():
     learning = sum(trainable(model).values())
     assert facts.learning(preset) == pytest.approx(learning, rel=0.1)
     measured = training_memory(
-        model.get_base_model(),
-        learning,
-        facts.tokens + 400,
-        preset.batch,
-        checkpointing=False,
-        compute=torch.bfloat16,
+        model.get_base_model(), learning, facts.tokens + 400, preset.batch, checkpointing=False, compute=torch.bfloat16
     )
     assert facts.memory(preset) == pytest.approx(measured, rel=0.15)
 
@@ -44,7 +39,7 @@ def test_the_most_thorough_that_fits_is_chosen(gib, expected):
 
 def test_where_nothing_fits_the_smallest_is_named_and_said_not_to_fit():
     last = chosen(choices(BIG, 448, 2 * GIB))
-    assert isinstance(last, Choice)
+    assert isinstance(last, RecipeChoice)
     assert not last.fits
 
 

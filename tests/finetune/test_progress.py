@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from finetune import progress
-from finetune.before_after import Agreement, agreement
 from finetune.config import FinetuneConfig
+from finetune.dataset.joining import join_datasets
+from finetune.dataset.samples import Area, Dataset, Label, SlideEntry
 from finetune.errors import DatasetError, RecipeError
-from finetune.joining import join_datasets
-from finetune.samples import Area, Dataset, Label, SlideEntry
+from finetune.evaluation.before_after import HeldOutAgreement, agreement
+from finetune.training import progress
 from qwenvl.answer import TileObject
 
 pytest.importorskip("peft")
@@ -23,10 +23,16 @@ pytest.importorskip("peft")
 
 def recipe(cells, base, out) -> FinetuneConfig:
     return FinetuneConfig(
-        dataset=cells.folder, out=out, base=str(base), device="cpu", max_new_tokens=24, tile={"size": 96},
-        lora={"rank": 2}, evaluate={"tiles": 2, "base": False},
+        dataset=cells.folder,
+        out=out,
+        base=str(base),
+        device="cpu",
+        max_new_tokens=24,
+        tile={"size": 96},
+        lora={"rank": 2},
+        evaluate={"tiles": 2, "base": False},
         train={"steps": 3, "batch": 2, "learning_rate": 1e-3, "save_every": 1},
-    )  # fmt: skip
+    )
 
 
 def events(config, tmp_path, words: str) -> tuple[int, list[dict]]:
@@ -108,7 +114,7 @@ def box(label, *corners):
     ],
 )
 def test_what_a_tile_found_missed_and_invented(truth, said, expected):
-    assert agreement(truth, said) == Agreement(*expected)
+    assert agreement(truth, said) == HeldOutAgreement(*expected)
 
 
 def dataset(slide: SlideEntry, *labels: Label, areas=()) -> Dataset:
@@ -120,10 +126,14 @@ def test_datasets_are_joined_by_file():
     other = SlideEntry("s", "/y/s.svs", "f2", 100, 100, patient="s")
     label = Label("s", "a", (1.0, 1.0, 5.0, 5.0))
     area = Area("s", ((0, 0), (9, 0), (9, 9)))
-    joined = join_datasets("j", [
-        dataset(one, label, areas=(area,)), dataset(one, label, Label("s", "b", (2.0, 2.0, 6.0, 6.0))),
-        dataset(other, label),
-    ])  # fmt: skip
+    joined = join_datasets(
+        "j",
+        [
+            dataset(one, label, areas=(area,)),
+            dataset(one, label, Label("s", "b", (2.0, 2.0, 6.0, 6.0))),
+            dataset(other, label),
+        ],
+    )
     assert joined.names == ("a", "b")
     assert [slide.id for slide in joined.slides] == ["s", "y/s"]
     assert [slide.split for slide in joined.slides] == ["", ""]

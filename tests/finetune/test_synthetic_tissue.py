@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from finetune.conversation import Writer
-from finetune.replay import Kit
-from finetune.synthetic_tissue import FieldSkill, FieldSource, field_of, objects_of, turn_of
-from finetune.tokens import TurnTokens
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
+from finetune.examples.conversation import Writer
+from finetune.examples.replay import ReplayContext
+from finetune.examples.synthetic_tissue import FieldSkill, FieldSource, field_of, objects_of, turn_of
+from finetune.examples.tokens import TurnTokens
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_answer_is_what_was_planted(checkpoint):
 
 def test_boxes_turn_with_their_pictures(checkpoint):
     tokens = TurnTokens(checkpoint.tokenizer, checkpoint.family, "<|image_pad|>", 2048)
-    kit = Kit(checkpoint, Writer.of(checkpoint.description), tokens, 0, 64)
+    kit = ReplayContext(checkpoint, Writer.of(checkpoint.description), tokens, 0, 64)
     source = FieldSource("tissue", kit, 128, fields=4)
     inside, outside = [], []
     for seed in range(40):

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.conversation import Writer
-from finetune.cutting import Cutter, TileSpec, place_tile
-from finetune.examples import Augmentation, Change
-from finetune.label_source import LabelSource
-from finetune.samples import Dataset, Label, SlideEntry, whole
-from finetune.tokens import TurnTokens
+from finetune.dataset.cutting import Cutter, TileSpec, place_tile
+from finetune.dataset.samples import Dataset, Label, SlideEntry, whole
+from finetune.examples.conversation import Writer
+from finetune.examples.examples import Augmentation, MarkChange
+from finetune.examples.label_source import LabelSource
+from finetune.examples.tokens import TurnTokens
 from qwenvl.answer import TileObject
-from qwenvl.checkpoint import load_checkpoint
+from qwenvl.checkpoints.loading import load_checkpoint
 from qwenvl.families import FAMILIES, get_family
-from qwenvl.processor import ProcessorSettings
+from qwenvl.images.processor import ProcessorSettings
 from qwenvl.request import Request
 
 NAMES = ("mitosis", 'cell, odd "one"')
@@ -33,12 +33,7 @@ def unit0(writer: Writer, frame, tile) -> np.ndarray:
 
 
 box_numbers = st.tuples(
-    st.floats(0, 4900),
-    st.floats(0, 3900),
-    st.floats(8, 90),
-    st.floats(8, 90),
-    st.integers(90, 1500),
-    st.floats(0.5, 3),
+    st.floats(0, 4900), st.floats(0, 3900), st.floats(8, 90), st.floats(8, 90), st.integers(90, 1500), st.floats(0.5, 3)
 )
 
 
@@ -57,7 +52,7 @@ def test_text_of_every_family_brings_a_box_back(family_name, numbers, mirror, qu
         return  # larger than its tile
     writer = Writer(family, family.factor)
     request = Request(task="detect", labels=NAMES[:1])
-    change = Change(mirror, quarters if tile.width == tile.height else 0)
+    change = MarkChange(mirror, quarters if tile.width == tile.height else 0)
     objects = change.objects(cut.objects, tile.width, tile.height)
     frame = family.frame(tile.width, tile.height)
     answer = writer.read(writer.answer(request.task, objects, frame), request, frame)
@@ -69,7 +64,7 @@ def test_text_of_every_family_brings_a_box_back(family_name, numbers, mirror, qu
     assert (error <= np.tile(unit0(writer, frame, tile), 2) + 1e-6).all()
 
 
-def undo(change: Change, box, width, height):
+def undo(change: MarkChange, box, width, height):
     """The inverse of a change, from its definition."""
     x0, y0, x1, y1 = box
     for _ in range(change.quarters):  # only squares are turned by quarters here
@@ -90,9 +85,14 @@ def test_tokens_of_every_family_bring_a_box_back(family_name, size, tiny):
     spec = TileSpec(size=size, downsample=460 / size, visible=1.0)
     writer = Writer.of(checkpoint.description)
     source = LabelSource(
-        Cutter(dataset, spec, NAMES), "train", Request(task="detect", labels=NAMES, tile_size=size, overlap=0), writer,
-        TurnTokens(checkpoint.tokenizer, checkpoint.family), checkpoint.processor, augment=Augmentation(turns=False),
-    )  # fmt: skip
+        Cutter(dataset, spec, NAMES),
+        "train",
+        Request(task="detect", labels=NAMES, tile_size=size, overlap=0),
+        writer,
+        TurnTokens(checkpoint.tokenizer, checkpoint.family),
+        checkpoint.processor,
+        augment=Augmentation(turns=False),
+    )
     cut = source.cutter.cut(SLIDE, place_tile(SLIDE, 0, 0, spec))
     assert len(cut.objects) == 3
     plan = source.plan_of(cut)
@@ -130,7 +130,7 @@ def test_whole_pixels_of_the_embedded_model():
 def test_pixels_and_boxes_turn_together(mirror, quarters):
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[10:20, 30:50] = 255
-    change = Change(mirror, quarters)
+    change = MarkChange(mirror, quarters)
     (item,) = change.objects([TileObject("cell", box=(30.0, 10.0, 50.0, 20.0))], 96, 64)
     rows, columns = np.nonzero(change.picture(picture)[..., 0])
     assert item.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from finetune.conversation import Turn
 from finetune.errors import RecipeError, SampleTooLongError
-from finetune.tokens import IGNORED, TurnTokens
+from finetune.examples.conversation import Exchange
+from finetune.examples.tokens import IGNORED, TurnTokens
 from qwenvl.families import get_family
 
 TRAINABLE = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking", "Qwen3-VL-MoE", "Qwen3.5")
@@ -24,13 +24,11 @@ def real(data, name, family, limit=32768):
     return TurnTokens(tokenizer, get_family(family), limit=limit)
 
 
-@pytest.mark.parametrize(
-    "answer", [ANSWER, "[]", "7", "assistant", "Zellen mit Kernen, größer als 3 µm.", " leading"]
-)
+@pytest.mark.parametrize("answer", [ANSWER, "[]", "7", "assistant", "Zellen mit Kernen, größer als 3 µm.", " leading"])
 @pytest.mark.parametrize(("name", "family"), [("qwen2_5_vl", "Qwen2.5-VL"), ("qwen3_vl", "Qwen3-VL")])
 def test_real_tokenizers_teach_the_answer_and_its_end_only(real_data, name, family, answer):
     tokens = real(real_data, name, family)
-    made = tokens.turn(Turn(TRAP, answer), [5])
+    made = tokens.turn(Exchange(TRAP, answer), [5])
     tokenizer = tokens.tokenizer
     taught = [i for i, on in zip(made.ids, made.taught, strict=True) if on]
     assert tokenizer.decode(taught, skip_special_tokens=False) == answer + "<|im_end|>"
@@ -46,9 +44,7 @@ def test_real_tokenizers_teach_the_answer_and_its_end_only(real_data, name, fami
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert before == prompt.replace("<|image_pad|>", "<|image_pad|>" * 5)
     # And what the template makes of the whole conversation, apart from the line end after the mark.
-    whole = tokenizer.apply_chat_template(
-        [*messages, {"role": "assistant", "content": answer}], tokenize=False
-    )
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
     both = tokenizer.decode(made.ids, skip_special_tokens=False).replace("<|image_pad|>" * 5, "<|image_pad|>")
     assert both + "\n" == whole
     labels = made.labels
@@ -57,11 +53,11 @@ def test_real_tokenizers_teach_the_answer_and_its_end_only(real_data, name, fami
 
 @pytest.mark.parametrize("family", TRAINABLE)
 def test_every_family(family, tiny):
-    from qwenvl.checkpoint import load_checkpoint
+    from qwenvl.checkpoints.loading import load_checkpoint
 
     checkpoint = load_checkpoint(tiny(family))
     tokens = TurnTokens(checkpoint.tokenizer, checkpoint.family)
-    made = tokens.turn(Turn(TRAP, ANSWER), [3])
+    made = tokens.turn(Exchange(TRAP, ANSWER), [3])
     taught = [i for i, on in zip(made.ids, made.taught, strict=True) if on]
     opening = "\n</think>\n\n" if family.endswith("Thinking") else ""
     assert checkpoint.tokenizer.decode(taught, skip_special_tokens=False) == f"{opening}{ANSWER}<|im_end|>"
@@ -91,26 +87,24 @@ def test_every_turn_of_a_conversation(real_data):
 
 def test_too_long_is_refused_with_its_length(real_data):
     tokens = real(real_data, "qwen3_vl", "Qwen3-VL", limit=200)
-    with pytest.raises(
-        SampleTooLongError, match=r"\d{3} tokens \(180 of pictures, \d+ of answers\) are more than 200"
-    ):
-        tokens.turn(Turn("Locate.", ANSWER), [180])
+    with pytest.raises(SampleTooLongError, match=r"\d{3} tokens \(180 of pictures, \d+ of answers\) are more than 200"):
+        tokens.turn(Exchange("Locate.", ANSWER), [180])
 
 
 def test_picture_tokens_in_words_are_refused(real_data):
     tokens = real(real_data, "qwen3_vl", "Qwen3-VL")
     with pytest.raises(RecipeError, match="where no picture is"):
-        tokens.turn(Turn("Locate <|image_pad|>.", ANSWER), [5])
+        tokens.turn(Exchange("Locate <|image_pad|>.", ANSWER), [5])
     with pytest.raises(RecipeError, match="where no picture is"):
-        tokens.turn(Turn("Locate.", "<|image_pad|>"), [5])
+        tokens.turn(Exchange("Locate.", "<|image_pad|>"), [5])
 
 
 def test_a_template_without_an_end_mark_is_refused(tiny):
-    from qwenvl.checkpoint import load_checkpoint
+    from qwenvl.checkpoints.loading import load_checkpoint
 
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))
     checkpoint.tokenizer.chat_template = checkpoint.tokenizer.chat_template.replace(
         "<|im_end|>\n{% endfor %}", "\n{% endfor %}"
     )
     with pytest.raises(RecipeError, match="would not stop"):
-        TurnTokens(checkpoint.tokenizer, checkpoint.family).turn(Turn("a", "b"), [1])
+        TurnTokens(checkpoint.tokenizer, checkpoint.family).turn(Exchange("a", "b"), [1])

@@ -11,21 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.collate import KEYS, PLACES, Collator
 from finetune.config import FinetuneConfig
-from finetune.conversation import Writer
-from finetune.cutting import Cutter, TileSpec
+from finetune.dataset.cutting import Cutter, TileSpec
+from finetune.dataset.samples import Dataset
 from finetune.errors import DivergedError, FinetuneError, PreflightError, RecipeError
-from finetune.frozen_vision import FrozenVision
-from finetune.label_source import LabelSource
-from finetune.lora import LoraSettings, add_lora, matched_modules, trainable
-from finetune.loss import NumberTokens, answer_loss
-from finetune.samples import Dataset
-from finetune.schedule import make_schedule
-from finetune.tokens import TurnTokens
+from finetune.examples.collate import KEYS, PLACES, Collator
+from finetune.examples.conversation import Writer
+from finetune.examples.label_source import LabelSource
+from finetune.examples.schedule import make_schedule
+from finetune.examples.tokens import TurnTokens
+from finetune.methods.frozen_vision import FrozenVision
+from finetune.methods.lora import LoraSettings, add_lora, matched_modules, trainable
+from finetune.methods.loss import NumberTokenWeights, answer_loss
 from finetune.train import finetune
-from qwenvl.adapter import AdapterSwitch, read_card
-from qwenvl.checkpoint import load_checkpoint
+from qwenvl.checkpoints.adapters.adapter import AdapterSwitch, read_card
+from qwenvl.checkpoints.loading import load_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import CheckpointError
 from qwenvl.request import Generation, Request
@@ -41,10 +41,16 @@ FAMILIES = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "Qwen3.5")
 
 def recipe(cells: Dataset, base: Path, out: Path, **changes) -> FinetuneConfig:
     fields = {
-        "dataset": cells.folder, "out": out, "base": str(base), "device": "cpu", "max_new_tokens": 24,
-        "tile": {"size": 96}, "lora": {"rank": 2}, "evaluate": {"tiles": 2, "base": False},
+        "dataset": cells.folder,
+        "out": out,
+        "base": str(base),
+        "device": "cpu",
+        "max_new_tokens": 24,
+        "tile": {"size": 96},
+        "lora": {"rank": 2},
+        "evaluate": {"tiles": 2, "base": False},
         "train": {"steps": 4, "batch": 2, "learning_rate": 1e-3, "save_every": 1, "keep": 9},
-    }  # fmt: skip
+    }
     return FinetuneConfig(**(fields | changes))
 
 
@@ -52,9 +58,7 @@ def source_of(checkpoint, cells: Dataset, size: int = 96) -> LabelSource:
     request = Request(task="detect", labels=cells.names, tile_size=size, overlap=0)
     tokens = TurnTokens(checkpoint.tokenizer, checkpoint.family)
     cutter = Cutter(cells, TileSpec(size=size), cells.names)
-    return LabelSource(
-        cutter, "train", request, Writer.of(checkpoint.description), tokens, checkpoint.processor
-    )
+    return LabelSource(cutter, "train", request, Writer.of(checkpoint.description), tokens, checkpoint.processor)
 
 
 def batch_of(checkpoint, cells: Dataset, count: int = 2):
@@ -162,7 +166,7 @@ def test_soft_coordinates():
         def __call__(self, text, add_special_tokens):
             return {"input_ids": [int(text)] if text.isdigit() else [1001, 1002]}
 
-    numbers = NumberTokens(Vocabulary())
+    numbers = NumberTokenWeights(Vocabulary())
     assert len(numbers.groups) == 1
     labels = torch.tensor([[5, 500, 7]])
     near, far = torch.full((1, 3, 1010), -9.0), torch.full((1, 3, 1010), -9.0)
@@ -186,13 +190,13 @@ class Fixed:
         self.name, self.supervised, self.length = name, supervised, length
 
     def plan(self, rng):
-        from finetune.conversation import Turn
-        from finetune.examples import Plan
-        from finetune.tokens import Tokens
+        from finetune.examples.conversation import Exchange
+        from finetune.examples.examples import ExamplePlan
+        from finetune.examples.tokens import Tokens
 
         rng.random()
         taught = (False,) * (self.length - self.supervised) + (True,) * self.supervised
-        return Plan(self.name, Tokens(tuple(range(self.length)), taught), Turn("", ""))
+        return ExamplePlan(self.name, Tokens(tuple(range(self.length)), taught), Exchange("", ""))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.2])
@@ -223,22 +227,13 @@ def test_batches_hold_samples_of_like_length():
 def test_interrupted_at_any_step_it_ends_with_the_same_weights(tiny, cells, tmp_path):
     base = tiny("Qwen3-VL")
     lora = {"rank": 2, "dropout": 0.2, "merger": True}  # random numbers of training must go on, too
-    augment = {
-        "colour": 1.0,
-        "pool": 3,
-    }  # tiles that were looked at are looked at again after an interruption
+    augment = {"colour": 1.0, "pool": 3}  # tiles that were looked at are looked at again after an interruption
     whole = finetune(recipe(cells, base, tmp_path / "whole", lora=lora, augment=augment))
     expected = load_file(whole.adapter / "adapter_model.safetensors")
-    for stop_after in (
-        0,
-        1,
-        2,
-    ):  # the event is seen at the end of the step after: every step of four but the last
+    for stop_after in (0, 1, 2):  # the event is seen at the end of the step after: every step of four but the last
         config = recipe(cells, base, tmp_path / f"stopped{stop_after}", lora=lora, augment=augment)
         cancel = threading.Event()
-        first = finetune(
-            config, cancel=cancel, progress=lambda s, n=stop_after, c=cancel: s.step >= n and c.set()
-        )
+        first = finetune(config, cancel=cancel, progress=lambda s, n=stop_after, c=cancel: s.step >= n and c.set())
         assert first.stopped
         assert first.adapter is None
         assert first.steps < 4
@@ -261,9 +256,7 @@ def test_a_run_that_had_been_trained_to_the_end_keeps_what_it_learned(tiny, cell
 
 @pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL-MoE", "Qwen3.5"])
 def test_a_run_of_every_generation(family, tiny, cells, tmp_path):
-    config = recipe(
-        cells, tiny(family), tmp_path / "run", train={"steps": 2, "batch": 2, "checkpointing": True}
-    )
+    config = recipe(cells, tiny(family), tmp_path / "run", train={"steps": 2, "batch": 2, "checkpointing": True})
     result = finetune(config)
     card = read_card(result.adapter)
     assert card.family == family
@@ -275,17 +268,21 @@ def test_a_run_of_every_generation(family, tiny, cells, tmp_path):
 
 def test_qlora_keeps_the_tower_in_16_bits(cells, tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
-    from qwenvl import testing
+    from qwenvl.checkpoints import testing
 
     own = testing._config
     # bitsandbytes packs blocks of 64 weights, so every side has to be a multiple of 64.
     monkeypatch.setattr(testing, "_config", lambda f, i: _with_mlp(own(f, i), 128))
     base = testing.tiny_checkpoint("Qwen3-VL", tmp_path / "base")
     config = recipe(
-        cells, base, tmp_path / "run", quantise="nf4", dtype="bfloat16",
+        cells,
+        base,
+        tmp_path / "run",
+        quantise="nf4",
+        dtype="bfloat16",
         train={"steps": 2, "batch": 2, "learning_rate": 0.01},
-    )  # fmt: skip
-    from finetune.loading import load_base
+    )
+    from finetune.methods.loading import load_base
 
     model = load_base(config).model
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
@@ -316,9 +313,7 @@ def test_nan_stops_and_keeps_the_last_good_state(tiny, cells, tmp_path, monkeypa
 
     monkeypatch.setattr(loop.Loop, "loss_of", poisoned)
     config = recipe(cells, tiny("Qwen3-VL"), tmp_path / "run")
-    with pytest.raises(
-        DivergedError, match=r"step 3: the loss is nan; the last good state is .*checkpoint-2"
-    ):
+    with pytest.raises(DivergedError, match=r"step 3: the loss is nan; the last good state is .*checkpoint-2"):
         finetune(config)
     state = load_file(tmp_path / "run/states/checkpoint-2/adapter_model.safetensors")
     assert all(torch.isfinite(value).all() for value in state.values())
@@ -331,10 +326,7 @@ def test_nan_stops_and_keeps_the_last_good_state(tiny, cells, tmp_path, monkeypa
         ({"tile": {"size": 96, "mpp": 0.5}}, "does not state its pixel size"),
         ({"tile": {"size": 300}, "train": {"steps": 1, "max_length": 40}}, "do not fit the model"),
         ({"train": {"steps": 1, "soft_coordinates": 3}}, "this vocabulary writes digits"),
-        (
-            {"replay": {"sources": [{"name": "x", "kind": "pictures", "path": "none"}]}},
-            "no folder of pictures",
-        ),
+        ({"replay": {"sources": [{"name": "x", "kind": "pictures", "path": "none"}]}}, "no folder of pictures"),
         ({"replay": {"sources": [{"name": "x", "kind": "factory", "share": 0.5}]}}, "state shares of 0.50"),
     ],
 )
@@ -381,17 +373,15 @@ def test_another_run_in_the_folder_is_never_overwritten(tiny, cells, tmp_path):
 
 
 def test_preflight_sees_weights_without_gradient(tiny, cells, monkeypatch):
+    from finetune.examples.schedule import Schedule, ScheduledExample
     from finetune.preflight import preflight
-    from finetune.schedule import Entry, Schedule
 
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))
     model = add_lora(checkpoint.model, LoraSettings(rank=2, merger=True), checkpoint.family)
-    FrozenVision(
-        model.base_model.model
-    )  # the fault: a tower without gradients before a merger that is to learn
+    FrozenVision(model.base_model.model)  # the fault: a tower without gradients before a merger that is to learn
     batch = batch_of(checkpoint, cells)
     batch.pop(KEYS)
-    schedule = Schedule((Entry(0, 0, 90, 20),), ("labels",))
+    schedule = Schedule((ScheduledExample(0, 0, 90, 20),), ("labels",))
 
     def loss(model, batch):
         kept = {key: value for key, value in batch.items() if key != PLACES}
@@ -467,7 +457,7 @@ def test_switching_gives_the_base_back_bit_for_bit(trained, tiny, cells):
 
 
 def test_adapters_of_another_model_are_refused(trained, tiny, tmp_path):
-    from qwenvl.testing import tiny_checkpoint
+    from qwenvl.checkpoints.testing import tiny_checkpoint
 
     with pytest.raises(CheckpointError, match=r"was trained on Qwen3-VL, the model is a Qwen2\.5-VL"):
         load_checkpoint(tiny("Qwen2.5-VL"), adapter=trained)
@@ -493,9 +483,7 @@ def test_adapters_that_do_not_fit_are_refused(fault, trained, tiny, tmp_path):
         del card["base"]
     else:
         weights = load_file(copy / "adapter_model.safetensors")
-        renamed = {
-            key.replace("model.language_model.layers", "decoder.layers"): v for key, v in weights.items()
-        }
+        renamed = {key.replace("model.language_model.layers", "decoder.layers"): v for key, v in weights.items()}
         save_file(renamed, copy / "adapter_model.safetensors")
     path.write_text(json.dumps(card))
     expected = {
@@ -542,14 +530,12 @@ def test_an_adapter_that_forgets_says_so_everywhere(trained, tiny, tmp_path):
 
 def test_a_model_in_training_answers_with_its_adapter(tiny, cells, monkeypatch):
     """Copied and merged, or as peft wraps it: an engine that looked past the adapter would answer as the base."""
-    from finetune import evaluate
+    from finetune.evaluation import evaluate
 
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))
     vision = FrozenVision(checkpoint.model)
     model = add_lora(checkpoint.model, LoraSettings(rank=2), checkpoint.family)
-    request = Request(
-        task="describe", tile_size=96, overlap=0, generation=Generation(max_new_tokens=12)
-    )  # fmt: skip
+    request = Request(task="describe", tile_size=96, overlap=0, generation=Generation(max_new_tokens=12))
     picture = np.full((96, 96, 3), 200, np.uint8)
     found = {}
     for strength in (0.0, 1.0):
@@ -601,15 +587,19 @@ def test_a_merger_that_learns_over_kept_patches(tiny, cells):
 
 
 def test_tiles_of_a_pool_come_again(tiny, cells):
-    from finetune.examples import Augmentation
+    from finetune.examples.examples import Augmentation
 
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))
     request = Request(task="detect", labels=cells.names, tile_size=96, overlap=0)
     source = LabelSource(
-        Cutter(cells, TileSpec(size=96), cells.names), "train", request, Writer.of(checkpoint.description),
-        TurnTokens(checkpoint.tokenizer, checkpoint.family), checkpoint.processor,
+        Cutter(cells, TileSpec(size=96), cells.names),
+        "train",
+        request,
+        Writer.of(checkpoint.description),
+        TurnTokens(checkpoint.tokenizer, checkpoint.family),
+        checkpoint.processor,
         augment=Augmentation(pool=5, colour=1.0),
-    )  # fmt: skip
+    )
     plans = [source.plan(np.random.default_rng(i)) for i in range(30)]
     by_key = {plan.key: plan for plan in plans}
     assert len(by_key) == 5
@@ -627,9 +617,7 @@ def test_replayed_answers_are_taught_by_the_base_model(tiny, cells):
         checkpoint = load_checkpoint(tiny("Qwen3-VL"))
         with torch.no_grad():
             batch = batch_of(checkpoint, cells, 3)
-            plain = checkpoint.model(
-                **{k: v for k, v in batch.items() if k not in (KEYS, PLACES, "labels")}
-            ).logits
+            plain = checkpoint.model(**{k: v for k, v in batch.items() if k not in (KEYS, PLACES, "labels")}).logits
         replay = {"distil": distil, "sources": [{"name": "old", "kind": "factory"}]}
         config = recipe(cells, tiny("Qwen3-VL"), Path("run"), replay=replay)
         vision = FrozenVision(checkpoint.model, merger=True)
@@ -655,9 +643,7 @@ def test_replayed_answers_are_taught_by_the_base_model(tiny, cells):
     logits = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(0))
     own = answer_loss(logits, labels, None)
     rows = torch.tensor([1])
-    assert torch.equal(
-        answer_loss(logits, labels, None, teacher=logits[rows], taught_rows=rows, distil=0.0), own
-    )
+    assert torch.equal(answer_loss(logits, labels, None, teacher=logits[rows], taught_rows=rows, distil=0.0), own)
     hard = torch.full((1, 2, 5), -99.0)
     hard[0, 0, 2] = 99.0  # a teacher that is sure of the very word
     same = answer_loss(logits, labels, None, teacher=hard, taught_rows=rows, distil=1.0)

@@ -15,9 +15,7 @@ def write_cells(folder: Path, number: int, *, size: tuple[int, int] = (160, 128)
     width, height = size
     for n in range(number):
         rng = np.random.default_rng([seed, n])
-        picture = np.full((height, width, 3), 235, np.uint8) - rng.integers(
-            0, 9, (height, width, 3), np.uint8
-        )
+        picture = np.full((height, width, 3), 235, np.uint8) - rng.integers(0, 9, (height, width, 3), np.uint8)
         objects = []
         for k, (cx, cy) in enumerate(((35, 35), (110, 45), (70, 95))):
             radius = int(rng.integers(10, 17))
@@ -26,13 +24,13 @@ def write_cells(folder: Path, number: int, *, size: tuple[int, int] = (160, 128)
             name = "dark" if dark else "light"
             corners = (cx - radius + 1, cy - radius + 1, cx + radius + 1, cy + radius + 1)
             tags = "".join(
-                f"<{key}>{value}</{key}>"
-                for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+                f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
             )
             objects.append(f"<object><name>{name}</name><bndbox>{tags}</bndbox></object>")
         cv2.imwrite(str(folder / "images" / f"p{n:02}.png"), picture[..., ::-1])
         (folder / "annotations" / f"p{n:02}.xml").write_text(
             f"<annotation><filename>p{n:02}.png</filename><size><width>{width}</width><height>{height}</height></size>"
-            + "".join(objects) + "</annotation>"
-        )  # fmt: skip
+            + "".join(objects)
+            + "</annotation>"
+        )
     return folder

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from napari_qwenvl.session import Session
+from napari_qwenvl.process.session import Session
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
-from workflows.slide_run import run_slide
+from workflows.run.slide import run_slide
 from wsi.synthetic import Scene, write_slide
 
 SIDE = 448
@@ -25,7 +25,7 @@ def make_slide(folder: Path, name: str = "tissue.svs", seed: int = 4) -> Path:
     return path
 
 
-class Planted(StandInEngine):
+class Planted(FakeEngine):
     """Answers every tile with three objects at known places, whose labels and scores follow from the tile."""
 
     def __init__(self, fail: tuple[int, ...] = ()) -> None:
@@ -51,13 +51,14 @@ class Planted(StandInEngine):
                     Status.OK,
                     objects=tuple(
                         TileObject(
-                            DETECT.labels[i % 2], box=(70 + 40 * i, 90, 96 + 40 * i, 110 + light),
+                            DETECT.labels[i % 2],
+                            box=(70 + 40 * i, 90, 96 + 40 * i, 110 + light),
                             score=round(0.2 + 0.3 * i, 2),
                         )
                         for i in range(3)
                     ),
                 )
-            )  # fmt: skip
+            )
         return answers
 
 

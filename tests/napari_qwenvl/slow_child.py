@@ -10,14 +10,14 @@ import signal
 import time
 from typing import Any
 
-from napari_qwenvl import _child
-from qwenvl.engines.stand_in import StandInEngine
-from workflows import run_options
+from napari_qwenvl.process import child as _child
+from qwenvl.engines.fake import FakeEngine
+from workflows.run import options as run_options
 
 LONG_S = 60.0
 
 
-class Slow(StandInEngine):
+class Slow(FakeEngine):
     """Answers the first batch at once."""
 
     def __init__(self) -> None:

@@ -15,17 +15,17 @@ from napari.components import ViewerModel
 from panel_helpers import make_run, make_slide
 from qtpy.QtCore import QUrl
 
-from napari_qwenvl.ask import AskPanel
-from napari_qwenvl.ask_here import AskHerePanel
-from napari_qwenvl.asked import ASKED, Region, kept
-from napari_qwenvl.cost import Cost, cost_of, in_words, memory_of
-from napari_qwenvl.frame import Frame
-from napari_qwenvl.plan import Plan, Question, recommended_of, write_regions
-from napari_qwenvl.running import running_of
-from napari_qwenvl.slide_layer import layer_data, open_for_viewing
+from napari_qwenvl.ask.asked import ASKED, Region, kept
+from napari_qwenvl.ask.cost import Cost, cost_of, in_words, memory_of
+from napari_qwenvl.ask.here import AskHerePanel
+from napari_qwenvl.ask.panel import AskPanel
+from napari_qwenvl.ask.plan import AskPlan, PanelQuestion, recommended_of, write_regions
+from napari_qwenvl.process.running import running_of
+from napari_qwenvl.read.frame import Frame
+from napari_qwenvl.read.slide_layer import layer_data, open_for_viewing
 from qwenvl.request import Request
-from workflows.run_options import RunOptions
-from workflows.store import RunStore
+from workflows.run.options import RunOptions
+from workflows.store.run_store import RunStore
 from wsi import open_slide
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,8 +37,8 @@ def slide(tmp_path_factory):
 
 
 def plan_of(slide, runs, question=None, **options):
-    question = question or Question("detect", ("nucleus",), options=RunOptions(**options))
-    return Plan.of(slide, question, recommended_of("embedded"), runs=runs)
+    question = question or PanelQuestion("detect", ("nucleus",), options=RunOptions(**options))
+    return AskPlan.of(slide, question, recommended_of("embedded"), runs=runs)
 
 
 def answers_of(folder):
@@ -50,9 +50,7 @@ def answers_of(folder):
 def test_command_and_script_make_the_very_run(slide, tmp_path):
     """The three runs are of one identity, and a folder made by one is gone on with by the others."""
     with open_slide(slide) as opened:
-        mask = write_regions(
-            tmp_path / "regions", [[[40, 40], [300, 50], [280, 300]]], (opened.width, opened.height)
-        )
+        mask = write_regions(tmp_path / "regions", [[[40, 40], [300, 50], [280, 300]]], (opened.width, opened.height))
     plan = plan_of(slide, tmp_path, mask=str(mask), max_new_tokens=64)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = plan.command()
@@ -76,14 +74,17 @@ def test_the_same_question_about_the_same_place_is_the_same_run(slide, tmp_path)
     assert plan_of(slide, tmp_path, mask="all").out != again
     assert plan_of(slide, tmp_path, mpp=0.5).out != again
     assert plan_of(slide, tmp_path, seed=1).out != again
-    assert plan_of(slide, tmp_path, Question("detect", ("vessel",))).out != again
+    assert plan_of(slide, tmp_path, PanelQuestion("detect", ("vessel",))).out != again
 
 
 TASKS = [
-    Question("point", ("mitosis",)), Question("count", ("nucleus",), prompt="How many?"),
-    Question("classify", ("tumor", "stroma it's")), Question("score", prompt="Is there 'tumor'?"),
-    Question("describe"), Question("ask", prompt='What "is" this?\nSay it.'),
-]  # fmt: skip
+    PanelQuestion("point", ("mitosis",)),
+    PanelQuestion("count", ("nucleus",), prompt="How many?"),
+    PanelQuestion("classify", ("tumor", "stroma it's")),
+    PanelQuestion("score", prompt="Is there 'tumor'?"),
+    PanelQuestion("describe"),
+    PanelQuestion("ask", prompt='What "is" this?\nSay it.'),
+]
 
 
 @pytest.mark.parametrize("question", TASKS, ids=lambda question: question.task)
@@ -91,7 +92,7 @@ def test_every_task_is_said_as_a_command_that_builds_the_same_request(slide, tmp
     import typer
 
     from workflows.commands import ask as commands
-    from workflows.run_options import recommended_request
+    from workflows.run.options import recommended_request
 
     plan, seen = plan_of(slide, tmp_path, question), []
 
@@ -276,8 +277,8 @@ def test_an_interrupted_run_of_anyone_can_be_gone_on_with(panel, qtbot, slide, t
         update={"model": manifest.model.model_copy(update={"device": "server", "model": "m@http://x"})}
     )
     with pytest.raises(ValueError, match="through a server"):
-        Plan.of_run(folder, served, slide)
-    assert Plan.of_run(folder, served, slide, "http://y").question.options.model == "m"
+        AskPlan.of_run(folder, served, slide)
+    assert AskPlan.of_run(folder, served, slide, "http://y").question.options.model == "m"
 
 
 def test_copying_gives_the_plan(panel, qtbot):
@@ -295,7 +296,7 @@ class TestAskHere:
 
     @pytest.fixture
     def here(self, viewer, qtbot, monkeypatch, tmp_path):
-        monkeypatch.setattr("napari_qwenvl.ask_here.runs_folder", lambda slide: tmp_path)
+        monkeypatch.setattr("napari_qwenvl.ask.here.runs_folder", lambda slide: tmp_path)
         made = AskHerePanel(viewer)
         qtbot.addWidget(made)
         made.sent = []
@@ -315,9 +316,17 @@ class TestAskHere:
     def answer(self, here, **fields):
         objects = [{"label": "tumor", "box": [210, 110, 240, 140], "point": False, "score": 0.7}] * 2
         answer = {
-            "status": "ok", "text": "Two tumors here.", "reasoning": None, "error": None, "raw": "", "notes": [],
-            "seconds": 1.0, "objects": objects, "value": None, "scores": {},
-        }  # fmt: skip
+            "status": "ok",
+            "text": "Two tumors here.",
+            "reasoning": None,
+            "error": None,
+            "raw": "",
+            "notes": [],
+            "seconds": 1.0,
+            "objects": objects,
+            "value": None,
+            "scores": {},
+        }
         here.running.worker.answered.emit({"id": len(here.sent), "answer": answer | fields})
 
     def test_the_place_stays_and_the_answer_is_shown_and_kept(self, here, viewer, tmp_path):
@@ -385,11 +394,11 @@ class TestAskHere:
         assert not here.asked
 
     def test_the_model_sees_the_marks_and_places_come_back_in_level0_px(self, slide):
-        from napari_qwenvl._region import ask_region
+        from napari_qwenvl.ask.region import ask_region
         from qwenvl.answer import Answer, Status, TileObject
+        from qwenvl.checkpoints.training_domain import TrainedOn
         from qwenvl.engines.base import ModelInfo
         from qwenvl.subject import Turn
-        from qwenvl.trained import TrainedOn
 
         class Eye:
             info = ModelInfo("eye", "none", "sha256:0", trained=TrainedOn(320, (0.25, 0.5)))
@@ -401,10 +410,13 @@ class TestAskHere:
         eye = Eye()
         outline = [[220, 120], [340, 120], [340, 240], [220, 240]]
         command = {
-            "slide": str(slide), "model": {}, "region": (200, 100, 160, 160), "size": (320, 320),
+            "slide": str(slide),
+            "model": {},
+            "region": (200, 100, 160, 160),
+            "size": (320, 320),
             "request": {"task": "ask", "prompt": "What?", "tile_size": 320},
             "marks": [{"kind": "outline", "points": outline, "colour": "yellow"}],
-        }  # fmt: skip
+        }
         found = ask_region(eye, command)
         assert found["objects"][0]["box"] == [216, 116, 232, 148]
         assert found["doubts"] == []

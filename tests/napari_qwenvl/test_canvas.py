@@ -13,14 +13,16 @@ pytest.importorskip("pytestqt", reason="windows are tested where pytest-qt is in
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
-from napari_qwenvl import _raster, overlay, sample, scale
-from napari_qwenvl.objects import Objects
-from napari_qwenvl.overlay import Overlay
-from napari_qwenvl.run_layers import overlays
-from napari_qwenvl.slide_layer import slide_layers, slide_of
-from qwenvl.engines.stand_in import StandInEngine
+from napari_qwenvl.layers import overlay
+from napari_qwenvl.layers import raster as _raster
+from napari_qwenvl.layers.objects import Objects
+from napari_qwenvl.layers.overlay import Overlay
+from napari_qwenvl.layers.run_layers import overlays
+from napari_qwenvl.read import sample, scale
+from napari_qwenvl.read.slide_layer import slide_layers, slide_of
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
-from workflows.slide_run import run_slide
+from workflows.run.slide import run_slide
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_the_sample_opens_and_a_run_over_it_opens_beside_it(viewer, tmp_path, qt
     [layer] = slide_layers(viewer)
     assert str(layer.units[0]) == "micrometer"
     request = Request(task="detect", labels=("nucleus",), tile_size=224, overlap=32, mpp=0.5)
-    run_slide(slide_of(layer).path, request, StandInEngine(20), tmp_path / "run", mask="all", overview=False)
+    run_slide(slide_of(layer).path, request, FakeEngine(20), tmp_path / "run", mask="all", overview=False)
     viewer.open(tmp_path / "run", plugin="napari-qwenvl")
     [found] = overlays(viewer)
     qtbot.waitUntil(lambda: len(found) > 15)

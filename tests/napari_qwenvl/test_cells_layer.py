@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("anndata", reason="needs the extra 'science'")
 from napari.layers import Layer
 
-from napari_qwenvl import cells as shown
-from napari_qwenvl.cells import cell_layer, get_cells_reader
-from workflows.cells import CellTable, Vocabulary, write_sentences
-from workflows.cells.measuring import feature_names
-from workflows.cells.stains import STAINS
+from napari_qwenvl.layers.science import cells as shown
+from napari_qwenvl.layers.science.cells import cell_layer, get_cells_reader
+from workflows.science.cells import CellTable, Vocabulary, write_sentences
+from workflows.science.cells.measure.measuring import feature_names
+from workflows.science.cells.measure.stains import STAINS
 
 
 def _table(scale: dict[str, float]) -> CellTable:
@@ -21,12 +21,18 @@ def _table(scale: dict[str, float]) -> CellTable:
     words = Vocabulary.of(names, values)
     centre0 = np.array([[50.0, 20.0], [150.0, 20.0], [50.0, 220.0], [90.0, 90.0]])
     return CellTable(
-        keys=list("abcd"), names=names, values=values, centre0=centre0,
-        box0=np.concatenate([centre0 - 10, centre0 + 10], axis=1), label=np.array([0, 1, 0, 1]),
-        labels=("tumor", "stroma"), score=np.full(4, np.nan), vocabulary=words,
+        keys=list("abcd"),
+        names=names,
+        values=values,
+        centre0=centre0,
+        box0=np.concatenate([centre0 - 10, centre0 + 10], axis=1),
+        label=np.array([0, 1, 0, 1]),
+        labels=("tumor", "stroma"),
+        score=np.full(4, np.nan),
+        vocabulary=words,
         sentences=write_sentences(words, names, values),
         facts={"slide": "s.svs", "slide_fingerprint": "sha256:1", **scale},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("scale", [{}, {"mpp_x": 0.5, "mpp_y": 0.25}])

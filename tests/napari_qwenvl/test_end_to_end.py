@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_qwenvl.ask import AskPanel
-from napari_qwenvl.results import ResultsPanel
-from workflows.reviewed import State, reviewed_objects
-from workflows.store import RunStore
+from napari_qwenvl.ask.panel import AskPanel
+from napari_qwenvl.results.panel import ResultsPanel
+from workflows.review.reviewed import State, reviewed_objects
+from workflows.store.run_store import RunStore
 from wsi.synthetic import Scene, write_slide
 
 LONG_MS = 400_000
@@ -184,9 +184,22 @@ def test_a_session_of_work(open_viewer, qtbot, slide):
 def test_a_run_on_the_command_line_is_watched_and_reviewed_meanwhile(open_viewer, qtbot, slide, tmp_path):
     folder = tmp_path / "by-command"
     command = [
-        sys.executable, "-m", "qwenvl", "detect", str(slide), "-l", "nucleus", "-o", str(folder), "--mask", "all",
-        "--tile-size", "128", "--overlap", "0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "qwenvl",
+        "detect",
+        str(slide),
+        "-l",
+        "nucleus",
+        "-o",
+        str(folder),
+        "--mask",
+        "all",
+        "--tile-size",
+        "128",
+        "--overlap",
+        "0",
+    ]
     _, ask, results = open_viewer(slide)
     session = ask.running.session
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)

@@ -17,13 +17,13 @@ from panel_helpers import Planted, open_whole
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QMessageBox
 
-from napari_qwenvl import writer
-from napari_qwenvl._keys import RUN
-from napari_qwenvl.plan import write_regions
-from napari_qwenvl.results import ResultsPanel
-from napari_qwenvl.slide_layer import layer_data, open_for_viewing
-from napari_qwenvl.spatial import region_layers
-from napari_qwenvl.train_sources import layer_source, whole_slide
+from napari_qwenvl.ask.plan import write_regions
+from napari_qwenvl.layers.keys import RUN
+from napari_qwenvl.layers.science.spatial import region_layers
+from napari_qwenvl.read.slide_layer import layer_data, open_for_viewing
+from napari_qwenvl.results import writer
+from napari_qwenvl.results.panel import ResultsPanel
+from napari_qwenvl.train.sources import layer_source, whole_slide
 from qwenvl.request import Request
 from workflows import export_geojson, run_slide
 from workflows.errors import ExportError
@@ -123,7 +123,7 @@ def test_regions_of_a_prediction_are_shown_in_level0():
         "properties": {"classification": {"name": "CD74 high"}},
     }
     document = SlideFrames(BOUNDS).document_to_level0({"features": [feature]}, "qupath")
-    from napari_qwenvl.frame import Frame
+    from napari_qwenvl.read.frame import Frame
 
     ((boxes, _, _),) = region_layers(document, Frame())
     assert boxes[0].min(axis=0).tolist() == [Y, X]

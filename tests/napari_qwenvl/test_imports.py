@@ -37,22 +37,20 @@ def run(code: str, *arguments: str) -> str:
 def test_no_command_of_the_manifest_loads_a_model_library():
     pytest.importorskip("napari", reason="the viewer is tested where napari is installed")
     heavy = {"torch", "transformers", "peft", "accelerate"}
-    assert (
-        run(f"import sys, {', '.join(MODULES)}; print(*sorted({heavy!r} & set(sys.modules)))").split() == []
-    )
+    assert run(f"import sys, {', '.join(MODULES)}; print(*sorted({heavy!r} & set(sys.modules)))").split() == []
 
 
 def test_a_run_needs_neither_napari_nor_qt(tmp_path):
     code = BLOCK + (
         "from pathlib import Path\n"
-        "from qwenvl.engines.stand_in import StandInEngine\n"
+        "from qwenvl.engines.fake import FakeEngine\n"
         "from qwenvl.request import Request\n"
         "from workflows import export_geojson, run_slide\n"
         "from wsi.synthetic import Scene, write_slide\n"
         "out = Path(sys.argv[2])\n"
         "write_slide(out / 'slide.svs', Scene(60, 60, seed=1), mpp=0.25, downsamples=(1,), truth=False)\n"
         "request = Request(task='detect', labels=('cell',), tile_size=224, mpp=0.25)\n"
-        "run_slide(out / 'slide.svs', request, StandInEngine(5), out / 'run', mask='all')\n"
+        "run_slide(out / 'slide.svs', request, FakeEngine(5), out / 'run', mask='all')\n"
         "print(export_geojson(out / 'run', out / 'cells.geojson'))\n"
     )
     assert int(run(code, ABSENT, str(tmp_path))) > 0
@@ -60,7 +58,7 @@ def test_a_run_needs_neither_napari_nor_qt(tmp_path):
 
 def test_reading_a_slide_needs_no_napari(tmp_path):
     code = BLOCK + (
-        "from napari_qwenvl.readers import get_slide_reader\n"
+        "from napari_qwenvl.read.readers import get_slide_reader\n"
         "from wsi.synthetic import Scene, write_slide\n"
         "path = sys.argv[2] + '/slide.svs'\n"
         "write_slide(path, Scene(60, 60, seed=1), mpp=0.25, downsamples=(1,), truth=False)\n"

@@ -12,12 +12,12 @@ from panel_helpers import make_run, make_slide, open_whole
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
-from napari_qwenvl._keys import HEATMAP
-from napari_qwenvl.results import ResultsPanel
-from napari_qwenvl.running import running_of
+from napari_qwenvl.layers.keys import HEATMAP
+from napari_qwenvl.process.running import running_of
+from napari_qwenvl.results.panel import ResultsPanel
 from napari_qwenvl.shortcuts import SHORTCUTS
-from workflows.reviewed import State
-from workflows.store import RunStore
+from workflows.review.reviewed import State
+from workflows.store.run_store import RunStore
 
 LONG_MS = 120_000
 NAMES = {"Shift": Qt.KeyboardModifier.ShiftModifier, "Control": Qt.KeyboardModifier.ControlModifier}
@@ -52,9 +52,12 @@ def canvas(panel):
 
 
 PLACES = {
-    "slide": canvas, "table": lambda panel: panel.table, "button": lambda panel: panel.review.buttons["next"],
-    "filter": lambda panel: panel.score, "words": lambda panel: panel.words.table,
-}  # fmt: skip
+    "slide": canvas,
+    "table": lambda panel: panel.table,
+    "button": lambda panel: panel.review.buttons["next"],
+    "filter": lambda panel: panel.score,
+    "words": lambda panel: panel.words.table,
+}
 
 
 def test_every_key_works_wherever_the_focus_is(panel, qtbot):
@@ -78,10 +81,13 @@ def test_every_key_works_wherever_the_focus_is(panel, qtbot):
         widget.setFocus()
         before = overlay.labels[overlay.objects.label[1]]
         for action, state, label in (
-            ("accept", State.ACCEPTED, before), ("reject", State.REJECTED, before),
-            ("relabel", State.EDITED, "vessel"), ("undo", State.REJECTED, before),
-            ("redo", State.EDITED, "vessel"), ("clear", State.UNREVIEWED, before),
-        ):  # fmt: skip
+            ("accept", State.ACCEPTED, before),
+            ("reject", State.REJECTED, before),
+            ("relabel", State.EDITED, "vessel"),
+            ("undo", State.REJECTED, before),
+            ("redo", State.EDITED, "vessel"),
+            ("clear", State.UNREVIEWED, before),
+        ):
             key(action)
             assert overlay.objects.state[1] == state, f"{action} on the {name}"
             assert overlay.labels[overlay.objects.label[1]] == label, f"{action} on the {name}"

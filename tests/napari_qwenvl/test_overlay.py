@@ -9,9 +9,9 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 
 from napari.components import ViewerModel
 
-from napari_qwenvl.objects import Objects
-from napari_qwenvl.overlay import Overlay
-from workflows.reviewed import State
+from napari_qwenvl.layers.objects import Objects
+from napari_qwenvl.layers.overlay import Overlay
+from workflows.review.reviewed import State
 from wsi import Plane
 
 MPP = 0.25
@@ -29,9 +29,7 @@ def overlay(viewer):
     made = Overlay(viewer, um_per_px=MPP)
     made.labels = ["tumor", "stroma"]
     boxes = [[100, 100, 140, 160], [110, 110, 120, 120], [1000, 800, 1040, 830], [300, 300, 300, 300]]
-    made.replace(
-        Objects.of(boxes, [0, 1, 0, 1], point=[False, False, False, True], score=[0.9, 0.2, np.nan, 0.6])
-    )
+    made.replace(Objects.of(boxes, [0, 1, 0, 1], point=[False, False, False, True], score=[0.9, 0.2, np.nan, 0.6]))
     look(viewer, 130, 130, zoom=8)
     return made
 

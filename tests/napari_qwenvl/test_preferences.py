@@ -15,17 +15,15 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 import napari.settings
 from napari.components import ViewerModel
 
-from napari_qwenvl._keys import HEATMAP
-from napari_qwenvl.objects import Objects
-from napari_qwenvl.overlay import Overlay
-from napari_qwenvl.plan import runs_folder
+from napari_qwenvl.ask.plan import runs_folder
+from napari_qwenvl.layers.keys import HEATMAP
+from napari_qwenvl.layers.objects import Objects
+from napari_qwenvl.layers.overlay import Overlay
 from napari_qwenvl.preferences import Preferences, preferences
 from napari_qwenvl.shortcuts import ACTIONS, SHORTCUTS, bind, listing
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = yaml.safe_load((ROOT / "napari_qwenvl" / "napari.yaml").read_text())["contributions"][
-    "configurations"
-]
+GROUPS = yaml.safe_load((ROOT / "napari_qwenvl" / "napari.yaml").read_text())["contributions"]["configurations"]
 
 
 @pytest.fixture
@@ -42,9 +40,7 @@ def settings(monkeypatch):
 
 
 def test_the_manifest_states_the_same_defaults(settings):
-    stated = {
-        key: value["default"] for group in GROUPS.values() for key, value in group["properties"].items()
-    }
+    stated = {key: value["default"] for group in GROUPS.values() for key, value in group["properties"].items()}
     assert stated == asdict(Preferences())
     settings.objects.line_width = 5
     settings.keys.shortcuts = False
@@ -55,9 +51,7 @@ def test_runs_go_where_the_preferences_say(settings, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     slides = tmp_path / "a" / "case.svs", tmp_path / "b" / "case.svs"
-    assert [runs_folder(slide) for slide in slides] == [
-        tmp_path / "a" / "case.qwenvl", tmp_path / "b" / "case.qwenvl",
-    ]  # fmt: skip
+    assert [runs_folder(slide) for slide in slides] == [tmp_path / "a" / "case.qwenvl", tmp_path / "b" / "case.qwenvl"]
     settings.runs.folder = str(tmp_path / "runs")
     found = [runs_folder(slide) for slide in slides]
     assert found[0] != found[1], "slides of one name in two folders"

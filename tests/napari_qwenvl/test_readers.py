@@ -11,12 +11,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_qwenvl import pyramid as pyramid_module
-from napari_qwenvl import scale
-from napari_qwenvl._slow_pieces import being_read
-from napari_qwenvl.pyramid import PIECE, SlidePyramid, hatched
-from napari_qwenvl.readers import get_slide_reader, read_slide
-from napari_qwenvl.slide_layer import open_for_viewing, slide_of
+from napari_qwenvl.read import pyramid as pyramid_module
+from napari_qwenvl.read import scale
+from napari_qwenvl.read.pyramid import PIECE, SlidePyramid, hatched
+from napari_qwenvl.read.readers import get_slide_reader, read_slide
+from napari_qwenvl.read.slide_layer import open_for_viewing, slide_of
+from napari_qwenvl.read.slow_pieces import being_read
 from wsi import Plane, Rendering, open_slide
 from wsi.errors import UnsupportedSlideError
 from wsi.synthetic import Scene, write_slide
@@ -89,9 +89,7 @@ def test_levels_are_added_between_and_below_those_of_the_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (3000, 5000, 3), np.uint8)
     tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb")
     levels = SlidePyramid(open_for_viewing(path)).levels
-    assert [(level.width, level.height) for level in levels] == [
-        (5000, 3000), (2500, 1500), (1250, 750), (625, 375),
-    ]  # fmt: skip
+    assert [(level.width, level.height) for level in levels] == [(5000, 3000), (2500, 1500), (1250, 750), (625, 375)]
     assert [level.stored for level in levels] == [0, None, None, None]
 
 

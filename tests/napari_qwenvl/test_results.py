@@ -8,8 +8,8 @@ from napari.components import ViewerModel
 from panel_helpers import DETECT, make_run, make_slide, open_whole
 from qtpy.QtCore import Qt, QUrl
 
-from napari_qwenvl.choosing import rows_inside
-from napari_qwenvl.results import ResultsPanel
+from napari_qwenvl.results.choosing import rows_inside
+from napari_qwenvl.results.panel import ResultsPanel
 from qwenvl.request import Request
 from workflows.errors import StoreError
 
@@ -57,9 +57,11 @@ def test_the_table_sorts_by_every_column(panel):
     assert panel.model.rows.tolist() == list(range(len(objects)))
     expected = {
         0: [panel.session.overlay.labels[code] for code in objects.label],
-        1: objects.score, 3: objects.box[:, 0] + objects.box[:, 2], 4: objects.box[:, 1] + objects.box[:, 3],
+        1: objects.score,
+        3: objects.box[:, 0] + objects.box[:, 2],
+        4: objects.box[:, 1] + objects.box[:, 3],
         5: np.prod(objects.box[:, 2:] - objects.box[:, :2], axis=1),
-    }  # fmt: skip
+    }
     for number, values in expected.items():
         for order in (Qt.SortOrder.AscendingOrder, Qt.SortOrder.DescendingOrder):
             panel.table.sortByColumn(number, order)
@@ -90,9 +92,7 @@ def test_a_row_leads_to_its_box_and_a_box_to_its_row(panel):
     row = int(panel.model.rows[3])
     box = overlay.objects.box[row]
     assert overlay.selected == row
-    assert camera.center[-2:] == pytest.approx(
-        overlay.frame.to_world((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    )
+    assert camera.center[-2:] == pytest.approx(overlay.frame.to_world((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
     before = camera.center
     overlay.select(5, move_camera=False)
     overlay.picked.emit(5)
@@ -125,11 +125,11 @@ def test_objects_are_moved_drawn_and_deleted_with_the_mouse_tools(panel, qtbot):
 def test_words_lead_to_their_place_and_light_up_what_they_name(panel_of, slide, tmp_path):
     panel = panel_of(make_run(slide, tmp_path / "run"))
     overlay, session = panel.session.overlay, panel.session
-    from napari_qwenvl.run_reading import Said
+    from napari_qwenvl.results.run_reading import AnswerTexts
 
     box = overlay.objects.box[0]
     rect = (box[0] - 200, box[1] - 200, box[2] + 200, box[3] + 200)
-    session.said = [Said(rect, "ok", "Many tumors & a <b>lymphocyte</b>; no vessel.", 0)]
+    session.said = [AnswerTexts(rect, "ok", "Many tumors & a <b>lymphocyte</b>; no vessel.", 0)]
     panel.refresh()
     panel.words.table.selectRow(0)
     text = panel.words.text.toHtml()
@@ -149,9 +149,7 @@ def test_words_lead_to_their_place_and_light_up_what_they_name(panel_of, slide, 
 def test_failed_tiles_are_listed_as_failed(panel_of, slide, tmp_path):
     request = Request(**DETECT.model_dump() | {"task": "ask", "labels": (), "prompt": "What is it?"})
     panel = panel_of(make_run(slide, tmp_path / "run", request, fail=(2,)))
-    rows = [
-        [panel.words.model.index(i, c).data() for c in range(3)] for i in range(panel.words.model.rowCount())
-    ]
+    rows = [[panel.words.model.index(i, c).data() for c in range(3)] for i in range(panel.words.model.rowCount())]
     assert ["2", "failed", "planted fault"] in rows
     assert "1 failed" in panel.summary.text()
     assert "failed: 1 of" in " ".join(layer.name for layer in panel.viewer.layers)
@@ -174,14 +172,12 @@ def test_faults_are_said_in_the_panel_and_change_nothing(panel, qtbot, tmp_path)
 
 @pytest.mark.parametrize("fault", ["locked", "readonly", "full"])
 def test_a_review_that_cannot_be_saved_says_so_and_is_saved_later(panel, monkeypatch, fault):
-    from workflows.review import Reviews
+    from workflows.review.decisions import Reviews
 
     words = {"locked": "database is locked", "readonly": "readonly database", "full": "disk is full"}[fault]
 
     def fails(self, *_, **__):
-        raise StoreError(
-            f"run.sqlite cannot be used: {words}. Check that the folder is readable and writable."
-        )
+        raise StoreError(f"run.sqlite cannot be used: {words}. Check that the folder is readable and writable.")
 
     overlay, review = panel.session.overlay, panel.review
     told = []

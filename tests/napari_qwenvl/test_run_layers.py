@@ -12,17 +12,17 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 
 from napari.components import ViewerModel
 
-from napari_qwenvl import run_layers
-from napari_qwenvl._keys import RUN
-from napari_qwenvl.heatmap import hatched_tiles, heatmap_layers, heatmap_of, set_threshold
-from napari_qwenvl.readers import get_run_reader
-from napari_qwenvl.slide_layer import slide_of
+from napari_qwenvl.layers import run_layers
+from napari_qwenvl.layers.heatmap import hatched_tiles, heatmap_layers, heatmap_of, set_threshold
+from napari_qwenvl.layers.keys import RUN
+from napari_qwenvl.read.readers import get_run_reader
+from napari_qwenvl.read.slide_layer import slide_of
 from qwenvl.answer import Answer, Status
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
 from workflows import export_geojson, read_heatmap
-from workflows.colours import label_colours
-from workflows.slide_run import run_slide
+from workflows.report.images.colours import label_colours
+from workflows.run.slide import run_slide
 from workflows.tile_table import unpack_key
 from wsi.synthetic import Scene, write_slide
 
@@ -33,7 +33,7 @@ SCORE = Request(task="score", prompt="Is there tumor?", tile_size=224, overlap=0
 CLASSES = Request(task="classify", labels=("tumor", "stroma"), tile_size=224, overlap=0, mpp=MPP)
 
 
-class FailsFirst(StandInEngine):
+class FailsFirst(FakeEngine):
     """Fails on the first tile it is asked about."""
 
     asked = 0
@@ -87,9 +87,7 @@ def test_a_run_of_objects_shows_slide_tissue_failed_tiles_and_its_merged_objects
     exported = json.loads((tmp_path / "out.geojson").read_text())["features"]
     assert len(overlay) == len(exported) > 20
     rings = {
-        (f["properties"]["metadata"]["tile"], f["properties"]["metadata"]["item"]): f["geometry"][
-            "coordinates"
-        ][0]
+        (f["properties"]["metadata"]["tile"], f["properties"]["metadata"]["item"]): f["geometry"]["coordinates"][0]
         for f in exported
     }
     for key, box in zip(overlay.objects.key.tolist(), overlay.objects.box.tolist(), strict=True):
@@ -100,9 +98,7 @@ def test_a_run_of_objects_shows_slide_tissue_failed_tiles_and_its_merged_objects
 
 
 def test_a_failed_tile_is_unknown_in_the_heatmap_and_hatched_not_low(runs):
-    layers = {
-        options["name"]: (data, options) for data, options, _ in run_layers.folder_layers(runs / "score")
-    }
+    layers = {options["name"]: (data, options) for data, options, _ in run_layers.folder_layers(runs / "score")}
     values, options = layers["yes: probability"]
     cell = 224 // round(options["scale"][0] / MPP)
     assert np.isnan(values[:cell, :cell]).all()
@@ -183,7 +179,7 @@ def test_the_reader_adds_the_objects_once_its_layers_are_there(runs, monkeypatch
 def test_results_whose_slide_is_gone_or_another_come_with_a_message(slide, tmp_path, messages):
     copy = tmp_path / "copy.svs"
     shutil.copy(slide, copy)
-    run_slide(copy, SCORE, StandInEngine(batch=8), tmp_path / "run", mask="all", overview=False)
+    run_slide(copy, SCORE, FakeEngine(batch=8), tmp_path / "run", mask="all", overview=False)
     write_slide(copy, Scene(200, 200, seed=9), mpp=MPP, downsamples=(1,), truth=False, overwrite=True)
     layers = run_layers.folder_layers(tmp_path / "run")
     assert names(layers) == ["yes: probability"]

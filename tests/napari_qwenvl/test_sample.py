@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_qwenvl import sample
+from napari_qwenvl.read import sample
 from wsi.errors import SlideNotFoundError
 from wsi.synthetic import SlideFactory
 

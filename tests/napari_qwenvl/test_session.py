@@ -7,17 +7,17 @@ import pytest
 from napari.components import ViewerModel
 from panel_helpers import DETECT, make_run, make_slide
 
-from napari_qwenvl.choosing import next_row
-from napari_qwenvl.frame import look_at
-from napari_qwenvl.run_reading import NotPossibleError
-from napari_qwenvl.session import Session, session_of
-from napari_qwenvl.slide_layer import layer_data, open_for_viewing
+from napari_qwenvl.process.session import Session, session_of
+from napari_qwenvl.read.frame import look_at
+from napari_qwenvl.read.slide_layer import layer_data, open_for_viewing
+from napari_qwenvl.results.choosing import next_row
+from napari_qwenvl.results.run_reading import NotPossibleError
 from qwenvl.answer import Status
 from qwenvl.request import Request
 from workflows.errors import RunNotFoundError
-from workflows.review import Action, Reviews, Verdict
-from workflows.reviewed import State, reviewed_objects
-from workflows.store import RunStore
+from workflows.review.decisions import Action, Reviews, Verdict
+from workflows.review.reviewed import State, reviewed_objects
+from workflows.store.run_store import RunStore
 
 
 @pytest.fixture
@@ -72,9 +72,7 @@ def test_a_run_that_goes_on_elsewhere_is_followed_answer_by_answer(viewer, slide
     raw = {tuple(row) for row in session.overlay.objects.box.tolist()}
     session.reload()
     merged = {tuple(row) for row in session.overlay.objects.box.tolist()}
-    assert len(merged ^ raw) <= len(merged) // 4, (
-        "what is shown while a run goes on is nearly the merged result"
-    )
+    assert len(merged ^ raw) <= len(merged) // 4, "what is shown while a run goes on is nearly the merged result"
 
 
 def test_a_run_of_another_slide_is_refused_with_words(viewer, tmp_path):
@@ -148,10 +146,13 @@ def test_undo_goes_back_to_the_start_and_redo_to_the_end(session):
     deciding, overlay = session.deciding, session.overlay
     start = state_of(session)
     steps = [
-        lambda: deciding.accept([0]), lambda: deciding.reject([0, 1]), lambda: deciding.relabel([1], "x"),
-        lambda: deciding.reshape(0, [1, 2, 30, 40]), lambda: deciding.add([5, 5, 9, 9], "y"),
+        lambda: deciding.accept([0]),
+        lambda: deciding.reject([0, 1]),
+        lambda: deciding.relabel([1], "x"),
+        lambda: deciding.reshape(0, [1, 2, 30, 40]),
+        lambda: deciding.add([5, 5, 9, 9], "y"),
         lambda: deciding.clear([0]),
-    ]  # fmt: skip
+    ]
     states = [start]
     for step in steps:
         step()
@@ -174,9 +175,7 @@ def test_what_another_reviewer_decides_appears(session):
         mine.accept([0])
         change = mine.last_decision(0).change
         other.refresh()
-        other.decide(
-            [change.__class__(**{s: getattr(change, s) for s in change.__slots__} | {"label": "theirs"})]
-        )
+        other.decide([change.__class__(**{s: getattr(change, s) for s in change.__slots__} | {"label": "theirs"})])
     session.poll()
     assert session.overlay.labels[session.overlay.objects.label[0]] == "theirs"
     assert mine.last_decision(0).who == "grace"

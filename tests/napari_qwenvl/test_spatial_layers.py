@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("anndata", reason="needs the extra 'science'")
 import anndata
 
-from napari_qwenvl.spatial import SPATIAL, get_spatial_reader, read_spatial
+from napari_qwenvl.layers.science.spatial import SPATIAL, get_spatial_reader, read_spatial
 from workflows.errors import SpatialError
-from workflows.provenance import slide_facts
+from workflows.store.provenance import slide_facts
 from wsi import open_slide
 from wsi.synthetic import Scene, write_slide
 
@@ -55,13 +55,20 @@ def test_spots_lie_in_um_over_their_slide_and_unknown_ones_are_apart(prediction)
     for data in read_spatial(str(prediction)):
         viewer.add_layer(Layer.create(*data))
     assert [layer.name for layer in viewer.layers] == [
-        "slide", "CD74, probability of high", "CD74, measured", "ERBB2, probability of high", "no answer: 1 spots",
+        "slide",
+        "CD74, probability of high",
+        "CD74, measured",
+        "ERBB2, probability of high",
+        "no answer: 1 spots",
         "regions: high CD74",
-    ]  # fmt: skip
+    ]
     spots = viewer.layers["CD74, probability of high"]
     assert [layer.name for layer in viewer.layers if layer.visible] == [
-        "slide", "CD74, probability of high", "no answer: 1 spots", "regions: high CD74"
-    ]  # fmt: skip
+        "slide",
+        "CD74, probability of high",
+        "no answer: 1 spots",
+        "regions: high CD74",
+    ]
     np.testing.assert_array_equal(spots.features["value"], [0.1, 0.9, 0.4])
     assert list(spots.features["spot"]) == ["a", "b", "d"]
     # The first spot: level-0 px (40, 60) from the corner of px 0, whose centre is the origin, at 0.5 um.

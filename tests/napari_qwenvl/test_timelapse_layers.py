@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_qwenvl.timelapse import add_timelapse, timelapse_layers
+from napari_qwenvl.layers.science.timelapse import add_timelapse, timelapse_layers
 from qwenvl.request import Request
 from workflows.errors import RunNotFoundError, StackError
-from workflows.timelapse.run import ask_frames, choose_frames
-from workflows.timelapse.stack import Stack, open_stack
+from workflows.science.timelapse.run import ask_frames, choose_frames
+from workflows.science.timelapse.stack import Stack, open_stack
 
 sys.path.append(str(Path(__file__).parent.parent / "workflows" / "timelapse"))
 from film_helpers import SIDE, SPOTS, SpotEngine, spots_film, write_stack
@@ -43,9 +43,7 @@ def test_tracks_and_boxes_lie_on_the_time_axis(path: Path, tmp_path: Path) -> No
     assert film.shape == (10, SIDE, SIDE, 3)
     assert np.array_equal(np.asarray(film[6]), spots_film()[6])
     corners, facts = layers["shapes"]
-    for corner, track, place in zip(
-        corners, facts["features"]["track"], facts["features"]["place"], strict=True
-    ):
+    for corner, track, place in zip(corners, facts["features"]["track"], facts["features"]["place"], strict=True):
         t = int(corner[0, 0])
         assert place == 60.0 * t
         assert corner[:, 1:].min(axis=0) == pytest.approx((10 + 28 * track, 8 + 4 * t), abs=0.6)
@@ -74,7 +72,7 @@ def test_napari_opens_the_folder_and_its_report(path: Path, tmp_path: Path, name
     """By the manifest's readers, of which the one of runs on slides lets it be."""
     import npe2
 
-    from napari_qwenvl.readers import get_run_reader
+    from napari_qwenvl.read.readers import get_run_reader
 
     request = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
     ask_all(open_stack(path), request, tmp_path / "out")

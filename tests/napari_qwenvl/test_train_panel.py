@@ -12,17 +12,17 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 from test_train_sources import decide
 
-from napari_qwenvl.adapter_row import FORGETS, UNMEASURED, adapting_of, verdict
-from napari_qwenvl.ask import AskPanel
-from napari_qwenvl.plan import model_fields
-from napari_qwenvl.running import running_of
-from napari_qwenvl.train import TrainPanel
-from napari_qwenvl.train_curves import CurveView, read_points, smoothed
-from napari_qwenvl.train_process import training_of
-from napari_qwenvl.train_result import BeforeAfter, ResultPage, metric_rows
-from napari_qwenvl.train_sources import RunSource
-from qwenvl.adapter_card import CARD, read_card
-from workflows.review import Verdict
+from napari_qwenvl.ask.adapter_row import FORGETS, UNMEASURED, adapting_of, verdict
+from napari_qwenvl.ask.panel import AskPanel
+from napari_qwenvl.ask.plan import model_fields
+from napari_qwenvl.process.running import running_of
+from napari_qwenvl.train.curves import CurveView, read_points, smoothed
+from napari_qwenvl.train.panel import TrainPanel
+from napari_qwenvl.train.process import training_of
+from napari_qwenvl.train.result import BeforeAfter, ResultPage, metric_rows
+from napari_qwenvl.train.sources import RunSource
+from qwenvl.checkpoints.adapters.card import CARD, read_card
+from workflows.review.decisions import Verdict
 
 LONG_MS = 300_000
 
@@ -105,8 +105,7 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot, tmp_path):
     card = read_card(folder / "run" / "adapter")
     assert card.labels == ("lymphocyte", "tumor")
     shown = {
-        result.table.item(row, 0).text(): result.table.item(row, 2).text()
-        for row in range(result.table.rowCount())
+        result.table.item(row, 0).text(): result.table.item(row, 2).text() for row in range(result.table.rowCount())
     }
     assert shown["F1 (IoU 0.5)"] == f"{card.facts['metrics']['adapter']['f1']:.3f}"
     assert card.forgetting["skills"]
@@ -122,12 +121,7 @@ def test_from_review_to_adapter(viewer, reviewed, qtbot, tmp_path):
     click(qtbot, pictures.next)
     assert pictures.caption.text() != first
     grabbed = pictures.views[0].grab().toImage()
-    assert (
-        len(
-            {grabbed.pixel(x, y) for x in range(0, grabbed.width(), 7) for y in range(0, grabbed.height(), 7)}
-        )
-        > 20
-    )
+    assert len({grabbed.pixel(x, y) for x in range(0, grabbed.width(), 7) for y in range(0, grabbed.height(), 7)}) > 20
 
     # One click, and the Ask panel asks with it.
     click(qtbot, result.use)
@@ -229,10 +223,7 @@ def test_the_menu_offers_what_there_is(viewer, reviewed, qtbot):
     qtbot.addWidget(panel)
     viewer.open(reviewed[0].parent / "s4.svs", plugin="napari-qwenvl")
     layer = viewer.add_shapes(
-        [[[5, 5], [5, 30], [30, 30], [30, 5]]],
-        features={"label": ["vessel"]},
-        name="drawn",
-        scale=(0.25, 0.25),
+        [[[5, 5], [5, 30], [30, 30], [30, 5]]], features={"label": ["vessel"]}, name="drawn", scale=(0.25, 0.25)
     )
     panel.labels.fill_menu()
     texts = [action.text() for action in panel.labels.menu.actions()]
@@ -271,9 +262,13 @@ def test_a_click_on_an_uncertain_tile_moves_the_camera(viewer, reviewed, qtbot):
 
 def card_of(folder, **facts):
     content = {
-        "name": "mine", "base": {"name": "embedded", "family": "Qwen3-VL", "fingerprint": "f"}, "processor": {},
-        "labels": ["a", "b"], "request": {"task": "detect"}, **facts,
-    }  # fmt: skip
+        "name": "mine",
+        "base": {"name": "embedded", "family": "Qwen3-VL", "fingerprint": "f"},
+        "processor": {},
+        "labels": ["a", "b"],
+        "request": {"task": "detect"},
+        **facts,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(json.dumps(content))
     (folder / "adapter_model.safetensors").write_bytes(b"")
@@ -352,9 +347,16 @@ def test_pictures_show_boxes_where_they_are(tmp_path, qtbot):
     box = {"label": "a", "box": [16, 16, 48, 48], "point": None, "score": None}
     counts = {"found": 1, "missed": 0, "invented": 0}
     row = {
-        "slide": "s", "rect": [0, 0, 64, 64], "size": [64, 64], "picture": "tile.png", "truth": [box], "before": [],
-        "after": [box], "status": {"before": "empty", "after": "ok"}, "counts": {"before": counts, "after": counts},
-    }  # fmt: skip
+        "slide": "s",
+        "rect": [0, 0, 64, 64],
+        "size": [64, 64],
+        "picture": "tile.png",
+        "truth": [box],
+        "before": [],
+        "after": [box],
+        "status": {"before": "empty", "after": "ok"},
+        "counts": {"before": counts, "after": counts},
+    }
     (tmp_path / "tiles.json").write_text(json.dumps([row]))
     pictures = BeforeAfter()
     qtbot.addWidget(pictures)

@@ -10,16 +10,16 @@ import pytest
 from napari.layers import Image, Labels, Points, Shapes
 from panel_helpers import make_run, make_slide
 
-from finetune.cutting import TileSpec
-from finetune.samples import Dataset
-from napari_qwenvl.frame import Frame
-from napari_qwenvl.train_gather import HELD_OUT, TRAIN, gather
-from napari_qwenvl.train_queue import uncertain_tiles
-from napari_qwenvl.train_recipe import Fields, clean_name, free_name, recipe, tile_of, write_training
-from napari_qwenvl.train_sources import LayerSource, RunSource, layer_source, whole_slide
-from workflows.review import Action, Change, Reviews, Verdict, object_name
-from workflows.reviewed import reviewed_objects
-from workflows.store import RunStore
+from finetune.dataset.cutting import TileSpec
+from finetune.dataset.samples import Dataset
+from napari_qwenvl.read.frame import Frame
+from napari_qwenvl.train.gather import HELD_OUT, TRAIN, gather
+from napari_qwenvl.train.queue import uncertain_tiles
+from napari_qwenvl.train.recipe import Fields, clean_name, free_name, recipe, tile_of, write_training
+from napari_qwenvl.train.sources import LayerSource, RunSource, layer_source, whole_slide
+from workflows.review.decisions import Action, Change, Reviews, Verdict, object_name
+from workflows.review.reviewed import reviewed_objects
+from workflows.store.run_store import RunStore
 from wsi import open_slide
 
 TILE = TileSpec(size=224, mpp=0.25)
@@ -96,8 +96,7 @@ def test_parts_of_a_labels_layer_are_objects_to_the_edge_of_their_px(slides):
         assert boxes == [(0, 400, 16, 408), (120, 40, 200, 80), (120, 240, 200, 280)]
         layer.features = {"index": [1, 7], "label": ["gland", "lumen"]}
         names = [
-            each["properties"]["classification"]["name"]
-            for each in layer_source(layer, slide, slides[0]).features
+            each["properties"]["classification"]["name"] for each in layer_source(layer, slide, slides[0]).features
         ]
         assert sorted(names) == ["gland", "gland", "lumen"]
 
@@ -127,9 +126,7 @@ def drawn(slide_path, boxes, name="vessel", area=True):
     """Sources of boxes drawn on a slide, with the whole slide as labelled area."""
     with open_slide(slide_path) as slide:
         shapes = [[[y0, x0], [y0, x1], [y1, x1], [y1, x0]] for x0, y0, x1, y1 in boxes]
-        layer = Shapes(
-            shapes, features={"label": [name] * len(boxes)}, **Frame.of(slide.mpp_xy).corner_options()
-        )
+        layer = Shapes(shapes, features={"label": [name] * len(boxes)}, **Frame.of(slide.mpp_xy).corner_options())
         sources = [layer_source(layer, slide, slide_path)]
         return [*sources, whole_slide(slide, slide_path)] if area else sources
 
@@ -166,12 +163,14 @@ def test_reviews_are_what_is_learned_and_open_tiles_are_not(runs):
 def test_tiles_without_objects_count_where_the_user_looked_at_them(slides, tmp_path):
     from panel_helpers import DETECT, Planted
 
-    from workflows.slide_run import run_slide
+    from workflows.run.slide import run_slide
 
     class Bare(Planted):
         def answer(self, pictures, request):
-            return [replace(one, objects=()) if (self.asked + i) % 2 else one
-                    for i, one in enumerate(super().answer(pictures, request))]  # fmt: skip
+            return [
+                replace(one, objects=()) if (self.asked + i) % 2 else one
+                for i, one in enumerate(super().answer(pictures, request))
+            ]
 
     run_slide(slides[0], DETECT, Bare(), tmp_path / "bare.run", mask="all", overview=False)
     decide(tmp_path / "bare.run", all_of=Verdict.ACCEPTED)
@@ -217,9 +216,7 @@ def test_what_keeps_training_from_starting_is_said(slides, runs, tmp_path):
     assert any("held out" in words for words in nowhere.warnings)
     with open_slide(slides[0]) as slide:
         dots = layer_source(Points([[3.0, 3.0]] * 3, name="dots", scale=(0.25, 0.25)), slide, slides[0])
-    assert any(
-        "some are points" in words for words in gather([*drawn(slides[0], BOXES), dots], TILE).problems
-    )
+    assert any("some are points" in words for words in gather([*drawn(slides[0], BOXES), dots], TILE).problems)
     left = gather(drawn(slides[0], BOXES), TILE, left_out=("vessel",))
     assert "no label to learn from" in left.problems[0]
 
@@ -278,8 +275,7 @@ def test_tiles_are_cut_as_the_run_was_asked(runs):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [("my adapter", "my-adapter"), ("../../etc", "etc"), ("  ", ""), ("é 2/3", "é-2-3")],
+    ("words", "expected"), [("my adapter", "my-adapter"), ("../../etc", "etc"), ("  ", ""), ("é 2/3", "é-2-3")]
 )
 def test_names_are_folders_everywhere(words, expected, tmp_path):
     assert clean_name(words) == expected
@@ -316,9 +312,10 @@ def test_nothing_of_this_needs_torch():
     import subprocess
 
     code = (
-        "import napari_qwenvl.train_gather, napari_qwenvl.train_recipe, napari_qwenvl.train_sources, sys\n"
-        "import finetune.build, finetune.cutting, finetune.joining, finetune.presets, finetune.config\n"
-        "import qwenvl.adapter_card\n"
+        "import napari_qwenvl.train.gather, napari_qwenvl.train.recipe, napari_qwenvl.train.sources, sys\n"
+        "import finetune.dataset.build, finetune.dataset.cutting, finetune.dataset.joining\n"
+        "import finetune.presets, finetune.config\n"
+        "import qwenvl.checkpoints.adapters.card\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

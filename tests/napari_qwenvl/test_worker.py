@@ -13,10 +13,10 @@ import pytest
 from panel_helpers import make_slide
 from qtpy.QtCore import QTimer
 
-from napari_qwenvl.plan import Plan, Question, recommended_of
-from napari_qwenvl.worker import Worker
-from workflows.run_options import RunOptions
-from workflows.store import RunStore
+from napari_qwenvl.ask.plan import AskPlan, PanelQuestion, recommended_of
+from napari_qwenvl.process.worker import Worker
+from workflows.run.options import RunOptions
+from workflows.store.run_store import RunStore
 from wsi.synthetic import Scene, write_slide
 
 LONG_MS = 280_000
@@ -45,9 +45,9 @@ def own(qapp):
     made.close()
 
 
-def plan_of(slide: Path, runs: Path, **options) -> Plan:
-    question = Question("detect", ("nucleus",), options=RunOptions(mask="all", **options))
-    return Plan.of(slide, question, recommended_of("embedded"), runs=runs)
+def plan_of(slide: Path, runs: Path, **options) -> AskPlan:
+    question = PanelQuestion("detect", ("nucleus",), options=RunOptions(mask="all", **options))
+    return AskPlan.of(slide, question, recommended_of("embedded"), runs=runs)
 
 
 def test_a_run_streams_into_its_store_and_the_viewer_stays_free(qtbot, worker, slide, tmp_path):
@@ -145,7 +145,7 @@ def slow(request, qapp, monkeypatch):
 
 
 def begun(qtbot, slow, slide, folder):
-    plan = Plan.of(slide, Question("detect", ("nucleus",), options=RunOptions(mask="all")), {}, runs=folder)
+    plan = AskPlan.of(slide, PanelQuestion("detect", ("nucleus",), options=RunOptions(mask="all")), {}, runs=folder)
     with qtbot.waitSignal(slow.progress, timeout=50_000):
         slow.run(plan.for_worker(6))
     return plan.out
@@ -175,8 +175,8 @@ def test_closing_does_not_wait_for_a_slow_batch_and_the_run_goes_on_later(qtbot,
     [({"model": "nowhere/at/all"}, "no such folder"), ({"mask": "missing.geojson"}, "missing.geojson")],
 )
 def test_what_cannot_be_done_comes_back_in_words(qtbot, worker, slide, tmp_path, options, words):
-    question = Question("detect", ("nucleus",), options=RunOptions(**{"mask": "all", **options}))
-    plan = Plan.of(slide, question, {"tile_size": 256, "mpp": 0.25}, runs=tmp_path)
+    question = PanelQuestion("detect", ("nucleus",), options=RunOptions(**{"mask": "all", **options}))
+    plan = AskPlan.of(slide, question, {"tile_size": 256, "mpp": 0.25}, runs=tmp_path)
     with qtbot.waitSignal(worker.failed, timeout=LONG_MS) as failed:
         worker.run(plan.for_worker(6))
     assert words in failed.args[0]["message"]
@@ -186,10 +186,7 @@ def test_what_cannot_be_done_comes_back_in_words(qtbot, worker, slide, tmp_path,
 def test_the_process_ends_when_the_viewer_is_gone():
     root = Path(__file__).resolve().parents[2]
     child = subprocess.Popen(
-        [sys.executable, "-m", "napari_qwenvl._child"],
-        cwd=root,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-m", "napari_qwenvl.process.child"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     child.stdin.write(json.dumps({"do": "unload"}).encode() + b"\n")
     child.stdin.flush()
@@ -200,7 +197,7 @@ def test_the_process_ends_when_the_viewer_is_gone():
 
 
 def test_another_slide_than_the_viewer_shows_is_refused(tmp_path):
-    from napari_qwenvl._region import open_shown, read_tiles
+    from napari_qwenvl.ask.region import open_shown, read_tiles
     from wsi import open_slide
     from wsi.errors import SlideChangedError
     from wsi.tile import Tile

@@ -12,13 +12,13 @@ pytest.importorskip("napari", reason="the viewer is tested where napari is insta
 import napari
 from napari.components import ViewerModel
 
-from napari_qwenvl import writer
-from napari_qwenvl.frame import Frame
-from napari_qwenvl.objects import Objects
-from napari_qwenvl.overlay import Overlay
-from napari_qwenvl.slide_layer import layer_data, open_for_viewing
+from napari_qwenvl.layers.objects import Objects
+from napari_qwenvl.layers.overlay import Overlay
+from napari_qwenvl.read.frame import Frame
+from napari_qwenvl.read.slide_layer import layer_data, open_for_viewing
+from napari_qwenvl.results import writer
 from workflows.errors import ExportError
-from workflows.reviewed import State
+from workflows.review.reviewed import State
 from wsi.synthetic import Scene, write_slide
 
 MPP = 0.5

@@ -78,12 +78,7 @@ FOREIGN: tuple[Case, ...] = (
         labels=("mitosis",),
     ),
     Case(
-        38,
-        "groups of asked labels",
-        '{"Mitoses": [{"bbox_2d": [100, 200, 300, 400]}]}',
-        "repaired",
-        ONE,
-        ("wrapped",),
+        38, "groups of asked labels", '{"Mitoses": [{"bbox_2d": [100, 200, 300, 400]}]}', "repaired", ONE, ("wrapped",)
     ),
     Case(
         39,
@@ -147,9 +142,7 @@ FOREIGN: tuple[Case, ...] = (
         ("keys", "label:unknown:2"),
         labels=("mitosis",),
     ),
-    Case(
-        41, "shares of the side", with_box("[0.1, 0.2, 0.3, 0.4]"), "repaired", (BOX_B,), ("dropped:1:scale",)
-    ),
+    Case(41, "shares of the side", with_box("[0.1, 0.2, 0.3, 0.4]"), "repaired", (BOX_B,), ("dropped:1:scale",)),
     Case(
         41,
         "only shares of the side",
@@ -302,15 +295,7 @@ FOREIGN: tuple[Case, ...] = (
         ("dropped:1:numbers",),
         dialect="tags_v1",
     ),
-    Case(
-        50,
-        "a reference without a box",
-        f"{V1}<ref>nucleus</ref>",
-        "repaired",
-        TWO,
-        ("tags:1",),
-        dialect="tags_v1",
-    ),
+    Case(50, "a reference without a box", f"{V1}<ref>nucleus</ref>", "repaired", TWO, ("tags:1",), dialect="tags_v1"),
     Case(
         50,
         "words between two boxes",
@@ -352,12 +337,8 @@ FOREIGN: tuple[Case, ...] = (
         (BOX_A, ("inside", 500, 600, 700, 800)),
         ("wrapped", "label:unknown:1"),
     ),
-    Case(
-        54, "two boxes that differ", f'[{A[:-1]}, "bbox": [1, 2, 30, 40]}}]', "repaired", ONE, ("attributes",)
-    ),
-    Case(
-        55, "a bare box among objects", f"[{A}, [500, 600, 700, 800]]", "repaired", ONE, ("dropped:1:bare",)
-    ),
+    Case(54, "two boxes that differ", f'[{A[:-1]}, "bbox": [1, 2, 30, 40]}}]', "repaired", ONE, ("attributes",)),
+    Case(55, "a bare box among objects", f"[{A}, [500, 600, 700, 800]]", "repaired", ONE, ("dropped:1:bare",)),
     Case(55, "an empty list among objects", f"[{A}, []]", "repaired", ONE, ("dropped:1:not_object",)),
     Case(56, "a stray quote after the list", f'{BOTH}"', "repaired", TWO, ("leftover",)),
     Case(
@@ -558,13 +539,7 @@ FOREIGN: tuple[Case, ...] = (
         TWO,
         ("fence", "prose"),
     ),
-    Case(
-        75,
-        "a box of another image",
-        f'[{A[:-1]}, "image": 2}}]',
-        "failed",
-        notes=("dropped:1:other_image",),
-    ),
+    Case(75, "a box of another image", f'[{A[:-1]}, "image": 2}}]', "failed", notes=("dropped:1:other_image",)),
     Case(
         75,
         "images numbered from 0",
@@ -636,9 +611,7 @@ FOREIGN: tuple[Case, ...] = (
         ("leftover", "dropped:1:other_image"),
         dialect="tags_v1",
     ),
-    Case(
-        75, "the second image in Chinese", f"图2：\n[{A}]", "failed", notes=("prose", "dropped:1:other_image")
-    ),
+    Case(75, "the second image in Chinese", f"图2：\n[{A}]", "failed", notes=("prose", "dropped:1:other_image")),
     Case(
         76,
         "objects in one brace, cut off (QwenLM/Qwen3-VL#1720)",
@@ -649,14 +622,7 @@ FOREIGN: tuple[Case, ...] = (
         ("keys",),
         finish_reason="length",
     ),
-    Case(
-        76,
-        "a lost fence (QwenLM/Qwen3-VL#2020)",
-        f"json\n[\n    {A},\n    {B}\n]",
-        "repaired",
-        TWO,
-        ("prose",),
-    ),
+    Case(76, "a lost fence (QwenLM/Qwen3-VL#2020)", f"json\n[\n    {A},\n    {B}\n]", "repaired", TWO, ("prose",)),
     Case(
         76,
         "text_content (QwenLM/Qwen3-VL#1030)",

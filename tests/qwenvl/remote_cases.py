@@ -16,17 +16,12 @@ Pictures = Sequence[NDArray[np.uint8]]
 Connect = Callable[..., RemoteEngine]
 SCHEMA = {
     "type": "object",
-    "properties": {
-        "n": {"type": "integer", "minimum": 0, "maximum": 99},
-        "grade": {"enum": ["low", "high"]},
-    },
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "grade": {"enum": ["low", "high"]}},
     "required": ["n", "grade"],
     "additionalProperties": False,
 }
 DETECT = Request(task=Task.DETECT, labels=("nucleus",), generation={"max_new_tokens": 12})
-ASK = Request(
-    task=Task.ASK, prompt="What is this?", system_prompt="Be brief.", generation={"max_new_tokens": 12}
-)
+ASK = Request(task=Task.ASK, prompt="What is this?", system_prompt="Be brief.", generation={"max_new_tokens": 12})
 SCORE = Request(task=Task.SCORE, prompt="Is there a nucleus?")
 CLASSIFY = Request(task=Task.CLASSIFY, labels=("tumour", "stroma", "tumour edge"))
 EXTRACT = Request(task=Task.EXTRACT, output_schema=SCHEMA, generation={"max_new_tokens": 40})

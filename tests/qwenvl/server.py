@@ -69,7 +69,7 @@ class Tiny:
     def __init__(self, folder: str) -> None:
         import torch
 
-        from qwenvl.checkpoint import load_checkpoint
+        from qwenvl.checkpoints.loading import load_checkpoint
 
         torch.set_num_threads(1)
         self.checkpoint = load_checkpoint(folder)
@@ -79,14 +79,13 @@ class Tiny:
         import torch
         import xgrammar
 
-        from qwenvl.preprocess import preprocess
+        from qwenvl.images.preprocess import preprocess
 
         told = {key: value for key, value in body.items() if key not in ignored}
         thinking = told.get("chat_template_kwargs", {}).get("enable_thinking", True)
         checkpoint, tokenizer = self.checkpoint, self.checkpoint.tokenizer
         messages = [
-            message
-            | {"content": [p if p["type"] == "text" else {"type": "image"} for p in message["content"]]}
+            message | {"content": [p if p["type"] == "text" else {"type": "image"} for p in message["content"]]}
             for message in body["messages"]
         ]
         text = tokenizer.apply_chat_template(
@@ -114,11 +113,17 @@ class Tiny:
                 )
                 processors.append(xgrammar.contrib.hf.LogitsProcessor(grammar))
             out = checkpoint.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), **seen,
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                **seen,
                 mm_token_type_ids=(ids == checkpoint.image_token_id).long(),
-                max_new_tokens=told["max_tokens"], do_sample=False, output_logits=True, return_dict_in_generate=True,
-                repetition_penalty=told.get("repetition_penalty", 1.0), logits_processor=processors,
-            )  # fmt: skip
+                max_new_tokens=told["max_tokens"],
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+                repetition_penalty=told.get("repetition_penalty", 1.0),
+                logits_processor=processors,
+            )
         written = out.sequences[0, ids.shape[1] :].tolist()
         stopped = written[-1] in checkpoint.eos_token_ids
         choice: dict[str, Any] = {"finish_reason": "stop" if stopped else "length"}
@@ -129,16 +134,14 @@ class Tiny:
             for token, logits in zip(written, out.logits, strict=True):
                 chances = logits[0].float().log_softmax(-1)
                 values, tokens = chances.topk(min(told.get("top_logprobs", 0), len(chances)))
-                top = [
-                    self._entry(i, value) for i, value in zip(tokens.tolist(), values.tolist(), strict=True)
-                ]
+                top = [self._entry(i, value) for i, value in zip(tokens.tolist(), values.tolist(), strict=True)]
                 entries.append(self._entry(token, float(chances[token])) | {"top_logprobs": top})
             choice["logprobs"] = {"content": entries}
         usage = {"prompt_tokens": ids.shape[1], "completion_tokens": len(written) - stopped}
         return {"choices": [choice], "usage": usage}
 
     def _entry(self, token: int, chance: float) -> dict[str, Any]:
-        from qwenvl.confidence import token_bytes
+        from qwenvl.scoring.confidence import token_bytes
 
         name = self.checkpoint.tokenizer.convert_ids_to_tokens(token)
         piece = token_bytes(name) if name is not None else b"?"
@@ -169,11 +172,14 @@ def said(say: dict[str, Any]) -> dict[str, Any]:
     if "tops" in say:
         choice["logprobs"] = {
             "content": [
-                {"token": token, "logprob": math.log(top[token]),
-                 "top_logprobs": [{"token": key, "logprob": math.log(value)} for key, value in top.items()]}
+                {
+                    "token": token,
+                    "logprob": math.log(top[token]),
+                    "top_logprobs": [{"token": key, "logprob": math.log(value)} for key, value in top.items()],
+                }
                 for token, top in say["tops"]
             ]
-        }  # fmt: skip
+        }
     return {"choices": [choice], "usage": {"completion_tokens": len(say.get("content") or "")}}
 
 

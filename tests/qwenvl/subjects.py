@@ -14,10 +14,7 @@ from qwenvl.subject import Item, NamedPicture, Subject
 
 SCHEMA = {
     "type": "object",
-    "properties": {
-        "n": {"type": "integer", "minimum": 0, "maximum": 99},
-        "grade": {"enum": ["low", "high"]},
-    },
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "grade": {"enum": ["low", "high"]}},
     "required": ["n", "grade"],
     "additionalProperties": False,
 }

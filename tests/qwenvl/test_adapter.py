@@ -15,10 +15,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from qwenvl.adapter import AdapterSwitch, base_digest
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.adapters.adapter import AdapterSwitch, base_digest
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import language_model_alone, tiny_checkpoint
 from qwenvl.errors import CheckpointError
-from qwenvl.testing import language_model_alone, tiny_checkpoint
 
 peft = pytest.importorskip("peft")
 
@@ -76,9 +76,7 @@ def checkpoint(tiny: Tiny) -> Checkpoint:
     return load_checkpoint(tiny("Qwen2.5-VL"), device="cpu")
 
 
-def test_any_kind_is_peft_s_and_leaves_the_base_as_it_was(
-    tiny: Tiny, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_any_kind_is_peft_s_and_leaves_the_base_as_it_was(tiny: Tiny, checkpoint: Checkpoint, tmp_path: Path) -> None:
     base = tiny("Qwen2.5-VL")
     expected = {name: write(base, tmp_path / name, make()) for name, make in CONFIGS.items()}
     digest, plain = base_digest(checkpoint.model), words(checkpoint.model)
@@ -176,10 +174,10 @@ def first(weights: dict[str, torch.Tensor]) -> str:
         (lambda f: (f / "adapter_config.json").write_text("[" * 100_000), "nested too deeply|not readable"),
         (lambda f: (f / "adapter_config.json").write_text("[]"), "no JSON object"),
     ],
-)  # fmt: skip
+)
 def test_half_an_adapter_is_refused_by_name(
     whole: Path, shared_base: tuple[Checkpoint, str], tmp_path: Path, damage: Callable[[Path], None], message: str
-) -> None:  # fmt: skip
+) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "adapter"))
     damage(folder)
     checkpoint, digest = shared_base
@@ -229,7 +227,7 @@ def test_state_of_a_trainer_is_no_half(tiny: Tiny, checkpoint: Checkpoint, tmp_p
             {"modules_to_save": ["visual.merger"]},
         ),
     ],
-)  # fmt: skip
+)
 def test_names_from_before_transformers_4_52(
     tiny: Tiny, tmp_path: Path, family: str, config: dict[str, Any], older: dict[str, Any]
 ) -> None:
@@ -237,9 +235,7 @@ def test_names_from_before_transformers_4_52(
     expected = write(base, tmp_path, lora(**config))
     path = tmp_path / "adapter_model.safetensors"
     renamed = {
-        name.replace("model.language_model.", "model.").replace(
-            "model.model.visual.", "model.visual."
-        ): tensor
+        name.replace("model.language_model.", "model.").replace("model.model.visual.", "model.visual."): tensor
         for name, tensor in load_file(path).items()
     }
     assert any(".model.layers." in name and "language_model" not in name for name in renamed)
@@ -266,7 +262,7 @@ def test_a_base_that_does_not_come_back_hides_no_error_and_is_given_to_nobody(
     with monkeypatch.context() as patch:
 
         def misfit(*_: Any, **__: Any) -> None:
-            patch.setattr("qwenvl.adapter_base.base_digest", lambda *_, **__: "another")
+            patch.setattr("qwenvl.checkpoints.adapters.base.base_digest", lambda *_, **__: "another")
             raise RuntimeError("its weights do not fit, says peft")
 
         patch.setattr(peft, "set_peft_model_state_dict", misfit)
@@ -297,21 +293,20 @@ def test_an_adapter_of_the_language_model_by_itself(tiny: Tiny, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("older", "noted"),
     [
-        ("base_model.model.language_model.model.", True), ("base_model.model.model.language_model.model.", True),
-        ("base_model.model.language_model.", True), ("base_model.model.", True), ("base_model.model.model.", True),
+        ("base_model.model.language_model.model.", True),
+        ("base_model.model.model.language_model.model.", True),
+        ("base_model.model.language_model.", True),
+        ("base_model.model.", True),
+        ("base_model.model.model.", True),
         ("base_model.model.model.language_model.", False),
     ],
-)  # fmt: skip
-def test_names_of_the_language_model_in_several_layouts(
-    tiny: Tiny, tmp_path: Path, older: str, noted: bool
-) -> None:
+)
+def test_names_of_the_language_model_in_several_layouts(tiny: Tiny, tmp_path: Path, older: str, noted: bool) -> None:
     base = tiny("Qwen3-VL")
     expected = write(base, tmp_path, lora(target_modules=["q_proj", "down_proj"], bias="lora_only"))
     path = tmp_path / "adapter_model.safetensors"
     weights = load_file(path)
-    save_file(
-        {k.replace("base_model.model.model.language_model.", older): v for k, v in weights.items()}, path
-    )
+    save_file({k.replace("base_model.model.model.language_model.", older): v for k, v in weights.items()}, path)
     settings(base_model_name_or_path="folder", target_modules=["q_proj", "down_proj"])(tmp_path)
     checkpoint = load_checkpoint(base, device="cpu")
     adapted = AdapterSwitch(checkpoint).use(tmp_path)
@@ -337,9 +332,7 @@ def test_an_adapter_of_another_language_model_is_refused(
 ) -> None:
     checkpoint = load_checkpoint(tiny("Qwen3-VL"), device="cpu")
     content = {**checkpoint.model.config.text_config.to_dict(), **changes}
-    config = transformers.Qwen3Config(
-        **{k: v for k, v in content.items() if k not in ("model_type", "layer_types")}
-    )
+    config = transformers.Qwen3Config(**{k: v for k, v in content.items() if k not in ("model_type", "layer_types")})
     write_on(transformers.Qwen3ForCausalLM(config).eval(), tmp_path, lora(target_modules=["q_proj"]))
     digest = base_digest(checkpoint.model)
     with pytest.raises(CheckpointError, match=message):

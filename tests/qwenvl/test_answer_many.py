@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from subjects import ASK, CLASSIFY, DETECT, EVERY, SCORE, mixed, pair, plain
 
+from qwenvl.checkpoints.testing import TINY_FAMILIES
 from qwenvl.engines import local
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.engines.local import LocalEngine
-from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.request import Request, Task
-from qwenvl.testing import TINY_FAMILIES
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
@@ -36,8 +36,7 @@ def test_the_answers_of_separate_calls(tiny: Tiny, pictures: Pictures, family: s
 
 
 @pytest.mark.parametrize(
-    ("requests", "beginnings"),
-    [([SCORE, SECOND, CLASSIFY, DETECT, ASK], 1), ([SCORE, OTHER_SYSTEM, SECOND], 2)],
+    ("requests", "beginnings"), [([SCORE, SECOND, CLASSIFY, DETECT, ASK], 1), ([SCORE, OTHER_SYSTEM, SECOND], 2)]
 )
 def test_each_picture_is_looked_at_once(
     tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, requests: list[Request], beginnings: int
@@ -70,8 +69,9 @@ def test_a_fork_is_not_touched_by_what_others_write(tiny: Tiny, pictures: Pictur
 
 
 def test_other_engines_ask_one_after_the_other(pictures: Pictures) -> None:
-    engine = StandInEngine(boxes=3)
+    engine = FakeEngine(boxes=3)
     assert engine.answer_many(pictures, [DETECT, SCORE]) == [
-        engine.answer(pictures, DETECT), engine.answer(pictures, SCORE)
-    ]  # fmt: skip
+        engine.answer(pictures, DETECT),
+        engine.answer(pictures, SCORE),
+    ]
     assert engine.answer_many(pictures, []) == []

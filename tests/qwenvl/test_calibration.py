@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from subjects import CLASSIFY, DETECT, SCORE
 
 from qwenvl.answer import Answer, Status
-from qwenvl.calibrating import calibrate, reliability
-from qwenvl.calibration import Calibration
 from qwenvl.engines.base import Engine, ModelInfo
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.engines.local import LocalEngine
-from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.errors import RequestError
 from qwenvl.request import Request, Task
+from qwenvl.scoring.calibrating import calibrate, reliability
+from qwenvl.scoring.calibration import Calibration
 
 Pictures = Sequence[NDArray[np.uint8]]
 LABELS = Request(task=Task.CLASSIFY, labels=("tumour", "stroma", "fat"))
@@ -45,9 +45,16 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def plain_calibration(request: Request, fingerprint: str, **changes: Any) -> Calibration:
     words = request.labels or ("yes", "no")
     fields = {
-        "model": fingerprint, "model_name": "a-model", "question": request.question, "words": words, "temperature": 2.0,
-        "bias": (0.0,) * len(words), "tiles": 50, "ece_before": 0.2, "ece_after": 0.05,
-    }  # fmt: skip
+        "model": fingerprint,
+        "model_name": "a-model",
+        "question": request.question,
+        "words": words,
+        "temperature": 2.0,
+        "bias": (0.0,) * len(words),
+        "tiles": 50,
+        "ece_before": 0.2,
+        "ece_after": 0.05,
+    }
     return Calibration(**(fields | changes))
 
 
@@ -95,9 +102,7 @@ def test_known_numbers() -> None:
     assert three.apply({"tumour": 0.5, "stroma": 0.25, "fat": 0.25}) == pytest.approx(
         {"tumour": 2 / 7, "stroma": 4 / 7, "fat": 1 / 7}
     )
-    answer = three.calibrated(
-        Answer(Status.OK, text="tumour", scores={"tumour": 0.5, "stroma": 0.25, "fat": 0.25})
-    )
+    answer = three.calibrated(Answer(Status.OK, text="tumour", scores={"tumour": 0.5, "stroma": 0.25, "fat": 0.25}))
     assert (answer.text, answer.notes) == ("stroma", ("calibrated",))
 
 
@@ -108,11 +113,9 @@ def test_reliability_by_hand() -> None:
     assert found.ece == pytest.approx((2 * 0.45 + 4 * 0.2125) / 6)
 
 
-def test_engines_apply_it_and_refuse_anothers(
-    tiny: Callable[[str], Path], pictures: Pictures, tmp_path: Path
-) -> None:
+def test_engines_apply_it_and_refuse_anothers(tiny: Callable[[str], Path], pictures: Pictures, tmp_path: Path) -> None:
     local = LocalEngine.load(tiny("Qwen3-VL"), device="cpu")
-    for engine in (local, StandInEngine()):
+    for engine in (local, FakeEngine()):
         for request in (SCORE, CLASSIFY):
             fitted = plain_calibration(request, engine.info.fingerprint)
             path = fitted.save(tmp_path / "calibration.json")
@@ -120,15 +123,11 @@ def test_engines_apply_it_and_refuse_anothers(
             asked = request.model_copy(update={"calibration": Calibration.load(path)})
             assert asked.hash != request.hash
             assert Request.model_validate_json(asked.model_dump_json()) == asked
-            for ours, theirs in zip(
-                engine.answer(pictures, asked), engine.answer(pictures, request), strict=True
-            ):
+            for ours, theirs in zip(engine.answer(pictures, asked), engine.answer(pictures, request), strict=True):
                 assert ours.scores == pytest.approx(fitted.apply(theirs.scores))
                 assert ours.notes == ("calibrated",)
                 assert ours.text == theirs.text
-            other = asked.model_copy(
-                update={"calibration": fitted.model_copy(update={"model": "sha256:other"})}
-            )
+            other = asked.model_copy(update={"calibration": fitted.model_copy(update={"model": "sha256:other"})})
             with pytest.raises(RequestError, match="another model"):
                 engine.answer(pictures, other)
             with pytest.raises(RequestError, match="another model"):
@@ -159,7 +158,7 @@ def test_words_of_a_server_are_no_probabilities(server: Any, pictures: Pictures,
 
 
 def test_what_cannot_be_fitted() -> None:
-    engine = StandInEngine()
+    engine = FakeEngine()
     tiles = [np.full((32, 32, 3), number, np.uint8) for number in range(24)]
     mixed = [number % 2 == 0 for number in range(24)]
     cases: list[tuple[Any, Any, Request, str]] = [

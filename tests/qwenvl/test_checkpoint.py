@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwenvl.checkpoint import find_checkpoint, load_checkpoint
-from qwenvl.description import describe_checkpoint, fingerprint
+from qwenvl.checkpoints.checkpoint_metadata import describe_checkpoint, fingerprint
+from qwenvl.checkpoints.loading import find_checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import TINY_FAMILIES, tiny_checkpoint
 from qwenvl.errors import CheckpointError, UnknownFamilyError
 from qwenvl.families import get_family
-from qwenvl.processor import read_processor
-from qwenvl.testing import TINY_FAMILIES, tiny_checkpoint
+from qwenvl.images.processor import read_processor
 
 Tiny = Callable[[str], Path]
 
@@ -31,9 +31,7 @@ def copy(tiny: Tiny, tmp_path: Path) -> Path:
 
 def edit(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | changes
-    path.write_text(
-        json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8"
-    )
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
 
 
 def test_a_path_that_is_no_utf8_is_refused_in_words(copy: Path, tmp_path: Path) -> None:
@@ -85,23 +83,21 @@ def test_description_reads_no_weights(tiny: Tiny, family: str) -> None:
 
 def test_memory_of_a_known_geometry() -> None:
     # Qwen3-VL-4B, 1024 px, 200 + 64 text tokens: 181 MiB of keys and values in bfloat16.
-    from qwenvl.description import CheckpointDescription
-    from qwenvl.processor import ProcessorSettings
+    from qwenvl.checkpoints.checkpoint_metadata import CheckpointDescription
+    from qwenvl.images.processor import ProcessorSettings
 
     family = get_family("Qwen3-VL")
     text = {
-        "hidden_size": 2560, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-        "num_hidden_layers": 36, "intermediate_size": 9728, "vocab_size": 151936,
-    }  # fmt: skip
+        "hidden_size": 2560,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "num_hidden_layers": 36,
+        "intermediate_size": 9728,
+        "vocab_size": 151936,
+    }
     description = CheckpointDescription(
-        "4B",
-        Path(),
-        family,
-        ProcessorSettings.of_family(family),
-        {"text_config": text},
-        "bfloat16",
-        4_400_000_000,
-        0,
+        "4B", Path(), family, ProcessorSettings.of_family(family), {"text_config": text}, "bfloat16", 4_400_000_000, 0
     )
     estimate = description.estimate_memory(1024, prompt_tokens=200, new_tokens=64)
     assert estimate.kv_per_tile / 2**20 == pytest.approx(181, abs=1)
@@ -135,9 +131,7 @@ def test_fingerprint_follows_weights_and_settings(copy: Path) -> None:
 
 def test_recommendations_beside_the_weights(copy: Path) -> None:
     recommended = {"tile_size": 256, "mpp": 0.5, "labels": ["nucleus"]}
-    (copy / "qwenvl.json").write_text(
-        json.dumps({"recommended": recommended, "warning": "not for diagnosis"})
-    )
+    (copy / "qwenvl.json").write_text(json.dumps({"recommended": recommended, "warning": "not for diagnosis"}))
     checkpoint = load_checkpoint(copy)
     assert checkpoint.recommended == recommended
     assert checkpoint.warning == checkpoint.info.warning == "not for diagnosis"
@@ -156,9 +150,7 @@ def test_both_spellings_of_the_processor(copy: Path, changes: dict[str, Any], na
     if name == "processor_config.json":
         content = json.loads((copy / "preprocessor_config.json").read_text())
         (copy / "preprocessor_config.json").unlink()
-        (copy / name).write_text(
-            json.dumps({"processor_class": "Qwen3VLProcessor", "image_processor": content})
-        )
+        (copy / name).write_text(json.dumps({"processor_class": "Qwen3VLProcessor", "image_processor": content}))
     assert read_processor(copy) == expected
 
 
@@ -195,9 +187,7 @@ def broken_config(folder: Path) -> None:
 
 
 def lost_shard(folder: Path) -> None:
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model-2.safetensors"}})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
 
 
 def cut_weights(folder: Path) -> None:
@@ -272,9 +262,7 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         find_checkpoint("owner/model")
 
 
-@pytest.mark.parametrize(
-    ("option", "message"), [({"device": "toaster"}, "toaster"), ({"dtype": "int8"}, "int8")]
-)
+@pytest.mark.parametrize(("option", "message"), [({"device": "toaster"}, "toaster"), ({"dtype": "int8"}, "int8")])
 def test_bad_options(tiny: Tiny, option: dict[str, str], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tiny("Qwen3-VL"), **option)
@@ -314,9 +302,7 @@ def test_adapter(tiny: Tiny, tmp_path: Path) -> None:
 
     # Names of no known layout load without any effect in peft; here they are an error.
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    renamed = {
-        key.replace("model.language_model.layers", "decoder.layers"): value for key, value in weights.items()
-    }
+    renamed = {key.replace("model.language_model.layers", "decoder.layers"): value for key, value in weights.items()}
     save_file(renamed, tmp_path / "adapter" / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match="do not fit this model"):
         load_checkpoint(tiny("Qwen3-VL"), adapter=tmp_path / "adapter")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from qwenvl import quantised
-from qwenvl.checkpoint import load_checkpoint
-from qwenvl.checkpoint_files import INDEX, fingerprint, read_header
-from qwenvl.description import describe_checkpoint
+from qwenvl.checkpoints import quantized as quantised
+from qwenvl.checkpoints.checkpoint_metadata import describe_checkpoint
+from qwenvl.checkpoints.files import INDEX, fingerprint, read_header
+from qwenvl.checkpoints.loading import load_checkpoint
 from qwenvl.errors import CheckpointError
 
 Tiny = Callable[[str], Path]
@@ -26,9 +26,7 @@ def copy(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 def header(length: int, text: bytes = b"{}", rest: bytes = b"") -> Callable[[Path], None]:
-    return lambda folder: (
-        (folder / "model.safetensors").write_bytes(struct.pack("<Q", length) + text + rest) and None
-    )
+    return lambda folder: (folder / "model.safetensors").write_bytes(struct.pack("<Q", length) + text + rest) and None
 
 
 def one(tensor: Any, rest: bytes = b"") -> Callable[[Path], None]:
@@ -103,7 +101,7 @@ TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (config(quantization_config={"bits": 4}), "without quant_method"),
         (lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}'), "of 'x/y'"),
     ],
-)  # fmt: skip
+)
 def test_damage_is_named(copy: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(copy)
     with pytest.raises(CheckpointError, match=message):
@@ -119,7 +117,7 @@ def test_two_sets_of_weights_are_not_chosen_from(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     "name", ["qwenvl.json", "special_tokens_map.json", "chat_template.json", "added_tokens.json", "modeling.py", INDEX]
-)  # fmt: skip
+)
 def test_every_file_that_is_loaded_is_in_the_fingerprint(copy: Path, name: str) -> None:
     before = fingerprint(copy)
     (copy / name).write_text("{}")
@@ -139,14 +137,14 @@ METHODS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes, 4 bits", "bitsandbytes and accelerate"),
     ({"load_in_8bit": True}, "bitsandbytes, 8 bits", "bitsandbytes and accelerate"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("stated", "called", "packages"), METHODS, ids=[row[1] for row in METHODS])
 @pytest.mark.parametrize("part", [None, "text_config"])
 def test_quantised_folders(
     copy: Path, monkeypatch: pytest.MonkeyPatch, stated: dict[str, Any], called: str, packages: str, part: str | None
-) -> None:  # fmt: skip
+) -> None:
     """Type of computing from the config, memory from the bytes, no second quantisation, packages by name."""
     weights = load_file(copy / "model.safetensors")
     name = next(name for name in weights if name.endswith("layers.0.self_attn.q_proj.weight"))
@@ -162,9 +160,7 @@ def test_quantised_folders(
     assert description.estimate_memory(224, dtype="float32").weights == description.weight_bytes
     with pytest.raises(CheckpointError, match=r"quantised already \(" + called):
         load_checkpoint(copy, device="cpu", quantise="4bit")
-    with pytest.raises(
-        CheckpointError, match=r"an adapter is merged into the weights, and these are quantised"
-    ):
+    with pytest.raises(CheckpointError, match=r"an adapter is merged into the weights, and these are quantised"):
         load_checkpoint(copy, device="cpu", adapter="somewhere")
     monkeypatch.setattr(quantised, "_is_there", lambda module: False)
     with pytest.raises(CheckpointError, match=f"which needs {packages}: pip install"):

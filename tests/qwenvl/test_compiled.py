@@ -36,21 +36,15 @@ def broken(graph: Any, inputs: Any) -> Any:
     raise RuntimeError("no such instruction\nand more")
 
 
-def test_a_compiler_that_fails_is_recorded(
-    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiler_that_fails_is_recorded(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda function, **_: real(function, backend=broken, fullgraph=True)
-    )
+    monkeypatch.setattr(torch, "compile", lambda function, **_: real(function, backend=broken, fullgraph=True))
     engine = LocalEngine.load(tiny("Qwen3-VL"), device="cpu", compiled=True)
     assert str(engine.info.processor["compiled"]).startswith("no (")
     assert "no such instruction" in str(engine.info.processor["compiled"])
     assert engine.info.processor["decoding"] == "light"
     expected = LocalEngine.load(tiny("Qwen3-VL"), device="cpu").answer(pictures, EVERY[0])
-    assert [plain(answer) for answer in engine.answer(pictures, EVERY[0])] == [
-        plain(answer) for answer in expected
-    ]
+    assert [plain(answer) for answer in engine.answer(pictures, EVERY[0])] == [plain(answer) for answer in expected]
 
 
 def test_a_shape_that_cannot_be_compiled_is_noted(

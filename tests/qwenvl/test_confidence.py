@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.checkpoint import load_checkpoint
-from qwenvl.confidence import FRAME, SIDE, Vocabulary, Written, add_scores
-from qwenvl.engines._chat import Token
-from qwenvl.engines._likelihood import as_written
-from qwenvl.geometry import CoordinateSpace, PictureFrame
-from qwenvl.number_tokens import Alternatives, NumberTokens, number_piece
+from qwenvl.checkpoints.loading import load_checkpoint
+from qwenvl.constraints.numeric_vocabulary import Alternatives, NumberTokens, number_piece
+from qwenvl.engines.server.chat import Token
+from qwenvl.engines.server.likelihood import as_written
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
+from qwenvl.scoring.confidence import FRAME, SIDE, NumberVocabulary, Written, add_scores
 
 FRAME_1000 = PictureFrame.same(1000, 1000)
 DIGITS = NumberTokens.of([(str(n).encode(), False) for n in range(10)])
@@ -50,9 +50,7 @@ def parsed(text: str, *labels: str, **settings: Any) -> Answer:
     """A text as read, its objects scored with tokens of one byte: the n-th number of the text has the chance 1/2^n."""
     request = Request(task="detect", labels=labels or ("mitosis", "nucleus"))
     answer = parse_answer(
-        text,
-        request,
-        **{"dialect": "json", "space": CoordinateSpace.RELATIVE_1000, "frame": FRAME_1000} | settings,
+        text, request, **{"dialect": "json", "space": CoordinateSpace.RELATIVE_1000, "frame": FRAME_1000} | settings
     )
     chances = np.zeros(len(text.encode()))
     for order, number in enumerate(re.finditer(rb"[0-9]+", text.encode()), 1):
@@ -194,19 +192,18 @@ def test_what_a_server_lists() -> None:
 
 def test_numbers_of_a_vocabulary(tiny: Callable[[str], Path]) -> None:
     ours = load_checkpoint("embedded")
-    tokens, numbers = Vocabulary(ours.tokenizer, 10_000).numbers
+    tokens, numbers = NumberVocabulary(ours.tokenizer, 10_000).numbers
     assert len(tokens) == 2002
     texts = [ours.tokenizer.decode([token]) for token in tokens]
     parts = [number_piece(text.encode()) for text in texts]
     assert [(int(part[0]), part[1]) for part in parts if part] == [
-        (value, closed)
-        for value, closed in zip(numbers.values.tolist(), numbers.closed.tolist(), strict=True)
+        (value, closed) for value, closed in zip(numbers.values.tolist(), numbers.closed.tolist(), strict=True)
     ]
     theirs = load_checkpoint(tiny("Qwen3-VL"), device="cpu")
-    tokens, numbers = Vocabulary(theirs.tokenizer, 10_000).numbers
+    tokens, numbers = NumberVocabulary(theirs.tokenizer, 10_000).numbers
     assert sorted(numbers.values.tolist()) == list(range(10))
     assert not numbers.closed.any()
-    assert Vocabulary(theirs.tokenizer, min(tokens)).numbers[0] == []
+    assert NumberVocabulary(theirs.tokenizer, min(tokens)).numbers[0] == []
 
 
 SAME = '"bbox_2d": [100, 200, 300, 400]'
@@ -234,14 +231,17 @@ SAME = '"bbox_2d": [100, 200, 300, 400]'
         ("ü [[100, 200, 300, 400], [100, 200, 300, 401]]", {}, [2.5, 6.5]),
         ("| label | x1 | y1 | x2 | y2 |\n|---|---|---|---|---|\n| mitosis | 100 | 200 | 300 | 400 |", {}, [6.5]),
         ("| label | bbox |\n|---|---|\n| mitosis | [100, 200, 300, 400] |", {}, [2.5]),
-        ("<ref>mitosis</ref><box>(100,200),(300,400)</box><ref>nucleus</ref><box>(100,200),(300,400)</box>",
-         {"dialect": "tags_v1"}, [2.5, 6.5]),
+        (
+            "<ref>mitosis</ref><box>(100,200),(300,400)</box><ref>nucleus</ref><box>(100,200),(300,400)</box>",
+            {"dialect": "tags_v1"},
+            [2.5, 6.5],
+        ),
         ("mitosis(100,200),(300,400)nucleus(100,200),(300,400)", {}, [2.5, 6.5]),
         ("bbox_2d: 100, 200, 300, 400 label: mitosis", {}, [3.5]),
         # A number written nowhere has no probability.
         ('[{"label": "mitosis", "x": 100, "y": 200, "w": 200, "h": 200}]', {}, [math.nan]),
     ],
-)  # fmt: skip
+)
 def test_a_score_is_of_the_very_numbers_of_its_object(
     text: str, settings: dict[str, Any], numbers: list[float]
 ) -> None:
@@ -251,9 +251,12 @@ def test_a_score_is_of_the_very_numbers_of_its_object(
 def test_tokens_that_stand_around_the_answer() -> None:
     answer = "[{'bbox_2d': [100, 200, 300, 400], 'label': 'mitosis'}]"
     read = parse_answer(
-        answer, Request(task="detect", labels=("mitosis",)), dialect="json", space=CoordinateSpace.RELATIVE_1000,
+        answer,
+        Request(task="detect", labels=("mitosis",)),
+        dialect="json",
+        space=CoordinateSpace.RELATIVE_1000,
         frame=FRAME_1000,
-    )  # fmt: skip
+    )
     thought = f"Perhaps {answer}?\n"
     for pieces in ([thought], [thought, "<|im_start|>"], ["<|box_start|>"], []):
         tokens = [*pieces, *answer[:12], "<|object_ref_start|>", *answer[12:]]

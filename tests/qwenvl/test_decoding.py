@@ -11,29 +11,29 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qwenvl.batching import Batch, build_batch, encode_prompt, plan_batches, render_request
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.decoding import decode, extend, prefill
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import TINY_FAMILIES
+from qwenvl.decoding.batching import TokenBatch, build_batch, encode_prompt, plan_batches, render_request
+from qwenvl.decoding.decode import decode, extend, prefill
+from qwenvl.decoding.repetition import Repetition, loops
+from qwenvl.decoding.sampling import Sampler
+from qwenvl.decoding.vision import fold_frames
 from qwenvl.errors import RequestError
-from qwenvl.preprocess import preprocess
-from qwenvl.repetition import Repetition, loops
+from qwenvl.images.preprocess import preprocess
 from qwenvl.request import Generation, Request, Task
-from qwenvl.sampling import Sampler
-from qwenvl.scoring import label_spellings, word_probabilities, yes_and_no
-from qwenvl.testing import TINY_FAMILIES
-from qwenvl.vision import fold_frames
+from qwenvl.scoring.likelihood import label_spellings, word_probabilities, yes_and_no
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
 REQUEST = Request(task=Task.DETECT, labels=("nucleus",))
 
 
-def batch_of(checkpoint: Checkpoint, pictures: Pictures, request: Request = REQUEST) -> Batch:
+def batch_of(checkpoint: Checkpoint, pictures: Pictures, request: Request = REQUEST) -> TokenBatch:
     prompt = encode_prompt(checkpoint, render_request(checkpoint, request, thinking=False))
     return build_batch(checkpoint, [prompt] * len(pictures), preprocess(pictures, checkpoint.processor))
 
 
-def their_inputs(batch: Batch) -> dict[str, Any]:
+def their_inputs(batch: TokenBatch) -> dict[str, Any]:
     return {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
@@ -65,15 +65,15 @@ def test_greedy_equals_generate(tiny: Tiny, pictures: Pictures, family: str) -> 
     batch = batch_of(checkpoint, pictures)
     steps = 12
     expected = checkpoint.model.generate(
-        **their_inputs(batch),
-        mm_token_type_ids=batch.mm_token_type_ids,
-        max_new_tokens=steps,
-        do_sample=False,
+        **their_inputs(batch), mm_token_type_ids=batch.mm_token_type_ids, max_new_tokens=steps, do_sample=False
     )[:, batch.input_ids.shape[1] :].tolist()
     written = decode(
-        checkpoint.model, prefill(checkpoint.model, batch), batch, Generation(max_new_tokens=steps),
+        checkpoint.model,
+        prefill(checkpoint.model, batch),
+        batch,
+        Generation(max_new_tokens=steps),
         eos=checkpoint.eos_token_ids,
-    )  # fmt: skip
+    )
     for row, ids in zip(written, expected, strict=True):
         end = next((at for at, token in enumerate(ids) if token in checkpoint.eos_token_ids), steps)
         assert row.tokens == ids[:end]
@@ -87,12 +87,7 @@ def test_without_token_types_generate_is_silently_wrong(tiny: Tiny, pictures: Pi
     checkpoint = load_checkpoint(tiny("Qwen3-VL"))
     batch = batch_of(checkpoint, pictures[:1])
     ours = prefill(checkpoint.model, batch).logits
-    options = {
-        "max_new_tokens": 1,
-        "do_sample": False,
-        "return_dict_in_generate": True,
-        "output_logits": True,
-    }
+    options = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     right = checkpoint.model.generate(
         **their_inputs(batch), mm_token_type_ids=batch.mm_token_type_ids, **options
     ).logits[0]
@@ -181,9 +176,7 @@ def test_sampling_does_not_depend_on_the_batch(tiny: Tiny, pictures: Pictures) -
     def write(chosen: Pictures, seed: int) -> list[list[int]]:
         batch = batch_of(checkpoint, chosen)
         settings = Generation(max_new_tokens=12, temperature=1.0, top_p=0.9, top_k=50, seed=seed)
-        rows = decode(
-            checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=checkpoint.eos_token_ids
-        )
+        rows = decode(checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=checkpoint.eos_token_ids)
         return [row.tokens for row in rows]
 
     together = write(pictures, 1)
@@ -204,8 +197,13 @@ def test_sampler_limits() -> None:
         assert {int(sampler.choose(logits)) for _ in range(200)} == allowed
     penalised = Sampler(Generation(repetition_penalty=2.0), torch.tensor([[1]]), 4)
     assert [int(penalised.choose(logits)) for _ in range(3)] == [2, 1, 1]
-    counts = np.bincount([int(Sampler(Generation(temperature=1.0, seed=n), torch.zeros(1, 1, dtype=torch.int64), 4)
-                              .choose(logits)) for n in range(3000)], minlength=4)  # fmt: skip
+    counts = np.bincount(
+        [
+            int(Sampler(Generation(temperature=1.0, seed=n), torch.zeros(1, 1, dtype=torch.int64), 4).choose(logits))
+            for n in range(3000)
+        ],
+        minlength=4,
+    )
     np.testing.assert_allclose(counts / 3000, torch.softmax(logits[0], 0).numpy(), atol=0.03)
 
 
@@ -283,9 +281,7 @@ def test_a_loop_is_stopped(tiny: Tiny, pictures: Pictures) -> None:
             return 0
 
     settings = Generation(max_new_tokens=200)
-    rows = decode(
-        checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=(), constraint=OnlyA()
-    )  # fmt: skip
+    rows = decode(checkpoint.model, prefill(checkpoint.model, batch), batch, settings, eos=(), constraint=OnlyA())
     assert [row.finish_reason for row in rows] == ["loop", "loop"]
     assert all(48 <= len(row.tokens) < 60 for row in rows)
 

@@ -8,7 +8,7 @@ import pytest
 
 from qwenvl.errors import CheckpointError, UnknownFamilyError
 from qwenvl.families import FAMILIES, Thinking, family_of, get_family, stated_grounding
-from qwenvl.geometry import CoordinateSpace
+from qwenvl.images.geometry import CoordinateSpace
 from qwenvl.prompts import build_prompt, conversation, render_chat
 from qwenvl.request import Request, Task
 

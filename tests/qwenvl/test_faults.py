@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from subjects import ASK, DETECT
 
-from qwenvl import decoding
 from qwenvl.answer import Answer, Status
+from qwenvl.decoding import decode as decoding
 from qwenvl.engines import local
 from qwenvl.engines.local import LocalEngine
 from qwenvl.request import Request, Task
@@ -22,9 +22,10 @@ Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
 END = "<|im_end|>"
 BOXES = [
-    '{"bbox_2d": [10, 20, 30, 40], "label": "nucleus"}', '{"bbox_2d": [50, 60, 70, 80], "label": "nucleus"}',
+    '{"bbox_2d": [10, 20, 30, 40], "label": "nucleus"}',
+    '{"bbox_2d": [50, 60, 70, 80], "label": "nucleus"}',
     '{"bbox_2d": [90, 10, 99, 20], "label": "nucleus"}',
-]  # fmt: skip
+]
 GOOD = f"[{BOXES[0]}, {BOXES[1]}]{END}"
 FOREVER = f"[{', '.join(BOXES[:1] * 60)}"
 CIRCLE = f"[{', '.join(BOXES * 30)}"
@@ -34,7 +35,7 @@ WORDS = "There is nothing new to say. " * 60
 
 
 class Script:
-    """Makes a model write given texts, one per row of the batch, as steps of `qwenvl.decoding`.
+    """Makes a model write given texts, one per row of the batch, as steps of `qwenvl.decoding.decode`.
 
     Where its thought is closed for it, it writes `after`.
     """
@@ -102,9 +103,7 @@ def test_tiles_that_never_end(
     tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, constrained: bool
 ) -> None:
     engine = LocalEngine(LocalEngine.load(tiny("Qwen3-VL"), device="cpu").checkpoint, constrained=constrained)
-    request = Request(
-        task=Task.DETECT, labels=("nucleus",), max_objects=90, generation={"max_new_tokens": 2000}
-    )
+    request = Request(task=Task.DETECT, labels=("nucleus",), max_objects=90, generation={"max_new_tokens": 2000})
     texts = [GOOD, FOREVER, EMPTY, CIRCLE, f"[{DRIFTING}]{END}"]
     answers, script = scripted(monkeypatch, engine, texts, request, pictures[0])
     good, forever, empty, circle, drifting = answers
@@ -124,9 +123,7 @@ def test_tiles_that_never_end(
 def test_words_that_never_end(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine.load(tiny("Qwen3-VL"), device="cpu")
     request = ASK.model_copy(update={"generation": ASK.generation.model_copy(update={"max_new_tokens": 900})})
-    (spoken, endless), script = scripted(
-        monkeypatch, engine, [f"One nucleus.{END}", WORDS], request, pictures[0]
-    )
+    (spoken, endless), script = scripted(monkeypatch, engine, [f"One nucleus.{END}", WORDS], request, pictures[0])
     assert (spoken.status, spoken.text) == (Status.OK, "One nucleus.")
     assert (endless.status, endless.finish_reason) == (Status.TRUNCATED, "loop")
     assert str(endless.text).startswith("There is nothing new to say.")
@@ -134,19 +131,21 @@ def test_words_that_never_end(tiny: Tiny, pictures: Pictures, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("after", "status", "found"),
-    [(GOOD, Status.OK, 2), (EMPTY, Status.TRUNCATED, 0), (FOREVER, Status.TRUNCATED, 1)],
+    ("after", "status", "found"), [(GOOD, Status.OK, 2), (EMPTY, Status.TRUNCATED, 0), (FOREVER, Status.TRUNCATED, 1)]
 )
 @pytest.mark.parametrize("thought", ["I wonder about the next cell. " * 90, "".join(map(str, range(900)))])
 def test_a_thought_that_never_closes(
-    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, thought: str, after: str, status: Status,
+    tiny: Tiny,
+    pictures: Pictures,
+    monkeypatch: pytest.MonkeyPatch,
+    thought: str,
+    after: str,
+    status: Status,
     found: int,
-) -> None:  # fmt: skip
+) -> None:
     """Under a grammar it is closed for the model, which then answers; but that there is nothing does not count."""
     engine = LocalEngine.load(tiny("Qwen3-VL-Thinking"), device="cpu")
-    request = DETECT.model_copy(
-        update={"generation": DETECT.generation.model_copy(update={"max_new_tokens": 700})}
-    )
+    request = DETECT.model_copy(update={"generation": DETECT.generation.model_copy(update={"max_new_tokens": 700})})
     texts = [f"One cell.\n</think>\n\n{GOOD}", thought, f"None.\n</think>\n\n{EMPTY}"]
     (closed, endless, none), _ = scripted(monkeypatch, engine, texts, request, pictures[0], after)
     assert (closed.status, closed.reasoning, len(closed.objects)) == (Status.OK, "One cell.", 2)

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from subjects import ASK, CLASSIFY, DETECT, EXTRACT, SCORE, plain
 
 from qwenvl.answer import Status
-from qwenvl.batching import build_batch, encode_prompt, render_request
-from qwenvl.checkpoint import load_checkpoint
-from qwenvl.decoding import prefill
+from qwenvl.checkpoints.loading import load_checkpoint
+from qwenvl.decoding.batching import build_batch, encode_prompt, render_request
+from qwenvl.decoding.decode import prefill
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import RequestError
 from qwenvl.families import VideoTime
-from qwenvl.film import Stamps
-from qwenvl.marks import Mark
-from qwenvl.preprocess import preprocess
+from qwenvl.images.marks import Mark
+from qwenvl.images.preprocess import preprocess
+from qwenvl.images.video import FrameTimestamps
 from qwenvl.request import Request, Task
 from qwenvl.subject import NamedPicture, Subject, ask_about
 
@@ -49,7 +49,7 @@ def frames() -> list[NDArray[np.uint8]]:
 def test_stamps_are_written_as_the_families_do_and_never_alike(
     values: tuple[float, ...], unit: str, texts: tuple[str, ...]
 ) -> None:
-    assert Stamps(values, unit).texts == texts
+    assert FrameTimestamps(values, unit).texts == texts
     assert len(set(texts)) == len(texts)
 
 
@@ -64,11 +64,11 @@ def test_stamps_are_written_as_the_families_do_and_never_alike(
 )
 def test_stamps_that_are_none(values: tuple[float, ...], unit: str, word: str) -> None:
     with pytest.raises(RequestError, match=word):
-        Stamps(values, unit)
+        FrameTimestamps(values, unit)
 
 
 def test_a_film_is_pictures_of_one_size_without_a_target(frames: list[NDArray[np.uint8]]) -> None:
-    stamps = Stamps((0.0, 1.0))
+    stamps = FrameTimestamps((0.0, 1.0))
     film = Subject.film(frames[:2], stamps)
     assert film.target_index is None
     assert "every picture of the film" in str(film.unfit(DETECT))
@@ -78,43 +78,32 @@ def test_a_film_is_pictures_of_one_size_without_a_target(frames: list[NDArray[np
     for wrong, word in [
         (lambda: Subject.film(frames[:3], stamps), "one each"),
         (lambda: Subject.film([frames[0], frames[1][:32]], stamps), "one size"),
-        (
-            lambda: Subject((NamedPicture("a", frames[0]), NamedPicture("b", frames[1])), stamps=stamps),
-            "names",
-        ),
+        (lambda: Subject((NamedPicture("a", frames[0]), NamedPicture("b", frames[1])), stamps=stamps), "names"),
     ]:
         with pytest.raises(RequestError, match=word):
             wrong()
 
 
 @pytest.mark.parametrize("folder", ["qwen2_5_vl", "qwen3_vl"])
-def test_ids_are_those_of_the_processors(
-    real_data: Path, frames: list[NDArray[np.uint8]], folder: str
-) -> None:
+def test_ids_are_those_of_the_processors(real_data: Path, frames: list[NDArray[np.uint8]], folder: str) -> None:
     """The real vocabulary and chat template, expanded by the processor's own code and by ours."""
     from transformers import AutoTokenizer
     from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
     from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
     tokenizer = AutoTokenizer.from_pretrained(real_data / "tokenizers" / folder, local_files_only=True)
-    stamps = Stamps((0.0, 0.5, 2.5, 40.0))
+    stamps = FrameTimestamps((0.0, 0.5, 2.5, 40.0))
     kind: Any = Qwen3VLProcessor if folder == "qwen3_vl" else Qwen2_5_VLProcessor
-    processor = kind.__new__(
-        kind
-    )  # its video processor would need torchvision; only numbers of it are asked for
+    processor = kind.__new__(kind)  # its video processor would need torchvision; only numbers of it are asked for
     processor.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
     processor.video_token = "<|video_pad|>"
     processor.vision_start_token, processor.vision_end_token = "<|vision_start|>", "<|vision_end|>"
     # Every frame twice, at two frames per second: each fills a temporal patch of its own.
     indices = [round(2 * value) for value in stamps.values for _ in range(2)]
     grid = torch.tensor([[4, 4, 8]])
-    inputs = {
-        "video_grid_thw": grid, "video_metadata": [SimpleNamespace(fps=2.0, frames_indices=indices)]
-    }  # fmt: skip
+    inputs = {"video_grid_thw": grid, "video_metadata": [SimpleNamespace(fps=2.0, frames_indices=indices)]}
     replacement = processor.replace_video_token(inputs, 0)
-    conversation = [
-        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What is this?"}]}
-    ]
+    conversation = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What is this?"}]}]
     template = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     assert template.count(BLOCK) == 1
     replaced = BLOCK if folder == "qwen3_vl" else "<|video_pad|>"
@@ -123,9 +112,7 @@ def test_ids_are_those_of_the_processors(
     time = VideoTime.TEXT if folder == "qwen3_vl" else VideoTime.POSITIONS
     checkpoint: Any = SimpleNamespace(
         tokenizer=tokenizer,
-        family=SimpleNamespace(
-            video_time=time, thinking="never", think_open="<think>", think_close="</think>"
-        ),
+        family=SimpleNamespace(video_time=time, thinking="never", think_open="<think>", think_close="</think>"),
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
     )
     film = Subject.film(frames, stamps)
@@ -143,8 +130,8 @@ def test_positions_and_logits_are_those_of_the_model_alone(
     checkpoint = load_checkpoint(tiny(family), device="cpu")
     config = checkpoint.model.config
     films = [
-        Subject.film(frames, Stamps((0.0, 2.5, 5.0, 7.5))),
-        Subject.film(frames[1:3], Stamps((3.0, 13.0))),
+        Subject.film(frames, FrameTimestamps((0.0, 2.5, 5.0, 7.5))),
+        Subject.film(frames[1:3], FrameTimestamps((3.0, 13.0))),
     ]
     prompts = [
         encode_prompt(checkpoint, render_request(checkpoint, ASK, film, thinking=False), stamps=film.stamps)
@@ -156,12 +143,8 @@ def test_positions_and_logits_are_those_of_the_model_alone(
     ours = prefill(checkpoint.model, batch).logits
     for row, (film, prompt) in enumerate(zip(films, prompts, strict=True)):
         shown = [picture.pixels for picture in film.pictures]
-        own = preprocess(
-            shown, checkpoint.processor
-        )  # each patch holds its picture twice, as both of its frames
-        ids = torch.tensor(
-            [prompt.ids([own.image_grid_thw[0].prod().item() // 4] * len(shown), config.video_token_id)]
-        )
+        own = preprocess(shown, checkpoint.processor)  # each patch holds its picture twice, as both of its frames
+        ids = torch.tensor([prompt.ids([own.image_grid_thw[0].prod().item() // 4] * len(shown), config.video_token_id)])
         grid = own.image_grid_thw[:1].clone()
         grid[0, 0] = len(shown)
         assert film.stamps is not None
@@ -175,9 +158,13 @@ def test_positions_and_logits_are_those_of_the_model_alone(
         assert torch.equal(batch.position_ids[:, row, -length:], positions[:, 0])
         assert int(batch.next_position[row]) == length + int(deltas)
         theirs = checkpoint.model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds,
-            pixel_values_videos=own.pixel_values, video_grid_thw=grid, **options,
-        ).logits[0, -1]  # fmt: skip
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=kinds,
+            pixel_values_videos=own.pixel_values,
+            video_grid_thw=grid,
+            **options,
+        ).logits[0, -1]
         torch.testing.assert_close(ours[row], theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -186,7 +173,7 @@ def test_uneven_times_follow_the_rule_of_even_ones(tiny: Tiny, frames: list[NDAr
     checkpoint = load_checkpoint(tiny("Qwen2.5-VL"), device="cpu")
 
     def times(values: tuple[float, ...]) -> list[int]:
-        film = Subject.film([frames[0]] * len(values), Stamps(values))
+        film = Subject.film([frames[0]] * len(values), FrameTimestamps(values))
         text = render_request(checkpoint, ASK, film, thinking=False)
         prompt = encode_prompt(checkpoint, text, stamps=film.stamps)
         patches = preprocess([frames[0]] * len(values), checkpoint.processor)
@@ -203,12 +190,13 @@ def test_uneven_times_follow_the_rule_of_even_ones(tiny: Tiny, frames: list[NDAr
 
 
 @pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL"])
-def test_films_among_pictures_change_no_answer(
-    tiny: Tiny, frames: list[NDArray[np.uint8]], family: str
-) -> None:
+def test_films_among_pictures_change_no_answer(tiny: Tiny, frames: list[NDArray[np.uint8]], family: str) -> None:
     engine = LocalEngine.load(tiny(family), device="cpu")
     one_by_one = LocalEngine(engine.checkpoint, token_budget=1)
-    films = [Subject.film(frames, Stamps((0.0, 1.0, 2.0, 5.0))), Subject.film(frames[:2], Stamps((0.0, 9.0)))]
+    films = [
+        Subject.film(frames, FrameTimestamps((0.0, 1.0, 2.0, 5.0))),
+        Subject.film(frames[:2], FrameTimestamps((0.0, 9.0))),
+    ]
     items = [frames[0], films[0], Subject(), films[1], frames[1]]
     requests = [ASK, SCORE, CLASSIFY, EXTRACT, DETECT]
     alone = [one_by_one.answer(items, request) for request in requests]
@@ -219,13 +207,17 @@ def test_films_among_pictures_change_no_answer(
     detected = alone[-1]
     assert [answer.status is Status.FAILED for answer in detected] == [False, True, True, True, False]
     # The time is seen: another pace is another answer.
-    slow = Subject.film(frames, Stamps((0.0, 10.0, 20.0, 50.0)))
+    slow = Subject.film(frames, FrameTimestamps((0.0, 10.0, 20.0, 50.0)))
     assert engine.answer([slow], SCORE)[0].scores["yes"] != pytest.approx(alone[1][1].scores["yes"], abs=1e-5)
 
 
 def test_servers_are_told_the_times_as_text(frames: list[NDArray[np.uint8]]) -> None:
-    film = Subject.film(frames[:2], Stamps((0.0, 90.0)))
+    film = Subject.film(frames[:2], FrameTimestamps((0.0, 90.0)))
     content = ask_about(ASK, film)[0]["content"]
     assert [part.get("text", part["type"]) for part in content] == [
-        "<0.0 seconds>", "image", "<90.0 seconds>", "image", "What is this?"
-    ]  # fmt: skip
+        "<0.0 seconds>",
+        "image",
+        "<90.0 seconds>",
+        "image",
+        "What is this?",
+    ]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from qwenvl.errors import PictureError
 from qwenvl.families import FAMILIES
-from qwenvl.geometry import CoordinateSpace, PictureFrame, smart_resize
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame, smart_resize
 
 SIDES = st.integers(1, 3000)
 
@@ -29,9 +29,7 @@ def test_known_places() -> None:
     SIDES,
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5),
 )
-def test_round_trip_of_every_family(
-    name: str, width: int, height: int, shares: list[tuple[float, float]]
-) -> None:
+def test_round_trip_of_every_family(name: str, width: int, height: int, shares: list[tuple[float, float]]) -> None:
     family = FAMILIES[name]
     if max(width, height) > 200 * min(width, height):
         with pytest.raises(PictureError):

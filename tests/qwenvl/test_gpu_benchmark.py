@@ -29,21 +29,18 @@ def test_geometries_have_the_published_number_of_parameters(gpu: Any, name: str,
     geometry = gpu.GEOMETRIES[name]
     architecture = getattr(transformers, get_family(geometry.family).architecture)
     config = architecture.config_class(
-        text_config={**geometry.text, "tie_word_embeddings": geometry.tied}, vision_config=geometry.vision,
+        text_config={**geometry.text, "tie_word_embeddings": geometry.tied},
+        vision_config=geometry.vision,
         tie_word_embeddings=geometry.tied,
-    )  # fmt: skip
+    )
     with torch.device("meta"):
         model = architecture(config)
     model.tie_weights()
-    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(
-        billions, rel=1e-3
-    )
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
 def test_every_step_runs_without_a_gpu() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--selfcheck"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, str(SCRIPT), "--selfcheck"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("both sides write the same tokens in float32") == 2
     assert "no bar counts" in done.stdout

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status
+from qwenvl.checkpoints.testing import TINY_FAMILIES
+from qwenvl.constraints.grammar import ThinkFirst, answer_schema
 from qwenvl.engines.local import LocalEngine
 from qwenvl.families import get_family
-from qwenvl.geometry import CoordinateSpace
-from qwenvl.grammar import ThinkFirst, answer_schema
+from qwenvl.images.geometry import CoordinateSpace
 from qwenvl.request import Request, Task
-from qwenvl.testing import TINY_FAMILIES
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
@@ -83,9 +83,7 @@ def test_without_constraints(tiny: Tiny, pictures: Pictures) -> None:
     free = LocalEngine(engine.checkpoint, constrained=False)
     assert free.info.processor["constrained"] is False
     request = request_for(Task.DETECT)
-    assert [a.raw for a in free.answer(pictures, request)] != [
-        a.raw for a in engine.answer(pictures, request)
-    ]
+    assert [a.raw for a in free.answer(pictures, request)] != [a.raw for a in engine.answer(pictures, request)]
 
 
 def test_tags_and_words_are_free() -> None:
@@ -147,8 +145,11 @@ def test_a_thought_is_closed_by_hand() -> None:
     assert thinking.accept(1, 7)
     assert open_tokens() == [[7], [8]]
     assert [thinking.accept(0, 7), thinking.accept(0, 8), thinking.accept(1, 3), thinking.accept(1, 8)] == [
-        True, True, False, True
-    ]  # fmt: skip
+        True,
+        True,
+        False,
+        True,
+    ]
     assert open_tokens() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]] * 2
     assert thinking.accept(0, 9)
     assert not thinking.interrupt(0)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from qwenvl.answer import Status
+from qwenvl.constraints.json_schema import LIMIT, SchemaValidator, check_schema, read_schema, unheld
+from qwenvl.constraints.schema_patterns import check_pattern, matches
 from qwenvl.errors import RequestError
-from qwenvl.json_schema import LIMIT, SchemaValidator, check_schema, read_schema, unheld
-from qwenvl.parse._reading import Reading
-from qwenvl.parse.extracted import extracted
+from qwenvl.parse.json.extracted import extracted
+from qwenvl.parse.reading import TextReading
 from qwenvl.request import Request
-from qwenvl.schema_patterns import check_pattern, matches
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -28,8 +28,7 @@ def nested(levels: int) -> dict[str, Any]:
 def many_ways(levels: int, ways: int) -> dict[str, Any]:
     """A short schema whose alternatives multiply at every level of a list."""
     parts: dict[str, Any] = {
-        f"l{n}": {"anyOf": [{"type": "array", "items": {"$ref": f"#/$defs/l{n + 1}"}}] * ways}
-        for n in range(levels)
+        f"l{n}": {"anyOf": [{"type": "array", "items": {"$ref": f"#/$defs/l{n + 1}"}}] * ways} for n in range(levels)
     }
     return {"$ref": "#/$defs/l0", "$defs": {**parts, f"l{levels}": {"type": "integer"}}}
 
@@ -56,8 +55,10 @@ def many_ways(levels: int, ways: int) -> dict[str, Any]:
         ({"$ref": "#/$defs/none"}, "not in it"),
         ({"$ref": "#/properties", "properties": {"a": {}}}, "no schema"),
         ({"$ref": "#"}, "in a circle"),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
-         "in a circle"),
+        (
+            {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
+            "in a circle",
+        ),
         ({"$schema": "http://127.0.0.1:9/schema"}, "no version of JSON Schema"),
         ({"$schema": 5}, "no version of JSON Schema"),
         ({"enum": ["\ud800"]}, "half a character"),
@@ -66,7 +67,7 @@ def many_ways(levels: int, ways: int) -> dict[str, Any]:
         ({"enum": [{1, 2}]}, "no JSON"),
         ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "only one of them"),
     ],
-)  # fmt: skip
+)
 def test_refused(schema: Any, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         check_schema(schema)
@@ -89,14 +90,21 @@ def test_refused(schema: Any, words: str) -> None:
         ({"uniqueItems": True}, [{"a": n} for n in range(5000)], [1, 1.0]),
         ({"uniqueItems": True}, [1, True, "1", [1], {"a": 1}], [{"a": [1]}, {"a": [1.0]}]),
         ({"properties": {"next": {"$ref": "#"}, "n": {"type": "integer"}}}, {"next": {"n": 1}}, {"next": {"n": ""}}),
-        ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}],
-          "additionalItems": False}, [1], [1, 2]),
+        (
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "items": [{"type": "integer"}],
+                "additionalItems": False,
+            },
+            [1],
+            [1, 2],
+        ),
         ({"properties": {"$ref": {"type": "integer"}, "pattern": {"enum": ["("]}}}, {"$ref": 1}, {"pattern": "a"}),
         ({"const": {"$ref": "http://a/b"}}, {"$ref": "http://a/b"}, {}),
         ({"multipleOf": 0.5}, 1.5, 1.25),
         (many_ways(3, 3), [[[1]]], [[["x"]]]),
     ],
-)  # fmt: skip
+)
 def test_right_results(schema: dict[str, Any], right: Any, wrong: Any) -> None:
     check_schema(schema)
     validator = SchemaValidator(schema)
@@ -124,7 +132,7 @@ def test_limits_fail_one_answer_with_a_reason(schema: dict[str, Any], value: Any
 
 
 def test_an_answer_beyond_the_limits_is_failed() -> None:
-    read = extracted(Reading('"' + "a" * 70 + '!"'), {"pattern": r"^(?=a)(a|aa)+$"}, unfinished=False)
+    read = extracted(TextReading('"' + "a" * 70 + '!"'), {"pattern": r"^(?=a)(a|aa)+$"}, unfinished=False)
     assert (read.status, read.value) == (Status.FAILED, None)
     assert "cannot be applied" in str(read.error)
 
@@ -146,9 +154,13 @@ def test_files(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf{"type": "integer"}')
     assert read_schema(path) == {"type": "integer"}
     for text, words in (
-        (b"{", "is not JSON"), (b"\xff", "is not JSON"), (b"[" * 100_000, "deep"), (b'{"$ref": "#"}', "circle"),
-        (b" " * 2_000_000, "at most"), (b'{"maximum": 1' + b"0" * 5000 + b"}", "is not JSON"),
-    ):  # fmt: skip
+        (b"{", "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (b"[" * 100_000, "deep"),
+        (b'{"$ref": "#"}', "circle"),
+        (b" " * 2_000_000, "at most"),
+        (b'{"maximum": 1' + b"0" * 5000 + b"}", "is not JSON"),
+    ):
         path.write_bytes(text)
         with pytest.raises(RequestError, match=words) as error:
             read_schema(path)
@@ -157,9 +169,13 @@ def test_files(tmp_path: Path) -> None:
 
 def test_patterns_of_everyday_use_stay_allowed() -> None:
     for pattern, text in (
-        (r"^\d{4}-\d{2}-\d{2}$", "2024-05-06"), (r"^pT[0-4](a|b)?$", "pT1a"), (r"^[^\x00-\x1f]{1,200}$", "ok"),
-        (r"^[\w.+-]+@[\w-]+\.[\w.]{2,}$", "a.b@c.de"), (r"(\d)\1", "44"), (r"^.{0,2000}$", "x" * 2000),
-    ):  # fmt: skip
+        (r"^\d{4}-\d{2}-\d{2}$", "2024-05-06"),
+        (r"^pT[0-4](a|b)?$", "pT1a"),
+        (r"^[^\x00-\x1f]{1,200}$", "ok"),
+        (r"^[\w.+-]+@[\w-]+\.[\w.]{2,}$", "a.b@c.de"),
+        (r"(\d)\1", "44"),
+        (r"^.{0,2000}$", "x" * 2000),
+    ):
         check_pattern(pattern)
         assert matches(pattern, text)
         assert not matches(pattern, "\n")

@@ -8,23 +8,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qwenvl import vision
-from qwenvl.batching import Batch, build_batch, encode_prompt, render_request
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.decoding import TransformersSteps, prefill
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import TINY_FAMILIES
+from qwenvl.decoding import vision
+from qwenvl.decoding.batching import TokenBatch, build_batch, encode_prompt, render_request
+from qwenvl.decoding.cpu_decoder import LightLanguage, LightSteps
+from qwenvl.decoding.decode import TransformersSteps, prefill
+from qwenvl.decoding.onednn_linear import pack_linears
 from qwenvl.engines.local import LocalEngine
-from qwenvl.light import LightLanguage, LightSteps
-from qwenvl.packed import pack_linears
-from qwenvl.preprocess import preprocess
+from qwenvl.images.preprocess import preprocess
 from qwenvl.request import Request, Task
-from qwenvl.testing import TINY_FAMILIES
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
 LIGHT = ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-Thinking"]
 
 
-def batch_of(checkpoint: Checkpoint, pictures: Pictures) -> Batch:
+def batch_of(checkpoint: Checkpoint, pictures: Pictures) -> TokenBatch:
     request = Request(task=Task.DETECT, labels=("nucleus",))
     prompt = encode_prompt(checkpoint, render_request(checkpoint, request, thinking=False))
     return build_batch(checkpoint, [prompt] * len(pictures), preprocess(pictures, checkpoint.processor))
@@ -45,7 +45,7 @@ def test_light_steps_equal_transformers(
     tiny: Tiny, pictures: Pictures, family: str, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits of every step, over a cache that grows and rows that leave."""
-    monkeypatch.setattr("qwenvl.light._NEW", 5)
+    monkeypatch.setattr("qwenvl.decoding.cpu_decoder._NEW", 5)
     checkpoint = load_checkpoint(tiny(family), device="cpu")
     model = checkpoint.model
     batch = batch_of(checkpoint, [*pictures[:2], pictures[2 if padded else 0], pictures[1]])
@@ -102,9 +102,7 @@ def test_changed_weights_are_not_computed_with_old_ones(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 @torch.inference_mode()
-def test_pictures_in_groups(
-    tiny: Tiny, pictures: Pictures, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_in_groups(tiny: Tiny, pictures: Pictures, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load_checkpoint(tiny(family), device="cpu")
     batch = batch_of(checkpoint, pictures)
     expected = prefill(checkpoint.model, batch).logits

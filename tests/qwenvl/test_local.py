@@ -13,21 +13,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
-from qwenvl.decoding import Decoded
+from qwenvl.checkpoints.testing import TINY_FAMILIES
+from qwenvl.decoding.decode import Decoded
 from qwenvl.engines import local
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import RequestError
 from qwenvl.request import Request, Task
-from qwenvl.testing import TINY_FAMILIES
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
 SCHEMA = {
     "type": "object",
-    "properties": {
-        "n": {"type": "integer", "minimum": 0, "maximum": 99},
-        "grade": {"enum": ["low", "high"]},
-    },
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "grade": {"enum": ["low", "high"]}},
     "required": ["n", "grade"],
     "additionalProperties": False,
 }
@@ -41,14 +38,7 @@ REQUESTS = [
 
 
 def plain(answer: Answer) -> tuple[Any, ...]:
-    return (
-        answer.status,
-        answer.raw,
-        answer.finish_reason,
-        answer.new_tokens,
-        answer.prompt_tokens,
-        answer.value,
-    )
+    return (answer.status, answer.raw, answer.finish_reason, answer.new_tokens, answer.prompt_tokens, answer.value)
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -88,9 +78,7 @@ def test_one_bad_picture_does_not_touch_the_others(tiny: Tiny, pictures: Picture
     engine = LocalEngine.load(tiny("Qwen3-VL"))
     bad: list[Any] = [np.zeros((8, 8, 3)), np.zeros((1, 500, 3), np.uint8), None]
     answers = engine.answer([bad[0], pictures[0], bad[1], pictures[1], bad[2]], REQUESTS[2])
-    assert [answer.status for answer in answers] == [
-        Status.FAILED, Status.OK, Status.FAILED, Status.OK, Status.FAILED
-    ]  # fmt: skip
+    assert [answer.status for answer in answers] == [Status.FAILED, Status.OK, Status.FAILED, Status.OK, Status.FAILED]
     assert "picture 0" in str(answers[0].error)
     assert "dtype uint8" in str(answers[0].error)
     good = engine.answer(pictures[:2], REQUESTS[2])
@@ -98,9 +86,7 @@ def test_one_bad_picture_does_not_touch_the_others(tiny: Tiny, pictures: Picture
     assert engine.answer([], REQUESTS[0]) == []
 
 
-def test_out_of_memory_halves_the_batch(
-    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_halves_the_batch(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine.load(tiny("Qwen3-VL"))
     expected = engine.answer([pictures[0]] * 5, REQUESTS[0])
     sizes: list[int] = []
@@ -121,17 +107,13 @@ def test_out_of_memory_halves_the_batch(
     assert max(sizes) <= 2  # learnt
 
 
-def test_a_picture_that_never_fits_fails_alone(
-    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_never_fits_fails_alone(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine.load(tiny("Qwen3-VL"))
     real = local.prefill
 
     def scarce(model: Any, batch: Any, *rest: Any) -> Any:
         if max(batch.patches.image_grid_thw.prod(1)) > 196:
-            raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
-            )
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
         return real(model, batch, *rest)
 
     monkeypatch.setattr(local, "prefill", scarce)
@@ -183,9 +165,7 @@ def test_memory_that_runs_out_at_random_loses_no_tile(
     assert answered > 0 < lost, "some tiles met the fault alone, and the others are right"
 
 
-def test_other_errors_are_not_swallowed(
-    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_are_not_swallowed(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine.load(tiny("Qwen3-VL"))
 
     def broken(*_: Any) -> Any:
@@ -218,15 +198,14 @@ def test_boxes_come_back_in_tile_px_with_scores(
         assert answer.objects[0].box == pytest.approx(expected)
         # Nothing is known of other numbers, and the digits of each number are one half each.
         assert [item.score for item in answer.objects] == [
-            pytest.approx(0.5 ** ((2 + 2 + 3 + 2) / 4)), pytest.approx(0.5 ** ((1 + 1 + 2 + 2) / 4)),
-        ]  # fmt: skip
+            pytest.approx(0.5 ** ((2 + 2 + 3 + 2) / 4)),
+            pytest.approx(0.5 ** ((1 + 1 + 2 + 2) / 4)),
+        ]
 
 
 def test_thinking_is_cut_off(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine.load(tiny("Qwen3-VL-Thinking"))
-    text = (
-        'There may be [1] or {"bbox_2d"...\n</think>\n\n[{"bbox_2d": [0, 0, 500, 500], "label": "nucleus"}]'
-    )
+    text = 'There may be [1] or {"bbox_2d"...\n</think>\n\n[{"bbox_2d": [0, 0, 500, 500], "label": "nucleus"}]'
     tokens = engine.checkpoint.tokenizer(text)["input_ids"]
     chances = [math.log(0.25)] * len(tokens)
     monkeypatch.setattr(local, "decode", lambda *_, **__: [Decoded(tokens, chances, "stop")])
@@ -242,9 +221,7 @@ def test_bad_schema(tiny: Tiny, pictures: Pictures) -> None:
     bad = {"$ref": "#/nothing/here"}
     with pytest.raises(ValidationError, match="which is not in it"):
         Request(task=Task.EXTRACT, output_schema=bad)
-    request = Request(task=Task.EXTRACT, output_schema={"type": "object"}).model_copy(
-        update={"output_schema": bad}
-    )
+    request = Request(task=Task.EXTRACT, output_schema={"type": "object"}).model_copy(update={"output_schema": bad})
     with pytest.raises(RequestError):
         engine.answer(pictures, request)
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from subjects import ASK, SCORE, pair
 
 from qwenvl.answer import Status
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.engines.local import LocalEngine
-from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.errors import PictureError
-from qwenvl.marks import COLOURS, Mark, MarkKind, draw_marks
+from qwenvl.images.marks import COLOURS, Mark, MarkKind, draw_marks
 from qwenvl.request import Request
 from qwenvl.subject import NamedPicture, Subject
 
@@ -79,9 +79,11 @@ def test_numbers_stay_within_the_picture() -> None:
 
 def test_bad_marks() -> None:
     for fields in (
-        {"kind": "box", "points": [(1, 2)]}, {"kind": "outline", "points": [(1, 2), (3, 4)]},
-        {"kind": "point", "points": [(float("nan"), 1)]}, {"kind": "point", "points": [(1, 1)], "colour": "beige"},
-    ):  # fmt: skip
+        {"kind": "box", "points": [(1, 2)]},
+        {"kind": "outline", "points": [(1, 2), (3, 4)]},
+        {"kind": "point", "points": [(float("nan"), 1)]},
+        {"kind": "point", "points": [(1, 1)], "colour": "beige"},
+    ):
         with pytest.raises(ValidationError):
             Mark(**fields)  # type: ignore[arg-type]
     with pytest.raises(PictureError, match="lies outside a picture of 300x300"):
@@ -102,7 +104,7 @@ def test_marks_reach_the_model_and_are_recorded(
     named = Subject((NamedPicture("", pictures[0], marks=(mark,)),))
     by_hand = draw_marks(pictures[0], [mark])
     local = LocalEngine.load(tiny("Qwen3-VL"), device="cpu")
-    for engine in (local, StandInEngine()):
+    for engine in (local, FakeEngine()):
         expected, without = engine.answer([by_hand, pictures[0]], SCORE)
         assert expected.scores["yes"] != pytest.approx(without.scores["yes"], abs=1e-6)
         for answer in (engine.answer([pictures[0]], asked)[0], engine.answer([named], SCORE)[0]):
@@ -119,6 +121,7 @@ def test_marks_reach_the_model_and_are_recorded(
     )
     assert (answer[0].notes, answer[1].status) == (("marked:1",), Status.FAILED)
     assert server.stats()["asked"][0]["crcs"] == [
-        zlib.crc32(pictures[0].tobytes()), zlib.crc32(draw_marks(pictures[1], [mark]).tobytes())
-    ]  # fmt: skip
+        zlib.crc32(pictures[0].tobytes()),
+        zlib.crc32(draw_marks(pictures[1], [mark]).tobytes()),
+    ]
     assert mark.kind is MarkKind.BOX

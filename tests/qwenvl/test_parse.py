@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwenvl.answer import Answer
-from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
 from tests.qwenvl.parse_cases import CASES, HEIGHT, WIDTH, Case

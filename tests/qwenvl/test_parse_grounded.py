@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qwenvl.answer import Status
-from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request, Task
 
@@ -37,9 +37,7 @@ def test_each_box_is_placed_and_named_by_its_keys():
 
 def test_absolute_numbers_are_px_of_the_resized_picture():
     frame = PictureFrame(200, 100, 400, 200)
-    answer = read(
-        {"a": {"bbox_2d": [100, 50, 400, 200]}}, space=CoordinateSpace.ABSOLUTE_RESIZED, frame=frame
-    )
+    answer = read({"a": {"bbox_2d": [100, 50, 400, 200]}}, space=CoordinateSpace.ABSOLUTE_RESIZED, frame=frame)
     assert answer.objects[0].box == (50.0, 25.0, 200.0, 100.0)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qwenvl.parse._labels import canonical
-from qwenvl.parse._names import name_in
+from qwenvl.parse.boxes.labels import canonical
+from qwenvl.parse.boxes.names import name_in
 
 LABELS = ("mitosis", "nucleus", "细胞", "grade 3")
 FOLDED = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qwenvl.answer import Answer, Status
 from qwenvl.families import FAMILIES
-from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request, Task
 from tests.qwenvl.parse_cases import CASES, LABELS
@@ -72,10 +72,7 @@ def written(boxes: list[tuple[str, list[int]]], dialect: str) -> str:
     ref, box_tag = (
         ("<ref>{}</ref>", "<box>({},{}),({},{})</box>")
         if dialect == "tags_v1"
-        else (
-            "<|object_ref_start|>{}<|object_ref_end|>",
-            "<|box_start|>({},{}),({},{})<|box_end|>",
-        )
+        else ("<|object_ref_start|>{}<|object_ref_end|>", "<|box_start|>({},{}),({},{})<|box_end|>")
     )
     return "".join(ref.format(label) + box_tag.format(*box) for label, box in boxes)
 
@@ -112,15 +109,10 @@ def test_valid_answers_come_back_exactly(dialect: str, space: CoordinateSpace, d
 
 @pytest.mark.parametrize("finish_reason", ["stop", "length"])
 @pytest.mark.parametrize(
-    "shape",
-    ["json", "fenced", "indented", "single quotes", "full width", "lines", "tags_v1", "tags_v2", "points"],
+    "shape", ["json", "fenced", "indented", "single quotes", "full width", "lines", "tags_v1", "tags_v2", "points"]
 )
 def test_a_cut_answer_claims_only_what_was_finished(shape: str, finish_reason: str) -> None:
-    boxes = [
-        ("mitosis", [105, 210, 320, 430]),
-        ("nucleus", [5, 610, 72, 805]),
-        ("mitosis", [1, 20, 300, 999]),
-    ]
+    boxes = [("mitosis", [105, 210, 320, 430]), ("nucleus", [5, 610, 72, 805]), ("mitosis", [1, 20, 300, 999])]
     text = written(boxes, shape if shape.startswith("tags") else "json")
     request, dialect = DETECT, shape if shape.startswith("tags") else "json"
     if shape == "fenced":
@@ -159,8 +151,7 @@ KEYS = ("bbox_2d", "point_2d", "label", "bbox", "x", "y", "objects", "score", "�
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: (
-        st.lists(inner, max_size=5)
-        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=5)
+        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=5)
     ),
     max_leaves=25,
 )
@@ -174,11 +165,55 @@ def test_any_json(value: object, request_: Request) -> None:
 
 
 SCRAPS = (
-    "[", "{", "}", "]", '"', "'", "\\", "```", "```json", "<box>", "</box>", "<ref>", "<|box_start|>", "<think>",
-    "</think>", "<|im_end|>", "null", "NaN", "...", "bbox_2d", '"label":', "point_2d", "\ud800", "\x00", "no ",
-    "//", "/*", "I'm sorry", "9" * 400, "[[" * 30, "{" * 30, "，", "：", "“", ",", ":", "-", "0", "1e400", "\n",
-    "<points ", "(", ")", "(1,2),(3,4)", "none", "%", "|", "=",
-)  # fmt: skip
+    "[",
+    "{",
+    "}",
+    "]",
+    '"',
+    "'",
+    "\\",
+    "```",
+    "```json",
+    "<box>",
+    "</box>",
+    "<ref>",
+    "<|box_start|>",
+    "<think>",
+    "</think>",
+    "<|im_end|>",
+    "null",
+    "NaN",
+    "...",
+    "bbox_2d",
+    '"label":',
+    "point_2d",
+    "\ud800",
+    "\x00",
+    "no ",
+    "//",
+    "/*",
+    "I'm sorry",
+    "9" * 400,
+    "[[" * 30,
+    "{" * 30,
+    "，",
+    "：",
+    "“",
+    ",",
+    ":",
+    "-",
+    "0",
+    "1e400",
+    "\n",
+    "<points ",
+    "(",
+    ")",
+    "(1,2),(3,4)",
+    "none",
+    "%",
+    "|",
+    "=",
+)
 
 
 def mutated(text: str, pick: random.Random) -> str:

@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 
 from qwenvl.answer import Answer, Status
-from qwenvl.parse import objects
-from qwenvl.parse._ledger import accounted, left_over
+from qwenvl.parse.boxes import objects
+from qwenvl.parse.ledger import accounted, left_over
 from tests.qwenvl.parse_cases import CASES, HEIGHT, WIDTH
 from tests.qwenvl.test_parse import answer_of
 
-PLACELESS = {
-    "four corner pairs",
-    "Qwen-VL quad",
-    "polygon",
-    "centre and size",
-    "full-width brackets and digits",
-}
+PLACELESS = {"four corner pairs", "Qwen-VL quad", "polygon", "centre and size", "full-width brackets and digits"}
 """Boxes around corners, or numbers that no ASCII digits spell."""
 
 
@@ -31,9 +25,7 @@ def written_numbers(answer: Answer) -> list[list[float]]:
 @pytest.mark.parametrize("case", [case for case in CASES if case.objects], ids=lambda case: case.name)
 def test_numbers_stand_where_they_are_said_to(case: Any) -> None:
     answer = answer_of(case)
-    for item, (_, *numbers), written in zip(
-        answer.objects, case.objects, written_numbers(answer), strict=True
-    ):
+    for item, (_, *numbers), written in zip(answer.objects, case.objects, written_numbers(answer), strict=True):
         assert item.span is not None
         start, end = item.span
         assert 0 <= start < end <= len(answer.raw)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qwenvl.answer import Answer, Status
-from qwenvl.geometry import CoordinateSpace, PictureFrame
+from qwenvl.images.geometry import CoordinateSpace, PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request
 
@@ -17,12 +17,7 @@ A = '{"bbox_2d": [100, 200, 300, 400], "label": "mitosis"}'
 
 def parse(text: str, request: Request, finish_reason: str = "stop", dialect: str = "json") -> Answer:
     return parse_answer(
-        text,
-        request,
-        dialect=dialect,
-        space=CoordinateSpace.RELATIVE_1000,
-        frame=FRAME,
-        finish_reason=finish_reason,
+        text, request, dialect=dialect, space=CoordinateSpace.RELATIVE_1000, frame=FRAME, finish_reason=finish_reason
     )
 
 
@@ -103,9 +98,7 @@ CLASSES = [
 def test_classify(text: str, status: str, label: str | None) -> None:
     answer = parse(text, Request(task="classify", labels=("tumour", "stroma", "tumour stroma")))
     assert (answer.status.value, answer.text) == (status, label)
-    assert ("ambiguous" in answer.notes) == (
-        text in ("tumour or stroma", "This is not tumour.", "non-tumour")
-    )
+    assert ("ambiguous" in answer.notes) == (text in ("tumour or stroma", "This is not tumour.", "non-tumour"))
 
 
 def test_a_class_that_may_go_on_is_truncated() -> None:
@@ -238,12 +231,7 @@ def test_measures_and_reasoning_are_passed_on() -> None:
         new_tokens=5,
         seconds=0.5,
     )
-    assert (answer.reasoning, answer.prompt_tokens, answer.new_tokens, answer.seconds) == (
-        "I look.",
-        7,
-        5,
-        0.5,
-    )
+    assert (answer.reasoning, answer.prompt_tokens, answer.new_tokens, answer.seconds) == ("I look.", 7, 5, 0.5)
     unfinished = parse_answer(
         f"Let me see: [{A}]",
         Request(task="detect", labels=("mitosis",)),

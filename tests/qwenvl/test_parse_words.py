@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenvl.parse.words import is_negative, is_refusal
+from qwenvl.parse.text.words import is_negative, is_refusal
 
 CLEAR = [
     "No mitoses.",
@@ -115,8 +115,6 @@ def test_refusal(text: str) -> None:
     assert not is_negative(text, ("mitosis",))
 
 
-@pytest.mark.parametrize(
-    "text", ["I cannot see any mitoses.", "There are two mitoses.", "[]", "The stroma is dense."]
-)
+@pytest.mark.parametrize("text", ["I cannot see any mitoses.", "There are two mitoses.", "[]", "The stroma is dense."])
 def test_no_refusal(text: str) -> None:
     assert not is_refusal(text)

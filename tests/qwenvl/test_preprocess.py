@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from qwenvl.errors import PictureError
 from qwenvl.families import FAMILIES
-from qwenvl.preprocess import preprocess
-from qwenvl.processor import ProcessorSettings
+from qwenvl.images.preprocess import preprocess
+from qwenvl.images.processor import ProcessorSettings
 
 FAMILIES_WITH_PATCHES = ["Qwen2-VL", "Qwen3-VL"]  # CLIP colours at 14 px, halves at 16 px
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from subjects import DETECT, SCORE
 
-from qwenvl import quantise
-from qwenvl.checkpoint import describe_checkpoint, load_checkpoint
+from qwenvl.checkpoints import quantize as quantise
+from qwenvl.checkpoints.loading import describe_checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import tiny_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import CheckpointError
-from qwenvl.testing import tiny_checkpoint
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
@@ -49,12 +49,8 @@ def kinds(model: Any) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("mode", "layer"), [("8bit", "Linear8bitLt torch.int8"), ("4bit", "Linear4bit torch.uint8")]
-)
-def test_the_blocks_are_quantised_and_nothing_else(
-    wide: Path, pictures: Pictures, mode: str, layer: str
-) -> None:
+@pytest.mark.parametrize(("mode", "layer"), [("8bit", "Linear8bitLt torch.int8"), ("4bit", "Linear4bit torch.uint8")])
+def test_the_blocks_are_quantised_and_nothing_else(wide: Path, pictures: Pictures, mode: str, layer: str) -> None:
     exact = LocalEngine.load(wide, device="cpu", dtype="bfloat16")
     engine = LocalEngine.load(wide, device="cpu", quantise=mode)
     model = engine.checkpoint.model
@@ -101,9 +97,7 @@ def _dequantised(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """What any processor can do: the weights are made numbers again first."""
     from bitsandbytes.functional import dequantize_4bit
 
-    return torch.nn.functional.linear(
-        x, dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(x.dtype)
-    )
+    return torch.nn.functional.linear(x, dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(x.dtype))
 
 
 def _multiples_of_64(layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -150,10 +144,7 @@ def test_what_the_processor_cannot_compute_is_found_by_trying(
     import bitsandbytes
 
     monkeypatch.setattr(bitsandbytes.nn.Linear4bit, "forward", processor)
-    for folder, refusal in (
-        (tiny("Qwen3-VL"), narrow_one),
-        (wide, wide_one),
-    ):  # inner widths of 96 and of 128
+    for folder, refusal in ((tiny("Qwen3-VL"), narrow_one), (wide, wide_one)):  # inner widths of 96 and of 128
         with pytest.raises(CheckpointError, match=refusal) if refusal else nullcontext():
             load_checkpoint(folder, device="cpu", quantise="4bit")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.engines.questions import answer_each
-from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.errors import EngineError, ServerError
 from qwenvl.request import Request
 
@@ -17,7 +17,7 @@ ASK = Request(task="ask", prompt="What?")
 IMAGES = [np.full((8, 8, 3), n, np.uint8) for n in range(7)]
 
 
-class RaisingEngine(StandInEngine):
+class RaisingEngine(FakeEngine):
     """Raises on one image."""
 
     def __init__(self, error: Exception, on: int = 5) -> None:

@@ -14,8 +14,8 @@ from remote_cases import ASK, CLASSIFY, DETECT, EXTRACT, SCORE, Connect, Picture
 from server import SERVED, STUB, ServerProcess
 
 from qwenvl.answer import Answer, Status
-from qwenvl.engines._chat import read_reply
 from qwenvl.engines.local import LocalEngine
+from qwenvl.engines.server.chat import read_reply
 from qwenvl.errors import EngineError
 from qwenvl.prompts import build_prompt
 from qwenvl.request import Request, Task
@@ -50,27 +50,33 @@ def test_pictures_travel_without_loss(server: ServerProcess, pictures: Pictures,
     asked = server.stats()["asked"]
     assert sorted(each["crcs"][0] for each in asked) == sorted(zlib.crc32(picture) for picture in pictures)
     assert asked[0]["fields"] == {
-        "model": STUB, "stream": False, "skip_special_tokens": False, "temperature": 0.0, "top_p": 1.0,
-        "repetition_penalty": 1.0, "max_tokens": 12, "logprobs": True, "top_logprobs": 12,
-    }  # fmt: skip
+        "model": STUB,
+        "stream": False,
+        "skip_special_tokens": False,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": 12,
+        "logprobs": True,
+        "top_logprobs": 12,
+    }
     assert asked[0]["roles"] == ["user"]
     sampled = Request(
-        task=Task.ASK, prompt="?", system_prompt="Be brief.",
-        generation={"temperature": 0.7, "top_k": 20, "seed": 5},
-    )  # fmt: skip
+        task=Task.ASK, prompt="?", system_prompt="Be brief.", generation={"temperature": 0.7, "top_k": 20, "seed": 5}
+    )
     server.control()
     connect(send_limits=True).answer(pictures[:1], sampled)
     seen = server.stats()["asked"][0]
     assert seen["roles"] == ["system", "user"]
     assert {key: seen["fields"][key] for key in ("temperature", "top_k", "seed", "mm_processor_kwargs")} == {
-        "temperature": 0.7, "top_k": 20, "seed": 5,
+        "temperature": 0.7,
+        "top_k": 20,
+        "seed": 5,
         "mm_processor_kwargs": {"size": {"shortest_edge": 65_536, "longest_edge": 16_777_216}},
-    }  # fmt: skip
+    }
 
 
-def test_absolute_boxes_come_back_in_tile_px(
-    server: ServerProcess, pictures: Pictures, connect: Connect
-) -> None:
+def test_absolute_boxes_come_back_in_tile_px(server: ServerProcess, pictures: Pictures, connect: Connect) -> None:
     """The third picture (300 x 100) is resized to 308 x 112 here, so that the server has nothing to resize."""
     text = '[{"bbox_2d": [28, 28, 112, 56], "label": "nucleus"}]'
     server.control(say={"content": text, "logprob": math.log(0.5)})
@@ -84,9 +90,7 @@ def test_absolute_boxes_come_back_in_tile_px(
     assert answer.objects[0].box == pytest.approx((8.4, 2.8, 33.6, 5.6))
 
 
-def test_a_server_that_shrinks_pictures_is_noticed(
-    server: ServerProcess, pictures: Pictures, connect: Connect
-) -> None:
+def test_a_server_that_shrinks_pictures_is_noticed(server: ServerProcess, pictures: Pictures, connect: Connect) -> None:
     server.control(say={"content": "[]"}, prompt_tokens=30)
     answer = connect("Qwen2.5-VL").answer(pictures[:1], DETECT)[0]
     assert answer.status is Status.FAILED
@@ -98,9 +102,7 @@ def test_a_server_that_shrinks_pictures_is_noticed(
 def test_a_server_that_ignores_the_schema_is_noticed(
     server: ServerProcess, pictures: Pictures, connect: Connect
 ) -> None:
-    server.control(
-        say={"content": 'The JSON is ```json\n{"n": 3, "grade": "low"}\n```'}, ignore=["response_format"]
-    )
+    server.control(say={"content": 'The JSON is ```json\n{"n": 3, "grade": "low"}\n```'}, ignore=["response_format"])
     engine = connect("Qwen3-VL")
     answer = engine.answer(pictures[:1], EXTRACT)[0]
     assert answer.value == {"n": 3, "grade": "low"}
@@ -118,8 +120,10 @@ def test_fields_that_a_server_refuses_are_left_out_and_noted(
     for _ in range(2):
         for answer in engine.answer(pictures, EXTRACT):
             assert answer.notes[-3:] == (
-                "refused:repetition_penalty", "refused:response_format", "refused:skip_special_tokens"
-            )  # fmt: skip
+                "refused:repetition_penalty",
+                "refused:response_format",
+                "refused:skip_special_tokens",
+            )
     assert len(server.stats()["asked"]) <= 2 * len(pictures) + len(pictures), "what was learnt is remembered"
     answer = engine.answer(pictures[:1], DETECT)[0]
     assert "refused:logprobs" in answer.notes

@@ -13,7 +13,7 @@ from remote_cases import ASK, DETECT, Connect, Pictures, boxes
 from server import STUB, ServerProcess
 
 from qwenvl.answer import Status
-from qwenvl.engines._faults import Case, case_of
+from qwenvl.engines.server.faults import Case, case_of
 from qwenvl.errors import EngineError, RequestError, ServerError
 from qwenvl.request import Request, Task
 from qwenvl.subject import Subject
@@ -22,10 +22,19 @@ from qwenvl.subject import Subject
 @pytest.mark.parametrize(
     ("fault", "settings"),
     [
-        ("drop", {}), ("half", {}), ("delay", {"timeout": 0.4}), ("500", {}), ("503", {}), ("408", {}), ("429", {}),
-        ("garbage", {}), ("cut", {}), ("odd", {}), ("abort", {}),
+        ("drop", {}),
+        ("half", {}),
+        ("delay", {"timeout": 0.4}),
+        ("500", {}),
+        ("503", {}),
+        ("408", {}),
+        ("429", {}),
+        ("garbage", {}),
+        ("cut", {}),
+        ("odd", {}),
+        ("abort", {}),
     ],
-)  # fmt: skip
+)
 def test_no_tile_is_lost_to_a_passing_fault(
     fault: str, settings: dict[str, Any], server: ServerProcess, many: Pictures, connect: Connect
 ) -> None:
@@ -43,17 +52,26 @@ def test_no_tile_is_lost_to_a_passing_fault(
 @pytest.mark.parametrize(
     ("status", "words", "wait", "case"),
     [
-        (0, "not a chat completion", False, Case.FAILS), (0, "insufficient_quota", False, Case.QUOTA),
-        (302, "", False, Case.MODEL), (400, "the image is too large", False, Case.REFUSED),
-        (400, '{"code": "Arrearage"}', False, Case.QUOTA), (403, "Your credit balance is too low", False, Case.QUOTA),
-        (400, "model not found", False, Case.REFUSED), (418, "", False, Case.REFUSED), (425, "", False, Case.BUSY),
-        (429, "Rate limit reached for requests", True, Case.BUSY), (429, "", False, Case.BUSY),
+        (0, "not a chat completion", False, Case.FAILS),
+        (0, "insufficient_quota", False, Case.QUOTA),
+        (302, "", False, Case.MODEL),
+        (400, "the image is too large", False, Case.REFUSED),
+        (400, '{"code": "Arrearage"}', False, Case.QUOTA),
+        (403, "Your credit balance is too low", False, Case.QUOTA),
+        (400, "model not found", False, Case.REFUSED),
+        (418, "", False, Case.REFUSED),
+        (425, "", False, Case.BUSY),
+        (429, "Rate limit reached for requests", True, Case.BUSY),
+        (429, "", False, Case.BUSY),
         (429, "You exceeded your current quota, please check your plan and billing details.", False, Case.QUOTA),
         (429, "You exceeded your current quota, please check your plan and billing details.", True, Case.BUSY),
-        (500, "", False, Case.FAILS), (500, "余额不足", False, Case.QUOTA), (501, "", False, Case.FAILS),
-        (529, "", False, Case.BUSY), (599, "", False, Case.FAILS),
+        (500, "", False, Case.FAILS),
+        (500, "余额不足", False, Case.QUOTA),
+        (501, "", False, Case.FAILS),
+        (529, "", False, Case.BUSY),
+        (599, "", False, Case.FAILS),
     ],
-)  # fmt: skip
+)
 def test_whose_fault_it_is(status: int, words: str, wait: bool, case: Case) -> None:
     assert case_of(status, words, wait=wait) is case
 
@@ -69,13 +87,18 @@ def test_retry_after_is_honoured(server: ServerProcess, many: Pictures, connect:
 @pytest.mark.parametrize(
     ("fault", "settings", "times", "words"),
     [
-        ("drop", {}, 2, "disconnected"), ("delay", {"timeout": 0.2}, 2, "no response in time"),
-        ("500", {}, 2, "status 500: planted fault"), ("garbage", {}, 2, "cannot be read"),
-        ("odd", {}, 2, "not a chat completion"), ("abort", {}, 2, "gave up"), ("408", {}, 2, "status 408"),
-        ("400", {}, 1, "status 400: planted fault"), ("413", {}, 1, "status 413: planted fault"),
+        ("drop", {}, 2, "disconnected"),
+        ("delay", {"timeout": 0.2}, 2, "no response in time"),
+        ("500", {}, 2, "status 500: planted fault"),
+        ("garbage", {}, 2, "cannot be read"),
+        ("odd", {}, 2, "not a chat completion"),
+        ("abort", {}, 2, "gave up"),
+        ("408", {}, 2, "status 408"),
+        ("400", {}, 1, "status 400: planted fault"),
+        ("413", {}, 1, "status 413: planted fault"),
         ("451", {}, 1, "status 451: planted fault"),
     ],
-)  # fmt: skip
+)
 def test_a_picture_that_is_the_cause_fails_alone(
     fault: str,
     settings: dict[str, Any],
@@ -89,21 +112,26 @@ def test_a_picture_that_is_the_cause_fails_alone(
     answers = connect(attempts=2, **settings).answer(pictures, DETECT)
     assert [answer.status for answer in answers] == [Status.OK, Status.OK, Status.FAILED, Status.OK]
     assert answers[2].finish_reason == "error"
-    assert re.search(
-        rf"picture 2: .*asked {'once' if times == 1 else '2 times'}, .*{words}", str(answers[2].error)
-    )
+    assert re.search(rf"picture 2: .*asked {'once' if times == 1 else '2 times'}, .*{words}", str(answers[2].error))
 
 
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
-        ("429", "busy", "overloaded.*slow down"), ("502", "busy", "overloaded"), ("503", "busy", "overloaded"),
-        ("504", "busy", "overloaded"), ("529", "busy", "overloaded"), ("hour", "busy", "come back in 3600 s"),
-        ("quota", "quota", "quota of this key is used up.*You exceeded"), ("402", "quota", "quota"),
-        ("within", "quota", "status 402: no credit left"), ("401", "key", "does not accept the key.*planted fault"),
-        ("403", "key", "does not accept the key"), ("404", "model", "no such model.*planted fault"),
+        ("429", "busy", "overloaded.*slow down"),
+        ("502", "busy", "overloaded"),
+        ("503", "busy", "overloaded"),
+        ("504", "busy", "overloaded"),
+        ("529", "busy", "overloaded"),
+        ("hour", "busy", "come back in 3600 s"),
+        ("quota", "quota", "quota of this key is used up.*You exceeded"),
+        ("402", "quota", "quota"),
+        ("within", "quota", "status 402: no credit left"),
+        ("401", "key", "does not accept the key.*planted fault"),
+        ("403", "key", "does not accept the key"),
+        ("404", "model", "no such model.*planted fault"),
     ],
-)  # fmt: skip
+)
 def test_a_server_that_is_the_cause_ends_the_call_with_the_answers_that_arrived(
     fault: str, code: str, words: str, server: ServerProcess, pictures: Pictures, connect: Connect
 ) -> None:
@@ -126,16 +154,24 @@ def test_a_server_that_is_the_cause_ends_the_call_with_the_answers_that_arrived(
 @pytest.mark.parametrize(
     ("fault", "settings", "code", "words"),
     [
-        ("500", {}, "fails", "whatever the picture.*status 500: planted fault"), ("400", {}, "refused", "status 400"),
-        ("drop", {}, "fails", "disconnected"), ("garbage", {}, "fails", "cannot be read"),
+        ("500", {}, "fails", "whatever the picture.*status 500: planted fault"),
+        ("400", {}, "refused", "status 400"),
+        ("drop", {}, "fails", "disconnected"),
+        ("garbage", {}, "fails", "cannot be read"),
         ("delay", {"timeout": 0.1}, "fails", "no response in time"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("number", [1, 4])
 def test_a_fault_of_plain_gray_too_is_the_servers(
-    fault: str, settings: dict[str, Any], code: str, words: str, number: int, server: ServerProcess,
-    pictures: Pictures, connect: Connect,
-) -> None:  # fmt: skip
+    fault: str,
+    settings: dict[str, Any],
+    code: str,
+    words: str,
+    number: int,
+    server: ServerProcess,
+    pictures: Pictures,
+    connect: Connect,
+) -> None:
     engine = connect(attempts=2, **settings)
     server.control(plan=[None] * (number - 1) + [fault] * 50)
     with pytest.raises(ServerError, match=words) as stopped:
@@ -154,9 +190,7 @@ def test_a_question_without_pictures_is_tried_in_other_words(server: ServerProce
         engine.answer([Subject()], ASK)
 
 
-def test_pictures_that_all_fail_end_the_run_at_last(
-    server: ServerProcess, many: Pictures, connect: Connect
-) -> None:
+def test_pictures_that_all_fail_end_the_run_at_last(server: ServerProcess, many: Pictures, connect: Connect) -> None:
     engine = connect(attempts=1)
     server.control(poison=[32, 32, "400"])
     for _ in range(3):
@@ -191,9 +225,7 @@ def test_a_server_that_dies_in_the_middle(many: Pictures, connect: Connect) -> N
         connect(url=process.url, attempts=2)
 
 
-def test_concurrency_is_bounded_and_order_kept(
-    server: ServerProcess, many: Pictures, connect: Connect
-) -> None:
+def test_concurrency_is_bounded_and_order_kept(server: ServerProcess, many: Pictures, connect: Connect) -> None:
     calm = boxes(connect(concurrency=1).answer(many, DETECT))
     assert server.stats()["most"] == 1
     assert len(set(calm)) == len(many)
@@ -207,9 +239,7 @@ def test_concurrency_is_bounded_and_order_kept(
     assert engine.batch_size(DETECT) == 20
 
 
-def test_refusals_stop_with_the_servers_words(
-    server: ServerProcess, many: Pictures, connect: Connect
-) -> None:
+def test_refusals_stop_with_the_servers_words(server: ServerProcess, many: Pictures, connect: Connect) -> None:
     engine = connect()
     with pytest.raises(EngineError, match=r"status 404: The model `other` does not exist"):
         connect("other", family="Qwen3-VL").answer(many, DETECT)

@@ -8,10 +8,10 @@ import pytest
 from remote_cases import Connect
 from server import ServerProcess
 
-from qwenvl.engines._chat import Token
-from qwenvl.engines._likelihood import answer_tokens, label_probabilities, yes_probability
-from qwenvl.engines._served import choose_model, family_by_name, served_family
 from qwenvl.engines.remote import RemoteEngine
+from qwenvl.engines.server.chat import Token
+from qwenvl.engines.server.likelihood import answer_tokens, label_probabilities, yes_probability
+from qwenvl.engines.server.served import choose_model, family_by_name, served_family
 from qwenvl.errors import EngineError, UnknownFamilyError
 
 
@@ -64,15 +64,22 @@ def test_the_answer_begins_after_the_thought() -> None:
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        ("Qwen/Qwen-VL-Chat", "Qwen-VL"), ("Qwen/Qwen2-VL-7B-Instruct", "Qwen2-VL"),
-        ("Qwen/Qwen2.5-VL-7B-Instruct-AWQ", "Qwen2.5-VL"), ("qwen2.5vl:7b", "Qwen2.5-VL"),
-        ("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL"), ("Qwen3-VL-4B-Thinking-FP8", "Qwen3-VL-Thinking"),
+        ("Qwen/Qwen-VL-Chat", "Qwen-VL"),
+        ("Qwen/Qwen2-VL-7B-Instruct", "Qwen2-VL"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct-AWQ", "Qwen2.5-VL"),
+        ("qwen2.5vl:7b", "Qwen2.5-VL"),
+        ("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL"),
+        ("Qwen3-VL-4B-Thinking-FP8", "Qwen3-VL-Thinking"),
         ("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen3-VL-MoE"),
         ("Qwen/Qwen3-VL-235B-A22B-Thinking", "Qwen3-VL-MoE-Thinking"),
-        ("Qwen/Qwen3.5-4B", "Qwen3.5"), ("Qwen/Qwen3.6-35B-A3B", "Qwen3.5-MoE"),
-        ("default", None), ("Qwen/Qwen3-8B", None), ("llava-1.6", None), ("/models/Qwen2.5-VL/merged", None),
+        ("Qwen/Qwen3.5-4B", "Qwen3.5"),
+        ("Qwen/Qwen3.6-35B-A3B", "Qwen3.5-MoE"),
+        ("default", None),
+        ("Qwen/Qwen3-8B", None),
+        ("llava-1.6", None),
+        ("/models/Qwen2.5-VL/merged", None),
     ],
-)  # fmt: skip
+)
 def test_families_are_read_off_clear_names_only(name: str, family: str | None) -> None:
     found = family_by_name(name)
     assert (found and found.name) == family
@@ -108,10 +115,13 @@ def test_which_model_is_asked(server: ServerProcess, connect: Connect) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("ftp://host", "not an http URL"), ("host:8000", "not an http URL"), ("http://", "not an http URL"),
-        ("http://name:word@host", "password"), ("http://host/v1?key=abc", "query"),
+        ("ftp://host", "not an http URL"),
+        ("host:8000", "not an http URL"),
+        ("http://", "not an http URL"),
+        ("http://name:word@host", "password"),
+        ("http://host/v1?key=abc", "query"),
     ],
-)  # fmt: skip
+)
 def test_bad_urls(url: str, words: str) -> None:
     with pytest.raises(EngineError, match=words) as error:
         RemoteEngine(url, model="Qwen3-VL-8B")

@@ -16,8 +16,8 @@ import pytest
 from remote_cases import ASK, Pictures
 
 from qwenvl.answer import Answer, Status
-from qwenvl.engines._words import hider, plain, words
 from qwenvl.engines.remote import RemoteEngine
+from qwenvl.engines.server.words import hider, plain, words
 from qwenvl.errors import EngineError, ServerError
 
 KEY = "sk-Proj+7/x9_very-secret-42"
@@ -120,16 +120,22 @@ def ok(data: str | bytes, **headers: str) -> Body:
         (said("a cell", more=', "usage": "many"'), "a cell", "usage-unreadable"),
         (said("a cell", more=', "usage": {"completion_tokens": "7", "prompt_tokens": 900.0}'), "a cell", None),
         (said("a cell", ', "logprobs": {"content": [{"token": 5, "logprob": 0}]}'), "a cell", "logprobs-unreadable"),
-        (said("a cell", ', "logprobs": {"content": [{"token": "a", "bytes": 9999999999999, "logprob": 0}]}'),
-         "a cell", "logprobs-unreadable"),
-        (said("a cell", ', "logprobs": {"content": [{"token": "a", "logprob": 1e400}]}'), "a cell",
-         "logprobs-unreadable"),
+        (
+            said("a cell", ', "logprobs": {"content": [{"token": "a", "bytes": 9999999999999, "logprob": 0}]}'),
+            "a cell",
+            "logprobs-unreadable",
+        ),
+        (
+            said("a cell", ', "logprobs": {"content": [{"token": "a", "logprob": 1e400}]}'),
+            "a cell",
+            "logprobs-unreadable",
+        ),
         (said("a cell", ', "logprobs": {"content": [{"token": "a", "logprob": -1e400}]}'), "a cell", None),
         (said("a cell", ', "logprobs": [0.1, 0.2]'), "a cell", "logprobs-unreadable"),
         (said("a cell", ', "finish_reason": ["stop"]'), "a cell", "finish:unreadable"),
         (said(f"The prompt says Bearer {KEY}."), "The prompt says Bearer ***.", None),
     ],
-)  # fmt: skip
+)
 def test_right_answers(body: Body, text: str, note: str | None, ask: Callable[..., Answer]) -> None:
     answer = ask(body)
     assert (answer.status, answer.text) == (Status.OK, text)
@@ -167,7 +173,7 @@ def test_right_answers(body: Body, text: str, note: str | None, ask: Callable[..
         (ok(f'{{"error": "you sent Bearer {KEY}"}}'), r"you sent Bearer \*\*\*"),
         (ok(f"<html>Authorization: Bearer {html.escape(KEY)} {quote(KEY, safe='')}</html>"), r"\*\*\*"),
     ],
-)  # fmt: skip
+)
 def test_reasons(body: Body, reason: str, ask: Callable[..., Answer]) -> None:
     with pytest.raises(ServerError, match=reason) as error:
         ask(body, timeout=0.3 if isinstance(body[2], list) else 20.0)
@@ -194,9 +200,18 @@ def test_refusals_stop_with_the_servers_words(body: Body, reason: str, ask: Call
 
 @pytest.mark.parametrize(
     "models",
-    [b"", b"[]", b'{"data": 5}', b'{"data": [5, null, {"id": 3}]}', b"[" * 99_999, b"<html>", b'{"error": "no"}',
-     b'{"data": [{"id": "Qwen3-VL-\\ud800"}]}', b'{"data": [{"id": "Qwen3-VL", "meta": 1e400}]}'],
-)  # fmt: skip
+    [
+        b"",
+        b"[]",
+        b'{"data": 5}',
+        b'{"data": [5, null, {"id": 3}]}',
+        b"[" * 99_999,
+        b"<html>",
+        b'{"error": "no"}',
+        b'{"data": [{"id": "Qwen3-VL-\\ud800"}]}',
+        b'{"data": [{"id": "Qwen3-VL", "meta": 1e400}]}',
+    ],
+)
 def test_listings(models: bytes, replier: Replier) -> None:
     before, replier.models = replier.models, models
     try:
@@ -214,13 +229,21 @@ def test_listings(models: bytes, replier: Replier) -> None:
 @pytest.mark.parametrize(
     "echo",
     [
-        KEY, KEY[:12] + "...", "..." + KEY[-9:], quote(KEY, safe=""), KEY.encode().hex(), html.escape(KEY),
-        base64.b64encode(KEY.encode()).decode(), base64.b64encode(f"Bearer {KEY}".encode()).decode(),
-        base64.urlsafe_b64encode(f"user:{KEY}".encode()).decode(), "".join(f"&#{ord(c)};" for c in KEY),
+        KEY,
+        KEY[:12] + "...",
+        "..." + KEY[-9:],
+        quote(KEY, safe=""),
+        KEY.encode().hex(),
+        html.escape(KEY),
+        base64.b64encode(KEY.encode()).decode(),
+        base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+        base64.urlsafe_b64encode(f"user:{KEY}".encode()).decode(),
+        "".join(f"&#{ord(c)};" for c in KEY),
         "".join(f"%{ord(c):02x}" if n % 2 else c for n, c in enumerate(KEY)),
-        "".join(f"\\u{ord(c):04x}" for c in KEY), json.dumps(KEY).replace("/", "\\/"),
+        "".join(f"\\u{ord(c):04x}" for c in KEY),
+        json.dumps(KEY).replace("/", "\\/"),
     ],
-)  # fmt: skip
+)
 def test_the_key_is_hidden_however_it_is_spelt(echo: str) -> None:
     shown = hider(KEY)(f"headers: {echo} end")
     assert "***" in shown

@@ -14,9 +14,9 @@ from qwenvl.cli import load_commands
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import ServerError
 from qwenvl.request import Request, Task
-from workflows.report import Report
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 from wsi.synthetic import Scene, write_slide
 
 
@@ -42,13 +42,9 @@ def stored(folder: Path) -> dict[int, str]:
         return {found.tile: found.answer.raw for found in store.iter_answers(raw=True)}
 
 
-def test_a_slide_through_a_server(
-    svs: Path, tiny: Callable[[str], Path], connect: Connect, tmp_path: Path
-) -> None:
+def test_a_slide_through_a_server(svs: Path, tiny: Callable[[str], Path], connect: Connect, tmp_path: Path) -> None:
     # Words, which both engines write freely.
-    request = Request(
-        task=Task.DESCRIBE, mpp=0.5, tile_size=224, overlap=32, generation={"max_new_tokens": 8}
-    )
+    request = Request(task=Task.DESCRIBE, mpp=0.5, tile_size=224, overlap=32, generation={"max_new_tokens": 8})
     run_slide(svs, request, LocalEngine.load(tiny("Qwen3-VL")), tmp_path / "local", limit=6, overview=False)
     run_slide(svs, request, connect("Qwen3-VL"), tmp_path / "remote", limit=6, overview=False)
     assert stored(tmp_path / "remote") == stored(tmp_path / "local")
@@ -104,9 +100,7 @@ def test_a_fresh_run_of_a_server_that_never_answers_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_server_on_the_command_line(
-    svs: Path, server: ServerProcess, connect: Connect, tmp_path: Path
-) -> None:
+def test_a_server_on_the_command_line(svs: Path, server: ServerProcess, connect: Connect, tmp_path: Path) -> None:
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(load_commands(), [str(each) for each in arguments])
 

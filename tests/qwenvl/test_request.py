@@ -6,7 +6,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from qwenvl.marks import Mark
+from qwenvl.images.marks import Mark
 from qwenvl.prompts import build_prompt
 from qwenvl.request import _FIRST_FIELDS, Generation, Request, Task, Where
 
@@ -27,10 +27,7 @@ from qwenvl.request import _FIRST_FIELDS, Generation, Request, Task, Where
         ({"task": "describe", "unknown": 1}, "unknown"),
         ({"task": "describe", "split": 1}, "split"),
         ({"task": "describe", "where": {}}, "where"),
-        (
-            {"task": "describe", "where": {"question": "Tumor?", "labels": ("a", "b"), "wanted": ("a",)}},
-            "where",
-        ),
+        ({"task": "describe", "where": {"question": "Tumor?", "labels": ("a", "b"), "wanted": ("a",)}}, "where"),
         ({"task": "describe", "where": {"labels": ("a", "b")}}, "wanted"),
         ({"task": "describe", "where": {"labels": ("a", "b"), "wanted": ("c",)}}, "wanted"),
         ({"task": "describe", "where": {"labels": ("a",), "wanted": ("a",)}}, "two different"),
@@ -47,11 +44,23 @@ def test_hash_is_stable_and_sees_every_field():
     request = Request(task=Task.DETECT, labels=("nucleus",), mpp=0.25)
     assert request.hash == Request.model_validate_json(request.model_dump_json()).hash
     changed = {
-        "task": Task.POINT, "labels": ("cell",), "prompt": "x", "system_prompt": "y", "mpp": 0.5, "tile_size": 224,
-        "overlap": 32, "min_tissue": 0.1, "max_objects": 5, "generation": Generation(max_new_tokens=7),
-        "split": 1, "crowded": 20, "where": Where(question="Is there tumor?"), "token_budget": 1000,
-        "marks": (Mark.point(1, 2),), "colour": "srgb",
-    }  # fmt: skip
+        "task": Task.POINT,
+        "labels": ("cell",),
+        "prompt": "x",
+        "system_prompt": "y",
+        "mpp": 0.5,
+        "tile_size": 224,
+        "overlap": 32,
+        "min_tissue": 0.1,
+        "max_objects": 5,
+        "generation": Generation(max_new_tokens=7),
+        "split": 1,
+        "crowded": 20,
+        "where": Where(question="Is there tumor?"),
+        "token_budget": 1000,
+        "marks": (Mark.point(1, 2),),
+        "colour": "srgb",
+    }
     assert set(changed) | {"output_schema", "calibration"} == set(Request.model_fields)
     hashes = {request.model_copy(update={key: value}).hash for key, value in changed.items()}
     assert len(hashes | {request.hash}) == len(changed) + 1
@@ -77,9 +86,7 @@ def test_prompts_name_what_the_task_needs():
     assert '"tumor cell", "lymphocyte"' in detect
     assert "bbox_2d" in detect
     assert "point_2d" in build_prompt(Request(task="point", labels=("a",)))
-    assert (
-        build_prompt(Request(task="score", prompt="Is there tumor?")) == "Is there tumor? Answer yes or no."
-    )
+    assert build_prompt(Request(task="score", prompt="Is there tumor?")) == "Is there tumor? Answer yes or no."
     assert '"b"' in build_prompt(Request(task="classify", labels=("a", "b"), prompt="Which?"))
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
     assert '"integer"' in build_prompt(Request(task="extract", output_schema=schema))

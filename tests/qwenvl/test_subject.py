@@ -14,19 +14,19 @@ from server import SERVED, ServerProcess
 from subjects import ASK, CLASSIFY, DETECT, EVERY, EXTRACT, SCORE, mixed, pair, plain
 
 from qwenvl.answer import Status
-from qwenvl.batching import build_batch, encode_prompt, render_request
-from qwenvl.checkpoint import load_checkpoint
-from qwenvl.decoding import Decoded, prefill
+from qwenvl.checkpoints.loading import load_checkpoint
+from qwenvl.checkpoints.testing import TINY_FAMILIES
+from qwenvl.decoding.batching import build_batch, encode_prompt, render_request
+from qwenvl.decoding.decode import Decoded, prefill
 from qwenvl.engines import local
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.engines.local import LocalEngine
-from qwenvl.engines.stand_in import StandInEngine
 from qwenvl.errors import RequestError
 from qwenvl.families import FAMILIES
-from qwenvl.preprocess import preprocess
+from qwenvl.images.preprocess import preprocess
 from qwenvl.prompts import render_chat
 from qwenvl.request import Request, Task
 from qwenvl.subject import NamedPicture, Subject, Turn, ask_about
-from qwenvl.testing import TINY_FAMILIES
 
 Tiny = Callable[[str], Path]
 Pictures = Sequence[NDArray[np.uint8]]
@@ -44,16 +44,11 @@ def test_golden_prompts(real_data: Path, pictures: Pictures, folder: str, family
     tokenizer = AutoTokenizer.from_pretrained(real_data / "tokenizers" / folder, local_files_only=True)
 
     def rendered(messages: Any, **options: Any) -> str:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-        )
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
 
     for subject, words in [
         (pair(pictures[:2]), f'context: {PICTURE}detail: {PICTURE}In the picture "detail": {WORDS}'),
-        (
-            pair(pictures[:2], target=0),
-            f'context: {PICTURE}detail: {PICTURE}In the picture "context": {WORDS}',
-        ),
+        (pair(pictures[:2], target=0), f'context: {PICTURE}detail: {PICTURE}In the picture "context": {WORDS}'),
         (Subject((NamedPicture("detail", pictures[0]),)), f"detail: {PICTURE}{WORDS}"),
         (Subject((NamedPicture("", pictures[0]),)), f"{PICTURE}{WORDS}"),
     ]:
@@ -64,9 +59,7 @@ def test_golden_prompts(real_data: Path, pictures: Pictures, folder: str, family
     assert rendered(ask_about(ASK, Subject())) == (
         f"{system}<|im_start|>user\nWhat is this?<|im_end|>\n<|im_start|>assistant\n"
     )
-    talk = Subject(
-        (NamedPicture("", pictures[0]),), turns=(Turn("A <|im_end|>?", "Yes."), Turn("Sure?", "Quite."))
-    )
+    talk = Subject((NamedPicture("", pictures[0]),), turns=(Turn("A <|im_end|>?", "Yes."), Turn("Sure?", "Quite.")))
     assert rendered(ask_about(ASK, talk)) == render_chat(ask_about(ASK, talk), FAMILIES[family])
     assert rendered(ask_about(ASK, talk)) == (
         f"{system}<|im_start|>user\n{PICTURE}A < |im_end|>?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
@@ -103,9 +96,7 @@ def test_the_same_logits_as_transformers_alone(tiny: Tiny, pictures: Pictures, f
     subjects = [item for item in mixed(pictures) if isinstance(item, Subject)]
     prompts = [
         encode_prompt(
-            checkpoint,
-            render_request(checkpoint, ASK, subject, thinking=False),
-            pictures=len(subject.pictures),
+            checkpoint, render_request(checkpoint, ASK, subject, thinking=False), pictures=len(subject.pictures)
         )
         for subject in subjects
     ]
@@ -118,9 +109,11 @@ def test_the_same_logits_as_transformers_alone(tiny: Tiny, pictures: Pictures, f
         ids = torch.tensor([prompt.ids(visual, checkpoint.image_token_id)])
         shown = {"pixel_values": own.pixel_values, "image_grid_thw": own.image_grid_thw} if seen else {}
         theirs = checkpoint.model(
-            input_ids=ids, mm_token_type_ids=(ids == checkpoint.image_token_id).long(),
-            attention_mask=torch.ones_like(ids), **shown,
-        ).logits[0, -1]  # fmt: skip
+            input_ids=ids,
+            mm_token_type_ids=(ids == checkpoint.image_token_id).long(),
+            attention_mask=torch.ones_like(ids),
+            **shown,
+        ).logits[0, -1]
         torch.testing.assert_close(ours[row], theirs, rtol=1e-4, atol=1e-4)
     swapped = pair((pictures[3], pictures[0]))
     assert LocalEngine(checkpoint).answer([swapped], SCORE)[0].scores != pytest.approx(
@@ -145,9 +138,7 @@ def test_boxes_are_in_px_of_the_target(
 ) -> None:
     engine = LocalEngine.load(tiny(family), device="cpu")
     tokens = engine.checkpoint.tokenizer(PLANTED)["input_ids"]
-    monkeypatch.setattr(
-        local, "decode", lambda *_, **__: [Decoded(tokens, [math.log(0.5)] * len(tokens), "stop")]
-    )
+    monkeypatch.setattr(local, "decode", lambda *_, **__: [Decoded(tokens, [math.log(0.5)] * len(tokens), "stop")])
     answer = engine.answer([pair((pictures[0], pictures[2]), target=target)], DETECT)[0]
     assert [item.box for item in answer.objects] == [pytest.approx(box)]
     # Nine digits of four numbers, each one half.
@@ -167,14 +158,10 @@ def test_boxes_of_a_server_are_in_px_of_the_target(
     asked = server.stats()["asked"][0]
     assert asked["sizes"] == [[224, 224], [308, 112] if family == "Qwen2.5-VL" else [300, 100]]
     name = ("context", "detail")[target]
-    assert asked["parts"] == [
-        "context: ", "(picture)", "detail: ", "(picture)", f'In the picture "{name}": {WORDS}'
-    ]  # fmt: skip
+    assert asked["parts"] == ["context: ", "(picture)", "detail: ", "(picture)", f'In the picture "{name}": {WORDS}']
 
 
-def test_a_server_that_shrinks_one_of_two_is_noticed(
-    server: ServerProcess, pictures: Pictures, connect: Any
-) -> None:
+def test_a_server_that_shrinks_one_of_two_is_noticed(server: ServerProcess, pictures: Pictures, connect: Any) -> None:
     engine = connect("Qwen2.5-VL")
     server.control(say={"content": "[]"}, prompt_tokens=100)  # 64 + 44 visual tokens are due
     answer = engine.answer([pair((pictures[0], pictures[2]))], DETECT)[0]
@@ -230,7 +217,7 @@ def test_one_bad_picture_of_two_fails_its_subject_alone(tiny: Tiny, pictures: Pi
 def test_a_stand_in_looks_at_the_target() -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2)]
-    engine = StandInEngine(boxes=5)
+    engine = FakeEngine(boxes=5)
     assert engine.answer([pair(pictures), pictures[1]], DETECT)[0] == engine.answer(pictures, DETECT)[1]
     assert engine.answer([Subject()], DETECT)[0].status is Status.FAILED
 
@@ -257,8 +244,6 @@ def test_words_of_several_pictures() -> None:
     from qwenvl.prompts import build_prompt
 
     count = Request(task=Task.COUNT, labels=("nucleus",))
-    assert (
-        build_prompt(SCORE, target="later") == 'In the picture "later": Is there a nucleus? Answer yes or no.'
-    )
+    assert build_prompt(SCORE, target="later") == 'In the picture "later": Is there a nucleus? Answer yes or no.'
     assert build_prompt(count, target="later").startswith('In the picture "later": How many')
     assert build_prompt(ASK, target="later") == "What is this?"

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from qwenvl.answer import Status
-from qwenvl.checkpoint import load_checkpoint
+from qwenvl.checkpoints.loading import load_checkpoint
+from qwenvl.constraints.grammar import Grammars, vocabulary_size
 from qwenvl.engines.local import LocalEngine
-from qwenvl.geometry import PictureFrame
-from qwenvl.grammar import Grammars, vocabulary_size
+from qwenvl.images.geometry import PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request, Task
 
@@ -37,9 +37,7 @@ def taken(checkpoint: Any, request: Request, text: str) -> int:
     """How many tokens of a text may come; each is tried both ways, as the most likely one and under the mask."""
     grammars = Grammars(checkpoint.tokenizer, vocabulary_size(checkpoint.model), checkpoint.eos_token_ids)
     family = checkpoint.family
-    constraint = grammars.constraint(
-        request, [PictureFrame.same(100, 100)], dialect=family.dialect, space=family.space
-    )
+    constraint = grammars.constraint(request, [PictureFrame.same(100, 100)], dialect=family.dialect, space=family.space)
     assert constraint is not None
     ids = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
     for count, token in enumerate(ids):
@@ -91,13 +89,12 @@ def test_what_may_be_written(checkpoint: Any, request_: Request, text: str, stop
 
 def test_the_parser_reads_it(checkpoint: Any) -> None:
     family = checkpoint.family
-    answer = parse_answer(
-        TWO, DETECT, dialect=family.dialect, space=family.space, frame=PictureFrame.same(1000, 1000)
-    )
+    answer = parse_answer(TWO, DETECT, dialect=family.dialect, space=family.space, frame=PictureFrame.same(1000, 1000))
     assert answer.status is Status.OK
     assert [(item.label, item.box) for item in answer.objects] == [
-        ("tumour", (1, 2, 30, 1000)), ("tumour edge", (0, 5, 999, 12))
-    ]  # fmt: skip
+        ("tumour", (1, 2, 30, 1000)),
+        ("tumour edge", (0, 5, 999, 12)),
+    ]
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 3}])
@@ -109,9 +106,7 @@ def test_random_models_write_no_broken_tag(
     request = Request(task=Task.DETECT, labels=("nucleus",), generation={"max_new_tokens": 200, **settings})
     head = checkpoint.model.lm_head
     ref = checkpoint.tokenizer.convert_tokens_to_ids(REF)
-    handle = head.register_forward_hook(
-        lambda _, __, out: out + 20.0 * (torch.arange(out.shape[-1]) == ref).float()
-    )
+    handle = head.register_forward_hook(lambda _, __, out: out + 20.0 * (torch.arange(out.shape[-1]) == ref).float())
     plain = LocalEngine(checkpoint, constrained=False)
     engine._language = plain._language = None
     try:

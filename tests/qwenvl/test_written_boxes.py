@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status
-from qwenvl.batching import Batch, build_batch, encode_prompt, render_request
-from qwenvl.checkpoint import Checkpoint, load_checkpoint
-from qwenvl.compiled import CompiledStep
-from qwenvl.decoding import Steps, TransformersSteps, croppable, decode, prefill
+from qwenvl.checkpoints.loading import Checkpoint, load_checkpoint
+from qwenvl.checkpoints.testing import TINY_FAMILIES
+from qwenvl.constraints.box_constraint import TokenPieces, WrittenBoxes
+from qwenvl.decoding.batching import TokenBatch, build_batch, encode_prompt, render_request
+from qwenvl.decoding.compiled import CompiledStep
+from qwenvl.decoding.cpu_decoder import LightLanguage, LightSteps
+from qwenvl.decoding.decode import Steps, TransformersSteps, croppable, decode, prefill
 from qwenvl.engines.local import LocalEngine
-from qwenvl.light import LightLanguage, LightSteps
-from qwenvl.preprocess import preprocess
+from qwenvl.images.preprocess import preprocess
 from qwenvl.request import Generation, Request, Task
-from qwenvl.testing import TINY_FAMILIES
-from qwenvl.written_boxes import Pieces, WrittenBoxes
 from wsi.synthetic import sample_field
 
 Tiny = Callable[[str], Path]
@@ -31,9 +31,16 @@ Vocabulary = list[bytes]
 DIGITS: Vocabulary = [bytes((byte,)) for byte in range(128)]
 """One token per character, as the numbers of every published Qwen."""
 WHOLE: Vocabulary = [
-    b'[{"bbox_2d": [', b'], "label": "', b'"}, {"bbox_2d": [', b'"}]', b"a", b"b", b"[]",
-    *(b"%d, " % value for value in range(1001)), *(b"%d" % value for value in range(1001)),
-]  # fmt: skip
+    b'[{"bbox_2d": [',
+    b'], "label": "',
+    b'"}, {"bbox_2d": [',
+    b'"}]',
+    b"a",
+    b"b",
+    b"[]",
+    *(b"%d, " % value for value in range(1001)),
+    *(b"%d" % value for value in range(1001)),
+]
 """One token per number, as in the embedded model."""
 
 
@@ -41,9 +48,7 @@ def spelled(text: str, pieces: Vocabulary) -> list[int]:
     """Longest token first."""
     rest, tokens = text.encode(), []
     while rest:
-        token = max(
-            (t for t, piece in enumerate(pieces) if rest.startswith(piece)), key=lambda t: len(pieces[t])
-        )
+        token = max((t for t, piece in enumerate(pieces) if rest.startswith(piece)), key=lambda t: len(pieces[t]))
         tokens.append(token)
         rest = rest[len(pieces[token]) :]
     return tokens
@@ -69,13 +74,21 @@ def read(boxes: WrittenBoxes, text: str, pieces: Vocabulary, most: int = 100) ->
 @pytest.mark.parametrize(
     ("box", "stands"),
     [
-        ([10, 20, 30, 40], True), ([0, 0, 1000, 1000], True), ([999, 999, 1000, 1000], True), ([5, 7, 30, 8], True),
-        ([30, 20, 10, 40], False), ([30, 20, 30, 40], False), ([10, 40, 30, 20], False), ([10, 40, 30, 40], False),
-        ([1000, 20, 30, 40], False), ([10, 1000, 30, 40], False), ([100, 20, 99, 40], False),
+        ([10, 20, 30, 40], True),
+        ([0, 0, 1000, 1000], True),
+        ([999, 999, 1000, 1000], True),
+        ([5, 7, 30, 8], True),
+        ([30, 20, 10, 40], False),
+        ([30, 20, 30, 40], False),
+        ([10, 40, 30, 20], False),
+        ([10, 40, 30, 40], False),
+        ([1000, 20, 30, 40], False),
+        ([10, 1000, 30, 40], False),
+        ([100, 20, 99, 40], False),
     ],
-)  # fmt: skip
+)
 def test_corners_keep_in_order(pieces: Vocabulary, box: list[int], stands: bool) -> None:
-    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(pieces), [(1000, 1000)])
     text = written(([1, 1, 9, 9], "a"), (box, "b"))
     told, _ = read(boxes, text, pieces)
     assert (told == text) is stands
@@ -87,7 +100,7 @@ def test_corners_keep_in_order(pieces: Vocabulary, box: list[int], stands: bool)
 def test_numbers_are_judged_alike_however_they_are_spelled(box: list[int], pieces: Vocabulary) -> None:
     """By digits too a number that cannot become one in order is stopped at once, and no other is."""
     text = written((box, "a"))
-    told, _ = read(WrittenBoxes(Pieces(pieces), [(300, 120)]), text, pieces)
+    told, _ = read(WrittenBoxes(TokenPieces(pieces), [(300, 120)]), text, pieces)
     in_order = box[0] < box[2] and box[1] < box[3] and max(box[1], box[3]) <= 120
     assert (told == text) is in_order
 
@@ -95,7 +108,7 @@ def test_numbers_are_judged_alike_however_they_are_spelled(box: list[int], piece
 def test_text_within_labels_is_not_read() -> None:
     label = 'a, 9] [["}\\'
     text = written(([1, 2, 3, 4], label), ([1, 2, 3, 4], label))
-    told, taken = read(WrittenBoxes(Pieces(DIGITS), [(1000, 1000)]), text, DIGITS)
+    told, taken = read(WrittenBoxes(TokenPieces(DIGITS), [(1000, 1000)]), text, DIGITS)
     assert told == text[:-1]
     assert taken == '1, 2, 3, 4], "label": ' + json.dumps(label) + "}"
 
@@ -105,14 +118,11 @@ FIRST, SHIFTED, BESIDE = [100, 200, 200, 300], [104, 203, 205, 298], [160, 200, 
 
 @pytest.mark.parametrize("pieces", [DIGITS, WHOLE], ids=["digits", "whole numbers"])
 @pytest.mark.parametrize(
-    ("box", "label", "taken"),
-    [(FIRST, "a", True), (SHIFTED, "a", True), (BESIDE, "a", False), (FIRST, "b", False)],
+    ("box", "label", "taken"), [(FIRST, "a", True), (SHIFTED, "a", True), (BESIDE, "a", False), (FIRST, "b", False)]
 )
-def test_what_stands_there_already_is_taken_back(
-    pieces: Vocabulary, box: list[int], label: str, taken: bool
-) -> None:
+def test_what_stands_there_already_is_taken_back(pieces: Vocabulary, box: list[int], label: str, taken: bool) -> None:
     text = written((FIRST, "a"), (box, label), ([500, 500, 600, 600], "a"))
-    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(pieces), [(1000, 1000)])
     told, back = read(boxes, text, pieces)
     if not taken:
         assert (told, back) == (text, "")
@@ -128,8 +138,8 @@ def test_what_stands_there_already_is_taken_back(
 
 def test_a_box_is_taken_back_only_as_far_as_tokens_are_left() -> None:
     text = written((FIRST, "a"), (FIRST, "a"), (FIRST, "a"))
-    assert read(WrittenBoxes(Pieces(WHOLE), [(1000, 1000)]), text, WHOLE, most=6) == (text, "")
-    assert read(WrittenBoxes(Pieces(WHOLE), [(1000, 1000)]), text, WHOLE, most=7)[1]
+    assert read(WrittenBoxes(TokenPieces(WHOLE), [(1000, 1000)]), text, WHOLE, most=6) == (text, "")
+    assert read(WrittenBoxes(TokenPieces(WHOLE), [(1000, 1000)]), text, WHOLE, most=7)[1]
 
 
 def offered(boxes: WrittenBoxes, likely: dict[bytes, float], pieces: Vocabulary = WHOLE) -> list[bytes]:
@@ -143,7 +153,7 @@ def offered(boxes: WrittenBoxes, likely: dict[bytes, float], pieces: Vocabulary 
 
 def test_another_corner_is_taken_only_where_the_model_thinks_of_one() -> None:
     """At x nothing else is likely, at y it is: the second nucleus lies below the first."""
-    boxes = WrittenBoxes(Pieces(WHOLE), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(WHOLE), [(1000, 1000)])
     assert read(boxes, written((FIRST, "a"), (FIRST, "a")), WHOLE)[1]
     assert not boxes.take(0, WHOLE.index(b"100, "))
     assert offered(boxes, {b"100, ": 0.85, b"110, ": 0.1, b"700, ": 0.05}) == [b"100, ", b"110, ", b"700, "]
@@ -161,7 +171,7 @@ def test_another_corner_is_taken_only_where_the_model_thinks_of_one() -> None:
 @pytest.mark.parametrize("numbers", ["1, 200, 200, 300", "220, 190, 540, 300", "160, 200, 260, 600"])
 def test_a_box_made_of_two_is_no_other_box(numbers: str) -> None:
     """Its left side is elsewhere, another where it was: taken back too, and the next number may be another."""
-    boxes = WrittenBoxes(Pieces(WHOLE), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(WHOLE), [(1000, 1000)])
     assert read(boxes, written((FIRST, "a"), (FIRST, "a")), WHOLE)[1]
     told, back = read(boxes, f'{numbers}], "label": "a"}}, {{"bbox_2d": [', WHOLE)
     assert back == told
@@ -173,7 +183,7 @@ def test_a_box_made_of_two_is_no_other_box(numbers: str) -> None:
 @pytest.mark.parametrize("ends", [0.05, 0.3])
 def test_a_model_that_has_nothing_else_to_say(pieces: Vocabulary, label: str, ends: float) -> None:
     """It may end its list before the repeated box, where that is likely enough; otherwise the box stays."""
-    boxes = WrittenBoxes(Pieces(pieces), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(pieces), [(1000, 1000)])
     first = written((FIRST, label))[:-1]
     again = written((FIRST, label), (FIRST, label), (BESIDE, label))
     told, taken = read(boxes, again, pieces)
@@ -196,13 +206,13 @@ def test_a_model_that_has_nothing_else_to_say(pieces: Vocabulary, label: str, en
     assert read(boxes, rest, pieces) == (rest, ""), "nothing is taken back a third time"
 
 
-def batch_of(checkpoint: Checkpoint, pictures: Pictures) -> Batch:
+def batch_of(checkpoint: Checkpoint, pictures: Pictures) -> TokenBatch:
     request = Request(task=Task.DETECT, labels=("nucleus",))
     prompt = encode_prompt(checkpoint, render_request(checkpoint, request, thinking=False))
     return build_batch(checkpoint, [prompt] * len(pictures), preprocess(pictures, checkpoint.processor))
 
 
-def steps_of(kind: str, checkpoint: Checkpoint, batch: Batch) -> Steps:
+def steps_of(kind: str, checkpoint: Checkpoint, batch: TokenBatch) -> Steps:
     state = prefill(checkpoint.model, batch)
     if kind == "transformers":
         return TransformersSteps(checkpoint.model, state)
@@ -227,7 +237,7 @@ def test_tokens_taken_back_leave_nothing_behind(
     tiny: Tiny, pictures: Pictures, kind: str, family: str, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same logits as if they had never been read, for that row and for the others, also after a row has left."""
-    monkeypatch.setattr("qwenvl.light._NEW", 4)
+    monkeypatch.setattr("qwenvl.decoding.cpu_decoder._NEW", 4)
     checkpoint = load_checkpoint(tiny(family), device="cpu")
     batch = batch_of(checkpoint, [pictures[0], pictures[2 if padded else 1], pictures[0]])
     assert batch.padded == padded
@@ -280,14 +290,11 @@ def test_an_answer_does_not_show_what_was_taken_back(tiny: Tiny, pictures: Pictu
     batch = batch_of(checkpoint, pictures)
     most = Generation(max_new_tokens=12)
     watched = range(len(checkpoint.tokenizer))
-    straight = decode(
-        checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), watched=watched
-    )
+    straight = decode(checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), watched=watched)
     wavering = Wavering()
     ours = decode(
-        checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), constraint=wavering,
-        watched=watched,
-    )  # fmt: skip
+        checkpoint.model, prefill(checkpoint.model, batch), batch, most, eos=(), constraint=wavering, watched=watched
+    )
     for row, (mine, theirs) in enumerate(zip(ours, straight, strict=True)):
         assert (mine.tokens, mine.finish_reason) == (theirs.tokens, "length")
         assert mine.log_probabilities == pytest.approx(theirs.log_probabilities, abs=1e-4)
@@ -316,29 +323,23 @@ def test_the_embedded_model_says_no_box_twice(monkeypatch: pytest.MonkeyPatch) -
     assert all("retaken" in " ".join(answer.notes) for answer in answers)
     for answer in answers:
         assert len(set(map(tuple, boxes_of(answer)))) == len(answer.objects)
-    monkeypatch.setattr("qwenvl.written_boxes.SAME", 2.0)
+    monkeypatch.setattr("qwenvl.constraints.box_constraint.SAME", 2.0)
     before = engine.answer(fields, request)
     assert [answer.status for answer in before] == [Status.REPAIRED] * 3
     assert all(len(set(map(tuple, boxes_of(answer)))) < len(boxes_of(answer)) for answer in before)
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.lists(st.integers(0, 40), max_size=3),
-    st.sampled_from([(40, 40), (1000, 1000), (1036, 77)]),
-    st.booleans(),
-)
+@given(st.lists(st.integers(0, 40), max_size=3), st.sampled_from([(40, 40), (1000, 1000), (1036, 77)]), st.booleans())
 def test_numbers_looked_at_together_are_judged_as_one_by_one(
     numbers: list[int], extent: tuple[int, int], retried: bool
 ) -> None:
     """Every token of both spellings, with and without a box that is not to be written again."""
     vocabulary = [*DIGITS, *WHOLE[7:], b"10, 4", b"1]", b"0"]
-    boxes = WrittenBoxes(Pieces(vocabulary), [extent])
+    boxes = WrittenBoxes(TokenPieces(vocabulary), [extent])
     start = written(([3, 4, 20, 30], "a"), ([3, 4, 20, 30], "a"))
     told = start[: -len('3, 4, 20, 30], "label": "a"}]')]
-    assert read(boxes, start if retried else told, DIGITS)[1] == (
-        "" if not retried else start[len(told) : -1]
-    )
+    assert read(boxes, start if retried else told, DIGITS)[1] == ("" if not retried else start[len(told) : -1])
     for number in numbers:
         if not all(boxes.take(0, byte) for byte in b"%d, " % number):
             return
@@ -350,7 +351,7 @@ def test_numbers_looked_at_together_are_judged_as_one_by_one(
 
 def test_by_digits_another_place_is_seen_where_the_numbers_part() -> None:
     """The model wavers between 345 and 640, and shows it at the first digit; 3 could also become 30 or 399."""
-    boxes = WrittenBoxes(Pieces(DIGITS), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(DIGITS), [(1000, 1000)])
     box = [345, 200, 445, 300]
     assert read(boxes, written((box, "a"), (box, "a")), DIGITS)[1]
     assert offered(boxes, {b"3": 0.7, b"6": 0.3}, DIGITS) == [b"6"]
@@ -359,7 +360,7 @@ def test_by_digits_another_place_is_seen_where_the_numbers_part() -> None:
 
 
 def test_by_digits_a_number_without_another_place_is_written_again() -> None:
-    boxes = WrittenBoxes(Pieces(DIGITS), [(1000, 1000)])
+    boxes = WrittenBoxes(TokenPieces(DIGITS), [(1000, 1000)])
     box = [345, 200, 445, 300]
     assert read(boxes, written((box, "a"), (box, "a")), DIGITS)[1]
     for digit in (b"3", b"4", b"5"):

@@ -46,15 +46,9 @@ def test_folders_say_what_they_hold(real_data: Path) -> None:
     ("name", "words"),
     [
         ("label_only/google_test_wsi2.dcm", "only LABEL"),
-        (
-            "not_whole_slide/google_test_slide_coordinates.dcm",
-            "VL Slide-Coordinates Microscopic Image Storage",
-        ),
+        ("not_whole_slide/google_test_slide_coordinates.dcm", "VL Slide-Coordinates Microscopic Image Storage"),
         ("not_whole_slide/highdicom_seg_image_sm_dots.dcm", "'Segmentation Storage'"),
-        (
-            "not_whole_slide/libvips_dicom_test_image.dcm",
-            r"'Nuclear Medicine Image Storage' .*TOMO\\EMISSION",
-        ),
+        ("not_whole_slide/libvips_dicom_test_image.dcm", r"'Nuclear Medicine Image Storage' .*TOMO\\EMISSION"),
         ("not_whole_slide/wsi_annotation.dcm", "Annotations Storage"),
     ],
 )

@@ -73,10 +73,7 @@ def test_glass_of_jpeg_ome_tiffs_is_neutral(real_data: Path, name: str) -> None:
 
 def test_jpeg_2000_without_a_scale_asks_for_it(real_data: Path) -> None:
     with open_slide(real_data / "slides" / "tcga-cr-7395_aperio_jp2k33005.svs") as slide:
-        assert [(of.width, of.height, of.downsample) for of in slide.levels] == [
-            (4443, 3567, 1),
-            (2221, 1783, 2),
-        ]
+        assert [(of.width, of.height, of.downsample) for of in slide.levels] == [(4443, 3567, 1), (2221, 1783, 2)]
         assert (slide.mpp, slide.mpp_source) == (None, "unknown")
         with pytest.raises(UnknownMppError, match="--slide-mpp"):
             slide.require_mpp()

@@ -39,13 +39,7 @@ def openslide_rgb(path: Path, x: int, y: int, width: int, height: int, level: in
     ],
 )
 def test_what_a_slide_says(
-    real_data: Path,
-    name: str,
-    reader: str,
-    size: tuple[int, int],
-    mpp: float | None,
-    levels: int,
-    associated: set[str],
+    real_data: Path, name: str, reader: str, size: tuple[int, int], mpp: float | None, levels: int, associated: set[str]
 ) -> None:
     with open_slide(real_data / "slides" / name) as slide:
         assert slide.reader == reader
@@ -70,9 +64,7 @@ def test_what_a_slide_says(
         ("sm_image.dcm", 0, (0, 0, 50, 50)),
     ],
 )
-def test_pixels_equal_openslide(
-    real_data: Path, name: str, level: int, region: tuple[int, int, int, int]
-) -> None:
+def test_pixels_equal_openslide(real_data: Path, name: str, level: int, region: tuple[int, int, int, int]) -> None:
     path = real_data / "slides" / name
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read(*region, level), openslide_rgb(path, *region, level))
@@ -102,8 +94,7 @@ def test_ome_tiff_and_tiff_pyramids_hold_the_same_pixels(real_data: Path) -> Non
             at = (0, 0, of.width, of.height, level)
             np.testing.assert_array_equal(one.read(*at), other.read(*at))
         np.testing.assert_array_equal(
-            one.read_scaled(3000, 3000, 3000, 3000, (448, 448)),
-            other.read_scaled(3000, 3000, 3000, 3000, (448, 448)),
+            one.read_scaled(3000, 3000, 3000, 3000, (448, 448)), other.read_scaled(3000, 3000, 3000, 3000, (448, 448))
         )
 
 
@@ -124,9 +115,7 @@ def test_orientation_six_is_turned_clockwise(real_data: Path) -> None:
             want = np.rot90(plain, -1)
             assert (of.height, of.width) == want.shape
             np.testing.assert_array_equal(slide.read(0, 0, of.width, of.height, level)[..., 0], want)
-        np.testing.assert_array_equal(
-            slide.read(100, 30, 50, 40)[..., 1], np.rot90(stored[0], -1)[30:70, 100:150]
-        )
+        np.testing.assert_array_equal(slide.read(100, 30, 50, 40)[..., 1], np.rot90(stored[0], -1)[30:70, 100:150])
 
 
 @pytest.mark.parametrize("reader", [None, "tiff", "openslide"])
@@ -189,9 +178,7 @@ def test_plane_numbers_written_in_an_ome_series(real_data: Path) -> None:
 @pytest.mark.parametrize(("name", "mpp"), [("multi_tzcyx.tiff", 1 / 8.04878), ("zcyx.tiff", 1 / 2.295473)])
 def test_imagej_scale(real_data: Path, name: str, mpp: float) -> None:
     with open_slide(
-        real_data / "microscopy" / name,
-        plane=Plane(),
-        rendering=Rendering.parse("0:magenta:auto,1:green:auto"),
+        real_data / "microscopy" / name, plane=Plane(), rendering=Rendering.parse("0:magenta:auto,1:green:auto")
     ) as slide:
         assert slide.mpp == pytest.approx(mpp)
 
@@ -205,9 +192,7 @@ def test_ngff_depth_stack(real_data: Path) -> None:
         with open_slide(path, plane=Plane(z=z)) as slide:
             assert slide.mpp == pytest.approx(0.08519643)
             assert slide.levels[1].downsample == 2
-            np.testing.assert_array_equal(
-                slide.read(0, 0, slide.width, slide.height)[..., 2], stored[0, 0, z]
-            )
+            np.testing.assert_array_equal(slide.read(0, 0, slide.width, slide.height)[..., 2], stored[0, 0, z])
 
 
 def test_ngff_of_version_five(real_data: Path) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request, Task
 from workflows.export import export_geojson
-from workflows.report import Report
-from workflows.slide_run import finish_run, run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.run.slide import finish_run, run_slide
+from workflows.store.run_store import RunStore
 
 pytestmark = pytest.mark.real
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 def test_a_real_slide_end_to_end(real_data: Path, tmp_path: Path) -> None:
     slide = real_data / "slides" / "CMU-1-Small-Region.svs"
     request = Request(task=Task.DETECT, labels=("nucleus",), mpp=0.499, tile_size=448, overlap=64)
-    result = run_slide(slide, request, StandInEngine(boxes=5), tmp_path / "run")
+    result = run_slide(slide, request, FakeEngine(boxes=5), tmp_path / "run")
     assert result.complete
     report = result.report
     assert report.slide.mpp_source == "file"
@@ -43,7 +43,7 @@ def test_a_real_slide_end_to_end(real_data: Path, tmp_path: Path) -> None:
 def test_a_corrupt_tile_fails_and_the_run_goes_on(real_data: Path, tmp_path: Path) -> None:
     slide = real_data / "slides" / "tiny_unreadable_tile.svs"
     request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=32, overlap=0, mpp=0.25)
-    result = run_slide(slide, request, StandInEngine(boxes=2), tmp_path / "run", slide_mpp=0.5)
+    result = run_slide(slide, request, FakeEngine(boxes=2), tmp_path / "run", slide_mpp=0.5)
     assert not result.complete
     assert result.report.tiles.counts.failed > 0
     assert result.report.tiles.failed[0].reason

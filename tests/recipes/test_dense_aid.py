@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from finetune.errors import RecipeError
-from finetune.tokens import IGNORED
-from qwenvl.checkpoint import load_checkpoint
+from finetune.examples.tokens import IGNORED
+from qwenvl.checkpoints.loading import load_checkpoint
+from qwenvl.decoding.onednn_linear import unpack_linears
 from qwenvl.families import get_family
-from qwenvl.packed import unpack_linears
-from qwenvl.preprocess import preprocess
+from qwenvl.images.preprocess import preprocess
 from recipes.training.dense_aid import DenseAid, boxes_of
 
 ANSWER = '[{"bbox_2d": [0, 0, 100, 100], "label": "one"}, {"bbox_2d": [900, 450, 990, 540], "label": "two"}]'

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from recipes.instruments import KINDS, STILL, Camera, Factory, make_set
 from recipes.instruments.glyphs import SEGMENTS
-from workflows.instruments.errors import TruthError
-from workflows.instruments.truth import Truth
+from workflows.science.instruments.errors import TruthError
+from workflows.science.instruments.truth import ReadingTruth
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,9 +55,11 @@ def test_a_camera_takes_the_boxes_along():
     factory = Factory(("seven-segment",), empty_share=0.0, most_lines=1, camera=STILL)
     still = factory.photograph(3)
     turned = Factory(
-        ("seven-segment",), empty_share=0.0, most_lines=1,
+        ("seven-segment",),
+        empty_share=0.0,
+        most_lines=1,
         camera=Camera(turn=4, light=0, glare=0, blur=0, noise=0, jpeg=0),
-    ).photograph(3)  # fmt: skip
+    ).photograph(3)
     assert still.shown[0].text == turned.shown[0].text
     for before, after in zip(still.shown[0].characters, turned.shown[0].characters, strict=True):
         moved = np.abs(np.array(before.box) - np.array(after.box)).max()
@@ -66,19 +68,17 @@ def test_a_camera_takes_the_boxes_along():
 
 def test_a_set_on_disk(tmp_path):
     truth = make_set(tmp_path / "set", Factory(), 3, 7)
-    assert Truth.read(tmp_path / "set") == truth
+    assert ReadingTruth.read(tmp_path / "set") == truth
     assert [one.name for one in truth.photographs] == [f"photographs/000000{n}.jpg" for n in (7, 8, 9)]
     with pytest.raises(TruthError, match="not empty"):
         make_set(tmp_path / "set", Factory(), 3, 7)
     make_set(tmp_path / "set", Factory(), 3, 7, overwrite=True)
     (tmp_path / "set" / "truth.json").write_text(json.dumps({"photographs": 3}))
     with pytest.raises(TruthError, match=r"truth\.json"):
-        Truth.read(tmp_path / "set")
+        ReadingTruth.read(tmp_path / "set")
 
 
-@pytest.mark.parametrize(
-    "settings", [{"kinds": ("clock",)}, {"kinds": ()}, {"size": (8, 8)}, {"most_lines": 0}]
-)
+@pytest.mark.parametrize("settings", [{"kinds": ("clock",)}, {"kinds": ()}, {"size": (8, 8)}, {"most_lines": 0}])
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(TruthError):
         Factory(**settings)

@@ -12,9 +12,17 @@ def put(label, x, y, width=16, height=30, score=None):
 
 def test_characters_become_lines_from_the_top_whatever_their_order():
     found = lines_of(
-        [put("rpm", 70, 112, 30, 14), put("four", 60, 12), put("seven", 30, 10, score=0.5), put("point", 48, 38, 5, 5),
-         put("three", 8, 9, score=0.9), put("two", 40, 100), put("one", 15, 101), put("°C", 90, 12, 20, 12)]
-    )  # fmt: skip
+        [
+            put("rpm", 70, 112, 30, 14),
+            put("four", 60, 12),
+            put("seven", 30, 10, score=0.5),
+            put("point", 48, 38, 5, 5),
+            put("three", 8, 9, score=0.9),
+            put("two", 40, 100),
+            put("one", 15, 101),
+            put("°C", 90, 12, 20, 12),
+        ]
+    )
     assert [(line.text, line.unit) for line in found] == [("37.4", "°C"), ("12", "rpm")]
     assert found[0].box == (8, 9, 76, 43)
     assert found[0].score == 0.5
@@ -43,8 +51,6 @@ def test_every_character_of_a_tilted_line_belongs_to_it():
 
 
 def test_a_gap_in_a_row_is_a_doubt_for_both_sides():
-    found = lines_of(
-        [put("one", 10, 10), put("three", 80, 10), put("four", 100, 10), put("°C", 120, 10, 14, 12)]
-    )
+    found = lines_of([put("one", 10, 10), put("three", 80, 10), put("four", 100, 10), put("°C", 120, 10, 14, 12)])
     assert sorted(line.text for line in found) == ["1", "34"]
     assert all("same row" in line.doubts[0] for line in found)

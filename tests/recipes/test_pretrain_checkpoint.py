@@ -18,9 +18,7 @@ from wsi.synthetic import sample_field
 
 FOLDER = Path(__file__).resolve().parents[2] / "qwenvl" / "checkpoints" / "embedded"
 
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "model.safetensors").exists(), reason=f"no checkpoint in {FOLDER}"
-)
+pytestmark = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason=f"no checkpoint in {FOLDER}")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +32,7 @@ def answers(tiles: list[LabelledTile]) -> list[str]:
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32)
     question = detect_question(tiles[0], every_nucleus())
-    return generate(
-        model, TextCodec.load(FOLDER), tiles, [question.prompt] * len(tiles), torch.device("cpu"), 200
-    )
+    return generate(model, TextCodec.load(FOLDER), tiles, [question.prompt] * len(tiles), torch.device("cpu"), 200)
 
 
 def test_files_are_small_and_say_not_for_diagnosis() -> None:
@@ -48,9 +44,7 @@ def test_files_are_small_and_say_not_for_diagnosis() -> None:
     assert "not for diagnosis" in card.lower()
 
 
-def test_answers_of_plain_transformers_are_boxes_on_nuclei(
-    tiles: list[LabelledTile], answers: list[str]
-) -> None:
+def test_answers_of_plain_transformers_are_boxes_on_nuclei(tiles: list[LabelledTile], answers: list[str]) -> None:
     """Decoded freely, without a grammar: readable, named as asked, and where the nuclei are."""
     tally = BoxTally()
     for tile, text in zip(tiles, answers, strict=True):
@@ -62,13 +56,11 @@ def test_answers_of_plain_transformers_are_boxes_on_nuclei(
 
 
 def test_engine_answers_the_same_words(tiles: list[LabelledTile], answers: list[str]) -> None:
-    from qwenvl.checkpoint import load_checkpoint
+    from qwenvl.checkpoints.loading import load_checkpoint
     from qwenvl.engines.local import LocalEngine
     from qwenvl.request import Generation, Request, Task
 
-    request = Request(
-        task=Task.DETECT, labels=("nucleus",), tile_size=256, generation=Generation(max_new_tokens=200)
-    )
+    request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=256, generation=Generation(max_new_tokens=200))
     engine = LocalEngine(load_checkpoint(FOLDER, device="cpu"), constrained=False)
     found = engine.answer([tile.image for tile in tiles], request)
     assert [answer.raw.removesuffix("<|im_end|>") for answer in found] == answers
@@ -79,9 +71,7 @@ def test_engine_answers_the_same_under_the_grammar(tiles: list[LabelledTile], an
     from qwenvl.engines.local import LocalEngine
     from qwenvl.request import Generation, Request, Task
 
-    request = Request(
-        task=Task.DETECT, labels=("nucleus",), tile_size=256, generation=Generation(max_new_tokens=200)
-    )
+    request = Request(task=Task.DETECT, labels=("nucleus",), tile_size=256, generation=Generation(max_new_tokens=200))
     found = LocalEngine.load(FOLDER, device="cpu").answer([tile.image for tile in tiles], request)
     for answer, tile, text in zip(found, tiles, answers, strict=True):
         read = read_boxes(text, tile.image.shape[0])

@@ -106,9 +106,7 @@ def test_a_box_to_drop_weighs_most(codec: TextCodec) -> None:
     copied, false = lesson(codec, [FIRST, FIRST, LATER]), lesson(codec, [FIRST, [400, 20, 490, 110], LATER])
     begins = (copied.corners[0] == 0).nonzero()[1]
     assert copied.places[0, begins] == false.places[0, begins] == BESIDE[0]
-    assert copied.weights[0, begins].item() == pytest.approx(
-        UNREADABLE / LESSON * false.weights[0, begins].item()
-    )
+    assert copied.weights[0, begins].item() == pytest.approx(UNREADABLE / LESSON * false.weights[0, begins].item())
 
 
 def test_hard_tiles_are_asked_about_again() -> None:

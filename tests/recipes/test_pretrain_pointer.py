@@ -18,12 +18,7 @@ from recipes.pretrain.tasks import corpus
 from recipes.pretrain.tokenizer import TextCodec, build_tokenizer
 from recipes.pretrain.turns import TurnBatch, TurnWriter
 
-FIRST, BESIDE, THIRD, LATER = (
-    [10, 20, 110, 120],
-    [130, 150, 240, 260],
-    [250, 280, 330, 360],
-    [700, 710, 800, 820],
-)
+FIRST, BESIDE, THIRD, LATER = ([10, 20, 110, 120], [130, 150, 240, 260], [250, 280, 330, 360], [700, 710, 800, 820])
 """Three nuclei of one cell (of 2 x 2) and one of the last."""
 CELLS = (2, 2)
 
@@ -56,9 +51,7 @@ def test_a_box_that_stands_there_twice_is_no_second_nucleus(writer: TurnWriter) 
 def test_a_corrected_box_has_the_slot_of_the_true_one(writer: TurnWriter) -> None:
     turns = corrected(writer, [question([FIRST, FIRST, LATER])], [question([FIRST, BESIDE, LATER])], [0])
     asked = turns.places[0] == BESIDE[0]
-    assert turns.slots[0][asked].tolist() == [1, 1], (
-        "both boxes after the first begin where the second should"
-    )
+    assert turns.slots[0][asked].tolist() == [1, 1], "both boxes after the first begin where the second should"
 
 
 def attention(turns: TurnBatch, first_cell: int, heads: int, second: int) -> list[tuple[Tensor, Tensor]]:
@@ -79,9 +72,7 @@ def attention(turns: TurnBatch, first_cell: int, heads: int, second: int) -> lis
 
 def test_a_second_nucleus_read_with_the_heads_of_the_first_is_a_fault(writer: TurnWriter) -> None:
     turns = writer.batch([question([FIRST, BESIDE, THIRD, LATER])], [0])
-    right, wrong = (
-        pointer_loss(attention(turns, writer.first_cell, 8, s), turns, writer.first_cell) for s in (4, 0)
-    )
+    right, wrong = (pointer_loss(attention(turns, writer.first_cell, 8, s), turns, writer.first_cell) for s in (4, 0))
     assert float(right) < 0.01
     assert float(wrong) > 5
     four = pointer_loss(attention(turns, writer.first_cell, 4, 0), turns, writer.first_cell)

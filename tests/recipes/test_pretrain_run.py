@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwenvl.agreement import auroc
+from qwenvl.scoring.agreement import auroc
 from recipes.pretrain import run
 from recipes.pretrain.config import ModelShape, PhaseConfig, PoolConfig, PretrainConfig
 from recipes.pretrain.data import TileSource
@@ -34,15 +34,39 @@ MICRO = PretrainConfig(
     held_out=2,
     bfloat16=False,
     device="cpu",
-    model=ModelShape(vision_width=48, vision_depth=2, vision_heads=2, vision_mlp=96, deepstack=(0,), grid=8,
-                     width=48, depth=2, heads=2, key_heads=1, head_dim=24, mlp=96),
+    model=ModelShape(
+        vision_width=48,
+        vision_depth=2,
+        vision_heads=2,
+        vision_mlp=96,
+        deepstack=(0,),
+        grid=8,
+        width=48,
+        depth=2,
+        heads=2,
+        key_heads=1,
+        head_dim=24,
+        mlp=96,
+    ),
     pool=PoolConfig(shard_size=12, shards=1, tile=128, max_nuclei=(8,), coarse_share=0.0, real_share=0.0),
     vision=PhaseConfig(steps=8, batch=4, learning_rate=3e-3, warmup=2, save_every=4),
-    language=PhaseConfig(steps=8, batch=4, questions=2, learning_rate=3e-3, warmup=2, save_every=4, fresh=2, window=6,
-                         pointer_weight=0.5, short_questions=1, curriculum=((0, 4),)),
-    joint=PhaseConfig(steps=4, batch=2, learning_rate=1e-3, vision_learning_rate=1e-4, dense_weight=0.3, save_every=2,
-                      own_answers=1),
-)  # fmt: skip
+    language=PhaseConfig(
+        steps=8,
+        batch=4,
+        questions=2,
+        learning_rate=3e-3,
+        warmup=2,
+        save_every=4,
+        fresh=2,
+        window=6,
+        pointer_weight=0.5,
+        short_questions=1,
+        curriculum=((0, 4),),
+    ),
+    joint=PhaseConfig(
+        steps=4, batch=2, learning_rate=1e-3, vision_learning_rate=1e-4, dense_weight=0.3, save_every=2, own_answers=1
+    ),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,13 +166,7 @@ def test_answers_of_a_model_under_training_are_those_of_transformers() -> None:
     model = build_model(MICRO.model, codec).eval()
     pictures = torch.randint(0, 256, (5, 128, 128, 3), dtype=torch.uint8)
     writer, patches = TurnWriter(codec, (4, 4)), patchify(pictures)
-    texts = (
-        "Locate.",
-        "Locate every nucleus.",
-        "Count",
-        "Is there a tumor in this image?",
-        "Point at nuclei.",
-    )
+    texts = ("Locate.", "Locate every nucleus.", "Count", "Is there a tumor in this image?", "Point at nuclei.")
     prompts, longest, pad = [writer.prompt(text) for text in texts], 24, writer.end
     free = []
     with torch.no_grad():
@@ -161,8 +179,11 @@ def test_answers_of_a_model_under_training_are_those_of_transformers() -> None:
                 mm_token_type_ids=torch.eq(ids, codec.special["<|image_pad|>"]).int(),
                 pixel_values=processor_pixels(patches[row : row + 1].flatten(0, 1)),
                 image_grid_thw=torch.tensor([[1, 8, 8]]),
-                max_new_tokens=longest, do_sample=False, eos_token_id=-1, pad_token_id=pad,
-            )  # fmt: skip
+                max_new_tokens=longest,
+                do_sample=False,
+                eos_token_id=-1,
+                pad_token_id=pad,
+            )
             free.append(out[0, len(prompt) :].tolist())
     ends = {}
     for end in {token for answer in free for token in answer[2:]}:

@@ -59,9 +59,7 @@ def test_objects_are_written_in_reading_order_with_the_label_asked_for() -> None
 
 def test_reading_order_is_by_cell_then_quarter() -> None:
     assert reading_order(BOXES).tolist() == [1, 0, 3, 2]
-    assert relative(np.array([[0, 128, 255.6, 256]], np.float32), (256, 256)).tolist() == [
-        [0, 500, 1000, 1000]
-    ]
+    assert relative(np.array([[0, 128, 255.6, 256]], np.float32), (256, 256)).tolist() == [[0, 500, 1000, 1000]]
 
 
 @pytest.mark.parametrize("task", SHARES)
@@ -83,8 +81,13 @@ def test_every_task_gives_a_well_formed_answer(task: str) -> None:
             assert f'"{question.answer}"' in question.prompt
         elif task == "extract":
             assert set(json.loads(question.answer)) <= {
-                "tissue", "nuclei", "tumor_cells", "lymphocytes", "mitoses", "necrosis"
-            }  # fmt: skip
+                "tissue",
+                "nuclei",
+                "tumor_cells",
+                "lymphocytes",
+                "mitoses",
+                "necrosis",
+            }
 
 
 def test_most_questions_are_in_the_words_of_the_project() -> None:
@@ -180,9 +183,7 @@ def test_a_window_is_a_tile_of_its_own_shape() -> None:
         assert (cut.boxes[:, 2:] <= (192, 64)).all()
     whole = window(tile(), (256, 256), np.random.default_rng(0))
     assert whole.named
-    flat = replace(
-        tile(np.array([[160, 32, 190, 60]], np.float32), (0,)), image=np.zeros((*shape, 3), np.uint8)
-    )
+    flat = replace(tile(np.array([[160, 32, 190, 60]], np.float32), (0,)), image=np.zeros((*shape, 3), np.uint8))
     assert json.loads(objects_answer(flat, every_nucleus()))[0]["bbox_2d"] == [833, 500, 990, 938]
     targets = DenseTargets.of([flat])
     assert targets.count[0].nonzero().flatten().tolist() == [11]

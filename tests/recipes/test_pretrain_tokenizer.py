@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.pretrain.tasks import corpus
-from recipes.pretrain.tokenizer import (
-    SPECIAL_TOKENS,
-    TextCodec,
-    build_tokenizer,
-    save_tokenizer,
-    split_chunks,
-)
+from recipes.pretrain.tokenizer import SPECIAL_TOKENS, TextCodec, build_tokenizer, save_tokenizer, split_chunks
 
 CODEC = TextCodec(build_tokenizer(corpus(1, count=400)))
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from finetune.config import FinetuneConfig
-from finetune.conversation import Turn
 from finetune.errors import RecipeError
-from finetune.examples import Plan
-from finetune.loss import NumberTokens
-from finetune.tokens import Tokens
+from finetune.examples.conversation import Exchange
+from finetune.examples.examples import ExamplePlan
+from finetune.examples.tokens import Tokens
+from finetune.methods.loss import NumberTokenWeights
 from recipes.training import SmallModelConfig, finetune
 from recipes.training.coordinate_noise import CoordinateNoise
 
@@ -26,8 +26,8 @@ def test_noisy_coordinates_are_seen_and_never_taught():
 
     ids = (4000, 2 * 100, 2 * 500, 4001, 2 * 998)
     tokens = Tokens(ids, (False, False, True, True, True))
-    noise = CoordinateNoise(NumberTokens(Vocabulary()), 12.0)
-    seen = [noise(Plan("a", tokens, Turn("", "", places=True)), seed).tokens for seed in range(400)]
+    noise = CoordinateNoise(NumberTokenWeights(Vocabulary()), 12.0)
+    seen = [noise(ExamplePlan("a", tokens, Exchange("", "", places=True)), seed).tokens for seed in range(400)]
     moved = [t for t in seen if t.seen is not None]
     assert 0.5 < len(moved) / len(seen) < 0.7
     values = np.array([t.seen for t in moved])
@@ -35,9 +35,9 @@ def test_noisy_coordinates_are_seen_and_never_taught():
     assert values[:, 4].max() <= 2000
     assert 5 < np.std(values[:, 2] / 2) < 12
     assert all(t.ids == ids and t.labels == tokens.labels for t in seen)
-    again = noise(Plan("a", tokens, Turn("", "", places=True)), 3).tokens
+    again = noise(ExamplePlan("a", tokens, Exchange("", "", places=True)), 3).tokens
     assert again == seen[3]
-    assert noise(Plan("a", tokens, Turn("", "7")), 3).tokens.seen is None  # a number that is no place
+    assert noise(ExamplePlan("a", tokens, Exchange("", "7")), 3).tokens.seen is None  # a number that is no place
 
 
 @pytest.fixture
@@ -51,9 +51,7 @@ def conversations(tmp_path: Path) -> Path:
         corners = [125 * number, 125, 125 * number + 250, 375]
         answer = json.dumps([{"bbox_2d": corners, "label": "dark"}])
         content = [{"type": "image", "image": f"{number}.png"}, {"type": "text", "text": "Where is it dark?"}]
-        rows.append(
-            {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
-        )
+        rows.append({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]})
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
@@ -62,15 +60,19 @@ def conversations(tmp_path: Path) -> Path:
 def settings(conversations: Path, **train: float) -> SmallModelConfig:
     return SmallModelConfig.model_validate(
         {
-            "conversations": conversations, "out": conversations.parent / "run", "labels": ["dark"],
-            "lora": {"targets": "everything", "rank": 2}, "max_new_tokens": 16, "device": "cpu",
+            "conversations": conversations,
+            "out": conversations.parent / "run",
+            "labels": ["dark"],
+            "lora": {"targets": "everything", "rank": 2},
+            "max_new_tokens": 16,
+            "device": "cpu",
             "train": {"steps": 2, "batch": 2, "save_every": 1, **train},
             "replay": {
                 "share": 0.4,
                 "sources": [{"name": "old", "kind": "pretraining", "held_out": 1, "tile": {"size": 64}}],
             },
         }
-    )  # fmt: skip
+    )
 
 
 def test_a_run_with_everything_ends_in_an_adapter_without_its_aids(conversations: Path) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwenvl.answer import Answer
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.errors import EngineError
 from qwenvl.request import Request
 
 
-class Told(StandInEngine):
+class Told(FakeEngine):
     """Counts its calls in a file, and fails or dies where it is told."""
 
     def answer(self, pictures: Sequence[Any], request: Request) -> list[Answer]:

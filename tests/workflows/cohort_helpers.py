@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workflows.cohort import Plan, Study, look_at, read_cohort
+from workflows.cohort import CohortPlan, Study, look_at, read_cohort
 from workflows.cohort import run_cohort as run_any_cohort
 from workflows.cohort.run import CohortResult
 
@@ -21,13 +21,13 @@ def study_of(**sections: Any) -> Study:
     return Study.model_validate({"request": REQUEST, "model": ENGINE, **sections})
 
 
-def plan_of(source: Path, study: Study | None = None) -> Plan:
+def plan_of(source: Path, study: Study | None = None) -> CohortPlan:
     """The plan of a table, folder or file."""
     study = study or study_of()
-    return Plan.of(read_cohort(source), study, look_at(study.model, allow_code=True))
+    return CohortPlan.of(read_cohort(source), study, look_at(study.model, allow_code=True))
 
 
-def run_cohort(plan: Plan, out: Path, **options: Any) -> CohortResult:
+def run_cohort(plan: CohortPlan, out: Path, **options: Any) -> CohortResult:
     """`workflows.cohort.run_cohort` with the engine of these tests allowed."""
     return run_any_cohort(plan, out, allow_code=True, **options)
 
@@ -83,7 +83,7 @@ class Threads:
 
 @contextmanager
 def threads(study: Study) -> Iterator[Threads]:
-    """What takes the place of `workflows.cohort.cluster.connect`."""
+    """What takes the place of `workflows.cohort.workers.cluster.connect`."""
     number = study.cluster.workers or 2
     with ThreadPoolExecutor(number) as pool:
         yield Threads(number, pool)

@@ -14,8 +14,8 @@ from run_helpers import MemorySlide
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.request import Request, Task
-from workflows.merged import iter_merged
-from workflows.store import RunStore
+from workflows.merge.merged import iter_merged
+from workflows.store.run_store import RunStore
 from wsi.slide import RGB, Level
 
 SIDE = 12
@@ -48,10 +48,7 @@ class DotEngine(Engine):
     """
 
     def __init__(
-        self,
-        most: int = 12,
-        trouble: Callable[[NDArray[np.uint8], int], Answer | None] | None = None,
-        batch: int = 4,
+        self, most: int = 12, trouble: Callable[[NDArray[np.uint8], int], Answer | None] | None = None, batch: int = 4
     ) -> None:
         self.info = ModelInfo("dots", "none", f"dots:{most}")
         self.most, self.trouble, self.batch = most, trouble, batch
@@ -75,32 +72,22 @@ class DotEngine(Engine):
             return answer
         objects = tuple(TileObject("dot", box=box) for box in boxes[: self.most])
         if request.task is Task.SCORE:
-            return Answer(
-                Status.OK, scores={"yes": min(1.0, 0.1 + 0.3 * len(boxes))}, prompt_tokens=20, seconds=0.1
-            )
+            return Answer(Status.OK, scores={"yes": min(1.0, 0.1 + 0.3 * len(boxes))}, prompt_tokens=20, seconds=0.1)
         if request.task is Task.CLASSIFY:
             full = min(1.0, len(boxes) / 4)
             scores = {"full": full, "empty": 1 - full}
-            return Answer(
-                Status.OK, text=max(scores, key=scores.__getitem__), scores=scores, prompt_tokens=20
-            )
+            return Answer(Status.OK, text=max(scores, key=scores.__getitem__), scores=scores, prompt_tokens=20)
         if request.task is Task.COUNT:
             return Answer(Status.OK, value=len(boxes), prompt_tokens=50)
         return Answer(
-            Status.OK if objects else Status.EMPTY,
-            objects,
-            prompt_tokens=50,
-            new_tokens=len(objects),
-            seconds=1.0,
+            Status.OK if objects else Status.EMPTY, objects, prompt_tokens=50, new_tokens=len(objects), seconds=1.0
         )
 
 
 def planted(number: int, seed: int = 0, width: int = 1000, height: int = 760) -> NDArray[np.int64]:
     """Places of squares that keep apart from each other, crowded into the left half."""
     rng = np.random.default_rng(seed)
-    spots = np.stack(np.meshgrid(np.arange(5, width - 20, 24), np.arange(5, height - 20, 24)), -1).reshape(
-        -1, 2
-    )
+    spots = np.stack(np.meshgrid(np.arange(5, width - 20, 24), np.arange(5, height - 20, 24)), -1).reshape(-1, 2)
     likely = np.exp(-spots[:, 0] / 180)
     chosen = rng.choice(len(spots), number, replace=False, p=likely / likely.sum())
     return spots[chosen] + rng.integers(0, 6, (number, 2))

@@ -20,21 +20,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-sys.path += [
-    str(Path(__file__).parent),
-    *(str(Path(__file__).parent / name) for name in ("documents", "timelapse")),
-]
+sys.path += [str(Path(__file__).parent), *(str(Path(__file__).parent / name) for name in ("documents", "timelapse"))]
 
 from film_helpers import spots_film, write_stack
 from run_helpers import MemorySlide, request_of
 
 from qwenvl.answer import Answer, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request, Task
 from qwenvl.subject import as_subject
-from workflows.report import Report
+from workflows.report.report import Report
 from workflows.run.journal import Journal
-from workflows.slide_run import run_slide
+from workflows.run.slide import run_slide
 
 DIED = 77
 MOMENTS = ("first batch", "commit", "report", "writing", "end")
@@ -42,7 +39,7 @@ MOMENTS = ("first batch", "commit", "report", "writing", "end")
 is put in place; after everything."""
 
 
-class PromiseEngine(StandInEngine):
+class PromiseEngine(FakeEngine):
     """Answers every task from the pixels, writes down what it was asked, and does what it is told to before."""
 
     def __init__(self, log: Path, trouble: Callable[[list[int]], None] = lambda marks: None) -> None:
@@ -68,12 +65,8 @@ class PromiseEngine(StandInEngine):
         if request.output_schema["type"] == "array":
             return replace(answer, value=[])
         names = request.output_schema["properties"]
-        value = {
-            name: {"text": str(zlib.crc32(subject.pictures[0].pixels) % 90), "unit": None} for name in names
-        }
-        return replace(
-            answer, value=value, objects=tuple(TileObject(n, box=(1, 2, 9, 8), score=0.5) for n in names)
-        )
+        value = {name: {"text": str(zlib.crc32(subject.pictures[0].pixels) % 90), "unit": None} for name in names}
+        return replace(answer, value=value, objects=tuple(TileObject(n, box=(1, 2, 9, 8), score=0.5) for n in names))
 
 
 def mark_of(picture: Any, request: Request) -> int:
@@ -102,7 +95,7 @@ class Job:
         Pattern of the journals in the output folder.
     """
 
-    run: Callable[[Path, Path, StandInEngine], object]
+    run: Callable[[Path, Path, FakeEngine], object]
     result: Callable[[Path], Any]
     report: str
     load: tuple[str, str] | None
@@ -123,54 +116,54 @@ def _json(name: str) -> Callable[[Path], Any]:
 # ---------------------------------------------------------------------- the workflows
 
 
-def slide(inputs: Path, out: Path, engine: StandInEngine) -> None:
+def slide(inputs: Path, out: Path, engine: FakeEngine) -> None:
     run_slide(MemorySlide(700, 500), request_of(Task.DETECT), engine, out, mask="all", overview=False)
 
 
-def spots(inputs: Path, out: Path, engine: StandInEngine) -> None:
-    from workflows.spatial.genes import parse_targets
-    from workflows.spatial.job import PredictionSettings, predict_section
-    from workflows.spatial.sections import SectionEntry
+def spots(inputs: Path, out: Path, engine: FakeEngine) -> None:
+    from workflows.science.spatial.job import PredictionSettings, predict_section
+    from workflows.science.spatial.sections.genes import parse_targets
+    from workflows.science.spatial.sections.listing import SectionEntry
 
     entry = SectionEntry(None, inputs / "section.png", "s", pitch_um=130.0, slide_mpp=1.0)
     settings = PredictionSettings(mpp=2.0, tile_size=96)
     predict_section(entry, parse_targets(["DARK1", "LIGHT1"]), engine, out, settings)
 
 
-def frames(inputs: Path, out: Path, engine: StandInEngine) -> None:
-    from workflows.timelapse.run import ask_frames, choose_frames
-    from workflows.timelapse.stack import open_stack
+def frames(inputs: Path, out: Path, engine: FakeEngine) -> None:
+    from workflows.science.timelapse.run import ask_frames, choose_frames
+    from workflows.science.timelapse.stack import open_stack
 
     stack = open_stack(inputs / "film.ome.tif", interval="1min")
     request = Request(task="detect", labels=("spot",), tile_size=96, overlap=0)
     ask_frames(stack, engine, request, choose_frames(stack, engine, side=96, budget=None), out)
 
 
-def photographs(inputs: Path, out: Path, engine: StandInEngine) -> None:
-    from workflows.instruments import Asking, Sheet, read_photographs
+def photographs(inputs: Path, out: Path, engine: FakeEngine) -> None:
+    from workflows.science.instruments import Asking, Sheet, read_photographs
 
     regions = {"mass": {"region": [0, 0, 32, 48]}, "level": {"region": [32, 0, 64, 48]}}
     read_photographs([inputs / "photographs"], Asking(Sheet.of({"fields": regions})), engine, out)
 
 
-def pages(inputs: Path, out: Path, engine: StandInEngine) -> None:
-    from workflows.documents.document import open_document
-    from workflows.documents.reading import ReadSettings, read_paper
-    from workflows.documents.schema import RecordSchema
+def pages(inputs: Path, out: Path, engine: FakeEngine) -> None:
+    from workflows.science.papers.pages.document import open_document
+    from workflows.science.papers.reading import ReadSettings, read_paper
+    from workflows.science.papers.schema import RecordSchema
 
     schema = RecordSchema.read(inputs / "schema.json", ("gene",))
     with open_document(inputs / "paper.pdf") as document:
         read_paper(document, schema, engine, out, ReadSettings(window=1, overlap=0, dpi=36))
 
 
-def pairs(inputs: Path, out: Path, engine: StandInEngine) -> None:
+def pairs(inputs: Path, out: Path, engine: FakeEngine) -> None:
     from dataclasses import asdict
 
-    from workflows.judge import Item, compare, open_judging
-    from workflows.judge.report import JudgeReport, write_judging
-    from workflows.provenance import model_facts
+    from workflows.science.judge import JudgedItem, compare, open_judging
+    from workflows.science.judge.report import JudgeReport, write_judging
+    from workflows.store.provenance import model_facts
 
-    asked = [(Item(str(n), f"q{n}", f"a{n}"), Item(str(n), f"q{n}", f"b{n}")) for n in range(5)]
+    asked = [(JudgedItem(str(n), f"q{n}", f"a{n}"), JudgedItem(str(n), f"q{n}", f"b{n}")) for n in range(5)]
     with open_judging(out, {"kind": "pair"}, engine) as store:
         results, verdicts = compare(engine, asked, store)
         report = JudgeReport(kind="pair", sources=(), model=model_facts(engine.info), pair=results)
@@ -186,9 +179,9 @@ JOBS = {
         photographs,
         _json("instruments.json"),
         "instruments.json",
-        ("workflows.instruments.reading", "load_photograph"),
+        ("workflows.science.instruments.reading", "load_photograph"),
     ),
-    "pages": Job(pages, _json("records.json"), "records.json", ("workflows.documents.document", "page")),
+    "pages": Job(pages, _json("records.json"), "records.json", ("workflows.science.papers.pages.document", "page")),
     "pairs": Job(pairs, _json("judge.json"), "judge.json", None),
 }
 
@@ -215,9 +208,7 @@ def write_inputs(inputs: Path) -> None:
         pdf.text(40, 40 + 10 * n, f"TP{n} was {n}")
     pdf.output(str(inputs / "paper.pdf"))
     fields = {"gene": {"type": "string"}, "n": {"type": "integer"}}
-    (inputs / "schema.json").write_text(
-        json.dumps({"type": "object", "properties": fields, "required": ["gene"]})
-    )
+    (inputs / "schema.json").write_text(json.dumps({"type": "object", "properties": fields, "required": ["gene"]}))
 
 
 # ---------------------------------------------------------------------- killed
@@ -287,7 +278,7 @@ def run_killed(job: Job, inputs: Path, folder: Path, moment: str, puts: int) -> 
 
 
 def main(root: Path, names: Sequence[str]) -> None:
-    import workflows.spatial.job as section
+    import workflows.science.spatial.job as section
 
     section.draw_maps = no_maps
     died: dict[str, int] = {}

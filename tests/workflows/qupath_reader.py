@@ -61,14 +61,19 @@ def _object(feature: dict[str, Any]) -> PathObject:
         raise ValueError(f"QuPath loses {lost}")
     properties = feature.get("properties", {})
     lost = set(properties) - {
-        "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects"
-    }  # fmt: skip
+        "objectType",
+        "name",
+        "color",
+        "classification",
+        "isLocked",
+        "measurements",
+        "metadata",
+        "childObjects",
+    }
     if lost:
         raise ValueError(f"QuPath loses {lost}")
     kind = properties.get("objectType", "annotation")
-    found = PathObject(
-        kind if kind in KINDS else "annotation", uuid.UUID(feature["id"]), _roi(feature["geometry"])
-    )
+    found = PathObject(kind if kind in KINDS else "annotation", uuid.UUID(feature["id"]), _roi(feature["geometry"]))
     found.name = properties.get("name")
     classification = properties.get("classification")
     if isinstance(classification, str):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import Answer
 from qwenvl.engines.base import Engine
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.errors import ServerError
 from qwenvl.request import Request, Task
 from wsi.errors import ReadError
@@ -52,9 +52,7 @@ class MemorySlide(Slide):
             if x < x1 and y < y1 and x + width > x0 and y + height > y0:
                 raise ReadError(f"{self.path}: tile at ({x}, {y}) is corrupt")
         yy, xx = np.mgrid[y : y + height, x : x + width]
-        tissue = (
-            (xx > 0.12 * of.width) & (xx < 0.9 * of.width) & (yy > 0.1 * of.height) & (yy < 0.88 * of.height)
-        )
+        tissue = (xx > 0.12 * of.width) & (xx < 0.9 * of.width) & (yy > 0.1 * of.height) & (yy < 0.88 * of.height)
         grain = ((xx * 73856093 ^ yy * 19349663 ^ self.arguments[4] * 83492791) * 2654435761 >> 16) % 61
         pink = np.stack([215 - grain, 130 - grain, 175 - grain], -1)
         return np.where(tissue[..., None], pink, 244).astype(np.uint8)
@@ -64,12 +62,10 @@ def _open_memory(width: int, height: int, mpp: float | None, broken: Any, seed: 
     return MemorySlide(width, height, mpp, broken=broken, seed=seed)
 
 
-class CountingEngine(StandInEngine):
+class CountingEngine(FakeEngine):
     """Remembers every picture it was asked about, and fails where told."""
 
-    def __init__(
-        self, *args: Any, fail: Callable[[int], Exception | None] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, fail: Callable[[int], Exception | None] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.asked: list[int] = []
         self.calls = 0

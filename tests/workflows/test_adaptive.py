@@ -19,12 +19,12 @@ from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError
 from qwenvl.request import _FIRST_FIELDS, Task
-from workflows._folder import JOURNAL
-from workflows._schema import SPLIT_VERSION, VERSION
 from workflows.export import export_geojson, export_tiles_csv
-from workflows.report import Report, report_schema
-from workflows.slide_run import finish_run, run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report, report_schema
+from workflows.run.slide import finish_run, run_slide
+from workflows.store.folder import JOURNAL
+from workflows.store.run_store import RunStore
+from workflows.store.schema import SPLIT_VERSION, VERSION
 
 
 def ask(out: Path, slide: MemorySlide, engine: Engine, **fields: object) -> Report:
@@ -106,9 +106,7 @@ def test_truncated_and_looping_tiles_are_split(reason: str, finish: str, tmp_pat
         return Answer(Status.TRUNCATED, (TileObject("dot", box=(1, 1, 5, 5)),), finish_reason=finish)
 
     places = planted(480, 3)
-    report = ask(
-        tmp_path / "run", DotSlide(places), DotEngine(100, cut), split=3, max_objects=100, crowded=100
-    )
+    report = ask(tmp_path / "run", DotSlide(places), DotEngine(100, cut), split=3, max_objects=100, crowded=100)
     assert found_once(boxes_of(tmp_path / "run"), places) == (len(places), 0)
     assert report.tiles.split is not None
     assert set(report.tiles.split.reasons) == {reason}
@@ -129,9 +127,7 @@ def test_the_depth_is_limited_and_what_stays_truncated_is_said(tmp_path: Path) -
 
 def test_without_split_a_full_tile_is_said(tmp_path: Path) -> None:
     report = ask(tmp_path / "run", DotSlide(planted(220)), DotEngine(most=12), max_objects=12)
-    assert any(
-        "12 objects, as many as they may" in warning and "--split 1" in warning for warning in report.warnings
-    )
+    assert any("12 objects, as many as they may" in warning and "--split 1" in warning for warning in report.warnings)
 
 
 def test_counts_of_children_add_up(tmp_path: Path) -> None:
@@ -199,9 +195,7 @@ def test_a_tile_that_never_fits_stops_the_run_and_what_is_finished_stays(tmp_pat
 
     places = planted(60, 2)
     slide = DotSlide(places)
-    with pytest.raises(
-        EngineError, match=r"out of memory.*made smaller until \d\dx\d\d px.*Finished tiles are kept"
-    ):
+    with pytest.raises(EngineError, match=r"out of memory.*made smaller until \d\dx\d\d px.*Finished tiles are kept"):
         ask(tmp_path / "run", slide, DotEngine(100, trouble))
     with RunStore.open(tmp_path / "run") as store:
         assert len(store.finished()) >= 8

@@ -13,14 +13,14 @@ from run_helpers import CountingEngine, MemorySlide, request_of
 
 from qwenvl.errors import RequestError
 from qwenvl.request import Request, Task
-from workflows._budget import plan_tiles
 from workflows.errors import RunMismatchError
-from workflows.heatmap import read_heatmap
-from workflows.report import Report, report_schema
-from workflows.slide_run import plan_run, run_slide
-from workflows.store import RunStore
-from wsi.content import ContentMap
+from workflows.report.images.heatmap import read_heatmap
+from workflows.report.report import Report, report_schema
+from workflows.run.plan.budget import plan_tiles
+from workflows.run.slide import plan_run, run_slide
+from workflows.store.run_store import RunStore
 from wsi.grid import TileGrid
+from wsi.pixels.content import ContentMap
 from wsi.synthetic import Scene, write_slide
 from wsi.tissue import TissueMask
 
@@ -88,12 +88,7 @@ def test_a_run_within_a_budget_says_what_was_seen_at_which_scale(slide: DotSlide
     assert report.complete
     assert found_once(boxes_of(tmp_path / "run"), slide.places)[0] >= 0.9 * len(slide.places)
     assert report.plan is not None
-    assert (
-        report.run.prompt_tokens
-        == report.plan.tokens
-        <= report.plan.token_budget
-        < report.plan.uniform_tokens
-    )
+    assert report.run.prompt_tokens == report.plan.tokens <= report.plan.token_budget < report.plan.uniform_tokens
     scales = report.tiles.scales
     assert len(scales) == 3
     assert [scale.mpp for scale in scales] == pytest.approx([0.5, 1.0, 2.0], rel=0.15)
@@ -137,7 +132,7 @@ def test_a_slide_without_a_scale_takes_its_own_pixels(tmp_path: Path) -> None:
 def test_the_content_map_follows_the_planted_nuclei(tmp_path: Path) -> None:
     from scipy.stats import spearmanr
 
-    from workflows.compare import read_truth_boxes
+    from workflows.review.compare import read_truth_boxes
     from wsi import open_slide
 
     written = write_slide(tmp_path / "s.svs", Scene(500, 500, seed=3), mpp=0.5, downsamples=(1, 4))

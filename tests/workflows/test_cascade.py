@@ -20,24 +20,22 @@ from run_helpers import request_of
 
 from qwenvl.answer import Answer, Status
 from qwenvl.request import Request, Task, Where
-from workflows._folder import JOURNAL
-from workflows.cascade import coarse_request, highest_score
 from workflows.errors import RunMismatchError, StoreCorruptError, StoreError, WorkflowError
 from workflows.export import export_tiles_csv
-from workflows.heatmap import read_heatmap
-from workflows.report import Report, report_schema
-from workflows.slide_run import RunResult, finish_run, plan_run, run_slide
-from workflows.store import RunStore
-from workflows.thresholds import thresholds
+from workflows.report.images.heatmap import read_heatmap
+from workflows.report.report import Report, report_schema
+from workflows.run.plan.cascade import coarse_request, highest_score
+from workflows.run.plan.thresholds import thresholds
+from workflows.run.slide import RunResult, finish_run, plan_run, run_slide
+from workflows.store.folder import JOURNAL
+from workflows.store.run_store import RunStore
 from wsi.errors import AnnotationError
 
 WHERE = Where(question="Are there squares?", mpp=1.0, tile_size=128, threshold=0.4)
 
 
 def asked(**fields: object) -> Request:
-    return request_of(
-        Task.DETECT, **{"labels": ("dot",), "tile_size": 128, "overlap": 32, "where": WHERE, **fields}
-    )
+    return request_of(Task.DETECT, **{"labels": ("dot",), "tile_size": 128, "overlap": 32, "where": WHERE, **fields})
 
 
 def look(out: Path, slide: DotSlide, engine: DotEngine | None = None, **options: object) -> RunResult:
@@ -168,10 +166,7 @@ def test_a_decision_is_made_once_and_never_against_an_answer(slide: DotSlide, tm
         with pytest.raises(StoreError, match="decided already"):
             store.decide(gate, {})
     look(tmp_path / "plain", slide, request=asked(where=None))
-    with (
-        RunStore.open(tmp_path / "plain", readonly=False) as store,
-        pytest.raises(StoreError, match="have an answer"),
-    ):
+    with RunStore.open(tmp_path / "plain", readonly=False) as store, pytest.raises(StoreError, match="have an answer"):
         store.decide(gate, {0: 0.1})
 
 
@@ -217,9 +212,7 @@ def test_the_estimate_speaks_of_both_stages(slide: DotSlide) -> None:
 def test_the_highest_score_is_that_of_every_place_a_tile_owns(data: st.DataObject) -> None:
     side = data.draw(st.integers(3, 20))
     n = data.draw(st.integers(1, 6))
-    scores = np.array(
-        data.draw(st.lists(st.sampled_from([0.0, 0.3, 1.0, np.nan]), min_size=n * n, max_size=n * n))
-    )
+    scores = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.3, 1.0, np.nan]), min_size=n * n, max_size=n * n)))
     x, y = (axis.ravel() * side for axis in np.meshgrid(np.arange(n), np.arange(n)))
     coarse = np.stack([x, y, x + side, y + side], axis=1)
     x0, y0 = data.draw(st.tuples(*[st.integers(0, n * side + 5)] * 2))
@@ -231,10 +224,13 @@ def test_the_highest_score_is_that_of_every_place_a_tile_owns(data: st.DataObjec
 
 def geojson(path: Path, *features: tuple[str, str, list[list[float]]]) -> Path:
     content = [
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
-         "properties": {"objectType": kind, "classification": {"name": name}}}
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": kind, "classification": {"name": name}},
+        }
         for kind, name, ring in features
-    ]  # fmt: skip
+    ]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": content}))
     return path
 
@@ -245,9 +241,7 @@ def square(x: float, y: float, side: float) -> list[list[float]]:
 
 def test_thresholds_trade_recall_for_work(slide: DotSlide, tmp_path: Path) -> None:
     look(tmp_path / "run", slide)
-    dots = geojson(
-        tmp_path / "d.geojson", *(("detection", "dot", square(x, y, 12)) for x, y in slide.places.tolist())
-    )
+    dots = geojson(tmp_path / "d.geojson", *(("detection", "dot", square(x, y, 12)) for x, y in slide.places.tolist()))
     rows = thresholds(tmp_path / "run", dots, label="dot", steps=(0.0, 0.4, 0.9, 1.0))
     assert [row.threshold for row in rows] == [0.0, 0.4, 0.9, 1.0]
     assert (rows[0].recall, rows[0].work) == (1, 1)
@@ -256,9 +250,7 @@ def test_thresholds_trade_recall_for_work(slide: DotSlide, tmp_path: Path) -> No
     assert rows[1].tiles == report.tiles.total - report.tiles.counts.skipped
     assert all(a.recall >= b.recall and a.work >= b.work for a, b in pairwise(rows))
     region = geojson(
-        tmp_path / "r.geojson",
-        ("annotation", "left", square(0, 0, 200)),
-        ("annotation", "x", square(800, 500, 100)),
+        tmp_path / "r.geojson", ("annotation", "left", square(0, 0, 200)), ("annotation", "x", square(800, 500, 100))
     )
     half = thresholds(tmp_path / "run", region, steps=(0.4,))[0]
     assert half.recall == pytest.approx(0.8, abs=0.01), "the part on the left is looked at, the other is not"

@@ -13,9 +13,9 @@ from cohort_helpers import ENGINE, REQUEST, threads
 from typer.testing import CliRunner, Result
 
 from qwenvl.cli import load_commands
-from workflows.cohort import Plan
+from workflows.cohort import CohortPlan
 from workflows.cohort.folder import AtWork, BatchFolder
-from workflows.cohort.work import close_engine
+from workflows.cohort.workers.work import close_engine
 from workflows.errors import CohortError
 from wsi.synthetic import Scene, write_slide
 
@@ -72,18 +72,7 @@ def test_a_batch_from_beginning_to_end(slides: Path, study: Path, tmp_path: Path
 def test_a_dry_run_says_what_is_to_come_and_writes_nothing(slides: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told = run(
-        "batch",
-        slides,
-        "-c",
-        study,
-        "--allow-code",
-        "-o",
-        out,
-        "--dry-run",
-        "--seconds-per-tile",
-        "36",
-        "-w",
-        "2",
+        "batch", slides, "-c", study, "--allow-code", "-o", out, "--dry-run", "--seconds-per-tile", "36", "-w", "2"
     )
     assert told.exit_code == 0, told.output
     assert "2 slides" in told.output
@@ -135,7 +124,7 @@ def test_bad_input_gets_a_named_error(
 def test_the_plan_beside_the_runs_is_what_was_asked(slides: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("batch", slides, "-c", study, "--allow-code", "-o", out).exit_code == 0
-    plan = Plan.read(BatchFolder(out))
+    plan = CohortPlan.read(BatchFolder(out))
     assert [row.id for row in plan.rows] == ["one", "two"]
     assert plan.request.tile_size == 64
     assert plan.study.quality.mode == "mark"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwenvl.request import Generation, Request, Task
-from workflows.cohort.config import Study, effective_request, study_schema
+from workflows.cohort.study.config import Study, effective_request, study_schema
 from workflows.errors import StudyError
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "study-1.json"
@@ -61,11 +61,7 @@ def test_the_checkpoint_recommends_what_was_not_given() -> None:
     assert (bare.mpp, bare.tile_size, bare.overlap, bare.max_objects) == (0.25, 256, 64, 40)
     assert bare.generation.max_new_tokens == 320
     told = effective_request(
-        Request(
-            task="detect", labels=("a",), mpp=None, tile_size=128, generation=Generation(max_new_tokens=9)
-        ),
+        Request(task="detect", labels=("a",), mpp=None, tile_size=128, generation=Generation(max_new_tokens=9)),
         recommended,
     )
-    assert (told.mpp, told.tile_size, told.generation.max_new_tokens) == (None, 128, 9), (
-        "null is an answer too"
-    )
+    assert (told.mpp, told.tile_size, told.generation.max_new_tokens) == (None, 128, 9), "null is an answer too"

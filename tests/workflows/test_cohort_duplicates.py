@@ -15,9 +15,9 @@ from dicom_files import pixels, write_instance, write_slide
 from PIL import Image
 
 from workflows.cohort import cohort_status, read_cohort, write_summary
-from workflows.cohort.check import Checked, check_rows
 from workflows.cohort.folder import BatchFolder
-from workflows.cohort.work import close_engine
+from workflows.cohort.study.check import Checked, check_rows
+from workflows.cohort.workers.work import close_engine
 
 STUDY = study_of(slides={"mask": "all"})
 LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
@@ -65,14 +65,14 @@ def test_folders_with_dicom_are_rows_of_their_names(tmp_path: Path) -> None:
     Image.fromarray(pixels(32, 32)).save(tmp_path / "photo.png")
     Image.fromarray(pixels(32, 32)).save(tmp_path / "plain.tif")
     assert rows_of(tmp_path) == [
-        ("1.2.0", "1.2.0"), ("case 3_images_a_level0", "a_level0.dcm"), ("case 3_images_b_level0", "b_level0.dcm"),
+        ("1.2.0", "1.2.0"),
+        ("case 3_images_a_level0", "a_level0.dcm"),
+        ("case 3_images_b_level0", "b_level0.dcm"),
         ("case1", "only_level0.dcm"),
         ("plain", "plain.tif"),
-    ]  # fmt: skip
+    ]
     assert rows_of(f"{tmp_path}/*/*.dcm") == [("case1", "only_level0.dcm")]
-    assert "1 DICOM file left out, no whole slide: label" in " ".join(
-        read_cohort(f"{tmp_path}/*/*.dcm").notes
-    )
+    assert "1 DICOM file left out, no whole slide: label" in " ".join(read_cohort(f"{tmp_path}/*/*.dcm").notes)
 
 
 def table(folder: Path, *lines: str) -> Path:
@@ -92,12 +92,7 @@ def copied(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [
-        (copied, "a copy"),
-        (os.symlink, "symbolic link"),
-        (os.link, "same file under another name"),
-        (None, "same file"),
-    ],
+    [(copied, "a copy"), (os.symlink, "symbolic link"), (os.link, "same file under another name"), (None, "same file")],
 )
 def test_rows_of_the_same_px_are_run_once(
     make: Callable[[Path, Path], None] | None, words: str, tmp_path: Path
@@ -130,9 +125,7 @@ def test_every_file_of_a_series_is_the_same_slide(tmp_path: Path) -> None:
     names = ("a_level0", "a_level1", "b_level0", "b_level1")
     (tmp_path / "alone").mkdir()
     shutil.copy(tmp_path / "slides" / "a_level0.dcm", tmp_path / "alone")
-    cohort = table(
-        tmp_path, *(f"slides/{name}.dcm,{name},,," for name in names), "alone,copy,,,", "slides,folder,,,"
-    )
+    cohort = table(tmp_path, *(f"slides/{name}.dcm,{name},,," for name in names), "alone,copy,,,", "slides,folder,,,")
     found = problems(cohort, tmp_path / "out")
     assert [found[2], found[4]] == [None, None]
     assert "row 2 (a_level0): it is a file of the same slide" in str(found[3])
@@ -149,9 +142,7 @@ def test_what_contradicts_is_not_run_and_regions_are(tmp_path: Path) -> None:
         (tmp_path / f"{name}.geojson").write_text(square)
     out = tmp_path / "out"
     groups = problems(table(tmp_path, "one.png,a,0.5,,case", "two.png,b,0.5,,control"), out)
-    assert all(
-        "rows 2, 3 are the same px and state group case and control" in str(each) for each in groups.values()
-    )
+    assert all("rows 2, 3 are the same px and state group case and control" in str(each) for each in groups.values())
     scales = problems(table(tmp_path, "one.png,a,0.5,,", "two.png,b,0.25,,"), out)
     assert all("state mpp 0.25 and 0.5" in str(each) for each in scales.values())
     regions = problems(table(tmp_path, "one.png,a,0.5,r1.geojson,", "two.png,b,0.5,r2.geojson,"), out)
@@ -171,13 +162,8 @@ def test_images_of_one_zarr_are_different_slides(tmp_path: Path) -> None:
         group.attrs["multiscales"] = [
             {
                 "version": "0.4",
-                "axes": [
-                    {"name": "c", "type": "channel"},
-                    *({"name": each, "type": "space"} for each in "yx"),
-                ],
-                "datasets": [
-                    {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5]}]}
-                ],
+                "axes": [{"name": "c", "type": "channel"}, *({"name": each, "type": "space"} for each in "yx")],
+                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5]}]}],
             }
         ]
     study = study_of(slides={"mask": "all", "mpp": 0.5, "rendering": "rgb"})
@@ -187,9 +173,7 @@ def test_images_of_one_zarr_are_different_slides(tmp_path: Path) -> None:
     assert "same px as row 3 (b): it is the same file" in str(checked[2].problem)
 
 
-def test_fingerprints_are_made_only_of_slides_of_one_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fingerprints_are_made_only_of_slides_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, width in (("a", 64), ("b", 96), ("c", 64)):
         Image.fromarray(pixels(width, 64, seed=ord(name))).save(tmp_path / f"{name}.bmp")
     made: list[str] = []

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from qwenvl.checkpoints.testing import tiny_checkpoint
 from qwenvl.engines.local import LocalEngine
 from qwenvl.errors import CheckpointError
-from qwenvl.testing import tiny_checkpoint
-from workflows.cohort.config import ModelSettings
-from workflows.cohort.engines import look_at, make_engine
+from workflows.cohort.study.config import ModelSettings
+from workflows.cohort.study.engines import look_at, make_engine
 from workflows.errors import StudyError
 
 
@@ -35,8 +35,10 @@ def test_the_identity_is_that_of_the_loaded_model(folders: dict[str, str], keys:
     try:
         info = engine.info
         assert (known.identity.model, known.identity.fingerprint, known.identity.adapter) == (
-            info.model, info.fingerprint, info.adapter
-        )  # fmt: skip
+            info.model,
+            info.fingerprint,
+            info.adapter,
+        )
         assert isinstance(engine, LocalEngine)
         assert dict(known.recommended) == dict(engine.checkpoint.recommended)
     finally:
@@ -52,8 +54,11 @@ def test_a_quantised_model_is_another_one(folders: dict[str, str]) -> None:
 def test_engines_of_one_s_own() -> None:
     known = look_at(ModelSettings(engine="cohort_engine:make"), allow_code=True)
     assert (known.identity.model, known.description, dict(known.recommended)) == ("stand-in", None, {})
-    for path, words in (("nowhere:make", "cannot be imported"), ("cohort_engine:none", "cannot be imported"),
-                        ("pathlib:Path", "not an Engine")):  # fmt: skip
+    for path, words in (
+        ("nowhere:make", "cannot be imported"),
+        ("cohort_engine:none", "cannot be imported"),
+        ("pathlib:Path", "not an Engine"),
+    ):
         with pytest.raises(StudyError, match=words):
             make_engine(ModelSettings(engine=path), allow_code=True)
     with pytest.raises(StudyError, match="raised TypeError"):

@@ -16,7 +16,7 @@ import pytest
 from cohort_helpers import plan_of, run_cohort, threads
 
 from workflows.cohort import Study
-from workflows.cohort.work import close_engine
+from workflows.cohort.workers.work import close_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))  # last: a script there has the name of a package
@@ -53,9 +53,7 @@ def calm(made: Made, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     close_engine()
     monkeypatch.setenv("COHORT_LOG", str(tmp_path / "calm.asked"))
     monkeypatch.setenv("COHORT_SECONDS", "0")
-    assert not run_cohort(plan_of(made.table, Study.read(file)), tmp_path / "calm").complete, (
-        "bad rows are there"
-    )
+    assert not run_cohort(plan_of(made.table, Study.read(file)), tmp_path / "calm").complete, "bad rows are there"
     return tmp_path / "calm"
 
 

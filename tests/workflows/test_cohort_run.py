@@ -14,19 +14,14 @@ import pytest
 from cohort_helpers import plan_of, run_cohort, study_of, threads
 
 from workflows.cohort import cohort_status, write_summary
-from workflows.cohort.check import Checked
 from workflows.cohort.folder import AtWork, BatchFolder, CalledOff
-from workflows.cohort.parts import merge_parts_of
 from workflows.cohort.run import CohortResult, Quiet
-from workflows.cohort.work import Outcome, Ticket, close_engine, run_ticket
-from workflows.errors import (
-    FolderNotWritableError,
-    ForeignFolderError,
-    RunLockedError,
-    StoreFullError,
-)
-from workflows.report import Report
-from workflows.store import RunStore
+from workflows.cohort.study.check import Checked
+from workflows.cohort.workers.parts import merge_parts_of
+from workflows.cohort.workers.work import SlideOutcome, Ticket, close_engine, run_ticket
+from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError, StoreFullError
+from workflows.report.report import Report
+from workflows.store.run_store import RunStore
 from wsi.synthetic import Scene, write_slide
 
 IDS = ("one", "two", "three")
@@ -85,9 +80,7 @@ def test_all_slides_and_nothing_left_to_do(slides: Path, tmp_path: Path) -> None
 def test_shared_out_is_the_same_as_whole(slides: Path, tmp_path: Path) -> None:
     whole = run_cohort(plan_of(slides), tmp_path / "whole")
     assert whole.complete
-    shared = run_cohort(
-        plan_of(slides, study_of(cluster={"part_tiles": 7, "workers": 3})), tmp_path / "shared"
-    )
+    shared = run_cohort(plan_of(slides, study_of(cluster={"part_tiles": 7, "workers": 3})), tmp_path / "shared")
     assert shared.complete
     assert results(tmp_path / "shared") == results(tmp_path / "whole")
     for name in IDS:
@@ -100,11 +93,20 @@ def test_shared_out_is_the_same_as_whole(slides: Path, tmp_path: Path) -> None:
 def ticket_of(slides: Path, out: Path, token: str, **fields: object) -> Ticket:
     plan = plan_of(slides / "one.svs", study_of())
     ticket = Ticket(
-        id="one", slide=str(slides / "one.svs"), mpp=None, mask="auto", options={},
-        request=plan.request.model_dump_json(), model=plan.study.model.model_dump_json(),
-        quality=plan.study.quality.model_dump_json(), exports=(), root=str(out), token=token, part_tiles=7,
+        id="one",
+        slide=str(slides / "one.svs"),
+        mpp=None,
+        mask="auto",
+        options={},
+        request=plan.request.model_dump_json(),
+        model=plan.study.model.model_dump_json(),
+        quality=plan.study.quality.model_dump_json(),
+        exports=(),
+        root=str(out),
+        token=token,
+        part_tiles=7,
         allow_code=True,
-    )  # fmt: skip
+    )
     return replace(ticket, **fields)  # type: ignore[arg-type]
 
 
@@ -167,13 +169,18 @@ def test_bad_rows_are_said_at_once_and_the_others_run(slides: Path, tmp_path: Pa
     assert [found.row for found in result.plan.findings] == [3, 4, 5, 6, 7]
     assert [each.row.number for each in seen if each.problem] == [3, 4, 5, 6, 7]
     for found, words in zip(
-        result.plan.findings,
-        ("does not exist", "cut.svs", "mask.geojson", "rows 6, 7", "rows 6, 7"),
-        strict=True,
+        result.plan.findings, ("does not exist", "cut.svs", "mask.geojson", "rows 6, 7", "rows 6, 7"), strict=True
     ):
         assert words in found.problem
-    assert stages(out) == {"one": "complete", "three": "complete", "lost": "refused", "cut": "refused",
-                           "masked": "refused", "Same": "refused", "same": "refused"}  # fmt: skip
+    assert stages(out) == {
+        "one": "complete",
+        "three": "complete",
+        "lost": "refused",
+        "cut": "refused",
+        "masked": "refused",
+        "Same": "refused",
+        "same": "refused",
+    }
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [".batch", "one", "three"]
 
 
@@ -182,16 +189,11 @@ def test_no_scale_no_tissue_and_lost_tiles_fail_alone(slides: Path, tmp_path: Pa
     import numpy as np
 
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((400, 400, 3), 244, np.uint8))
-    cv2.imwrite(
-        str(tmp_path / "photo.png"), np.random.default_rng(0).integers(90, 200, (400, 400, 3), np.uint8)
-    )
+    cv2.imwrite(str(tmp_path / "photo.png"), np.random.default_rng(0).integers(90, 200, (400, 400, 3), np.uint8))
     rows = f"@one.svs,one,,,,\n{tmp_path}/glass.png,glass,0.5,,,\n{tmp_path}/photo.png,photo,,all,,\n"
     out = tmp_path / "out"
     result = run_cohort(plan_of(table(tmp_path, slides, rows)), out)
-    assert {name: outcome.ended for name, outcome in result.outcomes.items()} == {
-        "one": "complete",
-        "glass": "failed",
-    }
+    assert {name: outcome.ended for name, outcome in result.outcomes.items()} == {"one": "complete", "glass": "failed"}
     assert "No tissue" in result.outcomes["glass"].reason
     assert ["pixel size" in found.problem for found in result.plan.findings] == [True]
     status = {each.row.id: each for each in cohort_status(out)[1]}
@@ -210,9 +212,7 @@ def test_another_request_is_refused_until_told_and_nothing_is_deleted(slides: Pa
     before = (out / "one" / "report.json").read_bytes()
     tiles = asked(tmp_path)
     for other in (
-        study_of(
-            request={"task": "detect", "labels": ["nucleus"], "mpp": 0.5, "tile_size": 64, "overlap": 16}
-        ),
+        study_of(request={"task": "detect", "labels": ["nucleus"], "mpp": 0.5, "tile_size": 64, "overlap": 16}),
         study_of(quality={"mode": "skip"}),
     ):
         refused = run_cohort(plan_of(slides, other), out)
@@ -311,9 +311,7 @@ def test_a_full_disk_at_the_report_keeps_every_answer(
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            Report, "write", lambda self, folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space"))
-        )
+        patch.setattr(Report, "write", lambda self, folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
         stopped = run_cohort(plan_of(slides, study_of(cluster={"workers": 1})), out)
     assert "disk is full" in (stopped.stopped or "")
     tiles = asked(tmp_path)
@@ -384,21 +382,23 @@ def test_a_journal_that_is_broken_is_set_aside_only_when_told(slides: Path, tmp_
 def test_an_unforeseen_error_fails_its_slide_with_a_trace(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workflows.slide_run
+    import workflows.run.slide
 
-    real = workflows.slide_run.run_slide
+    real = workflows.run.slide.run_slide
 
     def odd(slide: object, *arguments: object, **settings: object) -> object:
         if "two" in str(getattr(slide, "path", "")):
             raise ZeroDivisionError("an unforeseen thing")
         return real(slide, *arguments, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(workflows.slide_run, "run_slide", odd)
+    monkeypatch.setattr(workflows.run.slide, "run_slide", odd)
     out = tmp_path / "out"
     result = run_cohort(plan_of(slides), out)
     assert {name: each.ended for name, each in result.outcomes.items()} == {
-        "one": "complete", "two": "failed", "three": "complete"
-    }  # fmt: skip
+        "one": "complete",
+        "two": "failed",
+        "three": "complete",
+    }
     assert result.outcomes["two"].reason == "ZeroDivisionError: an unforeseen thing"
     note = json.loads((out / ".batch" / "failures" / "two.json").read_text())
     assert "Traceback" in note["trace"]
@@ -414,8 +414,10 @@ def test_the_summary_has_every_row_and_what_the_reports_say(slides: Path, tmp_pa
     with text.open(encoding="utf-8", newline="") as stream:
         written = list(csv.DictReader(stream))
     assert [(row["id"], row["group"], row["site"], row["stage"]) for row in written] == [
-        ("one", "case", "Ulm", "complete"), ("gone", "case", "", "refused"), ("three", "control", "Jena", "complete")
-    ]  # fmt: skip
+        ("one", "case", "Ulm", "complete"),
+        ("gone", "case", "", "refused"),
+        ("three", "control", "Jena", "complete"),
+    ]
     report = Report.read(out / "one")
     assert report.results.task == "detect"
     nucleus = next(each for each in report.results.labels if each.label == "nucleus")
@@ -425,11 +427,7 @@ def test_the_summary_has_every_row_and_what_the_reports_say(slides: Path, tmp_pa
     assert report.quality is not None
     assert int(written[0]["qc_inspected"]) == report.quality.inspected == report.tiles.total
     data = pq.read_table(binary).to_pylist()
-    assert [row["total"] for row in data] == [
-        report.results.total,
-        None,
-        Report.read(out / "three").results.total,
-    ]
+    assert [row["total"] for row in data] == [report.results.total, None, Report.read(out / "three").results.total]
     assert data[0]["complete"] is True
     assert (out / "one" / "objects.geojson.gz").exists()
     assert (out / "one" / "objects.csv").exists()
@@ -450,33 +448,22 @@ def test_a_lost_worker_is_the_scheduler_s_word(slides: Path, tmp_path: Path) -> 
 
     plan = plan_of(slides)
     with AtWork(BatchFolder(tmp_path / "out")) as work, threads(plan.study) as cluster:
-        run = _Run(
-            plan, BatchFolder(tmp_path / "out"), work, cluster, Quiet(), threading.Event(), False, False
-        )  # type: ignore[arg-type]
-        outcome: Outcome = run._outcome(Lost(), ticket_of(slides, tmp_path / "out", work.token))
+        run = _Run(plan, BatchFolder(tmp_path / "out"), work, cluster, Quiet(), threading.Event(), False, False)  # type: ignore[arg-type]
+        outcome: SlideOutcome = run._outcome(Lost(), ticket_of(slides, tmp_path / "out", work.token))
         assert outcome.ended == "failed"
         assert "4 workers were lost over it" in outcome.reason
 
 
 def test_a_scheduler_that_is_gone_stops_the_batch_in_words(slides: Path, tmp_path: Path) -> None:
-    from workflows.cohort.cluster import LOST
     from workflows.cohort.run import _Run
+    from workflows.cohort.workers.cluster import LOST
 
     class Cancelled:
         status = "cancelled"
 
     plan = plan_of(slides)
     with AtWork(BatchFolder(tmp_path / "out")) as work, threads(plan.study) as cluster:
-        arguments = (
-            plan,
-            BatchFolder(tmp_path / "out"),
-            work,
-            cluster,
-            Quiet(),
-            threading.Event(),
-            False,
-            False,
-        )
+        arguments = (plan, BatchFolder(tmp_path / "out"), work, cluster, Quiet(), threading.Event(), False, False)
         run = _Run(*arguments)  # type: ignore[arg-type]
         ticket = ticket_of(slides, tmp_path / "out", work.token)
         assert run._outcome(Cancelled(), ticket).ended == "stopped"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.cohort.table import folded, name_of, read_cohort, why_unsafe
+from workflows.cohort.study.table import folded, name_of, read_cohort, why_unsafe
 from workflows.errors import CohortError
 
 
@@ -29,13 +29,7 @@ def test_columns_metadata_and_relative_paths(tmp_path: Path, separator: str) -> 
     cohort = read_cohort(table(tmp_path, text))
     assert cohort.findings == ()
     one, two, three = cohort.rows
-    assert (one.number, one.id, one.slide, one.mpp, one.mask) == (
-        2,
-        "one",
-        str(tmp_path / "a.svs"),
-        0.25,
-        None,
-    )
+    assert (one.number, one.id, one.slide, one.mpp, one.mask) == (2, "one", str(tmp_path / "a.svs"), 0.25, None)
     assert one.metadata == {"Patient age": "61", "stain": "H&E"}
     assert (two.number, two.id, two.group) == (3, "b", "control")
     assert two.mask == str(tmp_path / "regions.geojson")
@@ -69,22 +63,42 @@ def test_everything_wrong_is_said_at_once_with_its_row(tmp_path: Path) -> None:
     findings = {found.row: found.problem for found in read_cohort(table(tmp_path, text)).findings}
     assert sorted(findings) == [2, 4, 5, 6, 7, 8, 9, 10, 11]
     for row, words in {
-        2: "rows 2, 4", 4: "rows 2, 4", 5: "'slide' is empty", 6: "holds '/'", 7: "'fast' is no number",
-        8: "5 cells", 9: "reserved", 10: "rows 10, 11", 11: "rows 10, 11",
-    }.items():  # fmt: skip
+        2: "rows 2, 4",
+        4: "rows 2, 4",
+        5: "'slide' is empty",
+        6: "holds '/'",
+        7: "'fast' is no number",
+        8: "5 cells",
+        9: "reserved",
+        10: "rows 10, 11",
+        11: "rows 10, 11",
+    }.items():
         assert words in findings[row]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("S-12_3 (b)", None), ("M\u00fcller", None), ("", "needed"), ("..", "needed"), ("a/b", "'/'"),
-        ("a\\b", "holds"), ("a:b", "':'"), ("a\nb", "holds"), (".hidden", "begins"), ("-o", "begins"),
+        ("S-12_3 (b)", None),
+        ("M\u00fcller", None),
+        ("", "needed"),
+        ("..", "needed"),
+        ("a/b", "'/'"),
+        ("a\\b", "holds"),
+        ("a:b", "':'"),
+        ("a\nb", "holds"),
+        (".hidden", "begins"),
+        ("-o", "begins"),
         ("~root", "begins"),
-        ("end.", "ends"), ("NUL", "reserved"), ("com1.svs", "reserved"), ("console", None), ("Cohort.json", "reserved"),
-        ("\u00e9" * 76, "longer"), ("x" * 150, None),
+        ("end.", "ends"),
+        ("NUL", "reserved"),
+        ("com1.svs", "reserved"),
+        ("console", None),
+        ("Cohort.json", "reserved"),
+        ("\u00e9" * 76, "longer"),
+        ("x" * 150, None),
     ],
-)  # fmt: skip
+)
 def test_ids_are_safe_folder_names(name: str, words: str | None) -> None:
     reason = why_unsafe(name)
     assert reason is None if words is None else words in (reason or "")
@@ -116,8 +130,11 @@ def test_headings_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> 
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    for source, words in ((tmp_path / "no.csv", "does not exist"), (f"{tmp_path}/*.svs", "finds nothing"),
-                          (tmp_path, "no slide")):  # fmt: skip
+    for source, words in (
+        (tmp_path / "no.csv", "does not exist"),
+        (f"{tmp_path}/*.svs", "finds nothing"),
+        (tmp_path, "no slide"),
+    ):
         with pytest.raises(CohortError, match=words):
             read_cohort(source)
     (tmp_path / "latin.csv").write_bytes("slide\nM\u00fcller.svs\n".encode("latin-1"))
@@ -152,9 +169,7 @@ def test_a_row_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
     assert [(found.row, "not UTF-8" in found.problem) for found in cohort.findings] == [(2, True)]
 
 
-@pytest.mark.parametrize(
-    "name", ["[x] 1", "a[0-9]", "a?b", "*", "100%", "a#b", "~a", "C:", "-o", "é\u0301", "😀"]
-)
+@pytest.mark.parametrize("name", ["[x] 1", "a[0-9]", "a?b", "*", "100%", "a#b", "~a", "C:", "-o", "é\u0301", "😀"])
 def test_folders_with_any_name_are_read(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     folder.mkdir()
@@ -166,9 +181,7 @@ def test_folders_with_any_name_are_read(name: str, tmp_path: Path) -> None:
     assert [Path(row.slide) for row in rows] == [folder / "one.svs"]
 
 
-@pytest.mark.parametrize(
-    "name", ["[x].svs", "a[1].svs", "~nobody.svs", "~.svs", "100%.svs", "a#1.svs", "-o.svs"]
-)
+@pytest.mark.parametrize("name", ["[x].svs", "a[1].svs", "~nobody.svs", "~.svs", "100%.svs", "a#1.svs", "-o.svs"])
 def test_files_with_any_name_are_rows(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")
     for source in (tmp_path / name, table(tmp_path, f"slide,id\n{name},x\n"), f"{tmp_path}/*.svs"):

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from qwenvl.checkpoints.testing import tiny_checkpoint
 from qwenvl.cli import load_commands
-from qwenvl.testing import tiny_checkpoint
 from wsi.synthetic import Scene, write_slide
 
 FAST = ["--tile-size", "224", "--overlap", "32", "--mpp", "0.5", "--max-new-tokens", "8", "--limit", "3"]
@@ -207,11 +207,7 @@ def bad_inputs(folder: Path, svs: Path, tiny: Path) -> dict[str, tuple[list[obje
         "unknown family": (["detect", picture, "-m", family, *out], 1, "llava"),
         "no processor settings": (["detect", picture, "-m", settings, *out], 1, "preprocessor_config"),
         "no such model": (["detect", picture, "-m", folder / "nothing", *out], 1, "nothing"),
-        "flags that do not fit": (
-            ["detect", picture, *detect, "--tile-size", "64", "--overlap", "60"],
-            2,
-            "overlap",
-        ),
+        "flags that do not fit": (["detect", picture, *detect, "--tile-size", "64", "--overlap", "60"], 2, "overlap"),
         "one class": (["classify", picture, "-l", "a", *detect], 2, "two labels"),
         "broken schema file": (["extract", picture, "--schema", form, *detect], 1, "form.json"),
         "native and mpp": (["detect", picture, *detect, "--native", "--mpp", "1"], 2, "--native"),
@@ -221,10 +217,23 @@ def bad_inputs(folder: Path, svs: Path, tiny: Path) -> dict[str, tuple[list[obje
 
 
 NAMES = (
-    "missing file", "folder without a slide", "truncated", "not a slide", "no mpp", "zero tissue",
-    "tile larger than slide", "unknown family", "no processor settings", "no such model", "flags that do not fit",
-    "one class", "broken schema file", "native and mpp", "unreadable mask", "no run to report",
-)  # fmt: skip
+    "missing file",
+    "folder without a slide",
+    "truncated",
+    "not a slide",
+    "no mpp",
+    "zero tissue",
+    "tile larger than slide",
+    "unknown family",
+    "no processor settings",
+    "no such model",
+    "flags that do not fit",
+    "one class",
+    "broken schema file",
+    "native and mpp",
+    "unreadable mask",
+    "no run to report",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,10 +285,10 @@ def test_a_corrupt_tile_fails_alone(mask, real_data, tiny, tmp_path):
 def test_full_disk_keeps_what_was_finished(tiny, svs, tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert run("score", svs, "Is there tumor?", "-m", tiny, "-o", out, *FAST).exit_code == 0
-    from workflows.store import RunStore
+    from workflows.store.run_store import RunStore
 
     def no_space(self, batch, splits):
-        from workflows._schema import named_errors
+        from workflows.store.schema import named_errors
 
         with named_errors(out / "run.sqlite"):
             raise sqlite3.OperationalError("database or disk is full")
@@ -293,10 +302,31 @@ def test_full_disk_keeps_what_was_finished(tiny, svs, tmp_path, monkeypatch):
 
 
 ADAPTIVE = [
-    "-l", "nucleus", "--tile-size", "64", "--overlap", "16", "--mpp", "0.5", "--max-new-tokens", "8", "--split", "1",
-    "--crowded", "3", "--where", "tumor", "--where-labels", "tumor,other", "--where-mpp", "1", "--where-threshold",
-    "0.4", "--token-budget", "6000",
-]  # fmt: skip
+    "-l",
+    "nucleus",
+    "--tile-size",
+    "64",
+    "--overlap",
+    "16",
+    "--mpp",
+    "0.5",
+    "--max-new-tokens",
+    "8",
+    "--split",
+    "1",
+    "--crowded",
+    "3",
+    "--where",
+    "tumor",
+    "--where-labels",
+    "tumor,other",
+    "--where-mpp",
+    "1",
+    "--where-threshold",
+    "0.4",
+    "--token-budget",
+    "6000",
+]
 
 
 def test_every_flag_of_where_to_look_is_in_the_request_and_repeats(tiny, svs, tmp_path):
@@ -306,9 +336,14 @@ def test_every_flag_of_where_to_look_is_in_the_request_and_repeats(tiny, svs, tm
     asked = report["request"]
     assert (asked["split"], asked["crowded"], asked["token_budget"]) == (1, 3, 6000)
     assert asked["where"] | {"overlap": 0} == {
-        "question": None, "labels": ["tumor", "other"], "wanted": ["tumor"], "mpp": 1.0, "tile_size": None,
-        "overlap": 0, "threshold": 0.4,
-    }  # fmt: skip
+        "question": None,
+        "labels": ["tumor", "other"],
+        "wanted": ["tumor"],
+        "mpp": 1.0,
+        "tile_size": None,
+        "overlap": 0,
+        "threshold": 0.4,
+    }
     assert report["cascade"]["decided"]
     assert report["plan"]["tokens"] <= 6000
     again = run("repeat", tmp_path / "a", "-o", tmp_path / "b")
@@ -324,13 +359,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny, svs, tmp_path, mo
     before = sorted(path.name for path in svs.parent.iterdir())
     result = run("detect", svs, *ADAPTIVE, "-m", tiny, "-o", "run", "--dry-run")
     assert result.exit_code == 0, result.output
-    for words in (
-        "coarse tiles: ",
-        "tiles: ",
-        "per tile for picture and question",
-        "memory: about",
-        "up to 8 written",
-    ):
+    for words in ("coarse tiles: ", "tiles: ", "per tile for picture and question", "memory: about", "up to 8 written"):
         assert words in result.output
     assert list(tmp_path.iterdir()) == []
     assert sorted(path.name for path in svs.parent.iterdir()) == before

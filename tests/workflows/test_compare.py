@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenvl.agreement import auroc
-from workflows._merge_pairs import iou as iou_of_pairs
-from workflows.compare import compare_boxes, match_boxes, read_truth_boxes
+from qwenvl.scoring.agreement import auroc
+from workflows.merge.pairs import iou as iou_of_pairs
+from workflows.review.compare import compare_boxes, match_boxes, read_truth_boxes
 from wsi.errors import AnnotationError
 
 
@@ -57,10 +57,13 @@ def test_auroc_by_hand():
 def test_truth_is_read_from_detections(tmp_path):
     ring = [[0, 0], [10, 0], [10, 20], [0, 20], [0, 0]]
     features = [
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
-         "properties": {"objectType": kind, "classification": {"name": name}}}
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": kind, "classification": {"name": name}},
+        }
         for kind, name in (("annotation", "region"), ("detection", "tumor"))
-    ]  # fmt: skip
+    ]
     path = tmp_path / "truth.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     boxes, labels = read_truth_boxes(path)
@@ -81,14 +84,8 @@ FEATURE = {"type": "Feature", "properties": {"objectType": "detection"}}
         (b"[3]", "feature 0 has no geometry"),
         (json.dumps([FEATURE | {"geometry": None}]).encode(), "feature 0 has no geometry"),
         (json.dumps([FEATURE | {"geometry": {"type": "Polygon"}}]).encode(), "no usable outline"),
-        (
-            json.dumps([FEATURE | {"geometry": {"type": "Polygon", "coordinates": []}}]).encode(),
-            "no usable outline",
-        ),
-        (
-            json.dumps([FEATURE | {"geometry": {"type": "Point", "coordinates": ["a", 1]}}]).encode(),
-            "no usable",
-        ),
+        (json.dumps([FEATURE | {"geometry": {"type": "Polygon", "coordinates": []}}]).encode(), "no usable outline"),
+        (json.dumps([FEATURE | {"geometry": {"type": "Point", "coordinates": ["a", 1]}}]).encode(), "no usable"),
     ],
 )
 def test_truth_that_cannot_be_read_is_named(content, said, tmp_path):

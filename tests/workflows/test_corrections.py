@@ -15,12 +15,12 @@ from run_helpers import CountingEngine, MemorySlide
 
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.request import Request
-from workflows.corrections import CorrectionsError, read_corrections
 from workflows.export.geojson import export_geojson
-from workflows.review import Action, Change, Reviews, Verdict, object_name
-from workflows.reviewed import State, reviewed_objects
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.review.corrections import CorrectionsError, read_corrections
+from workflows.review.decisions import Action, Change, Reviews, Verdict, object_name
+from workflows.review.reviewed import State, reviewed_objects
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 
 
 @pytest.fixture
@@ -101,37 +101,52 @@ def test_copies_under_one_id(run, tmp_path):
 def test_points_children_and_what_is_no_object(run, tmp_path):
     features = exported(run, tmp_path / "q.geojson")
     points = {"type": "MultiPoint", "coordinates": [[5, 6], [90, 91], [7, 300]]}
-    child = {"type": "Feature", "id": str(uuid.uuid4()), "geometry": {"type": "Point", "coordinates": [300, 9]},
-             "properties": {"classification": "mitosis"}}  # fmt: skip
+    child = {
+        "type": "Feature",
+        "id": str(uuid.uuid4()),
+        "geometry": {"type": "Point", "coordinates": [300, 9]},
+        "properties": {"classification": "mitosis"},
+    }
     square = [[[300, 300], [330, 300], [330, 330], [300, 330], [300, 300]]]
     rows = [
         *features,
         {"type": "Feature", "id": str(uuid.uuid4()), "geometry": points, "properties": {"classification": "mitosis"}},
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square},
-         "properties": {"objectType": "tmaCore", "childObjects": [child]}},
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": square},
+            "properties": {"objectType": "tmaCore", "childObjects": [child]},
+        },
         {"type": "Feature", "geometry": {"type": "LineString", "coordinates": [[1, 2], [30, 40]]}, "properties": {}},
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square, "plane": {"c": -1, "z": 4, "t": 0}},
-         "properties": {"classification": "mitosis"}},
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": square, "plane": {"c": -1, "z": 4, "t": 0}},
+            "properties": {"classification": "mitosis"},
+        },
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, "a"]]]}, "properties": {}},
         {"type": "Feature", "geometry": None, "properties": {}},
-    ]  # fmt: skip
+    ]
     path = write(tmp_path / "q.geojson", rows)
     made = read_corrections(run, path, reject_missing=True)
     assert (made.added, made.same, made.lines, made.elsewhere, made.rejected) == (4, len(features), 1, 1, 0)
-    assert [text.split(": ")[0].split()[1] for text in made.refused] == [
-        str(len(features) + 4), str(len(features) + 5)
-    ]  # fmt: skip
+    assert [text.split(": ")[0].split()[1] for text in made.refused] == [str(len(features) + 4), str(len(features) + 5)]
     assert "2 that cannot be read (feature" in str(made)
     drawn = objects(run)
     assert drawn.box[drawn.point & (drawn.key < 0)].tolist() == [
-        [5, 6, 5, 6], [90, 91, 90, 91], [7, 300, 7, 300], [300, 9, 300, 9]
-    ]  # fmt: skip
+        [5, 6, 5, 6],
+        [90, 91, 90, 91],
+        [7, 300, 7, 300],
+        [300, 9, 300, 9],
+    ]
     assert read_corrections(run, path, reject_missing=True).same == len(features) + 4
 
 
 def test_a_file_without_names_is_known_again_by_place(run, tmp_path):
-    row = {"type": "Feature", "id": "PathAnnotationObject", "geometry": {"type": "Point", "coordinates": [5, 6]},
-           "properties": {"classification": {"name": "a"}}}  # fmt: skip
+    row = {
+        "type": "Feature",
+        "id": "PathAnnotationObject",
+        "geometry": {"type": "Point", "coordinates": [5, 6]},
+        "properties": {"classification": {"name": "a"}},
+    }
     assert read_corrections(run, write(tmp_path / "q.geojson", [row])).added == 1
     relabel(row, {"name": "b"})
     made = read_corrections(run, write(tmp_path / "q.geojson", [row]))
@@ -144,9 +159,7 @@ def test_a_file_without_names_is_known_again_by_place(run, tmp_path):
 def test_another_run_brings_decisions_and_no_objects(slide, detect, run, tmp_path, head_kept):
     class Other(CountingEngine):
         def answer(self, pictures, request):
-            return [
-                Answer(Status.OK, objects=(TileObject("cyst", box=(150, 150, 180, 190)),)) for _ in pictures
-            ]
+            return [Answer(Status.OK, objects=(TileObject("cyst", box=(150, 150, 180, 190)),)) for _ in pictures]
 
     other = detect.model_copy(update={"labels": ("cyst", "tumour"), "max_objects": 7})
     run_slide(slide, other, Other(), tmp_path / "other", overview=False)
@@ -156,10 +169,22 @@ def test_another_run_brings_decisions_and_no_objects(slide, detect, run, tmp_pat
         tile, item = key >> 20, key & (1 << 20) - 1
         box = tuple(found.box[0].tolist())
         label = found.labels[found.label[0]]
-        reviews.decide([
-            Change(Action.ACCEPT, object_name(store.manifest, tile, item), Verdict.ACCEPTED, label, box, False, tile,
-                   item, label, box)
-        ])  # fmt: skip
+        reviews.decide(
+            [
+                Change(
+                    Action.ACCEPT,
+                    object_name(store.manifest, tile, item),
+                    Verdict.ACCEPTED,
+                    label,
+                    box,
+                    False,
+                    tile,
+                    item,
+                    label,
+                    box,
+                )
+            ]
+        )
     before = len(objects(run))
     features = exported(tmp_path / "other", tmp_path / "q.geojson")
     head = json.loads((tmp_path / "q.geojson").read_text())["qwenvl"] if head_kept else None
@@ -214,19 +239,19 @@ def test_decisions_made_since_outlive_an_older_file(run, tmp_path):
         key = int(found.key[0])
         box, label = tuple(found.box[0].tolist()), found.labels[found.label[0]]
         name = object_name(store.manifest, key >> 20, key & (1 << 20) - 1)
-        reviews.decide([
-            Change(Action.RELABEL, name, Verdict.EDITED, "mitosis", box, False, *divmod(key, 1 << 20), label, box),
-            Change(Action.ADD, str(uuid.uuid4()), Verdict.EDITED, "vessel", (5.0, 6.0, 25.0, 30.0)),
-        ])  # fmt: skip
+        reviews.decide(
+            [
+                Change(Action.RELABEL, name, Verdict.EDITED, "mitosis", box, False, *divmod(key, 1 << 20), label, box),
+                Change(Action.ADD, str(uuid.uuid4()), Verdict.EDITED, "vessel", (5.0, 6.0, 25.0, 30.0)),
+            ]
+        )
     made = read_corrections(run, path, reject_missing=True)
     assert (made.same, made.relabelled, made.rejected, made.since) == (len(features), 0, 0, 1)
 
 
 def test_nothing_is_written_where_only_asked(run, tmp_path):
     features = exported(run, tmp_path / "q.geojson")
-    made = read_corrections(
-        run, write(tmp_path / "q.geojson", features[2:]), reject_missing=True, write=False
-    )
+    made = read_corrections(run, write(tmp_path / "q.geojson", features[2:]), reject_missing=True, write=False)
     assert made.rejected == 2
     assert not objects(run).state.any()
 

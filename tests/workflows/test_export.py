@@ -15,14 +15,14 @@ from run_helpers import MemorySlide, request_of
 from test_report import Scripted
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
 from workflows.errors import ExportError, ExportExistsError, RunNotFoundError
 from workflows.export import export_geojson, export_objects_csv, export_tiles_csv
 from workflows.export.objects import namer
-from workflows.merged import iter_merged
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.merge.merged import iter_merged
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 
 
 def four_tiles(task: Task, answers: list[Answer], out: Path, slide: MemorySlide | None = None) -> Path:
@@ -38,7 +38,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", ["x.geojson", "x.geojson.gz", "x.json"])
 def test_objects_become_detections(name: str, detect, tmp_path: Path) -> None:
-    run_slide(MemorySlide(), detect, StandInEngine(boxes=20), tmp_path / "run", mask="all", overview=False)
+    run_slide(MemorySlide(), detect, FakeEngine(boxes=20), tmp_path / "run", mask="all", overview=False)
     number = export_geojson(tmp_path / "run", tmp_path / name)
     found = read_objects(tmp_path / name)
     with RunStore.open(tmp_path / "run") as store:
@@ -83,10 +83,7 @@ def test_boxes_without_area_stay_valid(tmp_path: Path) -> None:
 
 
 def test_tiles_carry_numbers_words_and_failures(tmp_path: Path) -> None:
-    scores = [
-        {"tumour": 0.7, "stroma": 0.2, "necrosis": 0.1},
-        {"tumour": 0.1, "stroma": 0.9, "necrosis": 0.0},
-    ]
+    scores = [{"tumour": 0.7, "stroma": 0.2, "necrosis": 0.1}, {"tumour": 0.1, "stroma": 0.9, "necrosis": 0.0}]
     answers = [Answer(Status.OK, text=max(of, key=lambda k: of[k]), scores=of) for of in scores]
     answers += [Answer.failure("no pixels"), Answer(Status.REFUSED, text="I cannot.")]
     four_tiles(Task.CLASSIFY, answers, tmp_path / "run")
@@ -103,13 +100,11 @@ def test_tiles_carry_numbers_words_and_failures(tmp_path: Path) -> None:
     values = [Answer(Status.OK, value={"grade": 2, "why": "x"}), *[Answer(Status.EMPTY)] * 3]
     four_tiles(Task.EXTRACT, values, tmp_path / "b")
     export_geojson(tmp_path / "b", tmp_path / "b.geojson")
-    assert read_objects(tmp_path / "b.geojson")[0].metadata == {
-        "status": "ok", "value.grade": "2", "value.why": "x"
-    }  # fmt: skip
+    assert read_objects(tmp_path / "b.geojson")[0].metadata == {"status": "ok", "value.grade": "2", "value.why": "x"}
 
 
 def test_tiles_can_go_with_objects(detect, tmp_path: Path) -> None:
-    run_slide(MemorySlide(), detect, StandInEngine(boxes=1), tmp_path / "run", mask="all", overview=False)
+    run_slide(MemorySlide(), detect, FakeEngine(boxes=1), tmp_path / "run", mask="all", overview=False)
     export_geojson(tmp_path / "run", tmp_path / "x.geojson", tiles=True)
     assert {of.kind for of in read_objects(tmp_path / "x.geojson")} == {"tile", "detection"}
 
@@ -117,14 +112,14 @@ def test_tiles_can_go_with_objects(detect, tmp_path: Path) -> None:
 def test_planes_of_stacks_are_named(detect, tmp_path: Path) -> None:
     slide = MemorySlide()
     slide.options = {"plane": "z=3,t=1"}  # type: ignore[attr-defined]
-    run_slide(slide, detect, StandInEngine(boxes=1), tmp_path / "run", mask="all", overview=False)
+    run_slide(slide, detect, FakeEngine(boxes=1), tmp_path / "run", mask="all", overview=False)
     export_geojson(tmp_path / "run", tmp_path / "x.geojson")
     assert {of.plane for of in read_objects(tmp_path / "x.geojson")} == {(-1, 3, 1)}
 
 
 def test_the_same_run_gives_the_same_bytes(detect, tmp_path: Path) -> None:
     for run in ("a", "b"):
-        engine = StandInEngine(boxes=5, batch=1 if run == "a" else 50)
+        engine = FakeEngine(boxes=5, batch=1 if run == "a" else 50)
         run_slide(MemorySlide(), detect, engine, tmp_path / run, mask="all", overview=False)
         export_geojson(tmp_path / run, tmp_path / f"{run}.geojson.gz")
     assert (tmp_path / "a.geojson.gz").read_bytes() == (tmp_path / "b.geojson.gz").read_bytes()
@@ -136,10 +131,8 @@ def test_ids_are_version_5_uuids() -> None:
     assert namer(space)("12/3") == str(uuid.uuid5(space, "12/3"))
 
 
-def test_nothing_is_overwritten_or_left_half_written(
-    detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_slide(MemorySlide(), detect, StandInEngine(boxes=1), tmp_path / "run", mask="all", overview=False)
+def test_nothing_is_overwritten_or_left_half_written(detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_slide(MemorySlide(), detect, FakeEngine(boxes=1), tmp_path / "run", mask="all", overview=False)
     out = tmp_path / "x.geojson"
     out.write_text("mine")
     with pytest.raises(ExportExistsError, match="exists already"):
@@ -162,10 +155,7 @@ def test_nothing_is_overwritten_or_left_half_written(
 
 @pytest.mark.parametrize("mpp", [0.5, None])
 def test_objects_table(mpp: float | None, tmp_path: Path) -> None:
-    objects = (
-        TileObject("tumour", box=(10, 20, 30, 40), score=0.5),
-        TileObject("=1+1", box=(50, 60, 80, 90)),
-    )
+    objects = (TileObject("tumour", box=(10, 20, 30, 40), score=0.5), TileObject("=1+1", box=(50, 60, 80, 90)))
     answers = [Answer(Status.EMPTY), Answer(Status.OK, objects), *[Answer(Status.EMPTY)] * 2]
     four_tiles(Task.DETECT, answers, tmp_path / "run", MemorySlide(400, 400, mpp))
     assert export_objects_csv(tmp_path / "run", tmp_path / "x.csv") == 2
@@ -182,15 +172,7 @@ def test_objects_table(mpp: float | None, tmp_path: Path) -> None:
 def test_tiles_table_has_every_tile(tmp_path: Path) -> None:
     request = request_of(Task.SCORE, tile_size=200, overlap=0, mpp=None)
     answers = [Answer(Status.OK, scores={"yes": 0.25}, notes=("a", "b")), Answer.failure("no pixels, sorry")]
-    run_slide(
-        MemorySlide(400, 400),
-        request,
-        Scripted(*answers),
-        tmp_path / "run",
-        mask="all",
-        overview=False,
-        limit=2,
-    )
+    run_slide(MemorySlide(400, 400), request, Scripted(*answers), tmp_path / "run", mask="all", overview=False, limit=2)
     assert export_tiles_csv(tmp_path / "run", tmp_path / "x.csv.gz") == 4
     with gzip.open(tmp_path / "x.csv.gz", "rt", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))

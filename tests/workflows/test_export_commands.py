@@ -9,9 +9,9 @@ from run_helpers import MemorySlide, request_of
 from typer.testing import CliRunner, Result
 
 from qwenvl.cli import load_commands
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
-from workflows.slide_run import run_slide
+from workflows.run.slide import run_slide
 
 
 def qwenvl(*args: object) -> Result:
@@ -21,7 +21,7 @@ def qwenvl(*args: object) -> Result:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     request = request_of(Task.DETECT, tile_size=200, overlap=0, mpp=None)
-    run_slide(MemorySlide(400, 400), request, StandInEngine(boxes=3), tmp_path / "run", mask="all")
+    run_slide(MemorySlide(400, 400), request, FakeEngine(boxes=3), tmp_path / "run", mask="all")
     return tmp_path / "run"
 
 

@@ -11,7 +11,7 @@ from run_helpers import MemorySlide, request_of
 from test_report import Scripted
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
 from workflows.errors import ExportError, ExportExistsError, RunNotFoundError
 from workflows.export import (
@@ -26,10 +26,10 @@ from workflows.export import (
     export_tiles_parquet,
 )
 from workflows.export.omezarr import _known_mean
-from workflows.review import Action, Change, Reviews, Verdict, new_object_name, object_name
-from workflows.reviewed import reviewed_objects
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.review.decisions import Action, Change, Reviews, Verdict, new_object_name, object_name
+from workflows.review.reviewed import reviewed_objects
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 
 MPP = 0.5
 PLANTED = {
@@ -56,9 +56,7 @@ def planted(tmp_path: Path) -> Path:
         Answer(Status.OK, (tile_object("lymphocyte", (200, 200)),)),
     ]
     request = request_of(Task.DETECT, tile_size=200, overlap=0, mpp=None)
-    run_slide(
-        MemorySlide(400, 400, MPP), request, Scripted(*answers), tmp_path / "run", mask="all", overview=False
-    )
+    run_slide(MemorySlide(400, 400, MPP), request, Scripted(*answers), tmp_path / "run", mask="all", overview=False)
     return tmp_path / "run"
 
 
@@ -67,9 +65,7 @@ def points(tmp_path: Path) -> Path:
     found = (TileObject("mitosis", point=(30, 40), score=0.5),)
     answers = [Answer(Status.OK, found), *[Answer(Status.EMPTY)] * 3]
     request = request_of(Task.POINT, tile_size=200, overlap=0, mpp=None)
-    run_slide(
-        MemorySlide(400, 400, MPP), request, Scripted(*answers), tmp_path / "p", mask="all", overview=False
-    )
+    run_slide(MemorySlide(400, 400, MPP), request, Scripted(*answers), tmp_path / "p", mask="all", overview=False)
     return tmp_path / "p"
 
 
@@ -90,9 +86,7 @@ def scored(tmp_path: Path) -> Path:
         Answer(Status.REFUSED, text="no"),
     ]
     request = request_of(Task.CLASSIFY, tile_size=200, overlap=0, mpp=None)
-    run_slide(
-        MemorySlide(400, 400, MPP), request, Scripted(*answers), tmp_path / "c", mask="all", overview=False
-    )
+    run_slide(MemorySlide(400, 400, MPP), request, Scripted(*answers), tmp_path / "c", mask="all", overview=False)
     return tmp_path / "c"
 
 
@@ -189,7 +183,7 @@ def test_anndata_tiles_and_empty_runs(name: str, scored: Path, nothing: Path, tm
 @pytest.mark.filterwarnings("default")
 def test_scanpy_and_squidpy_use_it(detect, tmp_path: Path) -> None:
     scanpy = pytest.importorskip("scanpy")
-    run_slide(MemorySlide(), detect, StandInEngine(boxes=8), tmp_path / "run", mask="all", overview=False)
+    run_slide(MemorySlide(), detect, FakeEngine(boxes=8), tmp_path / "run", mask="all", overview=False)
     export_anndata(tmp_path / "run", tmp_path / "x.h5ad")
     table = read_anndata(tmp_path / "x.h5ad")
     matplotlib = pytest.importorskip("matplotlib")
@@ -235,9 +229,7 @@ def test_spatialdata_reads_shapes_tables_and_transformations(planted: Path, tmp_
 
 
 @pytest.mark.filterwarnings("default")
-def test_spatialdata_points_empty_runs_and_the_picture(
-    points: Path, nothing: Path, tmp_path: Path, svs
-) -> None:
+def test_spatialdata_points_empty_runs_and_the_picture(points: Path, nothing: Path, tmp_path: Path, svs) -> None:
     spatialdata = pytest.importorskip("spatialdata")
     from spatialdata.transformations import get_transformation
 
@@ -262,9 +254,7 @@ def svs(tmp_path: Path) -> Path:
 
     write_slide(tmp_path / "small.svs", Scene(64, 64, seed=3), mpp=0.25, downsamples=(1,))
     request = request_of(Task.DETECT, tile_size=128, overlap=0, mpp=None)
-    run_slide(
-        tmp_path / "small.svs", request, StandInEngine(boxes=3), tmp_path / "svs", mask="all", overview=False
-    )
+    run_slide(tmp_path / "small.svs", request, FakeEngine(boxes=3), tmp_path / "svs", mask="all", overview=False)
     return tmp_path / "svs"
 
 
@@ -275,17 +265,13 @@ def test_spatialdata_layout_without_the_library(planted: Path, tmp_path: Path) -
     export_spatialdata(planted, tmp_path / "x.zarr", picture=False)
     path = tmp_path / "x.zarr" / "shapes" / "objects" / "shapes.parquet"
     table = pq.read_table(path)
-    assert json.loads(pq.read_metadata(path).metadata[b"geo"])["columns"]["geometry"]["geometry_types"] == [
-        "Polygon"
-    ]
+    assert json.loads(pq.read_metadata(path).metadata[b"geo"])["columns"]["geometry"]["geometry_types"] == ["Polygon"]
     boxes = {
         label: shapely.from_wkb(wkb).bounds
         for label, wkb in zip(table["label"].to_pylist(), table["geometry"].to_pylist(), strict=True)
     }
     assert boxes == {label: box for label, (box, _) in PLANTED.items()}
-    attributes = json.loads((tmp_path / "x.zarr" / "shapes" / "objects" / "zarr.json").read_text())[
-        "attributes"
-    ]
+    attributes = json.loads((tmp_path / "x.zarr" / "shapes" / "objects" / "zarr.json").read_text())["attributes"]
     systems = {of["output"]["name"]: of["scale"] for of in attributes["coordinateTransformations"]}
     assert systems == {"px": [1, 1], "um": [MPP, MPP], "global": [MPP, MPP]}
 
@@ -326,7 +312,7 @@ def test_labels_lie_where_the_objects_are(planted: Path, tmp_path: Path) -> None
 def test_labels_across_blocks_are_those_of_one_picture(detect, tmp_path: Path, monkeypatch) -> None:
     import zarr
 
-    run_slide(MemorySlide(), detect, StandInEngine(boxes=30), tmp_path / "run", mask="all", overview=False)
+    run_slide(MemorySlide(), detect, FakeEngine(boxes=30), tmp_path / "run", mask="all", overview=False)
     whole, blocks = tmp_path / "whole.zarr", tmp_path / "blocks.zarr"
     export_labels(tmp_path / "run", whole)
     monkeypatch.setattr("workflows.export.omezarr._SIDE", 64)
@@ -376,11 +362,7 @@ def test_heatmap_pyramid(scored: Path, tmp_path: Path) -> None:
     assert fine[0] == pytest.approx(np.array([[0.7, 0.1], [np.nan, np.nan]]), nan_ok=True)
     assert coarse[0] == pytest.approx(np.array([[0.4]]))
     assert node.metadata["coordinateTransformations"][0][0]["scale"] == [1, 200 * MPP, 200 * MPP]
-    assert node.metadata["coordinateTransformations"][0][1]["translation"] == [
-        0,
-        199 / 2 * MPP,
-        199 / 2 * MPP,
-    ]
+    assert node.metadata["coordinateTransformations"][0][1]["translation"] == [0, 199 / 2 * MPP, 199 / 2 * MPP]
     assert node.metadata["channel_names"] == ["tumour", "stroma", "necrosis"]
 
 
@@ -436,9 +418,7 @@ def test_an_object_across_a_seam_is_in_every_tile_that_shows_it(tmp_path: Path) 
     found = (TileObject("cell", box=(150, 50, 190, 90)), TileObject("far", box=(10, 10, 30, 30)))
     answers = [Answer(Status.OK, found), *[Answer(Status.EMPTY)] * 8]
     request = request_of(Task.DETECT, tile_size=200, overlap=80, mpp=None)
-    run_slide(
-        MemorySlide(400, 400), request, Scripted(*answers), tmp_path / "run", mask="all", overview=False
-    )
+    run_slide(MemorySlide(400, 400), request, Scripted(*answers), tmp_path / "run", mask="all", overview=False)
     export_coco(tmp_path / "run", tmp_path / "x.json", tiles=True)
     coco = json.loads((tmp_path / "x.json").read_text())
     corner = {of["id"]: (of["x0"], of["y0"]) for of in coco["images"]}
@@ -449,9 +429,7 @@ def test_an_object_across_a_seam_is_in_every_tile_that_shows_it(tmp_path: Path) 
         box = each["bbox"]
         shown.setdefault(names[each["category_id"]], []).append([box[0] + x, box[1] + y, box[2], box[3]])
     assert shown["far"] == [[10, 10, 20, 20]]
-    seen = [
-        c for c in corner.values() if c[0] <= 150 and c[0] + 200 >= 190 and c[1] <= 50 and c[1] + 200 >= 90
-    ]
+    seen = [c for c in corner.values() if c[0] <= 150 and c[0] + 200 >= 190 and c[1] <= 50 and c[1] + 200 >= 90]
     assert len(seen) == 2
     assert shown["cell"] == [[150, 50, 40, 40]] * 2
 
@@ -488,8 +466,10 @@ def test_reviews_reach_every_export(planted: Path, tmp_path: Path) -> None:
     features = json.loads((tmp_path / "x.geojson").read_text())["features"]
     words = {of["properties"]["classification"]["name"]: of["properties"]["metadata"] for of in features}
     assert {name: of.get("review") for name, of in words.items()} == {
-        "stroma": "edited", "a/b <i>": "accepted", "vessel": "edited"
-    }  # fmt: skip
+        "stroma": "edited",
+        "a/b <i>": "accepted",
+        "vessel": "edited",
+    }
     assert drawn in {of["id"] for of in features}
     export_objects_csv(planted, tmp_path / "x.csv")
     assert "lymphocyte" not in (tmp_path / "x.csv").read_text()
@@ -499,8 +479,10 @@ def test_reviews_reach_every_export(planted: Path, tmp_path: Path) -> None:
     export_anndata(planted, tmp_path / "x.h5ad")
     table = read_anndata(tmp_path / "x.h5ad")
     assert sorted(zip(table.obs["label"], table.obs["review"], strict=True)) == [
-        ("a/b <i>", "accepted"), ("stroma", "edited"), ("vessel", "edited")
-    ]  # fmt: skip
+        ("a/b <i>", "accepted"),
+        ("stroma", "edited"),
+        ("vessel", "edited"),
+    ]
 
 
 EXPORTS = [
@@ -524,9 +506,7 @@ def test_nothing_is_overwritten_or_left_half_written(
         export(planted, out / name)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     broken = (
-        "workflows.export.omezarr._multiscale"
-        if export is export_heatmap
-        else "workflows.export.objects.iter_merged"
+        "workflows.export.omezarr._multiscale" if export is export_heatmap else "workflows.export.objects.iter_merged"
     )
     monkeypatch.setattr(broken, lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -11,19 +11,19 @@ import pytest
 from cohort_helpers import plan_of, run_cohort, study_of, threads
 from run_helpers import CountingEngine, MemorySlide
 
-import workflows._folder
-import workflows.cohort.engines
-import workflows.cohort.work
+import workflows.cohort.study.engines
+import workflows.cohort.workers.work
+import workflows.store.folder
 from qwenvl.answer import Answer
 from qwenvl.errors import EngineError
 from qwenvl.request import Request
 from workflows.cohort import look_at
-from workflows.cohort.config import ModelSettings
 from workflows.cohort.folder import AtWork, BatchFolder
+from workflows.cohort.study.config import ModelSettings
 from workflows.errors import ExportError, StoreError
 from workflows.export._file import new_text_file
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 from wsi.synthetic import Scene, write_slide
 
 
@@ -65,9 +65,7 @@ def test_a_store_that_cannot_be_closed_or_discarded(
             run_slide(MemorySlide(), detect, Gone(at, then), out, mask="all", overview=False)
     assert "no room to clean up" in notes_of(caught.value)
     if at == 1:
-        assert run_slide(MemorySlide(), detect, Gone(0), out, mask="all", overview=False).complete, (
-            "the lock is free"
-        )
+        assert run_slide(MemorySlide(), detect, Gone(0), out, mask="all", overview=False).complete, "the lock is free"
 
 
 def test_a_run_whose_journal_is_lost_meanwhile(
@@ -85,11 +83,9 @@ def test_a_run_whose_journal_is_lost_meanwhile(
         assert len(store.finished()) == 4
 
 
-def test_a_lock_that_cannot_be_given_back(
-    detect: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_that_cannot_be_given_back(detect: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_slide(MemorySlide(), detect, Gone(0), tmp_path / "run", mask="all", overview=False)
-    monkeypatch.setattr(workflows._folder.Claim, "release", full)
+    monkeypatch.setattr(workflows.store.folder.Claim, "release", full)
     with (
         pytest.raises(ValueError, match="the first") as caught,
         RunStore.open(tmp_path / "run", readonly=False) as store,
@@ -100,9 +96,7 @@ def test_a_lock_that_cannot_be_given_back(
         store.last_seq()
 
 
-def test_an_export_whose_temporary_file_cannot_be_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_whose_temporary_file_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.geojson"
     context = new_text_file(path, (".geojson",), overwrite=False)
     stream = context.__enter__()
@@ -124,7 +118,7 @@ def test_an_engine_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.Mon
             raise OSError("the engine cannot be closed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflows.cohort.engines, "_own", lambda path: Odd())
+        patch.setattr(workflows.cohort.study.engines, "_own", lambda path: Odd())
         with pytest.raises(EngineError, match="says nothing") as caught:
             look_at(ModelSettings(engine="a:b"), allow_code=True)
     assert "the engine cannot be closed" in notes_of(caught.value)
@@ -133,12 +127,12 @@ def test_an_engine_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("COHORT_TOLD", "gone")
     monkeypatch.setattr("cohort_engine.Told.close", lambda self: full())
     write_slide(tmp_path / "a.svs", Scene(100, 100, 0), mpp=0.25, downsamples=(1, 4), truth=False)
-    workflows.cohort.work._engines.clear()
+    workflows.cohort.workers.work._engines.clear()
     plan = plan_of_unclosed(tmp_path, monkeypatch)
     outcome = run_cohort(plan, tmp_path / "out").outcomes["a"]
     assert outcome.reason.startswith("The server is gone")
     assert "no room to clean up" in outcome.reason
-    assert not workflows.cohort.work._engines
+    assert not workflows.cohort.workers.work._engines
 
 
 def plan_of_unclosed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -18,17 +18,17 @@ from typer.testing import CliRunner, Result
 from qwenvl.cli import load_commands
 from qwenvl.request import Request, Task
 from workflows import export_geojson, run_slide
-from workflows._reopening import frames_of
-from workflows.cohort.check import check_rows
 from workflows.cohort.folder import BatchFolder
-from workflows.cohort.work import close_engine
-from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
-from workflows.corrections import read_corrections
-from workflows.provenance import SlideFacts
-from workflows.report import Report
-from workflows.reviewed import reviewed_objects
-from workflows.store import RunStore
-from workflows.thresholds import thresholds
+from workflows.cohort.study.check import check_rows
+from workflows.cohort.workers.work import close_engine
+from workflows.inputs.reopening import frames_of
+from workflows.report.report import Report
+from workflows.review.compare import compare_boxes, read_truth_boxes, run_boxes
+from workflows.review.corrections import read_corrections
+from workflows.review.reviewed import reviewed_objects
+from workflows.run.plan.thresholds import thresholds
+from workflows.store.provenance import SlideFacts
+from workflows.store.run_store import RunStore
 from wsi import SlideFrames, open_slide
 from wsi.errors import FrameError, FrameNeededError
 
@@ -68,10 +68,7 @@ def annotations(path: Path, *boxes: tuple[float, float, float, float], head: Any
             {
                 "type": "Feature",
                 "geometry": {"type": "Polygon", "coordinates": [ring]},
-                "properties": {
-                    "objectType": "annotation",
-                    "classification": {"name": "dot", "color": [1, 2, 3]},
-                },
+                "properties": {"objectType": "annotation", "classification": {"name": "dot", "color": [1, 2, 3]}},
             }
         )
     start = {} if head is None else {"qwenvl": head}
@@ -263,7 +260,7 @@ def test_every_command_asks_and_takes_the_answer(run: Path, tmp_path: Path) -> N
 
 
 def test_a_run_asks_about_its_mask(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.run_options.load_engine", lambda options: (DotEngine(), {}))
+    monkeypatch.setattr("workflows.run.options.load_engine", lambda options: (DotEngine(), {}))
     bare = annotations(tmp_path / "m.geojson", *SHOWN)
     words = ["detect", slide, "-l", "dot", "--tile-size", 224, "--mask", bare, "--dry-run"]
     asked = command(*words)

@@ -14,15 +14,13 @@ from test_report import Scripted
 
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.request import Task
-from workflows._cells import CellGrid
 from workflows.errors import RunNotFoundError
-from workflows.heatmap import read_heatmap
-from workflows.slide_run import run_slide
+from workflows.report.images.grid_cells import CellGrid
+from workflows.report.images.heatmap import read_heatmap
+from workflows.run.slide import run_slide
 
 
-def ask(
-    task: Task, answers: list[Answer], out: Path, size: tuple[int, int] = (400, 400), **fields: object
-) -> Path:
+def ask(task: Task, answers: list[Answer], out: Path, size: tuple[int, int] = (400, 400), **fields: object) -> Path:
     request = request_of(task, **{"tile_size": 200, "overlap": 0, "mpp": None, **fields})
     run_slide(MemorySlide(*size), request, Scripted(*answers), out, mask="all", overview=False)
     return out

@@ -18,12 +18,12 @@ from run_helpers import MemorySlide, request_of
 from test_report import Scripted
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
 from workflows.errors import ExportExistsError
-from workflows.html import CohortSlide, write_cohort_report, write_slide_report
-from workflows.html._numbers import ratio
-from workflows.slide_run import run_slide
+from workflows.report.html import CohortSlide, write_cohort_report, write_slide_report
+from workflows.report.html._numbers import ratio
+from workflows.run.slide import run_slide
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 
@@ -44,16 +44,12 @@ def run(slide_file: Path, tmp_path: Path) -> Path:
     answers = []
     for tile in range(9):
         found = (
-            TileObject(
-                "tumour", box=(10, 10, 40, 40 + tile), score=0.9 - tile / 100, attributes={"grade": EVIL}
-            ),
+            TileObject("tumour", box=(10, 10, 40, 40 + tile), score=0.9 - tile / 100, attributes={"grade": EVIL}),
             TileObject("lymphocyte", box=(60, 70, 80, 90)),
         )
         answers.append(Answer(Status.OK, found))
     answers[2] = Answer.failure(f"unreadable {EVIL}")
-    answers[4] = Answer(
-        Status.OK, (TileObject("</style><script>x</script>"[:80], box=(5, 5, 50, 50), score=0.5),)
-    )
+    answers[4] = Answer(Status.OK, (TileObject("</style><script>x</script>"[:80], box=(5, 5, 50, 50), score=0.5),))
     run_slide(slide_file, request, Scripted(*answers), tmp_path / "run", mask="all", command=f"qwenvl {EVIL}")
     return tmp_path / "run"
 
@@ -91,18 +87,26 @@ def test_model_text_stays_text_and_nothing_is_fetched(run: Path) -> None:
     assert policy is not None
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    assert "http" not in re.sub(
-        r"http-equiv", "", (run / "report.html").read_text(encoding="utf-8").split("<body")[0]
-    )
+    assert "http" not in re.sub(r"http-equiv", "", (run / "report.html").read_text(encoding="utf-8").split("<body")[0])
 
 
 def test_the_report_says_what_happened(run: Path) -> None:
     words = Page(write_slide_report(run)).words
     words = " ".join(words.split())
     for part in (
-        "a <b> slide.svs", "not complete", "1 failed", "tumour", "lymphocyte", "score 0.90", "score 0.83",
-        "the model gives no scores", "failed", "unknown, not negative", "qwenvl repeat", "sha256:",
-    ):  # fmt: skip
+        "a <b> slide.svs",
+        "not complete",
+        "1 failed",
+        "tumour",
+        "lymphocyte",
+        "score 0.90",
+        "score 0.83",
+        "the model gives no scores",
+        "failed",
+        "unknown, not negative",
+        "qwenvl repeat",
+        "sha256:",
+    ):
         assert part in words, part
     assert str((run / "report.json").absolute()) in words.replace("'", "")
 
@@ -133,9 +137,7 @@ def test_the_scale_bar_is_as_long_as_it_says(run: Path) -> None:
 @pytest.mark.parametrize("task", list(Task))
 def test_every_task_has_a_report(task: Task, slide_file: Path, tmp_path: Path) -> None:
     request = request_of(task, tile_size=128, overlap=0, mpp=None)
-    run_slide(
-        slide_file, request, StandInEngine(boxes=4), tmp_path / "run", mask="all", overview=False, limit=7
-    )
+    run_slide(slide_file, request, FakeEngine(boxes=4), tmp_path / "run", mask="all", overview=False, limit=7)
     page = Page(write_slide_report(tmp_path / "run"))
     assert "not asked yet" in page.words
     assert len(page.all("img")) > 5
@@ -153,18 +155,16 @@ def test_without_slide_scale_or_objects(tmp_path: Path) -> None:
 
 def test_numbers_are_those_of_the_report(run: Path, detect, tmp_path: Path) -> None:
     from workflows.export import RunObjects
-    from workflows.html._numbers import object_numbers
-    from workflows.report import Report
-    from workflows.store import RunStore
+    from workflows.report.html._numbers import object_numbers
+    from workflows.report.report import Report
+    from workflows.store.run_store import RunStore
 
-    run_slide(MemorySlide(), detect, StandInEngine(boxes=6), tmp_path / "other", mask="auto", overview=False)
+    run_slide(MemorySlide(), detect, FakeEngine(boxes=6), tmp_path / "other", mask="auto", overview=False)
     for folder in (run, tmp_path / "other"):
         with RunStore.open(folder) as store:
             numbers = object_numbers(store, RunObjects(store))
         results = Report.read(folder).results
-        assert [(of.label, of.count) for of in numbers.rows] == [
-            (of.label, of.count) for of in results.labels
-        ]  # type: ignore[union-attr]
+        assert [(of.label, of.count) for of in numbers.rows] == [(of.label, of.count) for of in results.labels]  # type: ignore[union-attr]
         for row, of in zip(numbers.rows, results.labels, strict=True):  # type: ignore[union-attr]
             assert row.per_mm2 == pytest.approx(of.per_mm2)
             assert row.mean_score == pytest.approx(of.mean_score)
@@ -217,9 +217,7 @@ def test_cohort(run: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    found = next(
-        (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None
-    )
+    found = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
     if found is None:
         pytest.skip("no chromium to open the report in")
     return found
@@ -227,10 +225,23 @@ def chromium() -> str:
 
 def browse(chromium: str, path: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
-         "--log-level=0", f"--user-data-dir={folder / 'profile'}", *flags, path.absolute().as_uri()],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--enable-logging=stderr",
+            "--log-level=0",
+            f"--user-data-dir={folder / 'profile'}",
+            *flags,
+            path.absolute().as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
 
 def console(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -252,9 +263,7 @@ def test_chromium_shows_it_without_complaint(kind: str, run: Path, tmp_path: Pat
     with Image.open(shot) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape == (1600, 1200, 3)
-    assert len(np.unique(pixels[::4, ::4].reshape(-1, 3), axis=0)) > 200, (
-        "text and pictures, not a blank page"
-    )
+    assert len(np.unique(pixels[::4, ::4].reshape(-1, 3), axis=0)) > 200, "text and pictures, not a blank page"
 
 
 @pytest.mark.slow
@@ -282,9 +291,7 @@ def test_the_policy_stops_what_escaping_would_let_through(run: Path, tmp_path: P
         assert "<title>owned" not in done.stdout
         assert "<h1>" in done.stdout
         assert asked == []
-        assert console(done) != [], (
-            "a blocked request shows in the console, so an empty console means something"
-        )
+        assert console(done) != [], "a blocked request shows in the console, so an empty console means something"
         bare.write_text(f"<main></main>{attack}", encoding="utf-8")
         done = browse(chromium, bare, tmp_path, "--dump-dom")
         assert "<title>owned" in done.stdout
@@ -297,9 +304,13 @@ def test_the_policy_stops_what_escaping_would_let_through(run: Path, tmp_path: P
 def test_templates_come_with_the_package() -> None:
     code = (
         "from importlib.resources import files; "
-        "print(sorted(p.name for p in (files('workflows.html') / 'templates').iterdir()))"
+        "print(sorted(p.name for p in (files('workflows.report.html') / 'templates').iterdir()))"
     )
     names = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert json.loads(names.replace("'", '"')) == [
-        "base.html.j2", "cohort.html.j2", "numbers.j2", "slide.html.j2", "style.css"
-    ]  # fmt: skip
+        "base.html.j2",
+        "cohort.html.j2",
+        "numbers.j2",
+        "slide.html.j2",
+        "style.css",
+    ]

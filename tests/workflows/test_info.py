@@ -17,9 +17,9 @@ from icc_profiles import rgb_profile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from qwenvl.checkpoints.recommended import recommended_of
 from qwenvl.cli import load_commands
-from qwenvl.engines.stand_in import StandInEngine
-from qwenvl.recommended import recommended_of
+from qwenvl.engines.fake import FakeEngine
 
 
 def run(*args: object) -> Result:
@@ -45,8 +45,14 @@ def ome(path: Path, array: np.ndarray, axes: str, **metadata: Any) -> Path:
 
 def full_stack(folder: Path) -> Path:
     scale = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 1.5, "TimeIncrement": 30}
-    return ome(folder / "a b's.ome.tif", cells(2, 5, 3, 300, 320), "TZCYX", **scale, TimeIncrementUnit="s",
-               Channel={"Name": ["DAPI", "Ki67", "CD3"]})  # fmt: skip
+    return ome(
+        folder / "a b's.ome.tif",
+        cells(2, 5, 3, 300, 320),
+        "TZCYX",
+        **scale,
+        TimeIncrementUnit="s",
+        Channel={"Name": ["DAPI", "Ki67", "CD3"]},
+    )
 
 
 def two_images(folder: Path) -> Path:
@@ -87,9 +93,7 @@ def glass(folder: Path) -> Path:
 
 
 def many_channels(folder: Path) -> Path:
-    return ome(
-        folder / "m.ome.tif", cells(20, 260, 260, dtype="f4"), "CYX", PhysicalSizeX=0.3, PhysicalSizeY=0.3
-    )
+    return ome(folder / "m.ome.tif", cells(20, 260, 260, dtype="f4"), "CYX", PhysicalSizeX=0.3, PhysicalSizeY=0.3)
 
 
 FILES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], list[str]]] = {
@@ -97,18 +101,20 @@ FILES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], list[str]]] = {
     "stack of everything": (
         full_stack,
         {
-            "axes": {"t": 2, "z": 5, "c": 3, "y": 300, "x": 320}, "dtype": "uint16", "bits": 16, "rgb": False,
-            "seconds": [0.0, 30.0], "depth_um": 1.5, "mpp": 0.25, "mpp_source": "file",
+            "axes": {"t": 2, "z": 5, "c": 3, "y": 300, "x": 320},
+            "dtype": "uint16",
+            "bits": 16,
+            "rgb": False,
+            "seconds": [0.0, 30.0],
+            "depth_um": 1.5,
+            "mpp": 0.25,
+            "mpp_source": "file",
             "mpp_from": "PhysicalSize of OME Image 'Image0'",
             "channels": [{"index": 0, "name": "DAPI"}, {"index": 1, "name": "Ki67"}, {"index": 2, "name": "CD3"}],
         },
         ["--plane", "z=2,t=0", "--rendering", "0:red:auto,1:green:auto,2:blue:auto"],
     ),
-    "two images": (
-        two_images,
-        {"series": 1, "rgb": True, "width": 300, "mpp": None},
-        ["--series", "1", "--native"],
-    ),
+    "two images": (two_images, {"series": 1, "rgb": True, "width": 300, "mpp": None}, ["--series", "1", "--native"]),
     "picture": (picture, {"icc_profile": "scanner 7 (RGB)", "mpp": None, "depths": 1}, ["--native"]),
     "too small": (tiny, {"width": 50, "height": 20}, ["--slide-mpp", "1", "--mpp", "0.625", "--tile-size", "32"]),
     "small, with a scale": (small_with_scale, {"mpp": 0.5}, ["--tile-size", "32", "--overlap", "16"]),
@@ -116,16 +122,14 @@ FILES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], list[str]]] = {
     "film without times": (film, {"depths": 3, "unnamed_axis": "z", "seconds": None}, ["--plane", "z=1"]),
     "glass": (glass, {"rgb": True}, ["--mask", "all"]),
     "twenty channels": (many_channels, {"dtype": "float32", "bits": 32}, ["0:red:auto,1:green:auto,2:blue:auto"]),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands ask an engine that takes no time, with the bundled model's recommendations."""
     recommended = recommended_of("embedded")
-    monkeypatch.setattr(
-        "workflows.run_options.load_engine", lambda options: (StandInEngine(boxes=2), recommended)
-    )
+    monkeypatch.setattr("workflows.run.options.load_engine", lambda options: (FakeEngine(boxes=2), recommended))
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -165,9 +169,15 @@ def test_it_runs_with_the_bundled_model(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_a_stack_is_in_words(tmp_path: Path) -> None:
     words = run("info", full_stack(tmp_path)).output
     for each in (
-        "t 2, z 5, c 3, y 300, x 320", "t=0 to 1, taken at 0, 30 s", "z=0 to 4, 1.5 um apart", "0: DAPI", "2: CD3",
-        "3 channels, uint16, 16 bits", "0.2500 um/px (PhysicalSize of OME Image", "--plane z=0,t=0",
-    ):  # fmt: skip
+        "t 2, z 5, c 3, y 300, x 320",
+        "t=0 to 1, taken at 0, 30 s",
+        "z=0 to 4, 1.5 um apart",
+        "0: DAPI",
+        "2: CD3",
+        "3 channels, uint16, 16 bits",
+        "0.2500 um/px (PhysicalSize of OME Image",
+        "--plane z=0,t=0",
+    ):
         assert each in words
     words = run("info", two_images(tmp_path)).output
     for each in ("0: left", "1: right", "4 depths", "image 1; for another one", "--series 1"):
@@ -218,13 +228,11 @@ def test_a_thumbnail_needs_no_choice(tmp_path: Path) -> None:
 def test_any_size_and_scale_gets_a_command_that_is_accepted(width, height, mpp, channels, depths) -> None:
     from tempfile import TemporaryDirectory
 
-    from workflows.file_facts import file_facts
+    from workflows.inputs.file_facts import file_facts
 
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        engine = StandInEngine()
-        patch.setattr(
-            "workflows.run_options.load_engine", lambda options: (engine, recommended_of("embedded"))
-        )
+        engine = FakeEngine()
+        patch.setattr("workflows.run.options.load_engine", lambda options: (engine, recommended_of("embedded")))
         scale = {} if mpp is None else {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
         path = ome(Path(folder) / "a.ome.tif", cells(depths, channels, height, width), "ZCYX", **scale)
         command = file_facts(path, None, {})["command"]

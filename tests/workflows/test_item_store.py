@@ -9,24 +9,20 @@ import pytest
 from run_helpers import MemorySlide, request_of
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
 from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
-from workflows.provenance import ItemsManifest, model_facts, software_versions, utc_now
 from workflows.run.item_store import ItemStore
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.run.slide import run_slide
+from workflows.store.provenance import ItemsManifest, model_facts, software_versions, utc_now
+from workflows.store.run_store import RunStore
 from wsi.tile import Tile
 
 
 def manifest(**asked: str) -> ItemsManifest:
-    info = StandInEngine().info
+    info = FakeEngine().info
     return ItemsManifest(
-        kind="photographs",
-        asked=asked,
-        model=model_facts(info),
-        versions=software_versions(),
-        created=utc_now(),
+        kind="photographs", asked=asked, model=model_facts(info), versions=software_versions(), created=utc_now()
     )
 
 
@@ -38,8 +34,14 @@ def test_keys_keep_their_number_and_answers_come_back_whole(tmp_path: Path) -> N
     answer = Answer(
         Status.OK,
         (TileObject("7", box=(1.5, 2, 30, 40.25), score=0.5), TileObject("g", point=(3, 4), attributes={"a": [1]})),
-        text="7 g", value={"mass": 7}, raw="[7 g]", notes=("fence",), prompt_tokens=3, new_tokens=4, seconds=0.5,
-    )  # fmt: skip
+        text="7 g",
+        value={"mass": 7},
+        raw="[7 g]",
+        notes=("fence",),
+        prompt_tokens=3,
+        new_tokens=4,
+        seconds=0.5,
+    )
     with ItemStore.create(tmp_path / "run", manifest(side="32")) as store:
         assert store.numbers(["b", "a", "b"]) == {"b": 0, "a": 1}
         store.put([(at(1), answer), (at(0), Answer.failure("no"))])
@@ -68,7 +70,7 @@ def test_bits_that_change_on_disk_are_noticed(tmp_path: Path, damage: str, words
 
 
 def test_the_folder_of_another_kind_of_run_is_named(tmp_path: Path) -> None:
-    run_slide(MemorySlide(300, 300), request_of(Task.SCORE), StandInEngine(), tmp_path / "slide", mask="all")
+    run_slide(MemorySlide(300, 300), request_of(Task.SCORE), FakeEngine(), tmp_path / "slide", mask="all")
     with pytest.raises(StoreError, match="its items are tiles of a slide"):
         ItemStore.create(tmp_path / "slide", manifest())
     ItemStore.create(tmp_path / "photographs", manifest()).close()

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from run_helpers import MemorySlide, request_of
 
 from qwenvl.answer import Answer
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request, Task
-from workflows._rows import tile_of
 from workflows.export import export_geojson, export_objects_csv
-from workflows.report import Report
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.run.slide import run_slide
+from workflows.store.rows import tile_of
+from workflows.store.run_store import RunStore
 
 KILLS = 5
 BATCH = 3
 
 
-class LoggingEngine(StandInEngine):
+class LoggingEngine(FakeEngine):
     """Writes down every picture before it answers, slowly enough to be killed in between."""
 
     def __init__(self, log: Path, seconds: float) -> None:

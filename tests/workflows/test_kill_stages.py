@@ -20,9 +20,9 @@ from run_helpers import request_of
 from qwenvl.answer import Answer
 from qwenvl.request import Request, Task, Where
 from workflows.export import export_geojson
-from workflows.report import Report
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 
 BATCH = 2
 
@@ -53,9 +53,7 @@ def slide_of() -> DotSlide:
 def run(folder: Path, log: Path, seconds: float) -> None:
     """One undisturbed call; also what the subprocess runs."""
     where = Where(question="Are there squares?", mpp=1.0, tile_size=64, threshold=0.4)
-    request = request_of(
-        Task.DETECT, labels=("dot",), tile_size=160, overlap=40, where=where, split=2, crowded=8
-    )
+    request = request_of(Task.DETECT, labels=("dot",), tile_size=160, overlap=40, where=where, split=2, crowded=8)
     run_slide(slide_of(), request, LoggingEngine(log, seconds), folder, mask="all", overview=False)
 
 

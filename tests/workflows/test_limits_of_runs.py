@@ -14,11 +14,11 @@ import typer
 from run_helpers import CountingEngine, MemorySlide
 
 from qwenvl.request import Request
-from workflows.cohort.cluster import LOST, Cluster, connect
-from workflows.cohort.config import Study
-from workflows.commands._guard import guarded
+from workflows.cohort.study.config import Study
+from workflows.cohort.workers.cluster import LOST, Cluster, connect
+from workflows.commands.shared.guard import guarded
 from workflows.errors import CohortError
-from workflows.slide_run import run_slide
+from workflows.run.slide import run_slide
 from wsi.errors import LimitError
 
 resource = pytest.importorskip("resource")
@@ -102,7 +102,7 @@ def test_a_file_size_limit_ends_no_process_silently() -> None:
     """Python has SIGXFSZ ignored, so that a write fails by name; nothing of ours may change that."""
     import signal
 
-    import workflows.cohort.work  # noqa: F401
+    import workflows.cohort.workers.work  # noqa: F401
 
     assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN
 
@@ -116,9 +116,7 @@ def test_a_worker_without_threads_stops_the_batch(tmp_path: Path, monkeypatch: p
         raise LimitError("No further thread or process can be started.")
 
     for seed in range(3):
-        write_slide(
-            tmp_path / f"{seed}.svs", Scene(100, 100, seed), mpp=0.25, downsamples=(1, 4), truth=False
-        )
+        write_slide(tmp_path / f"{seed}.svs", Scene(100, 100, seed), mpp=0.25, downsamples=(1, 4), truth=False)
     monkeypatch.setattr("workflows.cohort.run.connect", threads)
     plan, out = plan_of(tmp_path, study_of(cluster={"workers": 1})), tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -138,11 +136,7 @@ STUDY = Study.model_validate({"request": {"task": "detect", "labels": ["a"]}, "c
         (RuntimeError("can't start new thread"), LimitError, "ulimit -u"),
         (BlockingIOError(11, "Resource temporarily unavailable"), LimitError, "ulimit -u"),
         (OSError(24, "Too many open files"), LimitError, "ulimit -n"),
-        (
-            RuntimeError("Nanny failed to start worker process"),
-            CohortError,
-            "No worker process can be started",
-        ),
+        (RuntimeError("Nanny failed to start worker process"), CohortError, "No worker process can be started"),
         (TimeoutError("5 s"), CohortError, "fewer --workers"),
     ],
 )
@@ -193,7 +187,7 @@ def test_odd_numbers_of_openmp_threads_start_a_cluster(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("distributed.LocalCluster", Party)
     monkeypatch.setattr("distributed.Client", Party)
-    monkeypatch.setattr("workflows.cohort.cluster.usable_cores", lambda: 7)
+    monkeypatch.setattr("workflows.cohort.workers.cluster.usable_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     with connect(STUDY):
         assert plugins[0].threads == (4 if text == "4,2" else 7)

@@ -9,29 +9,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workflows.merge import Detections, MergeRules, merge, merge_parts
+from workflows.merge.across_tiles import Detections, MergeRules, merge, merge_parts
 from wsi import TileGrid, TissueMask
 
 GRID = TileGrid((360, 200), tile_size=100, overlap=20)
 """Columns at 0, 80, 160, 240, 260 and rows at 0, 80, 100: tile 0 and 1 share x 80 to 100, the seam is at 90."""
 
 
-def _merge(*rows: tuple[int, list[float]], classes: list[int] | None = None, grid: TileGrid = GRID,
-           rules: MergeRules | None = None, **columns: object) -> list[tuple[list[float], int]]:  # fmt: skip
+def _merge(
+    *rows: tuple[int, list[float]],
+    classes: list[int] | None = None,
+    grid: TileGrid = GRID,
+    rules: MergeRules | None = None,
+    **columns: object,
+) -> list[tuple[list[float], int]]:
     """Merge (tile, box) rows; the boxes that stay with the number of rows in each."""
-    found = Detections.of(
-        [box for _, box in rows], classes or [0] * len(rows), [tile for tile, _ in rows], **columns
-    )
+    found = Detections.of([box for _, box in rows], classes or [0] * len(rows), [tile for tile, _ in rows], **columns)
     merged = merge(found, grid.rects, grid.cores, rules)
     return sorted(zip(merged.boxes.tolist(), merged.sources.tolist(), strict=True))
 
 
 CASES = {
     "alone": ([(0, [10, 10, 30, 30])], [([10, 10, 30, 30], 1)]),
-    "seen whole by both, owned by the first": (
-        [(0, [80, 40, 96, 56]), (1, [81, 40, 97, 57])],
-        [([80, 40, 96, 56], 2)],
-    ),
+    "seen whole by both, owned by the first": ([(0, [80, 40, 96, 56]), (1, [81, 40, 97, 57])], [([80, 40, 96, 56], 2)]),
     "seen whole by both, owned by the second": (
         [(0, [84, 40, 98, 56]), (1, [83.5, 40, 99, 56])],
         [([83.5, 40, 99, 56], 2)],
@@ -41,10 +41,7 @@ CASES = {
         [(0, [90, 40, 100, 60]), (1, [90, 40, 115, 60])],
         [([90, 40, 115, 60], 2)],
     ),
-    "cut by the second, whole in the first": (
-        [(0, [65, 40, 88, 60]), (1, [80, 41, 88, 60])],
-        [([65, 40, 88, 60], 2)],
-    ),
+    "cut by the second, whole in the first": ([(0, [65, 40, 88, 60]), (1, [80, 41, 88, 60])], [([65, 40, 88, 60], 2)]),
     "a sliver of a whole": ([(0, [97, 40, 100, 60]), (1, [97, 40, 130, 60])], [([97, 40, 130, 60], 2)]),
     "a poor part inside the whole": ([(0, [90, 40, 100, 50]), (1, [88, 38, 125, 66])], [([88, 38, 125, 66], 2)]),
     "larger than the overlap": ([(0, [40, 40, 100, 70]), (1, [80, 40, 150, 70])], [([40, 40, 150, 70], 2)]),
@@ -77,18 +74,24 @@ CASES = {
         [(0, [10, 10, 30, 30]), (0, [12, 10, 32, 30])],
         [([10, 10, 30, 30], 1), ([12, 10, 32, 30], 1)],
     ),
-    "nested in one tile": ([(0, [10, 10, 50, 50]), (0, [20, 20, 30, 30])],
-                           [([10, 10, 50, 50], 1), ([20, 20, 30, 30], 1)]),
-    "cut at the border of the slide": ([(0, [0, 40, 10, 60]), (0, [0, 40, 30, 90])],
-                                       [([0, 40, 10, 60], 1), ([0, 40, 30, 90], 1)]),
+    "nested in one tile": (
+        [(0, [10, 10, 50, 50]), (0, [20, 20, 30, 30])],
+        [([10, 10, 50, 50], 1), ([20, 20, 30, 30], 1)],
+    ),
+    "cut at the border of the slide": (
+        [(0, [0, 40, 10, 60]), (0, [0, 40, 30, 90])],
+        [([0, 40, 10, 60], 1), ([0, 40, 30, 90], 1)],
+    ),
     "shifted last column": (
         [(3, [262, 40, 280, 60]), (4, [262, 40, 280, 60]), (2, [250, 40, 260, 60]), (3, [250, 40, 275, 60])],
         [([250, 40, 275, 60], 2), ([262, 40, 280, 60], 2)],
     ),
-    "tiles that do not meet": ([(0, [50, 40, 70, 60]), (3, [250, 40, 255, 60])],
-                               [([50, 40, 70, 60], 1), ([250, 40, 255, 60], 1)]),
+    "tiles that do not meet": (
+        [(0, [50, 40, 70, 60]), (3, [250, 40, 255, 60])],
+        [([50, 40, 70, 60], 1), ([250, 40, 255, 60], 1)],
+    ),
     "nothing": ([], []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -127,9 +130,7 @@ def test_points_and_boxes_are_never_one() -> None:
 
 
 def test_the_row_that_stays_keeps_its_score_and_name() -> None:
-    found = Detections.of(
-        [[84, 40, 98, 56], [84, 40, 99, 56]], [0, 0], [0, 1], scores=[0.9, 0.2], ids=[17, 23]
-    )
+    found = Detections.of([[84, 40, 98, 56], [84, 40, 99, 56]], [0, 0], [0, 1], scores=[0.9, 0.2], ids=[17, 23])
     merged = merge(found, GRID.rects, GRID.cores)
     assert (merged.ids.tolist(), merged.scores.tolist(), merged.tiles.tolist()) == ([23], [0.2], [1])
 
@@ -208,10 +209,7 @@ def test_merging_again_changes_nothing(case: tuple[Detections, TileGrid]) -> Non
 def test_part_by_part_gives_the_same(case: tuple[Detections, TileGrid], borders: list[int]) -> None:
     found, grid = case
     edges = [0, *sorted(borders), len(grid)]
-    parts = [
-        found.take(np.flatnonzero((found.tiles >= low) & (found.tiles < high)))
-        for low, high in pairwise(edges)
-    ]
+    parts = [found.take(np.flatnonzero((found.tiles >= low) & (found.tiles < high))) for low, high in pairwise(edges)]
     merged = Detections.concatenate(list(merge_parts(parts, grid.rects, grid.cores)))
     assert _set(merged) == _set(merge(found, grid.rects, grid.cores))
 

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import workflows._merge_pairs as pairs
-from workflows._merge_groups import groups, match, suppress
+import workflows.merge.pairs as pairs
+from workflows.merge.groups import groups, match, suppress
 
-BOX = st.tuples(
-    *[st.floats(-50, 300, width=32)] * 2, *[st.one_of(st.just(0.0), st.floats(0, 120, width=32))] * 2
-)
+BOX = st.tuples(*[st.floats(-50, 300, width=32)] * 2, *[st.one_of(st.just(0.0), st.floats(0, 120, width=32))] * 2)
 
 
 @given(st.lists(BOX, max_size=60), st.integers(1, 3), st.sampled_from([3, 4_000_000]))
@@ -29,9 +27,7 @@ def test_strips_find_every_touching_pair_once(rows: list[tuple[float, ...]], kin
         (a, b)
         for a in range(len(boxes))
         for b in range(a + 1, len(boxes))
-        if group[a] == group[b]
-        and (boxes[a, :2] <= boxes[b, 2:]).all()
-        and (boxes[b, :2] <= boxes[a, 2:]).all()
+        if group[a] == group[b] and (boxes[a, :2] <= boxes[b, 2:]).all() and (boxes[b, :2] <= boxes[a, 2:]).all()
     ]
     assert found == expected
 

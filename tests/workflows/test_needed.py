@@ -17,17 +17,17 @@ from icc_profiles import as_srgb, gray_profile, rgb_profile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from qwenvl.checkpoints.testing import tiny_checkpoint
 from qwenvl.cli import load_commands
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
-from qwenvl.testing import tiny_checkpoint
 from workflows import run_slide
-from workflows._fit import finer_scale, fit_advice, fitting_tiles
-from workflows.cohort.check import check_rows
 from workflows.cohort.folder import BatchFolder
+from workflows.cohort.study.check import check_rows
 from workflows.errors import RunMismatchError
-from workflows.needed import require_all
-from workflows.store import RunStore
+from workflows.inputs.fit import finer_scale, fit_advice, fitting_tiles
+from workflows.inputs.needed import require_all
+from workflows.store.run_store import RunStore
 from wsi import ColourError, PlaneError, UnknownMppError, open_slide
 from wsi.errors import GridError
 from wsi.grid import side_of_tile
@@ -61,7 +61,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("workflows.run_options.load_engine", refuse)
+    monkeypatch.setattr("workflows.run.options.load_engine", refuse)
 
 
 @pytest.mark.usefixtures("no_model")
@@ -76,7 +76,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--native", "--colour", "srgb"], ["--plane", "--rendering", "leave out --colour srgb"]),
         (["--rendering", "0,1", "--where", "Is there tumor?"], ["--plane", "0:gray:auto", "--slide-mpp 0.25)"]),
     ],
-)  # fmt: skip
+)
 def test_all_that_is_missing_is_said_at_once(flags: list[str], named: list[str], tmp_path: Path) -> None:
     result = run("detect", stack(tmp_path / "a.ome.tif"), *flags, "-o", tmp_path / "run")
     assert result.exit_code == 1, result.output
@@ -178,16 +178,14 @@ def _hash(**fields: object) -> str:
 
 
 def test_the_hash_of_a_request_knows_colours_that_are_not_stored_ones() -> None:
-    assert (
-        REQUEST.hash == "sha256:ac9c733e155032f7bdd32ec61a969a8b"
-    )  # as before there was a choice of colours
+    assert REQUEST.hash == "sha256:ac9c733e155032f7bdd32ec61a969a8b"  # as before there was a choice of colours
     assert _hash() == _hash(colour="stored") != _hash(colour="srgb")
     assert Request(**dict(REQUEST) | {"colour": "srgb"}).question != REQUEST.question
 
 
 def test_runs_in_srgb_are_other_runs(tmp_path: Path) -> None:
     path = photo(tmp_path / "a.png", 256, 256, rgb_profile(1.0))
-    engine = StandInEngine()
+    engine = FakeEngine()
     stored = run_slide(path, REQUEST, engine, tmp_path / "a", mask="all")
     asked = run_slide(path, REQUEST.model_copy(update={"colour": "srgb"}), engine, tmp_path / "b", mask="all")
     opened = run_slide(path, REQUEST, engine, tmp_path / "c", mask="all", slide_options={"colour": "srgb"})
@@ -196,16 +194,14 @@ def test_runs_in_srgb_are_other_runs(tmp_path: Path) -> None:
         slide.read(0, 0, 8, 8)  # stays open
     ids = [each.report.provenance.run_id for each in (stored, asked, opened, given_open)]
     assert ids[0] != ids[1] == ids[2] == ids[3]
-    assert {each.report.provenance.request_hash for each in (asked, opened, given_open)} == {
-        _hash(colour="srgb")
-    }
+    assert {each.report.provenance.request_hash for each in (asked, opened, given_open)} == {_hash(colour="srgb")}
     assert stored.report.slide.options == {}
     assert asked.report.slide.options == {"colour": "srgb"}
     assert "made by hand" in asked.report.slide.notes[-1]
     with pytest.raises(RunMismatchError, match="request"):
         run_slide(path, REQUEST, engine, tmp_path / "b", mask="all")
     with RunStore.open(tmp_path / "b") as store:
-        from workflows._reopening import reopen
+        from workflows.inputs.reopening import reopen
 
         slide = reopen(store.manifest.slide).slide
         assert slide is not None

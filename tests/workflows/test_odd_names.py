@@ -16,15 +16,15 @@ from run_helpers import request_of
 from typer.testing import CliRunner, Result
 
 from qwenvl.cli import load_commands
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
-from workflows._reopening import reopen
 from workflows.cohort import read_cohort, write_summary
-from workflows.cohort.work import close_engine
-from workflows.html import write_batch_report
-from workflows.report import Report
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.cohort.workers.work import close_engine
+from workflows.inputs.reopening import reopen
+from workflows.report.html import write_batch_report
+from workflows.report.report import Report
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
 
 UNDECODABLE = os.fsdecode(b"M\xfcller\xff") if sys.platform != "win32" else "M\u00fcller"
 NAMES = {
@@ -61,7 +61,7 @@ def test_a_run_with_its_exports(name: str, tmp_path: Path) -> None:
     run = folder / f"run {name[:80]}"
     request = request_of(Task.DETECT, tile_size=200, overlap=0, mpp=0.5)
     command = f"qwenvl detect {slide}"
-    run_slide(slide, request, StandInEngine(boxes=3), run, mask="all", slide_mpp=0.5, command=command)
+    run_slide(slide, request, FakeEngine(boxes=3), run, mask="all", slide_mpp=0.5, command=command)
     facts = Report.read(run).slide
     assert facts.name == (f"{name}.png" if name != UNDECODABLE else "M\\xfcller\\xff.png")
     again = reopen(facts).slide
@@ -70,15 +70,26 @@ def test_a_run_with_its_exports(name: str, tmp_path: Path) -> None:
     again.close()
     short = name[:40]
     for words in (
-        ["info", "--", slide], ["info", "--json", "--", slide], ["report", run], ["report", run, "--html"],
-        *(["export", kind, run, "-o", folder / f"{kind} {short}.{suffix}"] for kind, suffix in (
-            ("geojson", "geojson"), ("csv", "csv"), ("parquet", "parquet"), ("coco", "json"), ("labels", "zarr"),
-            ("heatmap", "zarr"), ("html", "html"),
-        )),
+        ["info", "--", slide],
+        ["info", "--json", "--", slide],
+        ["report", run],
+        ["report", run, "--html"],
+        *(
+            ["export", kind, run, "-o", folder / f"{kind} {short}.{suffix}"]
+            for kind, suffix in (
+                ("geojson", "geojson"),
+                ("csv", "csv"),
+                ("parquet", "parquet"),
+                ("coco", "json"),
+                ("labels", "zarr"),
+                ("heatmap", "zarr"),
+                ("html", "html"),
+            )
+        ),
         ["export", "coco", run, "--tiles", "--pictures", "-o", folder / f"tiles {short}.json"],
         ["compare", run, folder / f"geojson {short}.geojson"],
         ["corrections", run, folder / f"geojson {short}.geojson"],
-    ):  # fmt: skip
+    ):
         done = qwenvl(*words)
         assert done.exit_code == 0, (words[:2], done.output, done.exception)
     for written in (*folder.glob("*json"), run / "report.json"):
@@ -90,8 +101,11 @@ def test_a_run_with_its_exports(name: str, tmp_path: Path) -> None:
 
 @named
 def test_what_is_missing_is_said_in_words(name: str, tmp_path: Path) -> None:
-    for words in (["info", "--", tmp_path / f"{name}.png"], ["report", tmp_path / name], ["batch", tmp_path / name,
-                  "-o", tmp_path / "out"]):  # fmt: skip
+    for words in (
+        ["info", "--", tmp_path / f"{name}.png"],
+        ["report", tmp_path / name],
+        ["batch", tmp_path / name, "-o", tmp_path / "out"],
+    ):
         done = qwenvl(*words)
         assert done.exit_code in (1, 2), done.output
         assert isinstance(done.exception, SystemExit)

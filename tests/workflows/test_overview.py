@@ -11,18 +11,16 @@ from run_helpers import MemorySlide, request_of
 from test_report import Scripted
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
-from workflows._legend import WIDTH
-from workflows.colours import FAILED, PALETTE
-from workflows.slide_run import run_slide
+from workflows.report.images.colours import FAILED, PALETTE
+from workflows.report.images.legend import WIDTH
+from workflows.run.slide import run_slide
 
 
-def draw(
-    task: Task, answers: list[Answer] | None, slide: MemorySlide, out: Path, **fields: object
-) -> np.ndarray:
+def draw(task: Task, answers: list[Answer] | None, slide: MemorySlide, out: Path, **fields: object) -> np.ndarray:
     request = request_of(task, **{"tile_size": 200, "overlap": 0, "mpp": None, **fields})
-    engine = StandInEngine(boxes=60) if answers is None else Scripted(*answers)
+    engine = FakeEngine(boxes=60) if answers is None else Scripted(*answers)
     run_slide(slide, request, engine, out, mask="all")
     return cv2.cvtColor(cv2.imread(str(out / "overview.png")), cv2.COLOR_BGR2RGB)
 
@@ -67,9 +65,7 @@ def test_dense_large_slides_get_a_density_map_and_an_enlarged_part(tmp_path: Pat
     picture = draw(Task.DETECT, None, slide, tmp_path / "run", tile_size=448)
     assert picture.shape[0] == 2048
     panel = picture[:, -WIDTH:]
-    assert len(has(panel, PALETTE[0])) + len(has(panel, PALETTE[1])) > 1500, (
-        "boxes are seen in the enlarged part"
-    )
+    assert len(has(panel, PALETTE[0])) + len(has(panel, PALETTE[1])) > 1500, "boxes are seen in the enlarged part"
 
 
 def test_what_cannot_be_read_is_gray_and_does_not_end_the_run(tmp_path: Path) -> None:

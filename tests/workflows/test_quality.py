@@ -13,11 +13,11 @@ from run_helpers import CountingEngine, MemorySlide, request_of
 from qwenvl.answer import Status
 from qwenvl.request import Task
 from workflows.errors import RunMismatchError
-from workflows.quality import QualitySettings, excluded, quality_facts, reasons_of
-from workflows.report import Report
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
-from wsi.quality import TileQuality
+from workflows.report.report import Report
+from workflows.run.quality import QualitySettings, excluded, quality_facts, reasons_of
+from workflows.run.slide import run_slide
+from workflows.store.run_store import RunStore
+from wsi.pixels.quality import TileQuality
 from wsi.slide import RGB
 
 
@@ -71,9 +71,13 @@ def test_marked_tiles_are_asked_and_counted_the_same(tmp_path: Path) -> None:
     request = request_of(Task.COUNT, tile_size=96, overlap=0)
     for mode in ("skip", "mark"):
         run_slide(
-            Spoilt(), request, CountingEngine(), tmp_path / mode, mask="all",
+            Spoilt(),
+            request,
+            CountingEngine(),
+            tmp_path / mode,
+            mask="all",
             quality=QualitySettings.of_words(mode, ["pen=0.05", "glass=off"]),
-        )  # fmt: skip
+        )
     skipped, marked = (Report.read(tmp_path / mode) for mode in ("skip", "mark"))
     assert marked.tiles.counts.excluded == 0
     assert skipped.quality is not None
@@ -87,24 +91,18 @@ def test_marked_tiles_are_asked_and_counted_the_same(tmp_path: Path) -> None:
 
 def test_other_limits_are_another_run(tmp_path: Path) -> None:
     request = request_of(Task.SCORE)
-    run_slide(
-        MemorySlide(), request, CountingEngine(), tmp_path / "run", quality=QualitySettings(mode="mark")
-    )
+    run_slide(MemorySlide(), request, CountingEngine(), tmp_path / "run", quality=QualitySettings(mode="mark"))
     for other in (None, QualitySettings(mode="skip"), QualitySettings(mode="mark", least_focus=0.2)):
         with pytest.raises(RunMismatchError, match="quality control"):
             run_slide(MemorySlide(), request, CountingEngine(), tmp_path / "run", quality=other)
-    again = run_slide(
-        MemorySlide(), request, CountingEngine(), tmp_path / "run", quality=QualitySettings(mode="mark")
-    )
+    again = run_slide(MemorySlide(), request, CountingEngine(), tmp_path / "run", quality=QualitySettings(mode="mark"))
     assert again.asked == 0
 
 
 def test_off_changes_nothing(tmp_path: Path) -> None:
     request = request_of(Task.SCORE)
     plain = run_slide(MemorySlide(), request, CountingEngine(), tmp_path / "a").report
-    off = run_slide(
-        MemorySlide(), request, CountingEngine(), tmp_path / "b", quality=QualitySettings()
-    ).report
+    off = run_slide(MemorySlide(), request, CountingEngine(), tmp_path / "b", quality=QualitySettings()).report
     assert plain.result() == off.result()
     assert plain.quality is None
 
@@ -132,8 +130,9 @@ def test_facts_and_words() -> None:
     facts = quality_facts(QualitySettings(mode="mark"), notes, np.array([10.0, 30.0, 20.0]), None)
     assert (facts.inspected, facts.flagged, facts.share) == (3, 2, 0.5)
     assert {each.reason: (each.tiles, each.tissue_px0) for each in facts.reasons if each.tiles} == {
-        "blur": (2, 30.0), "pen": (1, 20.0)
-    }  # fmt: skip
+        "blur": (2, 30.0),
+        "pen": (1, 20.0),
+    }
     assert excluded(("quality:fold=0.3",)).error == "quality control: fold"
     for wrong in (("sometimes", ()), ("mark", ("blurr=1",)), ("mark", ("pen=2",)), ("mark", ("pen=x",))):
         with pytest.raises(ValidationError):

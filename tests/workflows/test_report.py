@@ -12,13 +12,13 @@ from jsonschema import Draft202012Validator
 from run_helpers import MemorySlide, request_of
 
 from qwenvl.answer import Answer, Status, TileObject
+from qwenvl.checkpoints.training_domain import TrainedOn
 from qwenvl.engines.base import Engine, ModelInfo
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request, Task
-from qwenvl.trained import TrainedOn
 from workflows.errors import RunNotFoundError, StoreVersionError
-from workflows.report import Report, report_schema
-from workflows.slide_run import run_slide
+from workflows.report.report import Report, report_schema
+from workflows.run.slide import run_slide
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "report-1.json"
 
@@ -34,9 +34,7 @@ class Scripted(Engine):
         return [next(self._answers) for _ in pictures]
 
 
-def four_tiles(
-    task: Task, answers: list[Answer], out: Path, mpp: float | None = 0.5, **fields: object
-) -> Report:
+def four_tiles(task: Task, answers: list[Answer], out: Path, mpp: float | None = 0.5, **fields: object) -> Report:
     """A slide of exactly 2 x 2 tiles of 200 px that do not overlap."""
     request = request_of(task, **{"tile_size": 200, "overlap": 0, "mpp": None, **fields})
     slide = MemorySlide(400, 400, mpp)
@@ -53,7 +51,7 @@ MM2 = (200 * 0.5e-3) ** 2
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
     assert SCHEMA.read_text(encoding="utf-8") == report_schema(), (
-        "docs/schema/report-1.json is stale: write workflows.report.report_schema() to it"
+        "docs/schema/report-1.json is stale: write workflows.report.report.report_schema() to it"
     )
     Draft202012Validator.check_schema(json.loads(report_schema()))
 
@@ -63,7 +61,7 @@ def test_the_published_schema_is_the_one_of_the_code() -> None:
 def test_reports_of_every_task_fit_the_schema(task: Task, mpp: float | None, tmp_path: Path) -> None:
     request = request_of(task, mpp=None)
     slide = MemorySlide(400, 400, mpp)
-    run_slide(slide, request, StandInEngine(boxes=3), tmp_path / "run", mask="all", overview=False, limit=3)
+    run_slide(slide, request, FakeEngine(boxes=3), tmp_path / "run", mask="all", overview=False, limit=3)
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -196,10 +194,8 @@ def test_what_a_reader_must_know_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_provenance_names_everything(detect: Request, tmp_path: Path) -> None:
-    slide, engine = MemorySlide(), StandInEngine(boxes=1)
-    report = run_slide(
-        slide, detect, engine, tmp_path / "run", overview=False, command="qwenvl detect x"
-    ).report
+    slide, engine = MemorySlide(), FakeEngine(boxes=1)
+    report = run_slide(slide, detect, engine, tmp_path / "run", overview=False, command="qwenvl detect x").report
     assert report.provenance.request_hash == detect.hash
     assert report.provenance.slide_fingerprint == slide.fingerprint
     assert report.provenance.model_fingerprint == engine.info.fingerprint

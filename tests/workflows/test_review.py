@@ -11,15 +11,15 @@ from run_helpers import CountingEngine, MemorySlide
 
 from qwenvl.answer import Answer, Status, TileObject
 from qwenvl.request import Request
-from workflows._folder import JOURNAL
-from workflows._rows import ObjectColumns
-from workflows.corrections import CorrectionsError, read_corrections
 from workflows.errors import RunNotFoundError, StoreCorruptError
 from workflows.export.geojson import export_geojson
-from workflows.review import Action, Change, Ledger, Reviews, Verdict, new_object_name, object_name
-from workflows.reviewed import Conflict, State, apply_reviews, reviewed_objects
-from workflows.slide_run import run_slide
-from workflows.store import RunStore
+from workflows.review.corrections import CorrectionsError, read_corrections
+from workflows.review.decisions import Action, Change, Ledger, Reviews, Verdict, new_object_name, object_name
+from workflows.review.reviewed import Conflict, State, apply_reviews, reviewed_objects
+from workflows.run.slide import run_slide
+from workflows.store.folder import JOURNAL
+from workflows.store.rows import ObjectColumns
+from workflows.store.run_store import RunStore
 
 
 @pytest.fixture
@@ -35,10 +35,17 @@ def change_of(store, row, verdict=Verdict.ACCEPTED, action=Action.ACCEPT, **chan
     tile, item, label = key >> 20, key & (1 << 20) - 1, found.labels[found.label[row]]
     box = tuple(found.box[row].tolist())
     fields = {
-        "action": action, "verdict": verdict, "label": label, "box": box, "point": bool(found.point[row]),
-        "tile": tile, "item": item, "seen_label": label, "seen_box": box,
+        "action": action,
+        "verdict": verdict,
+        "label": label,
+        "box": box,
+        "point": bool(found.point[row]),
+        "tile": tile,
+        "item": item,
+        "seen_label": label,
+        "seen_box": box,
         "object": object_name(store.manifest, tile, item),
-    }  # fmt: skip
+    }
     return Change(**(fields | changes))
 
 
@@ -73,9 +80,7 @@ def test_decisions_are_kept_with_who_and_when_and_leave_the_answers_alone(run):
         assert found.labels[found.label[-1]] == "vessel"
         assert found.key[-1] < 0
         assert found.box[-1].tolist() == [5.0, 6.0, 25.0, 30.0]
-        assert found.name(0, store.manifest) == object_name(
-            store.manifest, *divmod(int(found.key[0]), 1 << 20)
-        )
+        assert found.name(0, store.manifest) == object_name(store.manifest, *divmod(int(found.key[0]), 1 << 20))
         assert found.kept.sum() == len(found) - 1
         assert found.trusted.sum() == 3
     assert sqlite3.connect(run / JOURNAL).execute("SELECT * FROM objects").fetchall() == before
@@ -158,30 +163,24 @@ BOX = (100.0, 100.0, 140.0, 130.0)
 def merged(*rows):
     """Columns of (tile, item, label, box)."""
     return ObjectColumns(
-        np.array([r[0] for r in rows], np.int64), np.array([r[1] for r in rows], np.int64),
-        np.array([r[2] for r in rows], np.int32), np.array([r[3] for r in rows], float).reshape(-1, 4),
-        np.array([r[3][0] == r[3][2] for r in rows], bool), np.full(len(rows), 0.5),
-    )  # fmt: skip
+        np.array([r[0] for r in rows], np.int64),
+        np.array([r[1] for r in rows], np.int64),
+        np.array([r[2] for r in rows], np.int32),
+        np.array([r[3] for r in rows], float).reshape(-1, 4),
+        np.array([r[3][0] == r[3][2] for r in rows], bool),
+        np.full(len(rows), 0.5),
+    )
 
 
 def decided(*changes):
-    from workflows.review import Decision
+    from workflows.review.decisions import Decision
 
     return Ledger(Decision(i, i, "t", "ada", c.action, None, c) for i, c in enumerate(changes, 1))
 
 
 def about(tile, item, seen=BOX, verdict=Verdict.ACCEPTED, label="a", box=None):
     return Change(
-        Action.ACCEPT,
-        f"{tile}/{item}",
-        verdict,
-        label,
-        box or seen,
-        seen[0] == seen[2],
-        tile,
-        item,
-        "a",
-        seen,
+        Action.ACCEPT, f"{tile}/{item}", verdict, label, box or seen, seen[0] == seen[2], tile, item, "a", seen
     )
 
 
@@ -193,12 +192,7 @@ FOUND = [
     # what there is now, decisions, expected (state, conflict) by row
     ("plain", [(1, 2, 0, BOX)], [about(1, 2)], [(1, Conflict.NONE)]),
     ("key at another cell", [(1, 2, 0, AWAY)], [about(1, 2)], [(0, 0), (1, Conflict.MISSING)]),
-    (
-        "key moved, cell stays",
-        [(1, 2, 0, AWAY), (4, 0, 0, NEAR)],
-        [about(1, 2)],
-        [(0, 0), (1, Conflict.FOLLOWED)],
-    ),
+    ("key moved, cell stays", [(1, 2, 0, AWAY), (4, 0, 0, NEAR)], [about(1, 2)], [(0, 0), (1, Conflict.FOLLOWED)]),
     ("another class at the place", [(4, 0, 1, NEAR)], [about(1, 2)], [(0, 0), (1, Conflict.MISSING)]),
     ("joined, same key", [(1, 2, 0, WHOLE)], [about(1, 2)], [(1, Conflict.GROWN)]),
     ("joined, other key", [(4, 0, 0, WHOLE)], [about(1, 2)], [(1, Conflict.GROWN)]),
@@ -220,17 +214,13 @@ def test_a_decision_finds_its_object_or_says_that_it_did_not(name, rows, changes
     found = apply_reviews(merged(*rows), ("a", "b"), decided(*changes))
     assert list(zip(found.state.tolist(), found.conflict.tolist(), strict=True)) == expected
     untouched = found.state == 0
-    assert np.array_equal(
-        found.box[: len(rows)][untouched[: len(rows)]], merged(*rows).box[untouched[: len(rows)]]
-    )
+    assert np.array_equal(found.box[: len(rows)][untouched[: len(rows)]], merged(*rows).box[untouched[: len(rows)]])
     assert not (found.trusted & np.isin(found.conflict, [2, 3, 4])).any()
 
 
 def test_a_reshaped_object_keeps_the_reviewers_box_when_the_run_goes_on():
     mine = (98.0, 99.0, 139.0, 128.0)
-    found = apply_reviews(
-        merged((4, 0, 0, NEAR)), ("a",), decided(about(1, 2, box=mine, verdict=Verdict.EDITED))
-    )
+    found = apply_reviews(merged((4, 0, 0, NEAR)), ("a",), decided(about(1, 2, box=mine, verdict=Verdict.EDITED)))
     assert found.box[0].tolist() == list(mine)
     assert found.state.tolist() == [State.EDITED]
 
@@ -241,10 +231,9 @@ def test_a_run_asked_again_by_an_unsteady_model_moves_no_decision(slide, detect,
     class Shuffled(CountingEngine):
         def answer(self, pictures, request):
             return [
-                Answer(Status.OK, objects=tuple(
-                    TileObject("tumour", box=(x, 60, x + 30, 90)) for x in self.places
-                )) for _ in pictures
-            ]  # fmt: skip
+                Answer(Status.OK, objects=tuple(TileObject("tumour", box=(x, 60, x + 30, 90)) for x in self.places))
+                for _ in pictures
+            ]
 
     engine, states = Shuffled(), []
     for number, engine.places in enumerate([(60, 120), (120, 60)]):
@@ -295,14 +284,12 @@ def test_what_was_changed_in_qupath_becomes_one_step(run, tmp_path):
         ring = features[1]["geometry"]["coordinates"][0]
         features[1]["geometry"]["coordinates"][0] = [[x + 3, y - 2] for x, y in ring]
         new = {
-            "type": "Feature", "id": "b3a7c6c0-0000-4000-8000-000000000001",
+            "type": "Feature",
+            "id": "b3a7c6c0-0000-4000-8000-000000000001",
             "geometry": {"type": "Polygon", "coordinates": [[[50, 60], [80, 60], [80, 95], [50, 95], [50, 60]]]},
             "properties": {"objectType": "annotation", "classification": {"name": "vessel", "color": [1, 2, 3]}},
-        }  # fmt: skip
-        bare = new | {
-            "id": "b3a7c6c0-0000-4000-8000-000000000002",
-            "properties": {"objectType": "annotation"},
         }
+        bare = new | {"id": "b3a7c6c0-0000-4000-8000-000000000002", "properties": {"objectType": "annotation"}}
         return [features[0], features[1], *features[3:], new, bare]
 
     qupath_edit(path, edit)
@@ -310,13 +297,7 @@ def test_what_was_changed_in_qupath_becomes_one_step(run, tmp_path):
         before = reviewed_objects(store)
         made = read_corrections(run, path, who="ada", reject_missing=True)
         found = reviewed_objects(store)
-        assert (made.relabelled, made.reshaped, made.rejected, made.added, made.unclassified) == (
-            1,
-            1,
-            1,
-            1,
-            1,
-        )
+        assert (made.relabelled, made.reshaped, made.rejected, made.added, made.unclassified) == (1, 1, 1, 1, 1)
         assert found.labels[found.label[0]] == "mitosis"
         assert np.allclose(found.box[1], before.box[1] + [3, -2, 3, -2], atol=0.011)
         assert found.state[:3].tolist() == [State.EDITED, State.EDITED, State.REJECTED]
@@ -347,11 +328,7 @@ BAD = [
     ("nothing", "", "is not GeoJSON"),
     ("empty", '{"type":"FeatureCollection","features":[]}', "holds no object"),
     ("another slide", '{"qwenvl":{"slide":"sha256:other"},"features":[]}', "belongs to another slide"),
-    (
-        "outside",
-        '{"features":[{"geometry":{"type":"Point","coordinates":[99999,1]},"properties":{}}]}',
-        "lie outside",
-    ),
+    ("outside", '{"features":[{"geometry":{"type":"Point","coordinates":[99999,1]},"properties":{}}]}', "lie outside"),
 ]
 
 

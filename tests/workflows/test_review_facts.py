@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from workflows.review import Action, Change, Decision, Verdict
-from workflows.review_facts import review_facts
+from workflows.review.decisions import Action, Change, Decision, Verdict
+from workflows.review.facts import review_facts
 
 BOX, MOVED = (0.0, 0.0, 9.0, 9.0), (1.0, 1.0, 9.0, 9.0)
 
 
 def decision(seq, who, action, name, verdict, label="a", box=BOX, seen=True):
     change = Change(
-        action, name, verdict, label, box, tile=0 if seen else None, item=seq if seen else None,
-        seen_label="a" if seen else None, seen_box=BOX if seen else None,
-    )  # fmt: skip
+        action,
+        name,
+        verdict,
+        label,
+        box,
+        tile=0 if seen else None,
+        item=seq if seen else None,
+        seen_label="a" if seen else None,
+        seen_box=BOX if seen else None,
+    )
     return Decision(seq, seq, f"2026-01-01T00:00:{seq:02d}Z", who, action, None, change)
 
 
@@ -33,8 +40,9 @@ def test_objects_are_counted_by_the_decision_that_counts():
     counts = (facts.accepted, facts.rejected, facts.relabelled, facts.reshaped, facts.added)
     assert counts == (1, 1, 1, 1, 1)
     assert [(each.who, each.decisions, each.first[-3:], each.last[-3:]) for each in facts.reviewers] == [
-        ("ada", 6, "01Z", "10Z"), ("grace", 3, "03Z", "06Z"),
-    ]  # fmt: skip
+        ("ada", 6, "01Z", "10Z"),
+        ("grace", 3, "03Z", "06Z"),
+    ]
 
 
 def test_a_run_that_nobody_looked_at_has_no_such_section():

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.errors import EngineError
 from qwenvl.request import Request
 from qwenvl.subject import Subject
-from workflows._splitting import Split, Why
 from workflows.run import Item, Progress, run_items
 from workflows.run.items import load_ahead
+from workflows.run.splitting import Split, Why
 from wsi.errors import LimitError
 from wsi.tile import Tile
 
@@ -56,7 +56,7 @@ class MemoryJournal:
         return len(self.batches)
 
 
-class CallEngine(StandInEngine):
+class CallEngine(FakeEngine):
     """Notes every call as (images, requests), and raises where told."""
 
     def __init__(self, trouble: Callable[[Sequence[Any]], Exception | None] = lambda shown: None) -> None:
@@ -254,9 +254,7 @@ def test_what_a_guard_refuses_is_not_stored() -> None:
 def test_an_answer_in_place_of_an_image_is_kept_without_asking_and_answers_are_refined() -> None:
     journal, engine = MemoryJournal(), CallEngine()
     left_out = Item(0, lambda: Answer(Status.EXCLUDED))
-    run_items(
-        [left_out, *items()[1:3]], [ASK], engine, journal, refine=lambda item, a: Answer(a.status, text="x")
-    )
+    run_items([left_out, *items()[1:3]], [ASK], engine, journal, refine=lambda item, a: Answer(a.status, text="x"))
     assert engine.calls == [(2, 1)]
     assert [a.status for a in journal.answers.values()] == [Status.EXCLUDED, Status.OK, Status.OK]
     assert {a.text for a in journal.answers.values()} == {"x"}

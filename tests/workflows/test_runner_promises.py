@@ -23,12 +23,12 @@ if not hasattr(os, "fork"):
 
 from promise_jobs import DIED, JOBS, MOMENTS, Job, PromiseEngine, no_maps, write_inputs
 
-from workflows._folder import claim
-from workflows.documents.document import Document, PageError
 from workflows.errors import RunLockedError, StoreFullError
 from workflows.run.item_store import ItemStore
 from workflows.run.journal import Journal
-from workflows.store import RunStore
+from workflows.science.papers.pages.document import Document, PageError
+from workflows.store.folder import claim
+from workflows.store.run_store import RunStore
 
 every_job = pytest.mark.parametrize("name", JOBS)
 
@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.spatial.job.draw_maps", no_maps)
+    monkeypatch.setattr("workflows.science.spatial.job.draw_maps", no_maps)
 
 
 def asked(log: Path) -> list[int]:
@@ -72,9 +72,7 @@ def _tables(journal: Path) -> set[str]:
     return names
 
 
-def run(
-    root: Path, name: str, out: Path, trouble: Callable[[list[int]], None] = lambda marks: None
-) -> list[int]:
+def run(root: Path, name: str, out: Path, trouble: Callable[[list[int]], None] = lambda marks: None) -> list[int]:
     """Run a job; what was asked."""
     log = out.with_suffix(".log")
     before = len(asked(log))
@@ -151,9 +149,7 @@ def test_an_item_on_which_the_engine_raises_fails_alone(root: Path, name: str, t
 
 
 @every_job
-def test_a_batch_that_does_not_fit_into_memory_is_asked_in_halves(
-    root: Path, name: str, tmp_path: Path
-) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_asked_in_halves(root: Path, name: str, tmp_path: Path) -> None:
     result, whole = calm(root, name)
     sizes: list[int] = []
 
@@ -187,7 +183,7 @@ def test_a_full_disk_keeps_the_batches_before_it(
     with pytest.raises(StoreFullError):
         run(root, name, tmp_path / "out")
     monkeypatch.undo()
-    monkeypatch.setattr("workflows.spatial.job.draw_maps", no_maps)
+    monkeypatch.setattr("workflows.science.spatial.job.draw_maps", no_maps)
     stored, _ = counts(JOBS[name], tmp_path / "out")
     assert 0 < stored < len(whole)
     assert len(run(root, name, tmp_path / "out")) == len(whole) - stored

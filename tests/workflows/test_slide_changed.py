@@ -14,12 +14,12 @@ import tifffile
 import zarr
 from run_helpers import CountingEngine, request_of
 
-import wsi.identity
+import wsi.files.identity
 from qwenvl.request import Task, Where
 from workflows.errors import RunMismatchError, SlideMismatchError
-from workflows.report import Report
-from workflows.slide_run import finish_run, run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.run.slide import finish_run, run_slide
+from workflows.store.run_store import RunStore
 from wsi.errors import SlideChangedError
 
 SIDE = 700
@@ -36,14 +36,9 @@ def write(path: Path, seed: int) -> Path:
 def write_zarr(path: Path, seed: int) -> Path:
     picture = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
-    array = group.create_array(
-        "0", shape=(3, SIDE, SIDE), chunks=(1, 128, 128), dtype=np.uint8, compressors=None
-    )
+    array = group.create_array("0", shape=(3, SIDE, SIDE), chunks=(1, 128, 128), dtype=np.uint8, compressors=None)
     array[...] = picture.transpose(2, 0, 1)
-    axes = [
-        {"name": "c", "type": "channel"},
-        *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx"),
-    ]
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
     scale = {"type": "scale", "scale": [1.0, 0.5, 0.5]}
     image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale]}], "name": "a"}
     omero = {"channels": [{"color": colour} for colour in ("ff0000", "00ff00", "0000ff")]}
@@ -81,8 +76,11 @@ def cut_off(path: Path) -> None:
 
 
 CHANGES = {
-    "in place": lambda path: write(path, 2), "times restored": restored, "by rename": renamed, "cut off": cut_off,
-}  # fmt: skip
+    "in place": lambda path: write(path, 2),
+    "times restored": restored,
+    "by rename": renamed,
+    "cut off": cut_off,
+}
 
 
 def asked(slide: Path, out: Path, engine: Any, **more: Any) -> Any:
@@ -167,7 +165,7 @@ def test_answers_that_may_be_of_either_are_kept_and_never_called_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system that shows no change: only the fingerprint at the end does."""
-    monkeypatch.setattr(wsi.identity, "_state_of", lambda path: (0, 0, 0, 0))
+    monkeypatch.setattr(wsi.files.identity, "_state_of", lambda path: (0, 0, 0, 0))
     slide, out = write(tmp_path / "a.tif", 1), tmp_path / "run"
     kept = slide.read_bytes()
     with pytest.raises(SlideChangedError, match="may be of either"):

@@ -12,14 +12,14 @@ import pytest
 from run_helpers import CountingEngine, MemorySlide, request_of
 
 from qwenvl.answer import Answer, Status
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.errors import EngineError, RequestError
 from qwenvl.request import Request, Task
-from workflows import _folder
 from workflows.errors import RunMismatchError, StoreFullError
-from workflows.report import Report
-from workflows.slide_run import Progress, finish_run, run_slide
-from workflows.store import RunStore
+from workflows.report.report import Report
+from workflows.run.slide import Progress, finish_run, run_slide
+from workflows.store import folder as _folder
+from workflows.store.run_store import RunStore
 from wsi.errors import GridError, MaskError, UnknownMppError
 
 BATCH = 4
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_counts_as_tissue_and_is_said(detect: Request, tmp_p
 
 
 def test_one_bad_picture_does_not_fail_its_batch(detect: Request, tmp_path: Path) -> None:
-    class Picky(StandInEngine):
+    class Picky(FakeEngine):
         def answer(self, pictures, request):  # type: ignore[no-untyped-def]
             if any(picture.mean() > 200 for picture in pictures):
                 raise ValueError("too white")
@@ -124,7 +124,7 @@ def test_one_bad_picture_does_not_fail_its_batch(detect: Request, tmp_path: Path
 
 
 def test_a_wrong_number_of_answers_is_a_failure(detect: Request, tmp_path: Path) -> None:
-    class Short(StandInEngine):
+    class Short(FakeEngine):
         def answer(self, pictures, request):  # type: ignore[no-untyped-def]
             return super().answer(pictures, request)[:-1]
 
@@ -134,9 +134,7 @@ def test_a_wrong_number_of_answers_is_a_failure(detect: Request, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", [EngineError, RequestError])
-def test_an_engine_that_gives_up_stops_the_run(
-    kind: type[Exception], detect: Request, tmp_path: Path
-) -> None:
+def test_an_engine_that_gives_up_stops_the_run(kind: type[Exception], detect: Request, tmp_path: Path) -> None:
     out = tmp_path / "run"
     engine = CountingEngine(batch=BATCH, fail=lambda call: kind("model is gone") if call == 3 else None)
     with pytest.raises(kind, match="model is gone"):
@@ -266,7 +264,7 @@ def test_results_are_made_again_from_the_folder_alone(detect: Request, tmp_path:
 
 def test_runs_need_neither_torch_nor_napari() -> None:
     code = (
-        "import sys, workflows.slide_run, workflows.overview, workflows.export, qwenvl.engines.stand_in\n"
+        "import sys, workflows.run.slide, workflows.report.images.overview, workflows.export, qwenvl.engines.fake\n"
         "print([name for name in ('torch', 'transformers', 'napari', 'qtpy', 'zarr') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from qwenvl.answer import OUT_OF_MEMORY, Answer, Status, TileObject
 from qwenvl.request import Request
-from workflows._rows import TILE_DTYPE, tile_table
-from workflows._splitting import Why, children_of, parent_of, path_of, why_split, zoom_of
+from workflows.run.splitting import Why, children_of, parent_of, path_of, why_split, zoom_of
+from workflows.store.rows import TILE_DTYPE, tile_table
 from wsi.grid import TileGrid
 from wsi.tissue import TissueMask
 
@@ -26,12 +26,7 @@ def owned(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 grids = st.builds(
-    lambda tile, lap, more, scale: (
-        tile,
-        int(lap * tile / 2),
-        (tile * scale + more[0], tile * scale + more[1]),
-        scale,
-    ),
+    lambda tile, lap, more, scale: (tile, int(lap * tile / 2), (tile * scale + more[0], tile * scale + more[1]), scale),
     st.sampled_from([32, 56, 96]),
     st.floats(0, 1),
     st.tuples(st.integers(0, 400), st.integers(0, 400)),
@@ -98,12 +93,7 @@ def test_paths_sort_children_at_the_place_of_their_parent() -> None:
     grandchild = 10 + 4 * child + 1
     assert path_of(3, 10) == (3,)
     assert path_of(grandchild, 10) == (3, 2, 1)
-    assert sorted([4, grandchild, 2, 10 + 4 * 3], key=lambda tile: path_of(tile, 10)) == [
-        2,
-        22,
-        grandchild,
-        4,
-    ]
+    assert sorted([4, grandchild, 2, 10 + 4 * 3], key=lambda tile: path_of(tile, 10)) == [2, 22, grandchild, 4]
 
 
 @pytest.mark.parametrize(
@@ -129,8 +119,7 @@ def test_reasons_to_split(answer: Answer, fields: dict, expected: Why | None) ->
 
 
 @pytest.mark.parametrize(
-    ("width0", "expected"),
-    [(512, 2.0), (500, 2.0), (400, 1.5), (256, 1.5), (171, 171 / 128), (128, None), (140, None)],
+    ("width0", "expected"), [(512, 2.0), (500, 2.0), (400, 1.5), (256, 1.5), (171, 171 / 128), (128, None), (140, None)]
 )
 def test_magnification_goes_beyond_the_slide_only_so_far(width0: int, expected: float | None) -> None:
     tile = np.zeros(1, TILE_DTYPE)[0]

@@ -7,7 +7,7 @@ import pytest
 from run_helpers import request_of
 
 from qwenvl.answer import Status
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.errors import PictureError
 from qwenvl.request import Task
 
@@ -17,8 +17,8 @@ def test_the_same_picture_gets_the_same_answer(task: Task) -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (64, 96, 3), np.uint8) for _ in range(3)]
     request = request_of(task)
-    together = StandInEngine(boxes=9).answer(pictures, request)
-    apart = [StandInEngine(boxes=9).answer([picture[:, :]], request)[0] for picture in pictures]
+    together = FakeEngine(boxes=9).answer(pictures, request)
+    apart = [FakeEngine(boxes=9).answer([picture[:, :]], request)[0] for picture in pictures]
     assert together == apart
     assert len({repr(answer) for answer in together}) > 1
     for answer in together:
@@ -28,7 +28,7 @@ def test_the_same_picture_gets_the_same_answer(task: Task) -> None:
 
 def test_boxes_lie_inside_the_picture_and_keep_to_the_limit() -> None:
     picture = np.zeros((50, 80, 3), np.uint8)
-    answer = StandInEngine(boxes=400, side=30).answer([picture], request_of(Task.DETECT, max_objects=100))[0]
+    answer = FakeEngine(boxes=400, side=30).answer([picture], request_of(Task.DETECT, max_objects=100))[0]
     boxes = np.array([each.box for each in answer.objects])
     assert len(boxes) == 100
     assert (boxes >= 0).all()
@@ -39,4 +39,4 @@ def test_boxes_lie_inside_the_picture_and_keep_to_the_limit() -> None:
 
 def test_a_picture_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(PictureError):
-        StandInEngine().answer([np.zeros((4, 4), np.uint8)], request_of(Task.DETECT))
+        FakeEngine().answer([np.zeros((4, 4), np.uint8)], request_of(Task.DETECT))

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
-from workflows._folder import JOURNAL, LOCK
-from workflows._rows import TILE_DTYPE, tile_of, tile_table
 from workflows.errors import (
     FolderNotWritableError,
     ForeignFolderError,
@@ -27,8 +25,10 @@ from workflows.errors import (
     StoreFullError,
     StoreVersionError,
 )
-from workflows.provenance import Manifest, grid_facts, mask_facts, model_facts, slide_facts, software_versions
-from workflows.store import RunStore
+from workflows.store.folder import JOURNAL, LOCK
+from workflows.store.provenance import Manifest, grid_facts, mask_facts, model_facts, slide_facts, software_versions
+from workflows.store.rows import TILE_DTYPE, tile_of, tile_table
+from workflows.store.run_store import RunStore
 from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.tissue import TissueMask
@@ -36,14 +36,12 @@ from wsi.tissue import TissueMask
 
 def manifest_of(slide: Slide, request: Request, **changes: object) -> tuple[Manifest, np.ndarray]:
     mask = TissueMask.from_slide(slide, method="all")
-    grid = TileGrid.from_slide(
-        slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp, mask=mask
-    )
+    grid = TileGrid.from_slide(slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp, mask=mask)
     manifest = Manifest(
         request=request,
         request_hash=request.hash,
         slide=slide_facts(slide),
-        model=model_facts(StandInEngine().info),
+        model=model_facts(FakeEngine().info),
         grid=grid_facts(grid, slide),
         mask=mask_facts(mask, "all", slide),
         versions=software_versions(),
@@ -69,27 +67,26 @@ POINT = TileObject("lymphocyte", point=(5, 6))
 
 def test_an_answer_comes_back_as_it_was_put(start) -> None:
     answer = Answer(
-        Status.REPAIRED, (BOX, POINT), text="two", value={"n": [1, None]}, scores={"yes": 0.1 + 0.2}, raw="<raw>",
-        reasoning="because", notes=("fence", "clipped:2"), finish_reason="length", prompt_tokens=7, new_tokens=8,
+        Status.REPAIRED,
+        (BOX, POINT),
+        text="two",
+        value={"n": [1, None]},
+        scores={"yes": 0.1 + 0.2},
+        raw="<raw>",
+        reasoning="because",
+        notes=("fence", "clipped:2"),
+        finish_reason="length",
+        prompt_tokens=7,
+        new_tokens=8,
         seconds=0.5,
-    )  # fmt: skip
+    )
     with start() as store:
         tile = tile_of(store.tiles()[3])
         store.put([(tile, answer)])
         found = store.answer(3)
         assert found is not None
         assert (found.tile, found.attempt, found.objects) == (3, 1, 2)
-        for name in (
-            "status",
-            "text",
-            "value",
-            "scores",
-            "raw",
-            "reasoning",
-            "notes",
-            "finish_reason",
-            "seconds",
-        ):
+        for name in ("status", "text", "value", "scores", "raw", "reasoning", "notes", "finish_reason", "seconds"):
             assert getattr(found.answer, name) == getattr(answer, name), name
         objects = store.objects()
         left, top = tile.x0, tile.y0
@@ -161,7 +158,7 @@ def test_others_read_while_one_writes(start, tmp_path: Path) -> None:
 def test_only_one_process_writes(start, tmp_path: Path) -> None:
     with start():
         code = (
-            "import sys; from workflows.store import RunStore; from workflows.errors import RunLockedError\n"
+            "import sys; from workflows.store.run_store import RunStore; from workflows.errors import RunLockedError\n"
             "try: RunStore.open(sys.argv[1], readonly=False)\n"
             "except RunLockedError as error: print('locked', error)"
         )

@@ -14,8 +14,6 @@ import pytest
 from run_helpers import CountingEngine, MemorySlide, request_of
 
 from qwenvl.request import Task
-from workflows._folder import JOURNAL, claim, lock_path
-from workflows._schema import named_errors, set_pragmas
 from workflows.errors import (
     FolderNotWritableError,
     RunLockedError,
@@ -25,8 +23,10 @@ from workflows.errors import (
     is_full,
 )
 from workflows.export import export_geojson
-from workflows.slide_run import finish_run, run_slide
-from workflows.store import RunStore
+from workflows.run.slide import finish_run, run_slide
+from workflows.store.folder import JOURNAL, claim, lock_path
+from workflows.store.run_store import RunStore
+from workflows.store.schema import named_errors, set_pragmas
 
 
 def facts_of(folder: Path) -> list[tuple]:
@@ -35,11 +35,7 @@ def facts_of(folder: Path) -> list[tuple]:
         store.verify()
         answers = [(a.tile, a.answer, a.objects) for a in store.iter_answers(raw=True)]
         objects = store.objects()
-        rows = list(
-            zip(
-                objects.tile, objects.item, objects.label, map(tuple, objects.box), objects.score, strict=True
-            )
-        )
+        rows = list(zip(objects.tile, objects.item, objects.label, map(tuple, objects.box), objects.score, strict=True))
         return [*answers, *rows, *store.labels, store.manifest]
 
 
@@ -56,12 +52,7 @@ def error_of(use: Callable[[], object]) -> str | None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     run_slide(
-        MemorySlide(),
-        request_of(Task.DETECT),
-        CountingEngine(boxes=6, batch=4),
-        folder,
-        mask="all",
-        overview=False,
+        MemorySlide(), request_of(Task.DETECT), CountingEngine(boxes=6, batch=4), folder, mask="all", overview=False
     )
     with sqlite3.connect(folder / JOURNAL) as journal:
         journal.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -84,9 +75,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(finished: Path, tmp_path: Pat
         else:
             del data[rng.randrange(len(data)) :]
         (folder / JOURNAL).write_bytes(data)
-        said = error_of(
-            lambda folder=folder: facts_of(folder) == want or pytest.fail("another result, silently")
-        )
+        said = error_of(lambda folder=folder: facts_of(folder) == want or pytest.fail("another result, silently"))
         found += said is not None
         for error in (said, error_of(lambda folder=folder: RunStore.open(folder, readonly=False).close())):
             assert error is None or str(folder) in error
@@ -160,13 +149,10 @@ def test_a_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     def full(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("workflows._schema.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("workflows.store.schema.tempfile.TemporaryFile", full)
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR
-    with (
-        pytest.raises(StoreFullError, match="finished so far are kept"),
-        named_errors(tmp_path / "run.sqlite"),
-    ):
+    with pytest.raises(StoreFullError, match="finished so far are kept"), named_errors(tmp_path / "run.sqlite"):
         raise error
 
 
@@ -219,7 +205,7 @@ def test_the_lock_lies_beside_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     held.undo()
     assert list(tmp_path.iterdir()) == []
     # Where the folder around cannot be written in, it lies inside, and nothing is renamed.
-    monkeypatch.setattr("workflows._folder.os.access", lambda *_: False)
+    monkeypatch.setattr("workflows.store.folder.os.access", lambda *_: False)
     folder.mkdir()
     held = claim(folder)
     assert lock_path(folder).parent == folder
@@ -240,11 +226,6 @@ def test_undoing_a_start_never_hides_why_it_failed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("workflows.run.journal._write_new", fails)
     with pytest.raises(ValueError, match="the first error"):
         run_slide(
-            MemorySlide(),
-            request_of(Task.DETECT),
-            CountingEngine(boxes=6, batch=4),
-            folder,
-            mask="all",
-            overview=False,
+            MemorySlide(), request_of(Task.DETECT), CountingEngine(boxes=6, batch=4), folder, mask="all", overview=False
         )
     assert (folder / "notes.txt").read_text() == "mine"

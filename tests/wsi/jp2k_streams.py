@@ -59,7 +59,6 @@ def ycbcr_tile(pixels: np.ndarray, step_x: int = 1, step_y: int = 1, level: int 
     planes = ycbcr(pixels)
     height, width = planes.shape[:2]
     small = [
-        cv2.resize(planes[..., i], (width // step_x, height // step_y), interpolation=cv2.INTER_AREA)
-        for i in (1, 2)
+        cv2.resize(planes[..., i], (width // step_x, height // step_y), interpolation=cv2.INTER_AREA) for i in (1, 2)
     ]
     return encoded([planes[..., 0], *small], step_x, step_y, level)

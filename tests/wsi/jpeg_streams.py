@@ -35,11 +35,7 @@ def encoded(pixels: np.ndarray, truth: str, subsampling: str) -> bytes:
     """A stream whose samples are `truth` ('RGB' or 'YCbCr'), whatever its markers say."""
     inside = "YCBCR" if truth == "RGB" else "RGB"  # told that RGB is YCbCr, the encoder stores it as it is
     return imagecodecs.jpeg8_encode(
-        np.ascontiguousarray(pixels),
-        level=90,
-        colorspace=inside,
-        outcolorspace="YCBCR",
-        subsampling=subsampling,
+        np.ascontiguousarray(pixels), level=90, colorspace=inside, outcolorspace="YCBCR", subsampling=subsampling
     )
 
 

@@ -21,8 +21,7 @@ def ramp(width: int, height: int, dtype: str = "u1") -> np.ndarray:
 def axes_of(letters: str, unit: str | None = "micrometer") -> list[dict[str, Any]]:
     """Axes as NGFF 0.4 describes them."""
     return [
-        {"name": a, "type": KINDS.get(a, "space"), **({"unit": unit} if unit and a in "zyx" else {})}
-        for a in letters
+        {"name": a, "type": KINDS.get(a, "space"), **({"unit": unit} if unit and a in "zyx" else {})} for a in letters
     ]
 
 
@@ -67,13 +66,7 @@ def write_metadata(path: Path, ome: Any, modern: bool) -> None:
 
 
 def write_image(
-    path: Path,
-    values: np.ndarray,
-    axes: str = "yx",
-    *,
-    modern: bool = True,
-    name: str = "made",
-    **options: Any,
+    path: Path, values: np.ndarray, axes: str = "yx", *, modern: bool = True, name: str = "made", **options: Any
 ) -> Path:
     """An image of one level at 0.5 um per px."""
     steps = [0.5 if axis in "yx" else 1.0 for axis in axes]

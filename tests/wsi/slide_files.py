@@ -23,9 +23,7 @@ def tissue(width: int, height: int, seed: int = 0) -> np.ndarray:
 def halved(picture: np.ndarray, factor: int) -> np.ndarray:
     """The picture averaged by a whole factor; what does not fill a px is dropped, as pyramid writers do."""
     height, width = picture.shape[0] // factor, picture.shape[1] // factor
-    return cv2.resize(
-        picture[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA
-    )
+    return cv2.resize(picture[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def jpeg_tiles(picture: np.ndarray, tile: int, space: str = "YCBCR", subsampling: str = "420") -> list[bytes]:
@@ -66,9 +64,7 @@ def write_svs(
         for number, factor in enumerate(factors):
             level = picture if factor == 1 else halved(picture, factor)
             arrow = f" -> {level.shape[1]}x{level.shape[0]}" if number else ""
-            tiles = (codes or {}).get(number) or jpeg_tiles(
-                level, tile, space, "444" if space == "RGB" else "420"
-            )
+            tiles = (codes or {}).get(number) or jpeg_tiles(level, tile, space, "444" if space == "RGB" else "420")
             tif.write(
                 iter(tiles),
                 shape=level.shape,
@@ -93,9 +89,7 @@ def write_svs(
     return path
 
 
-def write_pyramid(
-    path: Path, picture: np.ndarray, *, in_subifds: bool, ome: bool = False, **options: Any
-) -> Path:
+def write_pyramid(path: Path, picture: np.ndarray, *, in_subifds: bool, ome: bool = False, **options: Any) -> Path:
     """A tiled TIFF pyramid of three levels, in pages or in SubIFDs."""
     options = {"tile": (128, 128), "photometric": "rgb", **options}
     metadata = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25} if ome else None
@@ -122,16 +116,12 @@ def write_ngff(
     group = zarr.open_group(str(path), mode="w", zarr_format=3 if modern else 2)
     datasets = []
     for number, array in enumerate(levels):
-        chunks = tuple(
-            min(chunk, n) if axis in "yx" else 1 for axis, n in zip(axes, array.shape, strict=True)
-        )
+        chunks = tuple(min(chunk, n) if axis in "yx" else 1 for axis, n in zip(axes, array.shape, strict=True))
         stored = group.create_array(str(number), shape=array.shape, chunks=chunks, dtype=array.dtype)
         stored[...] = array
         factor = levels[0].shape[axes.index("x")] / array.shape[axes.index("x")]
         steps = [(scale or 1.0) * factor if axis in "yx" else 1.0 for axis in axes]
-        datasets.append(
-            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": steps}]}
-        )
+        datasets.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": steps}]})
     kinds = {"t": "time", "c": "channel"}
     described = [
         {"name": axis, "type": kinds.get(axis, "space")} | ({"unit": unit} if unit and axis in "zyx" else {})
@@ -157,6 +147,6 @@ def zipped(folder: Path, target: Path, *, inside: str = "") -> Path:
 def marked_stack(times: int, depths: int, channels: int, side: int = 48) -> np.ndarray:
     """uint8 (t, z, c, y, x) with 100 t + 10 z + c in every px."""
     t, z, c = np.meshgrid(range(times), range(depths), range(channels), indexing="ij")
-    return np.broadcast_to(
-        (100 * t + 10 * z + c)[..., None, None], (times, depths, channels, side, side)
-    ).astype(np.uint8)
+    return np.broadcast_to((100 * t + 10 * z + c)[..., None, None], (times, depths, channels, side, side)).astype(
+        np.uint8
+    )

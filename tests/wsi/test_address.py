@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsi import UnsupportedSlideError, open_slide
-from wsi.address import RemotePath, as_path, may_exist
+from wsi.files.address import RemotePath, as_path, may_exist
 
 ADDRESSES = {
     "https://host.org/a/b.zarr": ("https", "b.zarr"),
@@ -28,8 +28,16 @@ def test_an_address_survives_being_a_path(text: str) -> None:
     address = as_path(text)
     assert isinstance(address, RemotePath)
     assert (str(address), address.scheme, address.name) == (text, scheme, name)
-    for again in (as_path(Path(text)), as_path(str(Path(text))), as_path(address), pickle.loads(pickle.dumps(address)),
-                  copy.deepcopy(address), address.absolute(), address.resolve(), address.expanduser()):  # fmt: skip
+    for again in (
+        as_path(Path(text)),
+        as_path(str(Path(text))),
+        as_path(address),
+        pickle.loads(pickle.dumps(address)),
+        copy.deepcopy(address),
+        address.absolute(),
+        address.resolve(),
+        address.expanduser(),
+    ):
         assert (str(again), again, hash(again)) == (text, address, hash(address))
     assert os.fspath(address) == text
     assert not address.exists()
@@ -46,17 +54,7 @@ def test_children_and_parents_are_addresses() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "a.svs",
-        "/a/b.svs",
-        "C:/a.svs",
-        "C:\\a.svs",
-        "a:b/c.svs",
-        "odd:/a.svs",
-        "/a/http:/b",
-        "#1 [x] 50%.svs",
-        "",
-    ],
+    ["a.svs", "/a/b.svs", "C:/a.svs", "C:\\a.svs", "a:b/c.svs", "odd:/a.svs", "/a/http:/b", "#1 [x] 50%.svs", ""],
 )
 def test_paths_stay_paths(text: str) -> None:
     assert not isinstance(as_path(text), RemotePath)

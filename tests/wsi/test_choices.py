@@ -35,7 +35,7 @@ def _layout(dtype: str, channels: int, times: int = 1, depths: int = 1, rgb: boo
         (_layout("u1", 3, times=2, rgb=True), ["--plane z=0,t=0"]),
         (_layout("f4", 4, times=2, depths=3), ["--plane z=0,t=0", "--rendering 0:red:auto,1:green:auto,2:blue:auto"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing(layout: Layout, missing: list[str]) -> None:
     assert [choice.flag for choice in choices_of(layout, None, None).missing] == missing
 
@@ -77,9 +77,7 @@ def test_what_is_suggested_is_accepted(dtype: str, channels: int, times: int, de
 def test_describing_needs_no_choice(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     with tifffile.TiffWriter(path) as tif:
-        tif.write(
-            marked_stack(2, 3, 2), photometric="minisblack", metadata={"axes": "TZCYX", "Name": "stack"}
-        )
+        tif.write(marked_stack(2, 3, 2), photometric="minisblack", metadata={"axes": "TZCYX", "Name": "stack"})
         tif.write(tissue(50, 40), photometric="rgb", metadata={"axes": "YXS", "Name": "tissue"})
     with pytest.raises(PlaneError, match="--series 0"):
         describe(path)
@@ -87,8 +85,9 @@ def test_describing_needs_no_choice(tmp_path: Path) -> None:
     assert (stack.layout.times, stack.layout.depths, stack.layout.channels) == (2, 3, 2)
     both = describe_images(path)
     assert [each.layout.is_rgb for each in both if isinstance(each, Description)] == [False, True]
-    assert [f"{i}: {name}" in image for i, (name, image) in enumerate(
-        zip(("stack", "tissue"), stack.images, strict=True))] == [True, True]  # fmt: skip
+    assert [
+        f"{i}: {name}" in image for i, (name, image) in enumerate(zip(("stack", "tissue"), stack.images, strict=True))
+    ] == [True, True]
 
 
 def test_an_image_that_cannot_be_opened_is_among_the_others(tmp_path: Path) -> None:

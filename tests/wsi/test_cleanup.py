@@ -28,9 +28,10 @@ def test_the_first_error_is_raised_and_the_others_are_notes() -> None:
 
 def test_an_error_of_cleaning_up_alone_is_raised() -> None:
     done: list[str] = []
-    with pytest.raises(OSError, match="close") as caught, cleaning_up(
-        lambda: fails("close"), lambda: done.append("unlink"), lambda: fails("rmdir")
-    ):  # fmt: skip
+    with (
+        pytest.raises(OSError, match="close") as caught,
+        cleaning_up(lambda: fails("close"), lambda: done.append("unlink"), lambda: fails("rmdir")),
+    ):
         pass
     assert done == ["unlink"]
     assert "rmdir" in caught.value.__notes__[0]

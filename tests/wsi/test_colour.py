@@ -14,7 +14,7 @@ from PIL import Image
 from slide_files import marked_stack, tissue, write_svs
 
 from wsi import ColourError, Rendering, TissueMask, open_slide
-from wsi.colour import profile_name
+from wsi.pixels.colour import profile_name
 
 PATCHES = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 60, 120), (30, 90, 210), (180, 140, 160)]
 PROFILES = {"gamma 1.8": (1.8, SRGB), "wide gamut": (2.2, WIDE), "linear": (1.0, SRGB)}
@@ -37,8 +37,15 @@ def png(path: Path, pixels: np.ndarray, profile: bytes) -> Path:
 
 
 def jpeg_tiff(path: Path, pixels: np.ndarray, profile: bytes) -> Path:
-    tifffile.imwrite(path, pixels, photometric="rgb", tile=(48, 48), compression="jpeg", iccprofile=profile,
-                     compressionargs={"level": 100})  # fmt: skip
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="rgb",
+        tile=(48, 48),
+        compression="jpeg",
+        iccprofile=profile,
+        compressionargs={"level": 100},
+    )
     return path
 
 
@@ -60,15 +67,11 @@ def test_known_patches(tmp_path: Path, name: str, writer: str) -> None:
             x = 48 * number + 12
             np.testing.assert_allclose(stored.read(x, 12, 1, 1)[0, 0], patch, atol=tolerance - 1.01)
             want = as_srgb(patch, gamma, colorants)
-            np.testing.assert_allclose(
-                converted.read(x, 12, 1, 1)[0, 0], want, atol=tolerance, err_msg=str(patch)
-            )
+            np.testing.assert_allclose(converted.read(x, 12, 1, 1)[0, 0], want, atol=tolerance, err_msg=str(patch))
             scaled = converted.read_scaled(x - 8, 4, 16, 16, (8, 8))
             np.testing.assert_allclose(scaled[4, 4], want, atol=tolerance)
         small = converted.thumbnail(len(PATCHES) * 12)
-        np.testing.assert_allclose(
-            small[6, 6::12], [as_srgb(p, gamma, colorants) for p in PATCHES], atol=tolerance
-        )
+        np.testing.assert_allclose(small[6, 6::12], [as_srgb(p, gamma, colorants) for p in PATCHES], atol=tolerance)
         assert stored.fingerprint == converted.fingerprint
         again = pickle.loads(pickle.dumps(converted))
         np.testing.assert_array_equal(again.read(0, 0, 200, 48), converted.read(0, 0, 200, 48))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from wsi import open_slide
 from wsi.errors import PlaneError, ReadError, SlideNotFoundError, UnsupportedSlideError
-from wsi.readers.dicom import slide_of, slides_in
-from wsi.readers.dicom_header import level_factors, read_instance
+from wsi.readers.vendor.dicom import slide_of, slides_in
+from wsi.readers.vendor.dicom_header import level_factors, read_instance
 
 RESAMPLED = ("DERIVED", "PRIMARY", "VOLUME", "RESAMPLED")
 
@@ -32,8 +32,16 @@ def test_a_folder_of_two_slides_lists_them_and_one_is_chosen(tmp_path: Path) -> 
     folder = two_slides(tmp_path / "two")
     with pytest.raises(PlaneError) as raised:
         open_slide(folder)
-    for words in ("2 slides", "series=0", "--series 0", "0: series 'Series a'", "1: series 'Series b'",
-                  "a_level0.dcm, a_level1.dcm", "160x96 px", "container 'S1'"):  # fmt: skip
+    for words in (
+        "2 slides",
+        "series=0",
+        "--series 0",
+        "0: series 'Series a'",
+        "1: series 'Series b'",
+        "a_level0.dcm, a_level1.dcm",
+        "160x96 px",
+        "container 'S1'",
+    ):
         assert words in str(raised.value)
     for series, seed in ((0, 0), (1, 1)):
         with open_slide(folder, series=series) as slide:
@@ -84,12 +92,8 @@ def dicomdir(folder: Path) -> Path:
 
 def with_label_and_other_kinds(folder: Path) -> Path:
     write_slide(folder)
-    write_instance(
-        folder / "label.dcm", pixels(32, 32), series="a", flavour=("ORIGINAL", "PRIMARY", "LABEL", "NONE")
-    )
-    write_instance(
-        folder / "alone.dcm", pixels(32, 32), series="z", flavour=("ORIGINAL", "PRIMARY", "LABEL", "NONE")
-    )
+    write_instance(folder / "label.dcm", pixels(32, 32), series="a", flavour=("ORIGINAL", "PRIMARY", "LABEL", "NONE"))
+    write_instance(folder / "alone.dcm", pixels(32, 32), series="z", flavour=("ORIGINAL", "PRIMARY", "LABEL", "NONE"))
     return folder
 
 
@@ -116,24 +120,19 @@ def in_parts(folder: Path) -> Path:
     parts = {"SOPInstanceUIDOfConcatenationSource": uid("whole"), "ConcatenationUID": uid("parts")}
     for number, keep in ((1, slice(0, 8)), (2, slice(8, None))):
         write_instance(
-            folder / f"part{number}.dcm", pixels(160, 96), keep=keep, InConcatenationNumber=number,
-            InConcatenationTotalNumber=2, ConcatenationFrameOffsetNumber=0 if number == 1 else 8, **parts,
-        )  # fmt: skip
+            folder / f"part{number}.dcm",
+            pixels(160, 96),
+            keep=keep,
+            InConcatenationNumber=number,
+            InConcatenationTotalNumber=2,
+            ConcatenationFrameOffsetNumber=0 if number == 1 else 8,
+            **parts,
+        )
     return folder
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        one,
-        without_suffix,
-        dicomdir,
-        with_label_and_other_kinds,
-        copied_inside,
-        copied_below,
-        linked,
-        in_parts,
-    ],
+    "make", [one, without_suffix, dicomdir, with_label_and_other_kinds, copied_inside, copied_below, linked, in_parts]
 )
 def test_what_is_one_slide(make: Callable[[Path], Path], tmp_path: Path) -> None:
     with open_slide(make(tmp_path / "slide")) as slide:
@@ -225,9 +224,7 @@ def a_segmentation(folder: Path) -> None:
         (a_segmentation, r"'Segmentation Storage' with ImageType DERIVED\\PRIMARY"),
     ],
 )
-def test_what_cannot_be_read_says_why(
-    make: Callable[[Path], None], words: str, by_file: bool, tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_says_why(make: Callable[[Path], None], words: str, by_file: bool, tmp_path: Path) -> None:
     make(tmp_path)
     path = next(tmp_path.glob("*.dcm")) if by_file else tmp_path
     with pytest.raises((UnsupportedSlideError, SlideNotFoundError), match=words):
@@ -322,9 +319,7 @@ class _Stated:
 def test_fingerprint_is_that_of_all_files_and_of_no_name(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     write_slide(folder)
-    write_instance(
-        folder / "label.dcm", pixels(32, 32), series="a", flavour=("ORIGINAL", "PRIMARY", "LABEL", "NONE")
-    )
+    write_instance(folder / "label.dcm", pixels(32, 32), series="a", flavour=("ORIGINAL", "PRIMARY", "LABEL", "NONE"))
 
     def fingerprint() -> str:
         with open_slide(folder) as slide:

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 from wsi import open_slide
-from wsi.fingerprint import combine, fingerprint_files, fingerprint_path
-from wsi.readers.companions import companion_files
+from wsi.files.fingerprint import combine, fingerprint_files, fingerprint_path
+from wsi.readers.vendor.companions import companion_files
 
 
 def data(size: int, seed: int = 0) -> bytes:
@@ -124,9 +124,12 @@ def test_multi_file_ome_tiff(tmp_path: Path) -> None:
         folder.mkdir(exist_ok=True)
         own = xml.replace("<OME ", f'<OME UUID="urn:uuid:00000000-0000-0000-0000-00000000000{number}" ', 1)
         tifffile.imwrite(
-            folder / f"z{number}.ome.tif", np.full((48, 64), value, np.uint8), description=own, metadata=None,
+            folder / f"z{number}.ome.tif",
+            np.full((48, 64), value, np.uint8),
+            description=own,
+            metadata=None,
             photometric="minisblack",
-        )  # fmt: skip
+        )
 
     def fingerprint(path: Path) -> str:
         from wsi import Plane

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from wsi import FrameError, FrameNeededError, PixelFrame, SlideFrames, TissueMask, open_slide
 from wsi.errors import MaskError
-from wsi.frames import HEAD, FrameRecord
-from wsi.geojson import load_geojson
+from wsi.regions.frames import HEAD, FrameRecord
+from wsi.regions.geojson import load_geojson
 
 FRAMES = SlideFrames(BOUNDS)
 WHOLE = SlideFrames()
@@ -71,9 +71,7 @@ GEOMETRY = st.recursive(
             lambda parts: {"type": "MultiPolygon", "coordinates": [parts]}
         ),
     ),
-    lambda inner: st.lists(inner, max_size=3).map(
-        lambda parts: {"type": "GeometryCollection", "geometries": parts}
-    ),
+    lambda inner: st.lists(inner, max_size=3).map(lambda parts: {"type": "GeometryCollection", "geometries": parts}),
     max_leaves=6,
 )
 
@@ -94,16 +92,19 @@ def test_documents_there_and_back_are_exact(bounds: Any, geometry: Any, nucleus:
 def test_every_geometry_of_a_feature_moves_and_nothing_else() -> None:
     point = {"type": "Point", "coordinates": [300, 200.25, 7]}
     feature = {
-        "type": "Feature", "bbox": [1, 2, 3, 4], "geometry": {"type": "GeometryCollection", "geometries": [point]},
+        "type": "Feature",
+        "bbox": [1, 2, 3, 4],
+        "geometry": {"type": "GeometryCollection", "geometries": [point]},
         "nucleusGeometry": point,
         "properties": {"measurements": {"Centroid X px": 300.0}, "color": [1, 2, 3], "childObjects": [point]},
-    }  # fmt: skip
+    }
     moved = {"type": "Point", "coordinates": [44, 72.25, 7]}
     assert FRAMES.document_from_level0(feature, "qupath") == {
-        "type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": [moved]},
+        "type": "Feature",
+        "geometry": {"type": "GeometryCollection", "geometries": [moved]},
         "nucleusGeometry": moved,
         "properties": {"measurements": {"Centroid X px": 300.0}, "color": [1, 2, 3], "childObjects": [moved]},
-    }  # fmt: skip
+    }
 
 
 def test_bounds_of_the_whole_slide_are_none() -> None:

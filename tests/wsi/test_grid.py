@@ -27,9 +27,7 @@ def grids(draw: st.DrawFn, gaps: bool = True) -> TileGrid:
         array = np.array(bits).reshape(shape)
         array[draw(st.integers(0, shape[0] - 1)), draw(st.integers(0, shape[1] - 1))] = True
         mask = TissueMask(array, (size[0] / shape[1], size[1] / shape[0]))
-    return TileGrid(
-        size, tile_size=tile, overlap=overlap, mpp=1.0, mpp_xy=(1 / scale[0], 1 / scale[1]), mask=mask
-    )
+    return TileGrid(size, tile_size=tile, overlap=overlap, mpp=1.0, mpp_xy=(1 / scale[0], 1 / scale[1]), mask=mask)
 
 
 def _painted(rects: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -44,9 +42,7 @@ def _tissue(mask: TissueMask, size: tuple[int, int]) -> np.ndarray:
     """Level-0 px whose centre lies in the mask."""
     rows = ((np.arange(size[1]) + 0.5) / mask.scale_xy[1]).astype(int)
     columns = ((np.arange(size[0]) + 0.5) / mask.scale_xy[0]).astype(int)
-    return mask.array[
-        np.ix_(np.minimum(rows, mask.array.shape[0] - 1), np.minimum(columns, mask.array.shape[1] - 1))
-    ]
+    return mask.array[np.ix_(np.minimum(rows, mask.array.shape[0] - 1), np.minimum(columns, mask.array.shape[1] - 1))]
 
 
 @given(grids())
@@ -124,9 +120,13 @@ def test_tiles_are_a_sequence_in_reading_order() -> None:
 
 @pytest.mark.parametrize(
     ("mpp_xy", "side0", "upsampling"),
-    [((0.25, 0.25), (896, 896), 1.0), ((0.5, 0.25), (448, 896), 1.0), ((1.0, 1.0), (224, 224), 2.0),
-     ((0.499, 0.499), (449, 449), 1.0)],
-)  # fmt: skip
+    [
+        ((0.25, 0.25), (896, 896), 1.0),
+        ((0.5, 0.25), (448, 896), 1.0),
+        ((1.0, 1.0), (224, 224), 2.0),
+        ((0.499, 0.499), (449, 449), 1.0),
+    ],
+)
 def test_sides_follow_the_scale_of_each_axis(
     mpp_xy: tuple[float, float], side0: tuple[int, int], upsampling: float
 ) -> None:

@@ -13,10 +13,10 @@ from http_server import serving
 from ngff_files import write_image
 from slide_files import tissue, write_ngff
 
-import wsi.identity
+import wsi.files.identity
 from wsi import open_slide
 from wsi.errors import ReadError, SlideChangedError
-from wsi.identity import FileWatch
+from wsi.files.identity import FileWatch
 
 A, B = np.random.default_rng(0).bytes(3_000_000), np.random.default_rng(1).bytes(3_000_000)
 
@@ -87,7 +87,7 @@ def test_the_same_content_goes_on_and_is_hashed_once(change: Callable[[Path], No
     taken = []
 
     def take() -> str:
-        taken.append(wsi.identity.fingerprint_path(path))
+        taken.append(wsi.files.identity.fingerprint_path(path))
         return taken[-1]
 
     watch = FileWatch(path, (path,), take)
@@ -118,7 +118,7 @@ def test_a_file_that_is_gone_is_no_change_and_one_that_came_instead_is(tmp_path:
 def test_what_no_check_can_see_is_doubtful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     path.write_bytes(A)
-    monkeypatch.setattr(wsi.identity, "_state_of", lambda path: (0, 0, 0, 0))
+    monkeypatch.setattr(wsi.files.identity, "_state_of", lambda path: (0, 0, 0, 0))
     watch = FileWatch.of(path)
     in_place(path)
     watch.check()
@@ -134,9 +134,7 @@ def zarr_slide(folder: Path) -> Path:
 
 
 def chunk_rewritten(folder: Path) -> None:
-    chunk = next(
-        p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix == "" and p.stat().st_size > 100
-    )
+    chunk = next(p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix == "" and p.stat().st_size > 100)
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
 
 
@@ -165,7 +163,7 @@ def test_a_folder_changes_with_any_of_its_files(change: Callable[[Path], None], 
 def test_a_large_folder_is_looked_at_in_turn_and_whole_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi.identity, "MOST_FILES", 5)
+    monkeypatch.setattr(wsi.files.identity, "MOST_FILES", 5)
     folder = zarr_slide(tmp_path)
     with open_slide(folder) as slide:
         number = len(list(folder.rglob("*"))) + 1

@@ -16,7 +16,7 @@ from jpeg_streams import IDS, JFIF, MARKERS, PHOTOMETRIC, encoded, rewritten, wr
 from slide_files import tissue
 
 from wsi import ReadError, UnsupportedSlideError, open_slide
-from wsi.readers.jpeg import RGB, YCBCR, JpegDecoder, settle
+from wsi.readers.tiff.jpeg import RGB, YCBCR, JpegDecoder, settle
 
 SIDE = 64
 GLASS = 243
@@ -67,17 +67,13 @@ def stated(tag: str, marker: str, subsampling: str, ids: str) -> set[str]:
 @pytest.mark.parametrize("tag", PHOTOMETRIC)
 @pytest.mark.parametrize("marker", MARKERS)
 @pytest.mark.parametrize("subsampling", ["444", "422", "420"])
-def test_contradictions_are_settled_by_the_colours(
-    tmp_path: Path, tag: str, marker: str, subsampling: str
-) -> None:
+def test_contradictions_are_settled_by_the_colours(tmp_path: Path, tag: str, marker: str, subsampling: str) -> None:
     """Where something stated is true, glass is neutral; where tifffile or OpenSlide show it so, all is the same."""
     for truth, ids, abbreviated in product(("RGB", "YCbCr"), IDS, (False, True)):
         name = f"{truth}, tag {tag}, {marker}, {subsampling}, ids {ids}, abbreviated {abbreviated}"
         stream = encoded(scene(), truth, subsampling)
         tile, tables = rewritten(stream, marker, ids, abbreviated)
-        path = write_tiff(
-            tmp_path / "a.tif", [tile], columns=1, side=SIDE, photometric=PHOTOMETRIC[tag], tables=tables
-        )
+        path = write_tiff(tmp_path / "a.tif", [tile], columns=1, side=SIDE, photometric=PHOTOMETRIC[tag], tables=tables)
         got, says = shown(path), stated(tag, marker, subsampling, ids)
         if truth not in says:  # every statement is false: no reader can know
             np.testing.assert_array_equal(got, read_as(stream, says.pop()), err_msg=name)
@@ -100,9 +96,7 @@ def test_where_colours_do_not_tell_tifffile_is_followed(
         name = f"tag {tag}, {marker}, {subsampling}, ids {ids}, abbreviated {abbreviated}"
         stream = encoded(dull(), "RGB", subsampling)
         tile, tables = rewritten(stream, marker, ids, abbreviated)
-        path = write_tiff(
-            tmp_path / "a.tif", [tile], columns=1, side=SIDE, photometric=PHOTOMETRIC[tag], tables=tables
-        )
+        path = write_tiff(tmp_path / "a.tif", [tile], columns=1, side=SIDE, photometric=PHOTOMETRIC[tag], tables=tables)
         both_rgb = tag == "RGB" and (marker == "Adobe 0" or (marker == "none" and ids == "RGB"))
         smaller = subsampling != "444" and not both_rgb
         want = read_as(stream, "YCbCr") if smaller else tifffile.imread(path)
@@ -203,9 +197,7 @@ def with_frame(stream: bytes, at: int, value: bytes) -> bytes:
 def test_what_is_no_rgb_tile_is_named(tmp_path: Path) -> None:
     stream = encoded(scene(), "YCbCr", "444")
     gray = imagecodecs.jpeg8_encode(np.ascontiguousarray(scene()[..., 0]))
-    four = imagecodecs.jpeg8_encode(
-        np.dstack([scene(), scene()[..., :1]]), colorspace="CMYK", outcolorspace="CMYK"
-    )
+    four = imagecodecs.jpeg8_encode(np.dstack([scene(), scene()[..., :1]]), colorspace="CMYK", outcolorspace="CMYK")
     cases = {
         "4 components (CMYK or YCCK), the file states 3": four,
         "1 components (gray), the file states 3": gray,

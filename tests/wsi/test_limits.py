@@ -44,13 +44,7 @@ def test_limits_are_told_with_their_remedy(error: BaseException, words: str) -> 
 def test_other_errors_are_no_limits() -> None:
     hidden = ReadError("damaged")
     hidden.__context__ = BlockingIOError(errno.EAGAIN, "a socket that has nothing to say yet")
-    for error in (
-        OSError(errno.ENOSPC, "full"),
-        RuntimeError("odd"),
-        SlideError("damaged"),
-        hidden,
-        MemoryError(),
-    ):
+    for error in (OSError(errno.ENOSPC, "full"), RuntimeError("odd"), SlideError("damaged"), hidden, MemoryError()):
         assert limit_of(error) is None
         raise_limit(error)
     assert may_open_files()
@@ -101,11 +95,8 @@ def test_cores_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "threads"),
-    [("4,2", 4), ("8", 8), (" 3 ", 3), ("", None), ("many", None), ("0", None), ("-2", None)],
+    ("text", "threads"), [("4,2", 4), ("8", 8), (" 3 ", 3), ("", None), ("many", None), ("0", None), ("-2", None)]
 )
-def test_the_number_of_openmp_threads(
-    monkeypatch: pytest.MonkeyPatch, text: str, threads: int | None
-) -> None:
+def test_the_number_of_openmp_threads(monkeypatch: pytest.MonkeyPatch, text: str, threads: int | None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert openmp_threads() == threads

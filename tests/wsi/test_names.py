@@ -10,16 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi.names import path_of, path_text
+from wsi.files.names import path_of, path_text
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.svs", "a.svs"), ("Müller", "Müller"), ("M\udcfcller", "M\\xfcller"), ("a\\xb", "a\\xb"), ("😀", "😀"),
-        ("half \ud83d", "half \\ud83d"), ("", ""),
+        ("a.svs", "a.svs"),
+        ("Müller", "Müller"),
+        ("M\udcfcller", "M\\xfcller"),
+        ("a\\xb", "a\\xb"),
+        ("😀", "😀"),
+        ("half \ud83d", "half \\ud83d"),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_text_of_names(name: str, text: str) -> None:
     assert path_text(name) == text
     assert text.encode().decode() == text

@@ -8,8 +8,8 @@ import zarr
 from zarr.codecs import BytesCodec
 from zarr.storage import LocalStore
 
-from wsi.readers.ngff_chunks import chunks_of
-from wsi.readers.ngff_limits import GuardedStore
+from wsi.readers.ngff.chunks import chunks_of
+from wsi.readers.ngff.limits import GuardedStore
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
@@ -17,9 +17,13 @@ from wsi.readers.ngff_limits import GuardedStore
 def test_byte_order_named_by_an_enum_or_a_word(tmp_path: Path, order: str, as_word: bool) -> None:
     values = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
     array = zarr.create_array(
-        tmp_path / "a.zarr", shape=(3, 4), chunks=(3, 4), dtype="uint16", compressors=None,
+        tmp_path / "a.zarr",
+        shape=(3, 4),
+        chunks=(3, 4),
+        dtype="uint16",
+        compressors=None,
         serializer=BytesCodec(endian=order),
-    )  # fmt: skip
+    )
     array[:] = values
     codec = array.async_array.codec_pipeline.array_bytes_codec
     named = getattr(codec.endian, "value", codec.endian)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsi.readers.openslide import _over
+from wsi.readers.vendor.openslide import _over
 
 BACKGROUND = np.array([200, 100, 0], np.uint16)
 

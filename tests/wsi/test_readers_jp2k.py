@@ -16,7 +16,7 @@ from jpeg_streams import write_tiff
 from slide_files import halved, tissue
 
 from wsi import ReadError, Rendering, open_slide
-from wsi.readers.jp2k import Jp2kDecoder, read_head
+from wsi.readers.tiff.jp2k import Jp2kDecoder, read_head
 
 SIDE = 128
 IMAGE = tissue(2 * SIDE, 2 * SIDE)
@@ -34,16 +34,12 @@ def by_openslide(path: Path) -> np.ndarray:
 
 
 def slide_of(path: Path, tiles: list[bytes], compression: int, **options: object) -> Path:
-    return write_tiff(
-        path, tiles, columns=2, side=SIDE, compression=compression, description=APERIO, **options
-    )
+    return write_tiff(path, tiles, columns=2, side=SIDE, compression=compression, description=APERIO, **options)
 
 
 @pytest.mark.parametrize("compression", [33003, 33005])
 @pytest.mark.parametrize("steps", [(1, 1), (2, 1)])
-def test_aperio_tiles_are_those_of_openslide(
-    tmp_path: Path, compression: int, steps: tuple[int, int]
-) -> None:
+def test_aperio_tiles_are_those_of_openslide(tmp_path: Path, compression: int, steps: tuple[int, int]) -> None:
     if compression == 33003:
         tiles = [ycbcr_tile(part, *steps) for part in PARTS]
     else:
@@ -105,9 +101,7 @@ def test_16_bits_as_tifffile_writes_them(tmp_path: Path) -> None:
         metadata=None,
     )
     with open_slide(tmp_path / "a.tif", rendering=Rendering.parse("0:gray:0-65535")) as slide:
-        np.testing.assert_array_equal(
-            slide.read(0, 0, 256, 256)[..., 0], np.round(deep / 65535 * 255).astype(np.uint8)
-        )
+        np.testing.assert_array_equal(slide.read(0, 0, 256, 256)[..., 0], np.round(deep / 65535 * 255).astype(np.uint8))
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

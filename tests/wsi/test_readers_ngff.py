@@ -26,9 +26,7 @@ def old(*images: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"multiscales": [{"version": "0.4", **image} for image in images], **more}
 
 
-def stated(
-    path: Path, arrays: list[np.ndarray], axes: str, scales: list[Any], modern: bool, **more: Any
-) -> Path:
+def stated(path: Path, arrays: list[np.ndarray], axes: str, scales: list[Any], modern: bool, **more: Any) -> Path:
     image = image_of(axes, scales, **more)
     given = {str(n): values for n, values in enumerate(arrays)}
     return write_zarr(path, given, (ome if modern else old)(image), modern=modern)
@@ -46,18 +44,24 @@ LEVELS: dict[str, tuple[list[tuple[int, int]], list[Any], list[tuple[int, int, f
     "rounded down": ([(101, 71), (50, 35)], [(0.5, 0.5), (1, 1)], [(101, 71, 1, 1), (50, 35, 2, 2)], ""),
     "scale as 0.1 x 3": ([(90, 60), (30, 20)], [(0.1, 0.1), (0.1 * 3, 0.3)], [(90, 60, 1, 1), (30, 20, 3, 3)], ""),
     "factors of its own per axis": (
-        [(101, 71), (50, 35)], [(1, 1), (71 / 35, 101 / 50)], [(101, 71, 1, 1), (50, 35, 2.02, 71 / 35)], "",
+        [(101, 71), (50, 35)],
+        [(1, 1), (71 / 35, 101 / 50)],
+        [(101, 71, 1, 1), (50, 35, 2.02, 71 / 35)],
+        "",
     ),
     "oblong px": ([(80, 40), (40, 20)], [(1, 0.5), (2, 1)], [(80, 40, 1, 1), (40, 20, 2, 2)], ""),
     "x alone": ([(80, 40), (40, 40)], [(0.5, 0.5), (0.5, 1)], [(80, 40, 1, 1)], "shrinks by 2 along x and 1 along y"),
     "contradicted by its size": (
-        [(80, 40), (40, 20), (20, 10)], [(1, 1), (2, 2), (5, 5)], [(80, 40, 1, 1), (40, 20, 2, 2)], "size contradicts",
+        [(80, 40), (40, 20), (20, 10)],
+        [(1, 1), (2, 2), (5, 5)],
+        [(80, 40, 1, 1), (40, 20, 2, 2)],
+        "size contradicts",
     ),
     "one scale for all": ([(80, 40), (40, 20)], [(1, 1), (1, 1)], [(80, 40, 1, 1), (40, 20, 2, 2)], "the same scale"),
     "nothing stated": ([(80, 40), (40, 20)], [None, None], [(80, 40, 1, 1), (40, 20, 2, 2)], "states no scale"),
     "wrong order": ([(40, 20), (80, 40)], [(1, 1), (0.5, 0.5)], [(80, 40, 1, 1), (40, 20, 2, 2)], "by their scale"),
     "wrong order, unstated": ([(40, 20), (80, 40)], [None, None], [(80, 40, 1, 1), (40, 20, 2, 2)], "by their size"),
-}  # fmt: skip
+}
 
 
 @BOTH
@@ -75,10 +79,7 @@ def test_levels(tmp_path: Path, name: str, modern: bool) -> None:
 @pytest.mark.parametrize("stored", [(1000, 1024), (960, 480), (1000, 500)])
 def test_lines_lie_where_they_are_on_every_level(tmp_path: Path, stored: tuple[int, int]) -> None:
     """Level 1 holds white columns at 10, 30, 50, 70 px: 20, 60, 100, 140 px of level 0, padded, cut or whole."""
-    top, low = (
-        blank(1000, 1000),
-        blank(stored[1] if stored[1] < 600 else 512, 512 if stored[1] > 600 else stored[1]),
-    )
+    top, low = (blank(1000, 1000), blank(stored[1] if stored[1] < 600 else 512, 512 if stored[1] > 600 else stored[1]))
     top[:, 20:160:40], low[:, 10:80:20] = 255, 255
     path = write_zarr(
         tmp_path / "a.zarr", {"0": top, "1": low}, ome(image_of("yx", [(0.5, 0.5), (1, 1)])), chunks=(16, 16)
@@ -101,9 +102,7 @@ def test_what_a_cut_level_lacks_is_read_from_a_finer_one(tmp_path: Path) -> None
 
 @BOTH
 @pytest.mark.parametrize(("axis", "axes"), [("z", "zyx"), ("t", "tyx"), ("c", "cyx")])
-def test_a_level_with_fewer_planes_is_no_level_of_one_plane(
-    tmp_path: Path, axis: str, axes: str, modern: bool
-) -> None:
+def test_a_level_with_fewer_planes_is_no_level_of_one_plane(tmp_path: Path, axis: str, axes: str, modern: bool) -> None:
     top = np.stack([np.full((40, 60), 10 * n, np.uint8) for n in range(8)])
     low = np.stack([np.full((20, 30), 10 * n + 5, np.uint8) for n in range(4)])
     same = [[1.0, 0.5, 0.5], [1.0, 0.5, 0.5]]
@@ -131,9 +130,7 @@ def test_translations_of_levels(tmp_path: Path) -> None:
 
 def test_translation_before_scale_is_put_right(tmp_path: Path) -> None:
     image = image_of("yx", [(0.5, 0.5)])
-    image["datasets"][0]["coordinateTransformations"].insert(
-        0, {"type": "translation", "translation": [2.0, 2.0]}
-    )
+    image["datasets"][0]["coordinateTransformations"].insert(0, {"type": "translation", "translation": [2.0, 2.0]})
     path = write_zarr(tmp_path / "a.zarr", {"0": ramp(20, 20)}, ome(image))
     with open_slide(path) as slide:
         assert slide.mpp_xy == (0.5, 0.5)
@@ -147,9 +144,7 @@ def test_levels_of_another_type_or_listed_twice_are_left_out(tmp_path: Path) -> 
         assert len(slide.levels) == 2
         assert "listed twice" in slide.description.notes[0]
     arrays = {"0": ramp(80, 40), "1": ramp(40, 20, "u2"), "2": ramp(20, 10)}
-    with open_slide(
-        write_zarr(tmp_path / "b.zarr", arrays, ome(image_of("yx", [(1, 1), (2, 2), (4, 4)])))
-    ) as slide:
+    with open_slide(write_zarr(tmp_path / "b.zarr", arrays, ome(image_of("yx", [(1, 1), (2, 2), (4, 4)])))) as slide:
         assert [of.downsample for of in slide.levels] == [1, 4]
         assert "uint16" in slide.description.notes[0]
 
@@ -158,9 +153,7 @@ def test_levels_of_another_type_or_listed_twice_are_left_out(tmp_path: Path) -> 
 def test_image_scale_multiplies_and_units_count(tmp_path: Path, modern: bool) -> None:
     image = image_of("zyx", [(2, 100, 200)], coordinateTransformations=scale(3, 2, 2))
     image["axes"] = axes_of("zyx", "nanometer")
-    path = write_zarr(
-        tmp_path / "a.zarr", {"0": blank(2, 8, 8)}, (ome if modern else old)(image), modern=modern
-    )
+    path = write_zarr(tmp_path / "a.zarr", {"0": blank(2, 8, 8)}, (ome if modern else old)(image), modern=modern)
     with open_slide(path, plane=Plane()) as slide:
         assert slide.mpp_xy == pytest.approx((0.4, 0.2))
         assert slide.depth_um == pytest.approx(0.006)
@@ -216,10 +209,11 @@ DEPARTURES: dict[str, tuple[dict[str, Any], float | str | None]] = {
     "path an address": ({"datasets": [{"path": "http://h/0", "coordinateTransformations": scale(1, 1)}]}, "leaves"),
     "path empty": ({"datasets": [{"path": "", "coordinateTransformations": scale(1, 1)}]}, "is no path"),
     "scale by path that is not there": (
-        {"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "path": "s/0"}]}]}, "'s/0'",
+        {"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "path": "s/0"}]}]},
+        "'s/0'",
     ),
     "coordinate systems of 0.6": ({"version": "0.6", "coordinateSystems": []}, "0.6"),
-}  # fmt: skip
+}
 
 
 @BOTH
@@ -287,11 +281,7 @@ def test_six_without_a_word_is_known_by_its_coordinate_systems(tmp_path: Path) -
         ({"channels": None}, False, ()),
         ({"channels": [{"color": c} for c in ("FF0000", "00FF00", "0000FF")]}, True, ()),
         ({"channels": [{"color": c} for c in ("#ff0000", "#00ff00", "#0000ffFF")]}, True, ()),
-        (
-            {"channels": [{"label": n, "color": 7} for n in ("Red", "green", "BLUE")]},
-            True,
-            ("Red", "green", "BLUE"),
-        ),
+        ({"channels": [{"label": n, "color": 7} for n in ("Red", "green", "BLUE")]}, True, ("Red", "green", "BLUE")),
         ({"channels": [{"label": n} for n in ("a", "b")]}, False, ()),
         ({"channels": [{"label": 1}, {"label": None}, {"label": "c"}]}, False, ("", "", "c")),
         ({"channels": [{"color": c, "inverted": True} for c in ("FF0000", "00FF00", "0000FF")]}, False, ()),
@@ -347,9 +337,12 @@ def test_every_form_of_storage_gives_what_zarr_gives(tmp_path: Path, name: str, 
     modern, options = STORED[name]
     image = np.moveaxis(tissue(80, 60), -1, 0)
     path = write_zarr(
-        tmp_path / "a.zarr", {"0": image}, (ome if modern else old)(image_of("cyx", [(1, 0.5, 0.5)])),
-        modern=modern, **options,
-    )  # fmt: skip
+        tmp_path / "a.zarr",
+        {"0": image},
+        (ome if modern else old)(image_of("cyx", [(1, 0.5, 0.5)])),
+        modern=modern,
+        **options,
+    )
     place = path if form == "folder" else zipped(path, tmp_path / "a.zip")
     with open_slide(place, rendering=Rendering.rgb()) as slide:
         np.testing.assert_array_equal(slide.read(0, 0, 80, 60), tissue(80, 60))
@@ -365,9 +358,7 @@ def test_every_order_and_type(tmp_path: Path, axes: str, dtype: str) -> None:
     shape = {"y": 30, "x": 40, "c": 3}
     stored = values.transpose(["yxc".index(a) for a in axes if a in "yxc"])
     stored = stored.reshape([shape.get(axis, 1) for axis in axes])
-    path = write_zarr(
-        tmp_path / "a.zarr", {"0": stored}, old(image_of(axes, [[1.0] * len(axes)])), modern=False
-    )
+    path = write_zarr(tmp_path / "a.zarr", {"0": stored}, old(image_of(axes, [[1.0] * len(axes)])), modern=False)
     text = ",".join(f"{i}:{c}:0-{1 if dtype == '?' else 255}" for i, c in enumerate(("red", "green", "blue")))
     with open_slide(path, rendering=Rendering.parse(text)) as slide:
         wanted = np.round(values.astype(float) * (255 if dtype == "?" else 1))
@@ -408,9 +399,7 @@ DAMAGE = {
 @pytest.mark.parametrize("codec", ["zstd", "blosc", "gzip", None])
 @BOTH
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_raises_and_is_never_filled(
-    tmp_path: Path, kind: str, modern: bool, codec: str | None
-) -> None:
+def test_damage_raises_and_is_never_filled(tmp_path: Path, kind: str, modern: bool, codec: str | None) -> None:
     made = {"zstd": zarr.codecs.ZstdCodec, "blosc": zarr.codecs.BloscCodec, "gzip": zarr.codecs.GzipCodec}
     compressor: Any = None
     if codec is not None:
@@ -428,9 +417,7 @@ def test_damage_raises_and_is_never_filled(
 @pytest.mark.parametrize("left", [0.0, 0.3, 0.7, 0.97])
 def test_cut_shards_raise(tmp_path: Path, where: str, part: str, left: float) -> None:
     """A shard whose index lies at its start still promises the chunks that are gone."""
-    sharding = zarr.codecs.ShardingCodec(
-        chunk_shape=(16, 16), codecs=[zarr.codecs.BytesCodec()], index_location=where
-    )
+    sharding = zarr.codecs.ShardingCodec(chunk_shape=(16, 16), codecs=[zarr.codecs.BytesCodec()], index_location=where)
     path = write_image(
         tmp_path / "a.zarr", tissue(64, 64)[..., 0], chunks=(64, 64), serializer=sharding, compressors=None
     )
@@ -445,10 +432,7 @@ def test_cut_shards_raise(tmp_path: Path, where: str, part: str, left: float) ->
 def test_keys_of_another_form_are_no_holes(tmp_path: Path, stored: str) -> None:
     """The commonest way to an image that is all fill value: the separator that .zarray states is wrong."""
     path = write_image(
-        tmp_path / "a.zarr",
-        ramp(64, 48),
-        modern=False,
-        chunk_key_encoding={"name": "v2", "separator": stored},
+        tmp_path / "a.zarr", ramp(64, 48), modern=False, chunk_key_encoding={"name": "v2", "separator": stored}
     )
     document = json.loads((path / "0" / ".zarray").read_text())
     document["dimension_separator"] = {".": "/", "/": "."}[stored]

@@ -163,9 +163,7 @@ def test_plates_wells_and_fields(tmp_path: Path, modern: bool, form: str) -> Non
         assert one.fingerprint != other.fingerprint
 
 
-@pytest.mark.parametrize(
-    "wells", [None, 3, [], [{}], [{"path": "../x"}], [{"path": 3}], ["A/1"], [{"path": "Z/9"}]]
-)
+@pytest.mark.parametrize("wells", [None, 3, [], [{}], [{"path": "../x"}], [{"path": 3}], ["A/1"], [{"path": "Z/9"}]])
 def test_plates_that_cannot_be_right(tmp_path: Path, wells: Any) -> None:
     path = plate(tmp_path / "p.zarr", False)
     write_metadata(path, {"plate": {"wells": wells}}, False)

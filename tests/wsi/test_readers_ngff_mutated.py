@@ -25,22 +25,57 @@ from slide_files import halved, tissue, zipped
 
 from wsi import ReadError, UnsupportedSlideError, open_slide
 from wsi.errors import SlideError
-from wsi.readers import ngff_limits
-from wsi.readers.ngff import NgffSource
-from wsi.readers.ngff_limits import in_words
+from wsi.readers.ngff import limits as ngff_limits
+from wsi.readers.ngff.limits import in_words
+from wsi.readers.ngff.ngff import NgffSource
 
 COUNT = int(os.environ.get("QWENVL_MUTATIONS", "60"))
 MANY = settings(
-    max_examples=COUNT, deadline=None, derandomize=True, database=None,
+    max_examples=COUNT,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 VERSIONS = pytest.mark.parametrize("modern", [True, False], ids=["0.5", "0.4"])
 
 VALUES: list[Any] = [
-    None, True, False, "", "text", "0", "../0", "/0", "0.6", "uint16", 0, 1, -1, 3, 17, 2**31, 2**40, 10**30, 0.5, -0.5,
-    1e300, float("nan"), float("inf"), [], {}, [None], ["a"], [1], [1, 1], [0, 0, 0], [1, 1, 1, 1, 1, 1], [2**40] * 3,
-    [1, 1e-300, 1], {"type": "scale"}, {"name": "x"},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    "",
+    "text",
+    "0",
+    "../0",
+    "/0",
+    "0.6",
+    "uint16",
+    0,
+    1,
+    -1,
+    3,
+    17,
+    2**31,
+    2**40,
+    10**30,
+    0.5,
+    -0.5,
+    1e300,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [None],
+    ["a"],
+    [1],
+    [1, 1],
+    [0, 0, 0],
+    [1, 1, 1, 1, 1, 1],
+    [2**40] * 3,
+    [1, 1e-300, 1],
+    {"type": "scale"},
+    {"name": "x"},
+]
 REMOVE = object()
 ORIGINALS: dict[Path, dict[str, str]] = {}
 
@@ -72,8 +107,10 @@ def mutated(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 def base(path: Path, modern: bool) -> Path:
     levels = [np.moveaxis(each, -1, 0) for each in (tissue(48, 40), halved(tissue(48, 40), 2))]
     image = image_of("cyx", [(1, 0.5, 0.5), (1, 1, 1)])
-    channels = [{"label": n, "color": c, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
-                for n, c in (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))]  # fmt: skip
+    channels = [
+        {"label": n, "color": c, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
+        for n, c in (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
+    ]
     image["coordinateTransformations"] = [{"type": "scale", "scale": [1.0, 2.0, 2.0]}]
     extra = {"omero": {"channels": channels}}
     ome = (
@@ -149,15 +186,9 @@ def check(path: Path, modern: bool) -> str:
 @VERSIONS
 @given(data=st.data())
 @MANY
-def test_mutated_metadata(
-    tmp_path_factory: pytest.TempPathFactory, modern: bool, data: st.DataObject
-) -> None:
+def test_mutated_metadata(tmp_path_factory: pytest.TempPathFactory, modern: bool, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / f"mutated-{'5' if modern else '4'}.zarr"
-    names = (
-        ["zarr.json", "0/zarr.json", "1/zarr.json"]
-        if modern
-        else [".zattrs", "0/.zarray", "1/.zarray", ".zgroup"]
-    )
+    names = ["zarr.json", "0/zarr.json", "1/zarr.json"] if modern else [".zattrs", "0/.zarray", "1/.zarray", ".zgroup"]
     if not path.exists():
         base(path, modern)
         ORIGINALS[path] = {name: (path / name).read_text() for name in names}
@@ -183,9 +214,7 @@ def test_every_key_is_mutated_once(tmp_path: Path, modern: bool) -> None:
     name = "zarr.json" if modern else ".zattrs"
     document = json.loads((path / name).read_text())
     values = (
-        [REMOVE, None, "text", 0, -1, 10**30, float("nan"), [], {}]
-        if COUNT >= 2000
-        else [REMOVE, None, float("nan")]
+        [REMOVE, None, "text", 0, -1, 10**30, float("nan"), [], {}] if COUNT >= 2000 else [REMOVE, None, float("nan")]
     )
     ends = {"error": 0, "same": 0}
     for way in places(document):
@@ -230,28 +259,26 @@ def bomb(kind: str, size: int) -> tuple[bytes, str]:
         last = ((2**17 << 3) | 3).to_bytes(3, "little") + b"\0"
         return (0xFD2FB528).to_bytes(4, "little") + b"\0\x50" + block * (size // 2**17 - 1) + last, "zstd"
     made = {
-        "zstd": lambda: bytes(numcodecs.Zstd().encode(zeros)), "blosc": lambda: bytes(numcodecs.Blosc().encode(zeros)),
-        "gzip": lambda: gzip.compress(zeros), "zlib": lambda: zlib.compress(zeros), "bz2": lambda: bz2.compress(zeros),
-        "lzma": lambda: lzma.compress(zeros), "lz4": lambda: bytes(numcodecs.LZ4().encode(zeros)),
-    }  # fmt: skip
+        "zstd": lambda: bytes(numcodecs.Zstd().encode(zeros)),
+        "blosc": lambda: bytes(numcodecs.Blosc().encode(zeros)),
+        "gzip": lambda: gzip.compress(zeros),
+        "zlib": lambda: zlib.compress(zeros),
+        "bz2": lambda: bz2.compress(zeros),
+        "lzma": lambda: lzma.compress(zeros),
+        "lz4": lambda: bytes(numcodecs.LZ4().encode(zeros)),
+    }
     return made[kind](), kind
 
 
 @pytest.mark.parametrize("kind", BOMBS)
 @VERSIONS
-def test_chunks_that_unpack_to_more_than_they_may_are_refused(
-    tmp_path: Path, kind: str, modern: bool
-) -> None:
+def test_chunks_that_unpack_to_more_than_they_may_are_refused(tmp_path: Path, kind: str, modern: bool) -> None:
     import tracemalloc
 
     data, codec = bomb(kind, 2**24)
     compressor = zarr.registry.get_numcodec({"id": codec})
     if modern:
-        makers = {
-            "zstd": zarr.codecs.ZstdCodec,
-            "blosc": zarr.codecs.BloscCodec,
-            "gzip": zarr.codecs.GzipCodec,
-        }
+        makers = {"zstd": zarr.codecs.ZstdCodec, "blosc": zarr.codecs.BloscCodec, "gzip": zarr.codecs.GzipCodec}
         if codec not in makers:
             pytest.skip("no codec of Zarr 3")
         compressor = makers[codec]()
@@ -314,18 +341,14 @@ def test_zip_bombs_are_refused(tmp_path: Path, part: str, monkeypatch: pytest.Mo
 
 def test_billions_of_wells_or_images_are_refused(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.zarr", ramp(16, 16), modern=False)
-    for metadata in (
-        {"plate": {"wells": [{"path": "A/1"}] * 20_000}},
-        {"well": {"images": [{"path": "0"}] * 20_000}},
-    ):
+    for metadata in ({"plate": {"wells": [{"path": "A/1"}] * 20_000}}, {"well": {"images": [{"path": "0"}] * 20_000}}):
         (path / ".zattrs").write_text(json.dumps(metadata))
         with pytest.raises(UnsupportedSlideError, match=r"a\.zarr"):
             open_slide(path)
 
 
 @pytest.mark.parametrize(
-    ("size", "words"),
-    [(1, "1 bytes"), (1024, "1 KiB"), (2**30, "1 GiB"), (3 * 2**39, "1.5 TiB"), (2**50, "1 PiB")],
+    ("size", "words"), [(1, "1 bytes"), (1024, "1 KiB"), (2**30, "1 GiB"), (3 * 2**39, "1.5 TiB"), (2**50, "1 PiB")]
 )
 def test_sizes_in_words(size: int, words: str) -> None:
     assert in_words(size) == words

@@ -18,7 +18,7 @@ from test_readers_ngff_images import bioformats2raw, flat, plate, value_of
 
 from wsi import PlaneError, ReadError, SlideNotFoundError, UnsupportedSlideError, open_slide
 from wsi.errors import SlideError
-from wsi.readers import remote
+from wsi.readers.ngff import remote
 
 pytest.importorskip("aiohttp", reason="the extra 'remote' is not installed")
 IMAGE = tissue(150, 100)
@@ -38,11 +38,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version in ("0.4", "0.5"):
         write_ngff(root / f"{version}.zarr", levels, "cyx", version=version, omero=RGB)
     write_zarr(
-        root / "shards.zarr", {"0": levels[0]},
-        {"version": "0.5", "multiscales": [{"axes": [{"name": a} for a in "cyx"], "datasets": [{"path": "0"}]}],
-         "omero": {"channels": [{"color": color} for color in RGB]}},
-        chunks=(1, 32, 32), shards=(3, 64, 64),
-    )  # fmt: skip
+        root / "shards.zarr",
+        {"0": levels[0]},
+        {
+            "version": "0.5",
+            "multiscales": [{"axes": [{"name": a} for a in "cyx"], "datasets": [{"path": "0"}]}],
+            "omero": {"channels": [{"color": color} for color in RGB]},
+        },
+        chunks=(1, 32, 32),
+        shards=(3, 64, 64),
+    )
     bioformats2raw(root / "numbers.zarr", False, count=12)
     bioformats2raw(root / "listed.zarr", True, count=3, series=["2", "0"], names=["first", "second"])
     plate(root / "plate.zarr", True)
@@ -121,10 +126,7 @@ CHUNK_FAULTS: dict[str, tuple[Callable[[Handler, str, int], Any], str]] = {
     "500": (lambda h, name, n: h.send(500, b"no"), r"answers 500 .*, 4 times"),
     "403": (lambda h, name, n: h.send(403, b"no"), r"answers 403"),
     "410": (lambda h, name, n: h.send(410, b"gone"), r"answers 410"),
-    "short": (
-        lambda h, name, n: h.send(200, b"abc", announced=1000),
-        r"less data than it announces, 4 times",
-    ),
+    "short": (lambda h, name, n: h.send(200, b"abc", announced=1000), r"less data than it announces, 4 times"),
     "cut": (lambda h, name, n: h.send(200, (h.server.root / name).read_bytes()[:50]), r"damaged"),
     "empty": (lambda h, name, n: h.send(200, b""), r"is empty"),
     "page": (lambda h, name, n: h.send(200, b"\n<!DOCTYPE html><html>log in</html>"), r"web page"),
@@ -141,10 +143,7 @@ def test_failures_of_chunks_are_named_and_never_filled(
     if kind == "slow":
         monkeypatch.setattr(remote, "TIMEOUT", 0.2)
     with serving(folder, on_chunks(answer)) as server:
-        with (
-            open_slide(f"{server.address}/0.5.zarr") as slide,
-            pytest.raises(ReadError, match=words) as caught,
-        ):
+        with open_slide(f"{server.address}/0.5.zarr") as slide, pytest.raises(ReadError, match=words) as caught:
             slide.read(0, 0, 50, 50)
         assert f"{server.address}/0.5.zarr" in str(caught.value)
         asked = [count for name, count in server.asked.items() if is_chunk(name)]
@@ -173,17 +172,9 @@ ROOT_FAULTS: dict[str, tuple[Callable[[Handler, str, int], Any], type[SlideError
     "401": (lambda h, name, n: h.send(401, b""), SlideNotFoundError, r"answers 401"),
     "500": (lambda h, name, n: h.send(500, b""), ReadError, r"answers 500 .*4 times"),
     "page": (lambda h, name, n: h.send(200, b"<html></html>"), SlideNotFoundError, r"web page \(HTML\)"),
-    "no json": (
-        lambda h, name, n: h.send(200, b'{"zarr_format": 3'),
-        UnsupportedSlideError,
-        "cannot be read",
-    ),
+    "no json": (lambda h, name, n: h.send(200, b'{"zarr_format": 3'), UnsupportedSlideError, "cannot be read"),
     "a number": (lambda h, name, n: h.send(200, b"7"), UnsupportedSlideError, "cannot be read"),
-    "hang up": (
-        lambda h, name, n: setattr(h, "close_connection", True),
-        ReadError,
-        "less data|cannot be reached",
-    ),
+    "hang up": (lambda h, name, n: setattr(h, "close_connection", True), ReadError, "less data|cannot be reached"),
 }
 
 
@@ -207,10 +198,7 @@ def test_a_server_with_pages_for_missing_keys_is_read(folder: Path) -> None:
         handler.send(200, b"<!doctype html><html></html>")
         return True
 
-    for status_fault in (
-        fault,
-        lambda h, n, c: (not (h.server.root / n).is_file()) and (h.send(403, b"") or True),
-    ):
+    for status_fault in (fault, lambda h, n, c: (not (h.server.root / n).is_file()) and (h.send(403, b"") or True)):
         with serving(folder, status_fault) as server, open_slide(f"{server.address}/0.4.zarr") as slide:
             np.testing.assert_array_equal(slide.read(0, 0, 150, 100), IMAGE)
 
@@ -274,9 +262,7 @@ def bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         key = name.removeprefix("bucket/")
         file = folder / key
         if "broken" in key and count <= 2:
-            handler.send(
-                503, b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>", kind="application/xml"
-            )
+            handler.send(503, b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>", kind="application/xml")
         elif "denied" in key:
             text = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
             handler.send(403, text, kind="application/xml")

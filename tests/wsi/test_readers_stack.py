@@ -17,12 +17,7 @@ GRAY = {channel: Rendering.gray(channel) for channel in range(2)}
 
 
 def ome_tiff(path: Path) -> Path:
-    metadata = {
-        "axes": "TZCYX",
-        "PhysicalSizeX": 0.2,
-        "PhysicalSizeY": 0.2,
-        "Channel": {"Name": ["DAPI", "GFP"]},
-    }
+    metadata = {"axes": "TZCYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.2, "Channel": {"Name": ["DAPI", "GFP"]}}
     tifffile.imwrite(path, STACK, photometric="minisblack", metadata=metadata, ome=True)
     return path
 
@@ -44,9 +39,7 @@ WRITERS = {
     "a.ome.tif": ome_tiff,
     "ij.tif": imagej_tiff,
     "z.ome.tif": compressed_tiff,
-    "four.zarr": lambda path: write_ngff(
-        path, [STACK, STACK[..., ::2, ::2]], "tzcyx", version="0.4", scale=0.2
-    ),
+    "four.zarr": lambda path: write_ngff(path, [STACK, STACK[..., ::2, ::2]], "tzcyx", version="0.4", scale=0.2),
     "five.zarr": lambda path: write_ngff(path, [STACK, STACK[..., ::2, ::2]], "tzcyx", scale=0.2),
 }
 
@@ -87,9 +80,7 @@ def test_channel_names_are_listed(tmp_path: Path) -> None:
 
 def test_large_imagej_stack_behind_one_directory(tmp_path: Path) -> None:
     path = tmp_path / "large.tif"
-    tifffile.imwrite(
-        path, STACK, imagej=True, metadata={"axes": "TZCYX"}, truncate=True, photometric="minisblack"
-    )
+    tifffile.imwrite(path, STACK, imagej=True, metadata={"axes": "TZCYX"}, truncate=True, photometric="minisblack")
     with tifffile.TiffFile(path) as tif:
         assert len(tif.pages) == 1
     with open_slide(path, plane=Plane(t=1, z=2), rendering=GRAY[1]) as slide:
@@ -117,9 +108,7 @@ def test_rgb_depth_stack(tmp_path: Path) -> None:
 def test_several_images_are_listed(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
         for seed, size in enumerate((50, 48)):
-            tif.write(
-                tissue(size, size, seed), photometric="rgb", metadata={"axes": "YXS", "Name": f"field {seed}"}
-            )
+            tif.write(tissue(size, size, seed), photometric="rgb", metadata={"axes": "YXS", "Name": f"field {seed}"})
     with pytest.raises(PlaneError, match=r"series=.*0: field 0.*1: field 1"):
         open_slide(tmp_path / "a.ome.tif")
     with open_slide(tmp_path / "a.ome.tif", series=1) as slide:
@@ -170,9 +159,7 @@ def test_ngff_forms(tmp_path: Path, version: str, form: str) -> None:
         (0.5, "parsec", None),
     ],
 )
-def test_ngff_scale_needs_a_unit_of_length(
-    tmp_path: Path, scale: float, unit: str | None, mpp: float | None
-) -> None:
+def test_ngff_scale_needs_a_unit_of_length(tmp_path: Path, scale: float, unit: str | None, mpp: float | None) -> None:
     path = write_ngff(tmp_path / "a.zarr", [tissue(40, 40)[..., 0]], "yx", scale=scale, unit=unit)
     with open_slide(path) as slide:
         assert slide.mpp == (pytest.approx(mpp) if mpp else None)
@@ -239,8 +226,7 @@ def test_channels_add_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "plane"),
-    [("z=3", Plane(0, 3)), ("t=2", Plane(2, 0)), ("z=3,t=1", Plane(1, 3)), ("T=1, Z=0", Plane(1, 0))],
+    ("text", "plane"), [("z=3", Plane(0, 3)), ("t=2", Plane(2, 0)), ("z=3,t=1", Plane(1, 3)), ("T=1, Z=0", Plane(1, 0))]
 )
 def test_plane_text(text: str, plane: Plane) -> None:
     assert Plane.parse(text) == plane
@@ -258,10 +244,7 @@ def test_plane_text_refused(text: str) -> None:
     [
         ("gray", Rendering.gray()),
         ("rgb", Rendering.rgb()),
-        (
-            "0:red:0-4095,1:green",
-            Rendering((ChannelColor(0, (255, 0, 0), 0, 4095), ChannelColor(1, (0, 255, 0)))),
-        ),
+        ("0:red:0-4095,1:green", Rendering((ChannelColor(0, (255, 0, 0), 0, 4095), ChannelColor(1, (0, 255, 0))))),
         ("3", Rendering.gray(3)),
         ("1:white:-1.5-2.5e3", Rendering.gray(1, -1.5, 2500)),
         ("0:#0A0b0C:auto", Rendering((ChannelColor(0, (10, 11, 12), auto=True),))),

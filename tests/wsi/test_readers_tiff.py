@@ -31,9 +31,7 @@ def openslide_rgb(path: Path, level: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("photometric", ["ycbcr", "rgb"])
 @pytest.mark.parametrize("region", REGIONS)
-def test_svs_tiles_equal_openslide(
-    tmp_path: Path, photometric: str, region: tuple[int, int, int, int]
-) -> None:
+def test_svs_tiles_equal_openslide(tmp_path: Path, photometric: str, region: tuple[int, int, int, int]) -> None:
     path = write_svs(tmp_path / "a.svs", PICTURE, photometric=photometric)
     x, y, w, h = region
     with open_slide(path) as slide:
@@ -48,9 +46,7 @@ def test_svs_levels_and_images_are_those_of_openslide(tmp_path: Path) -> None:
         assert [(of.width, of.height) for of in slide.levels] == list(peer.level_dimensions)
         assert [of.downsample for of in slide.levels] == [1, 2, 4]
         for level, of in enumerate(slide.levels):
-            np.testing.assert_array_equal(
-                slide.read(0, 0, of.width, of.height, level), openslide_rgb(path, level)
-            )
+            np.testing.assert_array_equal(slide.read(0, 0, of.width, of.height, level), openslide_rgb(path, level))
         assert set(slide.associated) == {"label", "macro", "thumbnail"} == set(peer.associated_images)
         for name in slide.associated:
             np.testing.assert_array_equal(
@@ -72,9 +68,7 @@ def test_jpeg_tables_and_adobe_markers(tmp_path: Path) -> None:
     for marker in (b"", b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"):
         body = tile.replace(b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00", b"", 1)
         code = body[:2] + marker + body[2:]
-        path = write_svs(
-            tmp_path / "m.svs", PICTURE[:128, :128], photometric="rgb", factors=(1,), codes={0: [code]}
-        )
+        path = write_svs(tmp_path / "m.svs", PICTURE[:128, :128], photometric="rgb", factors=(1,), codes={0: [code]})
         with open_slide(path) as slide:
             np.testing.assert_array_equal(slide.read(0, 0, 128, 128), openslide_rgb(path))
 
@@ -84,9 +78,7 @@ def test_jpeg_tables_and_adobe_markers(tmp_path: Path) -> None:
 def test_lossless_pyramids(tmp_path: Path, in_subifds: bool, ome: bool, compression: str | None) -> None:
     options = {"compressionargs": {"reversible": True}} if compression == "jpeg2000" else {}
     name = "a.ome.tif" if ome else "a.tif"
-    path = write_pyramid(
-        tmp_path / name, PICTURE, in_subifds=in_subifds, ome=ome, compression=compression, **options
-    )
+    path = write_pyramid(tmp_path / name, PICTURE, in_subifds=in_subifds, ome=ome, compression=compression, **options)
     with open_slide(path) as slide:
         assert [of.downsample for of in slide.levels] == [1, 2, 4]
         assert slide.mpp_xy == ((0.5, 0.25) if ome else None)
@@ -126,11 +118,7 @@ def test_gray_palette_inverted_and_bilevel(tmp_path: Path) -> None:
         "gray": (gray, {}, np.repeat(gray[..., None], 3, 2)),
         "tiles": (gray, {"tile": (64, 64), "compression": "zstd"}, np.repeat(gray[..., None], 3, 2)),
         "inverted": (gray, {"photometric": "miniswhite"}, np.repeat(255 - gray[..., None], 3, 2)),
-        "palette": (
-            gray,
-            {"photometric": "palette", "colormap": colors},
-            (colors >> 8).astype(np.uint8).T[gray],
-        ),
+        "palette": (gray, {"photometric": "palette", "colormap": colors}, (colors >> 8).astype(np.uint8).T[gray]),
         "bits": (bits, {"photometric": "minisblack"}, np.repeat(bits[..., None] * np.uint8(255), 3, 2)),
     }
     for name, (stored, options, want) in cases.items():
@@ -164,9 +152,7 @@ def test_alpha_is_shown_over_white(tmp_path: Path) -> None:
 def test_resolution_tags_count_only_when_a_microscope_could_have_set_them(
     tmp_path: Path, resolution: tuple[float, float], unit: str, mpp: tuple[float, float] | None
 ) -> None:
-    path = write_pyramid(
-        tmp_path / "a.tif", PICTURE, in_subifds=False, resolution=resolution, resolutionunit=unit
-    )
+    path = write_pyramid(tmp_path / "a.tif", PICTURE, in_subifds=False, resolution=resolution, resolutionunit=unit)
     with open_slide(path) as slide:
         assert slide.mpp_xy == (pytest.approx(mpp) if mpp else None)
         assert slide.mpp_source == ("file" if mpp else "unknown")

@@ -25,17 +25,15 @@ from wsi import (
     UnsupportedSlideError,
     open_slide,
 )
+from wsi.pixels.resample import snap
 from wsi.readers.description import whole_levels
-from wsi.resample import snap
 
 PICTURE = tissue(701, 503)
 
 
 @pytest.fixture(scope="module")
 def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pyramid(
-        tmp_path_factory.mktemp("slide") / "a.tif", PICTURE, in_subifds=False, compression="zstd"
-    )
+    return write_pyramid(tmp_path_factory.mktemp("slide") / "a.tif", PICTURE, in_subifds=False, compression="zstd")
 
 
 @pytest.mark.parametrize(
@@ -94,11 +92,7 @@ def test_planted_lines_lie_within_half_a_px(tmp_path: Path, offset: int, scale: 
         assert abs(found - want) <= 0.5 + 1e-6
 
 
-@given(
-    begin=st.floats(0, 5000),
-    length=st.floats(1, 3000),
-    wanted=st.integers(1, 3000),
-)
+@given(begin=st.floats(0, 5000), length=st.floats(1, 3000), wanted=st.integers(1, 3000))
 def test_snapped_ends_move_by_half_a_px(begin: float, length: float, wanted: int) -> None:
     size = 8001
     span = snap(begin, begin + length, wanted, size)
@@ -178,9 +172,7 @@ def test_many_threads_read_the_same_px(tmp_path: Path) -> None:
 
 def test_openslide_reads_on_after_a_damaged_tile(tmp_path: Path) -> None:
     good = jpeg_tiles(PICTURE, 128)
-    path = write_svs(
-        tmp_path / "a.svs", PICTURE, factors=(1,), codes={0: [b"\xff\xd8" + bytes(400), *good[1:]]}
-    )
+    path = write_svs(tmp_path / "a.svs", PICTURE, factors=(1,), codes={0: [b"\xff\xd8" + bytes(400), *good[1:]]})
     failures, tiles = [], []
     with open_slide(path, reader="openslide") as slide:
 
@@ -233,20 +225,20 @@ def test_fingerprint_of_large_files_and_folders(tmp_path: Path) -> None:
     large = tmp_path / "large"
     content = np.random.default_rng(0).bytes(5_000_000)
     large.write_bytes(content)
-    first = wsi.fingerprint.fingerprint_path(large)
+    first = wsi.files.fingerprint.fingerprint_path(large)
     large.write_bytes(content + b"x")
-    assert wsi.fingerprint.fingerprint_path(large) != first
+    assert wsi.files.fingerprint.fingerprint_path(large) != first
     large.write_bytes(b"x" + content[1:])
-    assert wsi.fingerprint.fingerprint_path(large) != first
+    assert wsi.files.fingerprint.fingerprint_path(large) != first
     folder = write_ngff(tmp_path / "a.zarr", [PICTURE[..., 0]], "yx")
-    first = wsi.fingerprint.fingerprint_path(folder)
+    first = wsi.files.fingerprint.fingerprint_path(folder)
     folder = folder.rename(tmp_path / "b.zarr")
-    assert wsi.fingerprint.fingerprint_path(folder) == first
+    assert wsi.files.fingerprint.fingerprint_path(folder) == first
     chunk = folder / "0" / "c" / "0" / "0"
     data = bytearray(chunk.read_bytes())
     data[10] ^= 1
     chunk.write_bytes(data)
-    assert wsi.fingerprint.fingerprint_path(folder) != first
+    assert wsi.files.fingerprint.fingerprint_path(folder) != first
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -295,9 +287,7 @@ def make_bad_files(folder: Path) -> dict[str, tuple[Path, type[SlideError], str]
     (folder / "empty.tif").touch()
     (folder / "empty").mkdir()
     (folder / "group.zarr").mkdir()
-    (folder / "group.zarr" / "zarr.json").write_text(
-        '{"zarr_format": 3, "node_type": "group", "attributes": {}}'
-    )
+    (folder / "group.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     (folder / "broken.zarr").mkdir()
     (folder / "broken.zarr" / "zarr.json").write_text("{")
     (folder / "text.zip").write_text("hello")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsi.synthetic import ARTEFACTS, CLASSES, REGIONS, sample_field
-from wsi.synthetic.noise import textures
+from wsi.synthetic.tissue.noise import textures
 
 
 @pytest.mark.parametrize(("size", "mpp"), [(256, 0.25), (224, 0.5), (128, 1.0), (200, 0.31)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsi.synthetic.pigment import plant_pigment
+from wsi.synthetic.tissue.pigment import plant_pigment
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
@@ -22,9 +22,7 @@ def test_boxes_hold_what_was_planted(mpp):
             assert 0 <= y0 < y1 <= 200
             assert 2 * 3.0 < max(x1 - x0, y1 - y0) * mpp < 2 * 8.0
             blur = int(np.ceil(3 / mpp * 0.25)) + 1
-            inside[
-                max(0, int(y0) - blur) : int(y1) + blur + 1, max(0, int(x0) - blur) : int(x1) + blur + 1
-            ] = True
+            inside[max(0, int(y0) - blur) : int(y1) + blur + 1, max(0, int(x0) - blur) : int(x1) + blur + 1] = True
             # All four sides are reached, to a px or two of antialiasing.
             part = (plain - found.image).max(axis=2)[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] > 8
             rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))

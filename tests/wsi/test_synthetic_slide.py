@@ -14,7 +14,7 @@ import zarr
 from shapely.geometry import Polygon, shape
 
 from wsi.synthetic import CLASSES, REGIONS, Scanner, Scene, SlideFactory, WrittenSlide, write_slide
-from wsi.synthetic.truth import region_polygons
+from wsi.synthetic.writing.truth import region_polygons
 
 openslide = pytest.importorskip("openslide")
 
@@ -179,9 +179,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "bad", [{"tile": 100}, {"quality": 0}, {"downsamples": (2, 4)}, {"downsamples": (1, 1000)}]
-)
+@pytest.mark.parametrize("bad", [{"tile": 100}, {"quality": 0}, {"downsamples": (2, 4)}, {"downsamples": (1, 1000)}])
 def test_bad_settings_are_refused(bad: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=next(iter(bad)) + "|no level"):
         SlideFactory(width_px=256, height_px=256).write(tmp_path / "a.svs", 1, **bad)

@@ -164,17 +164,13 @@ def test_what_printing_leaves_behind_is_no_scale_anywhere() -> None:
     assert plausible(None) is None
 
 
-def write_levels(
-    path: Path, levels: list[np.ndarray], tile: int, resolutions: list[float] | None = None
-) -> Path:
+def write_levels(path: Path, levels: list[np.ndarray], tile: int, resolutions: list[float] | None = None) -> Path:
     """A pyramid in SubIFDs with levels of any size, each with the resolution given."""
     with tifffile.TiffWriter(path) as tif:
         for number, level in enumerate(levels):
             options = {"subifds": len(levels) - 1} if not number else {"subfiletype": 1}
             options |= per_cm(resolutions[number]) if resolutions else {}
-            tif.write(
-                level, photometric="rgb", tile=(tile, tile), metadata=None, compression="zlib", **options
-            )
+            tif.write(level, photometric="rgb", tile=(tile, tile), metadata=None, compression="zlib", **options)
     return path
 
 
@@ -197,11 +193,13 @@ def test_a_level_padded_to_whole_tiles_keeps_its_factor(tmp_path: Path) -> None:
     [
         ([(1000, 800), (500, 800)], [(1, 1), (2, 1)]),
         ([(1000, 800), (1000, 400)], [(1, 1), (1, 2)]),
-        ([(1000, 701), (500, 350), (250, 175), (125, 87), (62, 43), (31, 21), (15, 10), (7, 5), (3, 2)],
-         [(f, f) for f in (1, 2, 4, 8, 16, 32, 64, 128, 256)]),
+        (
+            [(1000, 701), (500, 350), (250, 175), (125, 87), (62, 43), (31, 21), (15, 10), (7, 5), (3, 2)],
+            [(f, f) for f in (1, 2, 4, 8, 16, 32, 64, 128, 256)],
+        ),
         ([(1000, 701), (31, 21)], [(1, 1), (32, 32)]),
     ],
-)  # fmt: skip
+)
 def test_factors_of_levels(tmp_path: Path, sizes: list, factors: list) -> None:
     levels = [np.zeros((h, w, 3), np.uint8) for w, h in sizes]
     with open_slide(write_levels(tmp_path / "a.tif", levels, 16)) as slide:
@@ -316,9 +314,16 @@ def write_bits(path: Path, values: np.ndarray, bits: int, photometric: int) -> N
     if bits == 16:
         data = values.astype("<u2").tobytes()
     tags = [
-        (256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
-        (277, 3, 1), (278, 3, height), (279, 4, len(data)),
-    ]  # fmt: skip
+        (256, 3, width),
+        (257, 3, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, photometric),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 3, height),
+        (279, 4, len(data)),
+    ]
     body = b"".join(struct.pack("<HHII", code, kind, 1, value) for code, kind, value in tags)
     head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
     path.write_bytes(head + data + struct.pack("<H", len(tags)) + body + b"\0\0\0\0")
@@ -346,9 +351,15 @@ def sparse(path: Path, image: np.ndarray, holes: set[int], **options: Any) -> Pa
         for number, (y, x) in enumerate(corners)
     ]
     tifffile.imwrite(
-        path, iter(tiles), shape=image.shape, dtype=image.dtype, tile=(64, 64), compression="zlib",
-        metadata=None, **options,
-    )  # fmt: skip
+        path,
+        iter(tiles),
+        shape=image.shape,
+        dtype=image.dtype,
+        tile=(64, 64),
+        compression="zlib",
+        metadata=None,
+        **options,
+    )
     return path
 
 
@@ -409,9 +420,7 @@ def test_lengths_of_zero_with_a_place_are_data_or_damage(tmp_path: Path) -> None
     with open_slide(tmp_path / "plain.tif") as slide:
         np.testing.assert_array_equal(slide.read(0, 0, 512, 384), IMAGE)
         assert slide.description.hole is None
-    tifffile.imwrite(
-        tmp_path / "lzw.tif", IMAGE, photometric="rgb", rowsperstrip=64, metadata=None, compression="lzw"
-    )
+    tifffile.imwrite(tmp_path / "lzw.tif", IMAGE, photometric="rgb", rowsperstrip=64, metadata=None, compression="lzw")
     with tifffile.TiffFile(tmp_path / "lzw.tif") as tif:
         counts = list(tif.pages.first.databytecounts)
     patch_tag(tmp_path / "lzw.tif", 279, [*counts[:3], 0, *counts[4:]])
@@ -445,9 +454,13 @@ def test_a_hole_in_one_colour_is_damage(tmp_path: Path) -> None:
     options = {"planarconfig": "separate", "tile": (128, 128), "compression": "zlib", "metadata": None}
     for name, photometric in (("rgb", "rgb"), ("channels", "minisblack")):
         tifffile.imwrite(
-            tmp_path / f"{name}.tif", iter([b"", *tiles[1:]]), shape=planes.shape, dtype=np.uint8,
-            photometric=photometric, **options,
-        )  # fmt: skip
+            tmp_path / f"{name}.tif",
+            iter([b"", *tiles[1:]]),
+            shape=planes.shape,
+            dtype=np.uint8,
+            photometric=photometric,
+            **options,
+        )
     with open_slide(tmp_path / "rgb.tif") as slide:
         np.testing.assert_array_equal(slide.read(128, 0, 384, 384), IMAGE[:, 128:])
         with pytest.raises(ReadError, match="some of its colours only"):
@@ -479,9 +492,7 @@ def test_frames_of_an_animation_are_a_stack(tmp_path: Path) -> None:
 
 
 def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(
-        tmp_path / "a.tif", IMAGE, photometric="rgb", rowsperstrip=384, compression="zlib", metadata=None
-    )
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", rowsperstrip=384, compression="zlib", metadata=None)
     for code, value in ((256, 60_000), (257, 60_000), (278, 60_000)):
         with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tif:
             tif.pages.first.tags[code].overwrite(value)

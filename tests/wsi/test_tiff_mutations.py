@@ -32,19 +32,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("tiff")
     planar = np.moveaxis(SMALL, -1, 0).copy()
     tifffile.imwrite(folder / "a.tif", SMALL, photometric="rgb", rowsperstrip=16, metadata=None)
+    tifffile.imwrite(folder / "b.tif", SMALL, photometric="rgb", rowsperstrip=16, metadata=None, compression="lzw")
+    tifffile.imwrite(folder / "c.tif", planar, photometric="rgb", planarconfig="separate", tile=(32, 32), metadata=None)
     tifffile.imwrite(
-        folder / "b.tif", SMALL, photometric="rgb", rowsperstrip=16, metadata=None, compression="lzw"
-    )
-    tifffile.imwrite(
-        folder / "c.tif", planar, photometric="rgb", planarconfig="separate", tile=(32, 32), metadata=None
-    )
-    tifffile.imwrite(
-        folder / "d.tif",
-        SMALL[..., 0],
-        photometric="minisblack",
-        tile=(32, 32),
-        compression="zlib",
-        predictor=2,
+        folder / "d.tif", SMALL[..., 0], photometric="minisblack", tile=(32, 32), compression="zlib", predictor=2
     )
     tifffile.imwrite(
         folder / "e.tif",
@@ -53,9 +44,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
         metadata={"axes": "ZYX"},
     )
     write_pyramid(folder / "f.tif", SMALL, in_subifds=True, tile=(32, 32), compression="zstd")
-    write_pyramid(
-        folder / "g.ome.tif", SMALL, in_subifds=True, ome=True, tile=(32, 32), compression="deflate"
-    )
+    write_pyramid(folder / "g.ome.tif", SMALL, in_subifds=True, ome=True, tile=(32, 32), compression="deflate")
     write_svs(folder / "h.svs", SMALL, tile=32, factors=(1, 2))
     return [file.read_bytes() for file in sorted(folder.iterdir())]
 
@@ -98,26 +87,16 @@ def reference(path: Path) -> np.ndarray | None:
                 return None
             if page.tags.valueof(274, 1) != 1:
                 return None
-            pixels = (
-                np.moveaxis(page.asarray(), 0, -1)
-                if page.planarconfig == 2 and colors == 3
-                else page.asarray()
-            )
+            pixels = np.moveaxis(page.asarray(), 0, -1) if page.planarconfig == 2 and colors == 3 else page.asarray()
             return np.repeat(pixels[..., None], 3, 2) if colors == 1 else pixels
     except Exception:
         return None
 
 
 @settings(
-    max_examples=MUTATIONS,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
+    max_examples=MUTATIONS, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
-@given(
-    st.integers(0, 7), st.integers(0, 500), st.integers(0, 6), st.integers(0, 400), st.integers(0, 1 << 20)
-)
+@given(st.integers(0, 7), st.integers(0, 500), st.integers(0, 6), st.integers(0, 400), st.integers(0, 1 << 20))
 def test_a_changed_tag_gives_a_named_error_or_the_same_pixels(
     originals: list[bytes],
     tmp_path_factory: pytest.TempPathFactory,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsi import TissueMask, open_slide
 from wsi.grid import TileGrid
-from wsi.quality import QualityReference, quality_reference, tile_quality
+from wsi.pixels.quality import QualityReference, quality_reference, tile_quality
 from wsi.synthetic import SlideFactory
 
 FACTORY = SlideFactory(width_px=2560, height_px=2560)
@@ -33,9 +33,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray[np.f
                 found = tile_quality(slide.read(tile.x0, tile.y0, TILE, TILE), 0.25, reference)
                 at = (np.arange(16) + 0.5) / 16 * TILE * 0.25
                 x, y = (axis.ravel() for axis in np.meshgrid(tile.x0 * 0.25 + at, tile.y0 * 0.25 + at))
-                planted = [
-                    (layout.artefact_at(name, x, y) > 0.5).mean() for name in ("fold", "pen mark", "blur")
-                ]
+                planted = [(layout.artefact_at(name, x, y) > 0.5).mean() for name in ("fold", "pen mark", "blur")]
                 rows.append((found.tissue, found.focus, found.pen, found.fold, found.saturation, *planted))
     names = ("tissue", "focus", "pen", "fold", "saturation", "is_fold", "is_pen", "is_blur")
     return dict(zip(names, np.array(rows, float).T, strict=True))
@@ -43,13 +41,22 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray[np.f
 
 @pytest.mark.parametrize(
     ("measure", "truth", "limit", "sign", "covered", "recall", "precision"),
-    [("fold", "is_fold", 0.15, 1, 0.25, 0.5, 0.85), ("pen", "is_pen", 0.1, 1, 0.2, 0.75, 0.95),
-     ("focus", "is_blur", 0.37, -1, 0.8, 0.8, 0.85)],
-)  # fmt: skip
+    [
+        ("fold", "is_fold", 0.15, 1, 0.25, 0.5, 0.85),
+        ("pen", "is_pen", 0.1, 1, 0.2, 0.75, 0.95),
+        ("focus", "is_blur", 0.37, -1, 0.8, 0.8, 0.85),
+    ],
+)
 def test_planted_artefacts_are_found(
-    measured: dict[str, NDArray[np.float64]], measure: str, truth: str, limit: float, sign: int, covered: float,
-    recall: float, precision: float,
-) -> None:  # fmt: skip
+    measured: dict[str, NDArray[np.float64]],
+    measure: str,
+    truth: str,
+    limit: float,
+    sign: int,
+    covered: float,
+    recall: float,
+    precision: float,
+) -> None:
     share, value = measured[truth], sign * measured[measure]
     known = np.isfinite(value) & ((measured["tissue"] > 0.5) | (measure == "pen"))
     if measure == "focus":
@@ -73,10 +80,7 @@ def test_focus_falls_with_blur_and_does_not_know_the_stain(seed: int) -> None:
     picture = scene.render(80, 80, 256, 256, 0.25)
     usual = QualityReference(float("nan"), True)
     sharp = tile_quality(picture, 0.25, usual).focus
-    values = [
-        tile_quality(cv2.GaussianBlur(picture, (0, 0), um / 0.25), 0.25, usual).focus
-        for um in (0.4, 0.8, 1.6)
-    ]
+    values = [tile_quality(cv2.GaussianBlur(picture, (0, 0), um / 0.25), 0.25, usual).focus for um in (0.4, 0.8, 1.6)]
     assert sharp > 0.4
     assert [sharp, *values] == sorted([sharp, *values], reverse=True)
     assert values[-1] < 0.37
@@ -114,19 +118,14 @@ def test_fluorescence_has_neither_pen_nor_folds() -> None:
 @pytest.mark.real
 def test_real_slides_are_mostly_fit(real_data: Path) -> None:
     """Looked at: what is flagged on the first is folded keratin; the second has neither folds nor pen."""
-    for name, mpp, most in (
-        ("CMU-1-Small-Region.svs", None, 0.12),
-        ("her2st_C2_pyramid_jpeg.tif", 0.68, 0.05),
-    ):
+    for name, mpp, most in (("CMU-1-Small-Region.svs", None, 0.12), ("her2st_C2_pyramid_jpeg.tif", 0.68, 0.05)):
         with open_slide(real_data / "slides" / name, mpp=mpp) as slide:
             mask = TissueMask.from_slide(slide)
             reference = quality_reference(slide, mask)
             scale = slide.mpp
             assert scale is not None
             grid = TileGrid.from_slide(slide, tile_size=256, mpp=None, mask=mask)
-            found = [
-                tile_quality(slide.read(t.x0, t.y0, 256, 256), scale, reference) for t in list(grid)[::3]
-            ]
+            found = [tile_quality(slide.read(t.x0, t.y0, 256, 256), scale, reference) for t in list(grid)[::3]]
         focus = np.array([each.focus for each in found])
         assert (focus[np.isfinite(focus)] < 0.37).mean() <= 0.02, name
         assert np.mean([each.pen > 0.1 for each in found]) <= 0.02, name

@@ -22,9 +22,7 @@ Picture = np.ndarray
 
 
 def _planted(
-    stain: tuple[int, int, int] = (214, 150, 190),
-    glass: tuple[int, int, int] = (241, 240, 242),
-    noise: float = 2.0,
+    stain: tuple[int, int, int] = (214, 150, 190), glass: tuple[int, int, int] = (241, 240, 242), noise: float = 2.0
 ) -> tuple[Picture, Picture]:
     """An ellipse of tissue with nuclei and grain on glass, and where it is."""
     rng = np.random.default_rng(5)
@@ -43,9 +41,7 @@ def _planted(
 
 def _line(colour: tuple[int, int, int]) -> Callable[[Picture], Picture]:
     def draw(picture: Picture) -> Picture:
-        return cv2.polylines(
-            picture, [np.array([[40, 60], [320, 30], [660, 90], [650, 640]])], False, colour, 12
-        )
+        return cv2.polylines(picture, [np.array([[40, 60], [320, 30], [660, 90], [650, 640]])], False, colour, 12)
 
     return draw
 
@@ -96,9 +92,7 @@ def test_planted_tissue_is_found(case: str, mpp: float | None) -> None:
     arguments, change = CASES[case]
     picture, truth = _planted(**arguments)
     mask = TissueMask.from_slide(ArraySlide(change(picture), mpp))
-    found = cv2.resize(mask.array.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST).astype(
-        bool
-    )
+    found = cv2.resize(mask.array.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST).astype(bool)
     assert (found & truth).sum() / truth.sum() > 0.97, mask.details
     assert (found & truth).sum() / found.sum() > 0.93, mask.details
 
@@ -107,9 +101,7 @@ def test_fluorescence_is_bright_on_black() -> None:
     picture, truth = _planted()
     rng = np.random.default_rng(0)
     glow = np.zeros_like(picture)
-    glow[..., 2] = (
-        np.where(truth, 60 + 80 * rng.random(truth.shape), 6) + rng.normal(0, 2, truth.shape)
-    ).clip(0)
+    glow[..., 2] = (np.where(truth, 60 + 80 * rng.random(truth.shape), 6) + rng.normal(0, 2, truth.shape)).clip(0)
     mask = TissueMask.from_slide(ArraySlide(glow, None))
     assert mask.details["background"] == "fluorescence"
     assert mask.fraction == pytest.approx(truth.mean(), rel=0.05)
@@ -117,9 +109,7 @@ def test_fluorescence_is_bright_on_black() -> None:
 
 @pytest.mark.parametrize("colour", [(244, 243, 245), (255, 255, 255), (180, 180, 180), (0, 0, 0)])
 @pytest.mark.parametrize("noise", [0.0, 3.0])
-def test_an_empty_slide_has_no_tissue_and_the_grid_says_what_to_do(
-    colour: tuple[int, int, int], noise: float
-) -> None:
+def test_an_empty_slide_has_no_tissue_and_the_grid_says_what_to_do(colour: tuple[int, int, int], noise: float) -> None:
     picture = blank(900, 600, colour) + np.random.default_rng(1).normal(0, noise, (600, 900, 3))
     slide = ArraySlide(picture.clip(0, 255).astype(np.uint8))
     mask = TissueMask.from_slide(slide)
@@ -190,9 +180,7 @@ def test_a_mask_is_frozen_and_pickles() -> None:
 def test_coverage_is_the_share_of_level0_px(data: st.DataObject) -> None:
     shape = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     step = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
-    array = np.array(
-        data.draw(st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
-    )
+    array = np.array(data.draw(st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])))
     mask = TissueMask(array.reshape(shape), (float(step[0]), float(step[1])))
     full = np.kron(mask.array, np.ones((step[1], step[0])))
     x = sorted(data.draw(st.lists(st.integers(0, full.shape[1]), min_size=2, max_size=2, unique=True)))
@@ -205,9 +193,13 @@ def test_coverage_is_the_share_of_level0_px(data: st.DataObject) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("CMU-1-Small-Region.svs", 0.33, 0.48), ("her2st_C2_pyramid_jpeg.tif", 0.15, 0.2),
-                          ("test3-DAPI-2-387.ndpi", 0.25, 0.75)]
-)  # fmt: skip
+    ("name", "least", "most"),
+    [
+        ("CMU-1-Small-Region.svs", 0.33, 0.48),
+        ("her2st_C2_pyramid_jpeg.tif", 0.15, 0.2),
+        ("test3-DAPI-2-387.ndpi", 0.25, 0.75),
+    ],
+)
 def test_real_slides(real_data: Path, name: str, least: float, most: float) -> None:
     with open_slide(real_data / "slides" / name) as slide:
         mask = TissueMask.from_slide(slide)

@@ -35,19 +35,18 @@ CASES = {
     "one geometry": (_polygon(SQUARE), 40_000),
     "hole": (_feature(_polygon(SQUARE, HOLE)), 30_000),
     "multi-polygon": (_feature({"type": "MultiPolygon", "coordinates": [[SQUARE], [FAR]]}), 50_000),
-    "geometry collection": (
-        _feature({"type": "GeometryCollection", "geometries": [_polygon(SQUARE), POINT]}),
-        40_000,
-    ),
+    "geometry collection": (_feature({"type": "GeometryCollection", "geometries": [_polygon(SQUARE), POINT]}), 40_000),
     "overlap counts once": ([_feature(_polygon(SQUARE)), _feature(_polygon(SQUARE, HOLE))], 40_000),
     "open ring": (_feature(_polygon(SQUARE[:-1])), 40_000),
     "third coordinate": (_feature(_polygon([[x, y, 0] for x, y in SQUARE])), 40_000),
     "QuPath plane": (_feature({**_polygon(SQUARE), "plane": {"c": -1, "z": 0, "t": 0}}), 40_000),
     "beyond the slide": (_feature(_polygon([[900, 700], [1200, 700], [1200, 900], [900, 900]])), 10_000),
     "crossing outline": (_feature(_polygon([[0, 0], [100, 100], [100, 0], [0, 100], [0, 0]])), 5_000),
-    "points beside": ([_feature({"type": "Point", "coordinates": [5, 5]}), _feature(_polygon(SQUARE)), _feature(None)],
-                      40_000),
-}  # fmt: skip
+    "points beside": (
+        [_feature({"type": "Point", "coordinates": [5, 5]}), _feature(_polygon(SQUARE)), _feature(None)],
+        40_000,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -78,10 +77,7 @@ def test_regions_are_read(case: str, packed: bool, tmp_path: Path) -> None:
         (json.dumps([_feature(_polygon([[0, 0], ["a", 1], [2, 2]]))]).encode(), "feature 0"),
         (json.dumps([_feature({"type": "Polygon", "coordinates": 5})]).encode(), "feature 0"),
         (json.dumps([_feature({"type": "Blob", "coordinates": []})]).encode(), "feature 0"),
-        (
-            json.dumps([_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]})]).encode(),
-            "holds no polygon",
-        ),
+        (json.dumps([_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]})]).encode(), "holds no polygon"),
         (json.dumps(_polygon([[5000, 5000], [6000, 5000], [6000, 6000]])).encode(), "lies on the slide"),
         (b'{"type":"Polygon","coordinates":[[[0,0],[NaN,1],[2,2],[0,0]]]}', "the file"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from array_slide import ArraySlide
 
 from wsi import TissueMask
-from wsi.synthetic.overview import Overview, Stroke, stained_overview
+from wsi.synthetic.overview import SyntheticOverview, SyntheticStroke, stained_overview
 from wsi.tissue.detection import detect
 
 HE = (((222, 160, 195), 0.65), ((130, 75, 155), 0.35))
@@ -33,7 +33,7 @@ RING = ((0.3, 0.45), (0.4, 0.4), (0.46, 0.52), (0.38, 0.62), (0.29, 0.57))
 SIZE = {"size": (560, 420)}
 
 
-def _check(truth: Overview, *, tissue: float = 0.95, pen: float = 0.8, false: float = 0.1) -> dict[str, Any]:
+def _check(truth: SyntheticOverview, *, tissue: float = 0.95, pen: float = 0.8, false: float = 0.1) -> dict[str, Any]:
     mask, details = detect(truth.image, um_per_px=None)
     if truth.tissue.any():
         assert mask[truth.tissue].mean() >= tissue, details
@@ -52,16 +52,21 @@ def test_a_stain_of_any_colour_is_tissue(name: str, texture: float) -> None:
 
 @pytest.mark.parametrize(
     ("ink", "points", "closed"),
-    [((30, 80, 190), LINE, False), ((20, 140, 60), ACROSS, False), ((215, 25, 45), LINE, False),
-     ((24, 22, 28), RING, True), ((24, 22, 28), ACROSS, False)],
-)  # fmt: skip
+    [
+        ((30, 80, 190), LINE, False),
+        ((20, 140, 60), ACROSS, False),
+        ((215, 25, 45), LINE, False),
+        ((24, 22, 28), RING, True),
+        ((24, 22, 28), ACROSS, False),
+    ],
+)
 def test_pen_goes_on_glass_and_over_tissue(ink: Any, points: Any, closed: bool) -> None:
-    pen = [Stroke(ink, points, closed=closed)]
+    pen = [SyntheticStroke(ink, points, closed=closed)]
     _check(stained_overview(22, HE, pen=pen, texture=0.3, softness=1.5, **SIZE))
 
 
 def test_pen_goes_beside_a_stain_of_another_colour() -> None:
-    _check(stained_overview(23, TRICHROME, pen=[Stroke((20, 140, 60), ACROSS)], **SIZE))
+    _check(stained_overview(23, TRICHROME, pen=[SyntheticStroke((20, 140, 60), ACROSS)], **SIZE))
 
 
 def test_a_dark_patch_in_tissue_is_tissue_and_a_frame_is_not() -> None:
@@ -74,9 +79,7 @@ def test_borders_go(border: str, coverage: float) -> None:
     _check(stained_overview(32, HE, border=(border,), coverage=coverage, texture=0.3, **SIZE))
 
 
-@pytest.mark.parametrize(
-    "glass", [(228, 220, 190), (214, 196, 148), (182, 181, 180), (215, 222, 232), (140, 139, 138)]
-)
+@pytest.mark.parametrize("glass", [(228, 220, 190), (214, 196, 148), (182, 181, 180), (215, 222, 232), (140, 139, 138)])
 def test_glass_of_any_tint_is_glass(glass: tuple[int, int, int]) -> None:
     stains = [(tuple(int(c * g / 240) for c, g in zip(rgb, glass, strict=True)), share) for rgb, share in HE]
     for coverage in (0.0, 0.3):
@@ -85,9 +88,7 @@ def test_glass_of_any_tint_is_glass(glass: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("name", ["trichrome blue 40 %", "Alcian blue 100 %", "PAS"])
 def test_tissue_from_edge_to_edge(name: str) -> None:
-    mask, _ = detect(
-        stained_overview(27, STAINS[name], coverage=1, texture=0.3, **SIZE).image, um_per_px=None
-    )
+    mask, _ = detect(stained_overview(27, STAINS[name], coverage=1, texture=0.3, **SIZE).image, um_per_px=None)
     assert mask.mean() > 0.95
 
 

@@ -30,9 +30,7 @@ def directories(data: bytes) -> list[tuple[int, list[Entry], int]]:
             continue
         seen.add(at)
         (number,) = struct.unpack_from("<H", data, at)
-        entries = [
-            Entry(p, *struct.unpack_from("<HHII", data, p)) for p in range(at + 2, at + 2 + 12 * number, 12)
-        ]
+        entries = [Entry(p, *struct.unpack_from("<HHII", data, p)) for p in range(at + 2, at + 2 + 12 * number, 12)]
         pointer = at + 2 + 12 * number
         found.append((at, entries, pointer))
         waiting.append(struct.unpack_from("<I", data, pointer)[0])
@@ -58,9 +56,7 @@ def mutated(data: bytes, which: int, how: int, number: int, place: int) -> bytes
     elif kind == 2:
         struct.pack_into("<H", out, entry.at + 2, (1, 2, 3, 4, 5, 7, 9, 11, 12, 16, 99)[number % 11])
     elif kind == 3:
-        struct.pack_into(
-            "<H", out, entry.at, (254, 256, 257, 258, 259, 262, 277, 317, 330, 338, 339, 0)[number % 12]
-        )
+        struct.pack_into("<H", out, entry.at, (254, 256, 257, 258, 259, 262, 277, 317, 330, 338, 339, 0)[number % 12])
     elif kind == 4:  # a loop, or a chain that leads nowhere
         pointer = found[which % len(found)][2]
         target = [at for at, _, _ in found] + [value]

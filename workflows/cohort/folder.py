@@ -14,9 +14,9 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from workflows._folder import replace_whole
 from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError
-from workflows.provenance import utc_now
+from workflows.store.folder import replace_whole
+from workflows.store.provenance import utc_now
 from wsi.cleanup import clean_up
 
 ROOM = ".batch"
@@ -70,9 +70,7 @@ class AtWork:
         self.token = uuid.uuid4().hex
         root = folder.root
         if root.exists() and not root.is_dir():
-            raise ForeignFolderError(
-                f"{root} is a file, and a batch needs a folder. Name another one with -o."
-            )
+            raise ForeignFolderError(f"{root} is a file, and a batch needs a folder. Name another one with -o.")
         if not (root / ROOM).exists():
             taken = sorted(name for name in RESERVED if (root / name).exists())
             if taken:

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from workflows.cohort.check import Checked, check_rows
-from workflows.cohort.cluster import LOST, Cluster, connect
-from workflows.cohort.engines import require_allowed
 from workflows.cohort.folder import AtWork, BatchFolder, Failure
-from workflows.cohort.plan import Plan
 from workflows.cohort.status import cohort_status
-from workflows.cohort.table import Finding
-from workflows.cohort.work import TOPIC, Outcome, Ticket, run_ticket
+from workflows.cohort.study.check import Checked, check_rows
+from workflows.cohort.study.engines import require_allowed
+from workflows.cohort.study.plan import CohortPlan
+from workflows.cohort.study.table import RowFinding
+from workflows.cohort.workers.cluster import LOST, Cluster, connect
+from workflows.cohort.workers.work import TOPIC, SlideOutcome, Ticket, run_ticket
 from workflows.errors import WorkflowError
-from workflows.provenance import utc_now
+from workflows.store.provenance import utc_now
 
 _LONGEST_GOODBYE = 600.0
 """Seconds that a stopped batch waits for the batches at hand."""
@@ -42,7 +42,7 @@ class Watcher(Protocol):
     def progress(self, words: dict[str, Any]) -> None:
         """A batch of tiles was answered: id, part, done, total, failed, objects, asked."""
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: SlideOutcome) -> None:
         """A slide is done with, for better or worse."""
 
     def waiting(self, workers: int, under_way: int) -> None:
@@ -55,7 +55,7 @@ class Quiet:
     def checked(self, checked: Sequence[Checked]) -> None: ...
     def connected(self, dashboard: str | None, workers: int) -> None: ...
     def progress(self, words: dict[str, Any]) -> None: ...
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: SlideOutcome) -> None: ...
     def waiting(self, workers: int, under_way: int) -> None: ...
 
 
@@ -77,8 +77,8 @@ class CohortResult:
         The call was refused: plan and tables of the folder are those of an earlier call, which had more to show.
     """
 
-    plan: Plan
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    plan: CohortPlan
+    outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
     finished: int = 0
     stopped: str | None = None
     kept: bool = False
@@ -91,7 +91,7 @@ class CohortResult:
 
 
 def run_cohort(
-    plan: Plan,
+    plan: CohortPlan,
     out: Path | str,
     *,
     overwrite: bool = False,
@@ -141,9 +141,7 @@ def run_cohort(
         todo = [each for each in checked if each.problem is None and not each.finished]
         refused = strict and bool(plan.findings)
         if refused or not todo or cancel.is_set():
-            stopped = (
-                "there are findings, and --strict was given" if refused else "cancelled" if todo else None
-            )
+            stopped = "there are findings, and --strict was given" if refused else "cancelled" if todo else None
             kept = _shows_more(folder, finished)
             if not kept:
                 plan.write(folder)
@@ -174,7 +172,7 @@ class _Run:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: CohortPlan,
         folder: BatchFolder,
         at_work: AtWork,
         cluster: Cluster,
@@ -187,7 +185,7 @@ class _Run:
         self.watcher, self.cancel = watcher, cancel
         self.overwrite, self.allow_code = overwrite, allow_code
         self.stopped: str | None = None
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, SlideOutcome] = {}
         self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._under_way: dict[Any, Ticket] = {}
         self._waiting: deque[Ticket] = deque()
@@ -197,7 +195,7 @@ class _Run:
         self._count_at = 0.0
         self._lost = False
 
-    def run(self, todo: Sequence[Checked]) -> dict[str, Outcome]:
+    def run(self, todo: Sequence[Checked]) -> dict[str, SlideOutcome]:
         """Work through the slides; their outcomes by id."""
         addresses, _ = self.cluster.slots()
         self.watcher.connected(self.cluster.dashboard, len(addresses))
@@ -221,13 +219,25 @@ class _Run:
     def _ticket(self, checked: Checked, sharing: int, alone: bool) -> Ticket:
         plan, row = self.plan, checked.row
         return Ticket(
-            id=row.id, slide=row.slide, mpp=row.mpp, mask=plan.mask(row), options=plan.slide_options,
-            request=plan.request.model_dump_json(), model=plan.study.model.model_dump_json(),
-            quality=plan.study.quality.model_dump_json(), exports=plan.study.exports, root=str(self.folder.root),
-            token=self.at_work.token, part_tiles=0 if alone else plan.study.cluster.part_tiles,
-            frame=plan.frame(row), overwrite=self.overwrite, sharing=sharing, host_gpus=self.cluster.host_gpus,
-            command=plan.command, allow_code=self.allow_code,
-        )  # fmt: skip
+            id=row.id,
+            slide=row.slide,
+            mpp=row.mpp,
+            mask=plan.mask(row),
+            options=plan.slide_options,
+            request=plan.request.model_dump_json(),
+            model=plan.study.model.model_dump_json(),
+            quality=plan.study.quality.model_dump_json(),
+            exports=plan.study.exports,
+            root=str(self.folder.root),
+            token=self.at_work.token,
+            part_tiles=0 if alone else plan.study.cluster.part_tiles,
+            frame=plan.frame(row),
+            overwrite=self.overwrite,
+            sharing=sharing,
+            host_gpus=self.cluster.host_gpus,
+            command=plan.command,
+            allow_code=self.allow_code,
+        )
 
     def _hand_out(self) -> None:
         """Keep every worker busy with one ticket, and none with two: what a lost worker had is then known."""
@@ -237,9 +247,12 @@ class _Run:
         while self._waiting and len(self._under_way) < len(addresses):
             ticket = self._waiting.popleft()
             future = self.cluster.client.submit(
-                run_ticket, ticket, pure=False, key=f"{ticket.name}-{ticket.id}-{time.monotonic_ns()}",
+                run_ticket,
+                ticket,
+                pure=False,
+                key=f"{ticket.name}-{ticket.id}-{time.monotonic_ns()}",
                 resources=resources or None,
-            )  # fmt: skip
+            )
             self._under_way[future] = ticket
             future.add_done_callback(self._heard.put)
 
@@ -268,13 +281,13 @@ class _Run:
             self._under_way.clear()
         self._lost = lost is not None
 
-    def _outcome(self, future: Any, ticket: Ticket) -> Outcome:
+    def _outcome(self, future: Any, ticket: Ticket) -> SlideOutcome:
         if future.status == "finished":
-            outcome: Outcome = future.result()
+            outcome: SlideOutcome = future.result()
             return outcome
         if future.status == "cancelled":
             self.stopped = self.stopped or LOST
-            return Outcome(ticket.id, "stopped", "the scheduler went away")
+            return SlideOutcome(ticket.id, "stopped", "the scheduler went away")
         error = future.exception()
         reason = f"{type(error).__name__}: {error}"
         if type(error).__name__ == "KilledWorker":
@@ -283,9 +296,9 @@ class _Run:
                 "in a library that reads it"
             )
         Failure(utc_now(), reason).write(self.folder.failure(ticket.id))
-        return Outcome(ticket.id, "failed", reason)
+        return SlideOutcome(ticket.id, "failed", reason)
 
-    def _take(self, ticket: Ticket, outcome: Outcome) -> None:
+    def _take(self, ticket: Ticket, outcome: SlideOutcome) -> None:
         id = ticket.id
         self._asked[id] = self._asked.get(id, 0) + outcome.asked
         if outcome.ended == "parts":
@@ -308,17 +321,17 @@ class _Run:
             outcome = replace(outcome, ended=earlier.ended, reason=earlier.reason)
         self._end(outcome)
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: SlideOutcome) -> None:
         outcome = replace(outcome, asked=self._asked.get(outcome.id, outcome.asked))
         self.outcomes[outcome.id] = outcome
         self._note_engine(outcome)
         self.watcher.ended(outcome)
 
-    def _note_engine(self, outcome: Outcome) -> None:
+    def _note_engine(self, outcome: SlideOutcome) -> None:
         """Stop where every further slide would end the same way."""
         self._engine_failures = self._engine_failures + 1 if outcome.engine else 0
         if outcome.fatal or self._engine_failures >= _ENGINE_FAILURES:
             self.stopped = self.stopped or outcome.reason
 
 
-__all__ = ["CohortResult", "Finding", "Quiet", "Watcher", "run_cohort"]
+__all__ = ["CohortResult", "RowFinding", "Quiet", "Watcher", "run_cohort"]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from workflows._folder import JOURNAL, OVERVIEW, REPORT
 from workflows.cohort.folder import BatchFolder
-from workflows.cohort.plan import Plan
-from workflows.cohort.table import Row
+from workflows.cohort.study.plan import CohortPlan
+from workflows.cohort.study.table import CohortRow
 from workflows.errors import RunNotFoundError, StoreError, StoreVersionError
-from workflows.provenance import Manifest, slide_facts
-from workflows.report import Report
-from workflows.store import RunStore
-from wsi.frames import PixelFrame
+from workflows.report.report import Report
+from workflows.store.folder import JOURNAL, OVERVIEW, REPORT
+from workflows.store.provenance import Manifest, slide_facts
+from workflows.store.run_store import RunStore
+from wsi.regions.frames import PixelFrame
 from wsi.slide import Slide
 from wsi.tissue import METHODS
 
@@ -76,7 +76,7 @@ def read_state(folder: BatchFolder, id: str) -> RunState | None:
     return RunState(len(wanted), len(done), len(failed), objects, manifest, _reported(out, attempts))
 
 
-def why_other(state: RunState, plan: Plan, slide: Slide) -> str | None:
+def why_other(state: RunState, plan: CohortPlan, slide: Slide) -> str | None:
     """What differs between the run that is there and the one that the plan asks for, or None.
 
     The grid is left to the run itself: it needs the tissue.
@@ -96,30 +96,32 @@ def why_other(state: RunState, plan: Plan, slide: Slide) -> str | None:
     return ", ".join(differing) or None
 
 
-def needs_nothing(state: RunState, plan: Plan, row: Row, slide: Slide, folder: BatchFolder) -> bool:
+def needs_nothing(state: RunState, plan: CohortPlan, row: CohortRow, slide: Slide, folder: BatchFolder) -> bool:
     """True where the run is finished, with its exports, and a worker would find nothing to do."""
     mask, frame = plan.mask(row), plan.frame(row)
     if not state.complete or state.manifest.mask.source != mask:
         return False
     if mask not in METHODS and not _same_grid(state, plan, mask, slide, frame):
         return False
-    from workflows.cohort.work import export_files
+    from workflows.cohort.workers.work import export_files
 
-    return all(
-        path.exists() for path in export_files(folder.run(row.id), plan.request.task, plan.study.exports)
-    )
+    return all(path.exists() for path in export_files(folder.run(row.id), plan.request.task, plan.study.exports))
 
 
-def _same_grid(state: RunState, plan: Plan, mask: str, slide: Slide, frame: PixelFrame | None) -> bool:
+def _same_grid(state: RunState, plan: CohortPlan, mask: str, slide: Slide, frame: PixelFrame | None) -> bool:
     """True where a mask file still gives the tiles of the run."""
-    from workflows._opening import find_mask
+    from workflows.inputs.opening import find_mask
     from wsi.grid import TileGrid
 
     request = plan.request
     grid = TileGrid.from_slide(
-        slide, tile_size=request.tile_size, overlap=request.overlap, mpp=request.mpp,
-        mask=find_mask(mask, slide, frame)[0], min_tissue=request.min_tissue,
-    )  # fmt: skip
+        slide,
+        tile_size=request.tile_size,
+        overlap=request.overlap,
+        mpp=request.mpp,
+        mask=find_mask(mask, slide, frame)[0],
+        min_tissue=request.min_tissue,
+    )
     return grid.hash == state.manifest.grid.hash
 
 

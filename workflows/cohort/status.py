@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from workflows.cohort.folder import BatchFolder, Failure
-from workflows.cohort.plan import Plan
 from workflows.cohort.state import RunState, read_state
-from workflows.cohort.table import Row
+from workflows.cohort.study.plan import CohortPlan
+from workflows.cohort.study.table import CohortRow
 from workflows.errors import StoreError
 
-Stage = Literal[
-    "complete", "open", "failed tiles", "failed", "refused", "not begun", "other run", "unreadable"
-]
+Stage = Literal["complete", "open", "failed tiles", "failed", "refused", "not begun", "other run", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class SlideStatus:
         From the journal.
     """
 
-    row: Row
+    row: CohortRow
     stage: Stage
     reason: str = ""
     tiles: int = 0
@@ -42,7 +40,7 @@ class SlideStatus:
     objects: int = 0
 
 
-def cohort_status(out: Path | str) -> tuple[Plan, list[SlideStatus]]:
+def cohort_status(out: Path | str) -> tuple[CohortPlan, list[SlideStatus]]:
     """The plan of a batch and the status of every row, in their order.
 
     Raises
@@ -51,11 +49,11 @@ def cohort_status(out: Path | str) -> tuple[Plan, list[SlideStatus]]:
         The folder holds no batch.
     """
     folder = BatchFolder(Path(out).absolute())
-    plan = Plan.read(folder)
+    plan = CohortPlan.read(folder)
     return plan, [slide_status(plan, row, folder) for row in plan.rows]
 
 
-def slide_status(plan: Plan, row: Row, folder: BatchFolder) -> SlideStatus:
+def slide_status(plan: CohortPlan, row: CohortRow, folder: BatchFolder) -> SlideStatus:
     """The status of one row."""
     if problem := plan.problem(row):
         return SlideStatus(row, "refused", problem)
@@ -77,7 +75,7 @@ def slide_status(plan: Plan, row: Row, folder: BatchFolder) -> SlideStatus:
     return SlideStatus(row, "failed" if why else "open", why, *numbers)
 
 
-def _other_request(state: RunState, plan: Plan) -> str:
+def _other_request(state: RunState, plan: CohortPlan) -> str:
     found = state.manifest
     pairs = {
         "request": (found.request_hash, plan.request.hash),

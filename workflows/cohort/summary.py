@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workflows._folder import replace_all_whole
 from workflows.cohort.folder import TABLE_CSV, TABLE_PARQUET, BatchFolder
 from workflows.cohort.status import SlideStatus, cohort_status
 from workflows.errors import RunNotFoundError, StoreVersionError
-from workflows.report import Report
+from workflows.report.report import Report
+from workflows.store.folder import replace_all_whole
 
 _FIRST = ("id", "group", "slide", "stage", "complete", "reason")
 
@@ -63,9 +63,13 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(status: SlideStatus, folder: BatchFolder) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "id": status.row.id, "group": status.row.group, "slide": status.row.slide, "stage": status.stage,
-        "complete": status.stage == "complete", "reason": status.reason,
-    }  # fmt: skip
+        "id": status.row.id,
+        "group": status.row.group,
+        "slide": status.row.slide,
+        "stage": status.stage,
+        "complete": status.stage == "complete",
+        "reason": status.reason,
+    }
     if status.stage in ("refused", "other run", "unreadable", "not begun"):
         return row
     try:
@@ -78,10 +82,13 @@ def _row(status: SlideStatus, folder: BatchFolder) -> dict[str, Any]:
 def report_row(report: Report) -> dict[str, Any]:
     """The numbers of one report, by the names of the table's columns."""
     row: dict[str, Any] = {
-        "task": report.request.task.value, "model": report.model.model, "mpp": report.slide.mpp,
-        "tissue_mm2": report.mask.tissue_mm2, "tissue_answered": report.tiles.tissue_answered,
+        "task": report.request.task.value,
+        "model": report.model.model,
+        "mpp": report.slide.mpp,
+        "tissue_mm2": report.mask.tissue_mm2,
+        "tissue_answered": report.tiles.tissue_answered,
         "tiles": report.tiles.total,
-    }  # fmt: skip
+    }
     row |= {f"tiles_{name}": number for name, number in report.tiles.counts.model_dump().items()}
     if report.quality is not None:
         row |= {"qc_inspected": report.quality.inspected, "qc_flagged": report.quality.flagged}
@@ -90,10 +97,12 @@ def report_row(report: Report) -> dict[str, Any]:
             row |= {f"qc_{found.reason}_tiles": found.tiles, f"qc_{found.reason}_mm2": found.tissue_mm2}
     row |= _results(report.results.model_dump(mode="json"))
     row |= {
-        "model_seconds": report.run.model_seconds, "warnings": len(report.warnings),
-        "request_hash": report.provenance.request_hash, "run_id": report.provenance.run_id,
+        "model_seconds": report.run.model_seconds,
+        "warnings": len(report.warnings),
+        "request_hash": report.provenance.request_hash,
+        "run_id": report.provenance.run_id,
         "slide_fingerprint": report.provenance.slide_fingerprint,
-    }  # fmt: skip
+    }
     return row
 
 

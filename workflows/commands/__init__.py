@@ -5,21 +5,9 @@ Modules here import only the standard library and typer at the top, so that `qwe
 
 import typer
 
-from workflows.commands import (
-    ask,
-    batch,
-    cells,
-    check,
-    demo,
-    instruments,
-    judge,
-    look,
-    papers,
-    results,
-    spatial,
-    thresholds,
-    timelapse,
-)
+from workflows.commands import ask, check, demo, look, results, thresholds
+from workflows.commands.cohort import batch
+from workflows.commands.science import cells, instruments, judge, papers, spatial, timelapse
 
 app = typer.Typer()
 for module in (

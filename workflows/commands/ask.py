@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workflows.commands._guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
-from workflows.commands.options import takes_run_options
-from workflows.run_options import RunOptions
+from workflows.commands.shared.guard import INCOMPLETE, INTERRUPTED, USAGE, guarded, stop
+from workflows.commands.shared.options import takes_run_options
+from workflows.run.options import RunOptions
 
 if TYPE_CHECKING:
-    from workflows.report import Report
+    from workflows.report.report import Report
     from wsi.slide import Slide
 
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="Slide, stack or picture.")]
 Labels = Annotated[str, typer.Option("-l", "--labels", metavar="A,B,...", help="Comma-separated labels.")]
-Words = Annotated[
-    str | None, typer.Option("-p", "--prompt", help="Your own words instead of the standard ones.")
-]
+Words = Annotated[str | None, typer.Option("-p", "--prompt", help="Your own words instead of the standard ones.")]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask of every tile.")]
 
 
@@ -82,7 +80,7 @@ def extract(
     run: RunOptions,
 ) -> None:
     """Fill a JSON Schema of your own from every tile."""
-    from qwenvl.json_schema import read_schema
+    from qwenvl.constraints.json_schema import read_schema
 
     _ask_slide(slide, run, task="extract", prompt=prompt, output_schema=read_schema(schema))
 
@@ -96,29 +94,32 @@ def repeat(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the model is served, if it was a served one.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Set aside another run found in the folder.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Set aside another run found in the folder.")] = False,
 ) -> None:
     """Run again exactly what a report describes."""
-    from workflows.report import Report
-    from workflows.run_options import load_engine
+    from workflows.report.report import Report
+    from workflows.run.options import load_engine
 
     earlier = Report.read(report)
     opened = _slide_of(earlier, report if report.is_dir() else report.parent, slide)
     model, family = earlier.model.model, None
     if earlier.model.device == "server":
         if server is None:
-            stop(
-                f"{report}: {model} was asked through a server; say where it is now with --server URL.", USAGE
-            )
+            stop(f"{report}: {model} was asked through a server; say where it is now with --server URL.", USAGE)
         model, family = model.rpartition("@")[0], earlier.model.family
     quantised, adapter = earlier.model.processor.get("quantise"), earlier.model.adapter
     flags = RunOptions(
-        out=out, overwrite=overwrite, device=device, model=model, dtype=earlier.model.dtype,
-        quantise=None if quantised is None else str(quantised), server=server,
-        family=family, adapter=None if adapter is None else Path(adapter), **earlier.run_options(),
-    )  # fmt: skip
+        out=out,
+        overwrite=overwrite,
+        device=device,
+        model=model,
+        dtype=earlier.model.dtype,
+        quantise=None if quantised is None else str(quantised),
+        server=server,
+        family=family,
+        adapter=None if adapter is None else Path(adapter),
+        **earlier.run_options(),
+    )
     engine, _ = load_engine(flags)
     if engine.info.fingerprint != earlier.model.fingerprint:
         stop(
@@ -131,7 +132,7 @@ def repeat(
 
 def _slide_of(earlier: Report, run: Path, slide: Path | None) -> Slide:
     """The slide that a report is about, wherever it lies now; stops where it is not found."""
-    from workflows._reopening import reopen
+    from workflows.inputs.reopening import reopen
 
     found = reopen(earlier.slide, run, slide)
     if found.slide is None:
@@ -140,8 +141,8 @@ def _slide_of(earlier: Report, run: Path, slide: Path | None) -> Slide:
 
 
 def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
-    from workflows.commands._run import dry_run
-    from workflows.run_options import check_slide, load_engine, recommended_request, split_labels
+    from workflows.commands.shared.run import dry_run
+    from workflows.run.options import check_slide, load_engine, recommended_request, split_labels
 
     if "labels" in question:
         question["labels"] = split_labels(question["labels"])
@@ -155,8 +156,8 @@ def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
 
 
 def _run_and_show(slide: Path | Slide, request: Any, engine: Any, run: RunOptions) -> None:
-    from workflows.commands._run import run_request
-    from workflows.commands._show import show_report
+    from workflows.commands.shared.run import run_request
+    from workflows.commands.shared.show import show_report
 
     path = slide if isinstance(slide, Path) else slide.path
     result = run_request(slide, request, engine, run, run.out or Path(f"{path.stem}.run"))

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.commands._guard import ERROR, guarded
+from workflows.commands.shared.guard import ERROR, guarded
 
 _NEEDED = (
     "numpy",
@@ -37,9 +37,7 @@ _OPTIONAL = {
 
 
 @guarded
-def doctor(
-    quick: Annotated[bool, typer.Option("--quick", help="Do not run the embedded model.")] = False,
-) -> None:
+def doctor(quick: Annotated[bool, typer.Option("--quick", help="Do not run the embedded model.")] = False) -> None:
     """Check the installation and say what is missing."""
     rows: list[tuple[str, str, str]] = [("python", platform.python_version(), "ok")]
     for name in _NEEDED:
@@ -73,11 +71,7 @@ def _device_row() -> tuple[str, str, str]:
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return (
-            "device",
-            f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free",
-            "ok",
-        )
+        return ("device", f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free", "ok")
     if torch.backends.mps.is_available():
         return "device", "Apple GPU (mps)", "ok"
     return "device", f"CPU, {torch.get_num_threads()} threads; large models need a GPU", "note"

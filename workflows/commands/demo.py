@@ -8,31 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workflows.commands._guard import guarded
-from workflows.run_options import RunOptions
+from workflows.commands.shared.guard import guarded
+from workflows.run.options import RunOptions
 
 if TYPE_CHECKING:
     from qwenvl.engines.base import Engine
     from qwenvl.request import Request
-    from workflows.compare import Agreement
-    from workflows.slide_run import RunResult
+    from workflows.review.compare import TruthAgreement
+    from workflows.run.slide import RunResult
 
 TUMOR_QUESTION = "Is there tumor in this image?"
 
 
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of slide, runs and exports.")] = Path(
-        "demo-run"
-    ),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of slide, runs and exports.")] = Path("demo-run"),
     seed: Annotated[int, typer.Option(min=0, help="Another slide.")] = 7,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")
-    ] = "embedded",
+    model: Annotated[str, typer.Option("-m", "--model", help="'embedded', a folder, or a hub name.")] = "embedded",
 ) -> None:
     """Write a synthetic slide, find its nuclei, map its tumor, and compare with the truth."""
     from workflows.export.geojson import export_geojson
-    from workflows.run_options import load_engine, recommended_request
+    from workflows.run.options import load_engine, recommended_request
     from wsi.synthetic import make_demo_slide
 
     out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +55,7 @@ def demo(
 
 def _run(slide: Path, request: Request, engine: Engine, options: RunOptions, out: Path) -> RunResult:
     """Run, or go on; a demonstration of an earlier version or of another model is set aside."""
-    from workflows.commands._run import run_request
+    from workflows.commands.shared.run import run_request
     from workflows.errors import RunMismatchError
 
     try:
@@ -68,8 +64,8 @@ def _run(slide: Path, request: Request, engine: Engine, options: RunOptions, out
         return run_request(slide, request, engine, replace(options, overwrite=True), out)
 
 
-def _agreement(run: RunResult, truth: Path) -> Agreement:
-    from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
+def _agreement(run: RunResult, truth: Path) -> TruthAgreement:
+    from workflows.review.compare import compare_boxes, read_truth_boxes, run_boxes
 
     boxes, labels = run_boxes(run.folder)
     true, true_labels = read_truth_boxes(truth)
@@ -81,8 +77,8 @@ def _tumor_auroc(run: RunResult, slide: Path) -> float:
     import numpy as np
     from PIL import Image
 
-    from qwenvl.agreement import auroc
-    from workflows.store import RunStore
+    from qwenvl.scoring.agreement import auroc
+    from workflows.store.run_store import RunStore
     from wsi.synthetic import REGIONS
 
     regions = np.asarray(Image.open(slide.with_suffix(".regions.png")))
@@ -100,7 +96,7 @@ def _tumor_auroc(run: RunResult, slide: Path) -> float:
     return auroc(np.asarray(scores, float), np.asarray(planted, bool))
 
 
-def _print(boxes: RunResult, heatmap: RunResult, agreement: Agreement, area: float, exported: Path) -> None:
+def _print(boxes: RunResult, heatmap: RunResult, agreement: TruthAgreement, area: float, exported: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 

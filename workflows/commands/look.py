@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workflows.commands._guard import guarded
+from workflows.commands.shared.guard import guarded
 
 _MOST = 12
 """Lines of one fact that are printed; --json holds all."""
@@ -28,14 +28,12 @@ def info(
         str | None, typer.Option(metavar="stored|srgb", help="Colours of the thumbnail and the command.")
     ] = None,
     thumbnail: Annotated[Path | None, typer.Option(help="Also write a PNG of the whole slide here.")] = None,
-    properties: Annotated[
-        bool, typer.Option("--properties", help="Show the file's own metadata too.")
-    ] = False,
+    properties: Annotated[bool, typer.Option("--properties", help="Show the file's own metadata too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a file holds, where its scale comes from, what it leaves to you, and a command that runs on it."""
-    from workflows.file_facts import file_facts
-    from wsi.address import as_path
+    from workflows.inputs.file_facts import file_facts
+    from wsi.files.address import as_path
 
     slide = as_path(slide)
     options = {"plane": plane, "rendering": rendering, "series": series, "colour": colour}
@@ -56,9 +54,9 @@ def _from_pixels(
     path: Path, mpp: float | None, options: dict[str, Any], thumbnail: Path | None, properties: bool
 ) -> dict[str, Any]:
     """The file's own metadata, and the name of the thumbnail that was written."""
-    from workflows._opening import open_path
-    from workflows.needed import needed_for
-    from workflows.suggested import suggested_options
+    from workflows.inputs.needed import needed_for
+    from workflows.inputs.opening import open_path
+    from workflows.inputs.suggested import suggested_options
 
     chosen = suggested_options(needed_for(path, mpp=mpp, options=options), options)
     facts: dict[str, Any] = {}
@@ -124,21 +122,14 @@ def _stack(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "axes", ", ".join(f"{axis} {length}" for axis, length in facts["axes"].items())
     if facts["times"] > 1:
         at = facts["seconds"]
-        stated = (
-            f"taken at {', '.join(f'{s:g}' for s in at[:_MOST])}{', ...' * (len(at) > _MOST)} s" if at else ""
-        )
+        stated = f"taken at {', '.join(f'{s:g}' for s in at[:_MOST])}{', ...' * (len(at) > _MOST)} s" if at else ""
         yield "times", f"t=0 to {facts['times'] - 1}, {stated or 'the file does not say when'}"
     if facts["depths"] > 1:
-        apart = (
-            f"{facts['depth_um']:g} um apart" if facts["depth_um"] else "the file does not say how far apart"
-        )
+        apart = f"{facts['depth_um']:g} um apart" if facts["depth_um"] else "the file does not say how far apart"
         unnamed = "; the axis has no name and is taken for z" if facts["unnamed_axis"] == "z" else ""
         yield "depths", f"z=0 to {facts['depths'] - 1}, {apart}{unnamed}"
     if not facts["rgb"] or len(facts["channels"]) > 3:
-        yield (
-            "channels",
-            _cut([f"{each['index']}: {each['name'] or 'unnamed'}" for each in facts["channels"]]),
-        )
+        yield ("channels", _cut([f"{each['index']}: {each['name'] or 'unnamed'}" for each in facts["channels"]]))
 
 
 def _samples(facts: dict[str, Any]) -> str:

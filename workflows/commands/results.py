@@ -9,16 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from workflows.commands._guard import USAGE, guarded, stop
-from workflows.commands.options import Frame
-from wsi.frames import PixelFrame
+from workflows.commands.shared.guard import USAGE, guarded, stop
+from workflows.commands.shared.options import Frame
+from wsi.regions.frames import PixelFrame
 
 export = typer.Typer(help="Write a run's results for other programs.", no_args_is_help=True)
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Tiles = Annotated[bool, typer.Option("--tiles", help="One row per tile instead of one per object.")]
 SlidePath = Annotated[
-    Path | None,
-    typer.Option("--slide", help="Where the slide lies now, if it moved and is not found beside the run."),
+    Path | None, typer.Option("--slide", help="Where the slide lies now, if it moved and is not found beside the run.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 
@@ -48,12 +47,12 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON.")] = False,
 ) -> None:
     """Show the report of a run; with --refresh, make it again from the stored answers."""
-    from workflows.report import Report
-    from workflows.slide_run import finish_run
+    from workflows.report.report import Report
+    from workflows.run.slide import finish_run
 
     made = finish_run(run, slide=slide, say=_note) if refresh else Report.read(run)
     if html:
-        from workflows.html import write_slide_report
+        from workflows.report.html import write_slide_report
 
         written = write_slide_report(run, slide_path=slide)
         if not as_json:
@@ -61,7 +60,7 @@ def report(
     if as_json:
         typer.echo(made.to_json())
     else:
-        from workflows.commands._show import show_report
+        from workflows.commands.shared.show import show_report
 
         show_report(made, run)
 
@@ -137,9 +136,7 @@ def anndata(
 def spatialdata(
     run: RunFolder,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder ending in .zarr.")],
-    picture: Annotated[
-        bool, typer.Option("--picture/--no-picture", help="Put an overview of the slide in.")
-    ] = True,
+    picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Put an overview of the slide in.")] = True,
     slide: SlidePath = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -190,9 +187,7 @@ def coco(
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Every answered tile is an image, instead of the slide.")
     ] = False,
-    pictures: Annotated[
-        bool, typer.Option("--pictures", help="With --tiles: write the tiles' pictures too.")
-    ] = False,
+    pictures: Annotated[bool, typer.Option("--pictures", help="With --tiles: write the tiles' pictures too.")] = False,
     slide: SlidePath = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -216,8 +211,8 @@ def html(
     overwrite: Overwrite = False,
 ) -> None:
     """The report as one HTML file with pictures, to read, print and send."""
-    from workflows._folder import JOURNAL
-    from workflows.html import CohortSlide, write_batch_report, write_cohort_report, write_slide_report
+    from workflows.report.html import CohortSlide, write_batch_report, write_cohort_report, write_slide_report
+    from workflows.store.folder import JOURNAL
 
     if slide is not None and (len(runs) > 1 or not (runs[0] / JOURNAL).exists()):
         stop("--slide names the slide of one run; leave it out for several.", USAGE)
@@ -238,9 +233,7 @@ def summarise(
         str | None, typer.Option("-m", "--model", help="By default the model of the run.", show_default=False)
     ] = None,
     server: Annotated[str | None, typer.Option(metavar="URL", help="Where the model is served.")] = None,
-    family: Annotated[
-        str | None, typer.Option(help="Family of a served model whose name does not tell.")
-    ] = None,
+    family: Annotated[str | None, typer.Option(help="Family of a served model whose name does not tell.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     prompt_tokens: Annotated[
         int, typer.Option(min=1000, help="Longest prompt: what the model's context holds.")
@@ -248,9 +241,9 @@ def summarise(
     new_tokens: Annotated[int, typer.Option(min=32, help="Longest answer.")] = 512,
 ) -> None:
     """Summarise a describe or ask run in words; every sentence names the tiles it rests on."""
-    from workflows.narrative import summarise_in_words
-    from workflows.run_options import RunOptions, load_engine
-    from workflows.store import RunStore
+    from workflows.report.slide_summary import summarise_in_words
+    from workflows.run.options import RunOptions, load_engine
+    from workflows.store.run_store import RunStore
 
     with RunStore.open(run) as store:
         used = store.manifest.model
@@ -273,24 +266,20 @@ def summarise(
 @guarded
 def compare(
     run: RunFolder,
-    truth: Annotated[
-        Path, typer.Argument(metavar="GEOJSON", help="Known objects (QuPath GeoJSON, .gz too).")
-    ],
+    truth: Annotated[Path, typer.Argument(metavar="GEOJSON", help="Known objects (QuPath GeoJSON, .gz too).")],
     iou: Annotated[float, typer.Option(min=0.05, max=0.95, help="Least overlap of a match.")] = 0.5,
     frame: Frame = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Precision, recall and F1 of a run's boxes against annotations."""
-    from workflows._reopening import frames_of_run
-    from workflows.compare import compare_boxes, read_truth_boxes, run_boxes
+    from workflows.inputs.reopening import frames_of_run
+    from workflows.review.compare import compare_boxes, read_truth_boxes, run_boxes
 
     boxes, labels = run_boxes(run)
     true, true_labels = read_truth_boxes(truth, frames=frames_of_run(run, frame), frame=frame)
     rows = compare_boxes(boxes, labels, true, true_labels, iou)
     if as_json:
-        facts = {
-            name: {"matched": a.matched, "predicted": a.predicted, "true": a.true} for name, a in rows.items()
-        }
+        facts = {name: {"matched": a.matched, "predicted": a.predicted, "true": a.true} for name, a in rows.items()}
         typer.echo(json.dumps({"iou": iou, "labels": facts}, indent=2))
         return
     for name, a in rows.items():
@@ -304,23 +293,18 @@ def compare(
 def corrections(
     run: RunFolder,
     file: Annotated[
-        Path,
-        typer.Argument(metavar="GEOJSON", help="What `qwenvl export geojson` wrote, corrected in QuPath."),
+        Path, typer.Argument(metavar="GEOJSON", help="What `qwenvl export geojson` wrote, corrected in QuPath.")
     ],
     frame: Frame = None,
-    who: Annotated[
-        str | None, typer.Option(help="Reviewer.", show_default="the user of this computer")
-    ] = None,
+    who: Annotated[str | None, typer.Option(help="Reviewer.", show_default="the user of this computer")] = None,
     reject_missing: Annotated[
         bool, typer.Option("--reject-missing", help="Objects that are not in the file were deleted there.")
     ] = False,
 ) -> None:
     """Read corrections made in QuPath back into the review of a run."""
-    from workflows.corrections import read_corrections
+    from workflows.review.corrections import read_corrections
 
-    typer.echo(
-        f"{file.name}: {read_corrections(run, file, who=who, reject_missing=reject_missing, frame=frame)}"
-    )
+    typer.echo(f"{file.name}: {read_corrections(run, file, who=who, reject_missing=reject_missing, frame=frame)}")
 
 
 @guarded
@@ -331,11 +315,9 @@ def schema(
     """Print the JSON Schema of the report, of a request, or of a study (`qwenvl batch --config`)."""
     from qwenvl.request import Request
     from workflows.cohort import Study
-    from workflows.report import Report
+    from workflows.report.report import Report
 
-    models: dict[SchemaName, Any] = {
-        SchemaName.REPORT: Report, SchemaName.REQUEST: Request, SchemaName.STUDY: Study
-    }  # fmt: skip
+    models: dict[SchemaName, Any] = {SchemaName.REPORT: Report, SchemaName.REQUEST: Request, SchemaName.STUDY: Study}
     document = models[name].model_json_schema()
     text = json.dumps(document, indent=2)
     if out is None:

@@ -9,32 +9,23 @@ from typing import Annotated
 
 import typer
 
-from workflows.commands._guard import guarded
-from workflows.commands.options import Frame
+from workflows.commands.shared.guard import guarded
+from workflows.commands.shared.options import Frame
 
 
 @guarded
 def thresholds(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run with --where, or a run of score or classify.")
-    ],
-    truth: Annotated[
-        Path,
-        typer.Argument(metavar="GEOJSON", help="Known regions or objects (QuPath GeoJSON)."),
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run with --where, or a run of score or classify.")],
+    truth: Annotated[Path, typer.Argument(metavar="GEOJSON", help="Known regions or objects (QuPath GeoJSON).")],
     label: Annotated[str | None, typer.Option(help="Class of the truth; all where not given.")] = None,
-    wanted: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Classes to look at, for a run of classify.")
-    ] = "",
-    objects: Annotated[
-        bool, typer.Option("--objects", help="Count objects even where regions are given.")
-    ] = False,
+    wanted: Annotated[str, typer.Option(metavar="A,B,...", help="Classes to look at, for a run of classify.")] = "",
+    objects: Annotated[bool, typer.Option("--objects", help="Count objects even where regions are given.")] = False,
     frame: Frame = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recall and work of every threshold of a cascade, held against known truth."""
-    from workflows.run_options import split_labels
-    from workflows.thresholds import thresholds as rows_of
+    from workflows.run.options import split_labels
+    from workflows.run.plan.thresholds import thresholds as rows_of
 
     rows = rows_of(run, truth, label=label, wanted=split_labels(wanted), objects=objects, frame=frame)
     if as_json:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from workflows._rows import TILE_DTYPE, StoredAnswer
 from workflows.export.objects import ObjectChunk, RunObjects
-from workflows.heatmap import tile_channels, tile_values
-from workflows.provenance import SlideFacts
-from workflows.reviewed import State
-from workflows.store import RunStore
+from workflows.report.images.heatmap import tile_channels, tile_values
+from workflows.review.reviewed import State
+from workflows.store.provenance import SlideFacts
+from workflows.store.rows import TILE_DTYPE, StoredAnswer
+from workflows.store.run_store import RunStore
 
 Batch = dict[str, Any]
 EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -131,11 +131,7 @@ def _words(found: StoredAnswer) -> dict[str, Any]:
     return {
         "objects": found.objects,
         "text": answer.text or "",
-        "value": value
-        if isinstance(value, str)
-        else ""
-        if value is None
-        else json.dumps(value, ensure_ascii=False),
+        "value": value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False),
         "notes": " ".join(answer.notes),
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from workflows._folder import PARTIAL
 from workflows.errors import ExportError, ExportExistsError, is_full, why_full
+from workflows.store.folder import PARTIAL
 from wsi.cleanup import cleaning_up
 
 

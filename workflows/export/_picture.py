@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workflows._reopening import reopen_run
-from workflows.store import RunStore
+from workflows.inputs.reopening import reopen_run
+from workflows.store.run_store import RunStore
 from wsi.slide import RGB
 from wsi.tissue import overview
 
@@ -17,7 +17,8 @@ def slide_picture(
 ) -> tuple[RGB, tuple[float, float]] | str:
     """The slide of a run, at most `side` px wide or high, and level-0 px per px of it along x and y.
 
-    Gray where it cannot be read. A sentence that says why, where the slide is not found; see `workflows._reopening`.
+    Gray where it cannot be read. A sentence that says why, where the slide is not found; see
+    `workflows.inputs.reopening`.
 
     Raises
     ------

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.request import Task
-from workflows._reopening import reopen_run
-from workflows._rows import tile_of
 from workflows.errors import ExportError
 from workflows.export._file import new_path, new_text_file
 from workflows.export.objects import ObjectChunk, RunObjects
-from workflows.provenance import utc_now
-from workflows.store import RunStore
-from wsi.names import json_text
+from workflows.inputs.reopening import reopen_run
+from workflows.store.provenance import utc_now
+from workflows.store.rows import tile_of
+from workflows.store.run_store import RunStore
+from wsi.files.names import json_text
 
 _SUFFIXES = (".json", ".json.gz")
 _LEAST_VISIBLE = 0.25
@@ -66,9 +66,7 @@ def export_coco(
     with RunStore.open(run) as store:
         task = store.manifest.request.task
         if task not in (Task.DETECT, Task.POINT):
-            raise ExportError(
-                f"COCO holds objects, and task {task} finds none. Export a table of tiles instead."
-            )
+            raise ExportError(f"COCO holds objects, and task {task} finds none. Export a table of tiles instead.")
         if pictures and not tiles:
             raise ExportError("pictures: only tiles have pictures to write; the slide is a file already.")
         objects = RunObjects(store)
@@ -94,17 +92,9 @@ class _WholeSlide:
 
     def images(self, folder: str) -> Iterator[dict[str, Any]]:
         slide = self._store.manifest.slide
-        yield {
-            "id": 1,
-            "file_name": slide.name,
-            "width": slide.width,
-            "height": slide.height,
-            **_scale(self._store),
-        }
+        yield {"id": 1, "file_name": slide.name, "width": slide.width, "height": slide.height, **_scale(self._store)}
 
-    def places(
-        self, chunk: ObjectChunk
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
+    def places(self, chunk: ObjectChunk) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
         rows = np.arange(len(chunk))
         yield rows, np.ones(len(chunk), np.int64), chunk.columns.box
 
@@ -134,9 +124,7 @@ class _Tiles:
                 **{name: int(row[name]) for name in ("x0", "y0", "width0", "height0")},
             }
 
-    def places(
-        self, chunk: ObjectChunk
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
+    def places(self, chunk: ObjectChunk) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
         """Rows of the chunk, image ids, and boxes in px of the tile, one part per row and column of tiles."""
         box, point = chunk.columns.box, chunk.columns.point
         if not len(self._sorted):
@@ -212,10 +200,8 @@ def _categories(objects: RunObjects) -> Iterator[dict[str, Any]]:
         yield {"id": number, "name": label, "supercategory": "", **more}
 
 
-def _write_pictures(
-    store: RunStore, frame: _WholeSlide | _Tiles, folder: Path, slide_path: Path | None
-) -> None:
-    from wsi.image_files import write_png
+def _write_pictures(store: RunStore, frame: _WholeSlide | _Tiles, folder: Path, slide_path: Path | None) -> None:
+    from wsi.files.image_files import write_png
 
     assert isinstance(frame, _Tiles)
     with reopen_run(store, slide_path) as found:
@@ -227,9 +213,7 @@ def _write_pictures(
             partial.mkdir()
             for row in frame.table:
                 tile = tile_of(row)
-                picture = slide.read_scaled(
-                    tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height)
-                )
+                picture = slide.read_scaled(tile.x0, tile.y0, tile.width0, tile.height0, (tile.width, tile.height))
                 write_png(partial / picture_name(tile.index), picture)
 
 

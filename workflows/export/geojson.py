@@ -4,7 +4,7 @@ The rules are those of QuPath's own readers (`QuPathTypeAdapters`, `ROITypeAdapt
 `objectType`, `classification` and `measurements` lie inside `properties`; a missing object type makes an
 annotation; ids are UUIDs; measurements are numbers only; a classification names its colour; rings are
 closed. Coordinates are px of what QuPath shows, which on slides with bounds is not the whole of level 0
-(`wsi.frames`); the head records it. Features are written one by one, so a file of any size needs no memory.
+(`wsi.regions.frames`); the head records it. Features are written one by one, so a file of any size needs no memory.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from qwenvl.answer import Status
 from qwenvl.request import Task
-from workflows._reopening import frames_of
-from workflows._rows import StoredAnswer
-from workflows.colours import FAILED, RGBColour
 from workflows.export._columns import REVIEWS
 from workflows.export._file import new_text_file
 from workflows.export.objects import ObjectChunk, RunObjects
-from workflows.heatmap import tile_channels, tile_values
-from workflows.store import RunStore
-from wsi.frames import HEAD, PixelFrame
-from wsi.names import json_text
+from workflows.inputs.reopening import frames_of
+from workflows.report.images.colours import FAILED, RGBColour
+from workflows.report.images.heatmap import tile_channels, tile_values
+from workflows.store.rows import StoredAnswer
+from workflows.store.run_store import RunStore
+from wsi.files.names import json_text
+from wsi.regions.frames import HEAD, PixelFrame
 
 _SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 Place = Callable[..., NDArray[Any]]
@@ -115,7 +115,7 @@ def _answers_so_far(store: RunStore) -> int | None:
     """Number of the newest answer of a run that may still get more; None of a finished one.
 
     It is written to every object too, because QuPath drops the head: who reads the file back must know which objects
-    it could not hold yet (`workflows.corrections`).
+    it could not hold yet (`workflows.review.corrections`).
     """
     number = store.last_seq()
     return number if len(store.finished()) < len(store.tiles()) else None

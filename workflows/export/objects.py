@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows._rows import ObjectColumns, concatenate
-from workflows.colours import RGBColour, label_colours
-from workflows.merged import iter_merged
-from workflows.reviewed import ReviewedObjects, reviewed_objects
-from workflows.store import RunStore
+from workflows.merge.merged import iter_merged
+from workflows.report.images.colours import RGBColour, label_colours
+from workflows.review.reviewed import ReviewedObjects, reviewed_objects
+from workflows.store.rows import ObjectColumns, concatenate
+from workflows.store.run_store import RunStore
 from workflows.tile_table import unpack_key
 
 _PART = 8_192
@@ -37,7 +37,7 @@ class ObjectChunk:
     attributes : mapping of (tile, item) to mapping
         Further keys the model wrote, for the objects that have any.
     review : int8 (n,)
-        Codes of `workflows.reviewed.State`; 0 where nobody looked.
+        Codes of `workflows.review.reviewed.State`; 0 where nobody looked.
     """
 
     first: int

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwenvl.request import Task
-from workflows._reopening import tell
 from workflows.errors import ExportError
 from workflows.export._columns import scale_of
 from workflows.export._file import new_path
 from workflows.export._picture import slide_picture
 from workflows.export.objects import RunObjects
-from workflows.heatmap import Heatmap, heatmap_window, read_heatmap
-from workflows.provenance import SlideFacts
-from workflows.store import RunStore
+from workflows.inputs.reopening import tell
+from workflows.report.images.heatmap import Heatmap, heatmap_window, read_heatmap
+from workflows.store.provenance import SlideFacts
+from workflows.store.run_store import RunStore
 from wsi.slide import RGB
 
 _SUFFIXES = (".zarr",)
@@ -80,9 +80,7 @@ def export_labels(
         with new_path(Path(out), _SUFFIXES, overwrite=overwrite) as partial:
             names = ("objects", "classes")
             root = zarr.create_group(partial, zarr_format=3)
-            parent = root.create_group(
-                "labels", attributes={"ome": {"version": "0.5", "labels": list(names)}}
-            )
+            parent = root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": list(names)}})
             groups = [parent.create_group(name) for name in names]
             shape = -(-slide.height // step), -(-slide.width // step)
             shapes = _shapes((int(shape[0]), int(shape[1])))
@@ -140,9 +138,12 @@ def export_heatmap(run: Path | str, out: Path | str, *, overwrite: bool = False)
         root = zarr.create_group(partial, zarr_format=3)
         for level, values in enumerate(levels):
             root.create_array(
-                str(level), data=values, chunks=(1, *(min(_SIDE, side) for side in values.shape[1:])),
-                dimension_names=("c", "y", "x"), fill_value=float("nan"),
-            )  # fmt: skip
+                str(level),
+                data=values,
+                chunks=(1, *(min(_SIDE, side) for side in values.shape[1:])),
+                dimension_names=("c", "y", "x"),
+                fill_value=float("nan"),
+            )
         shapes = [(values.shape[1], values.shape[2]) for values in levels]
         cell = float(heatmap.cell0[0]), float(heatmap.cell0[1])
         root.attrs["ome"] = {
@@ -165,9 +166,11 @@ def _write_picture(root: Any, picture: RGB, cell0: tuple[float, float], slide: S
         levels.append(np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA)))
     for level, pixels in enumerate(levels):
         root.create_array(
-            str(level), data=np.ascontiguousarray(pixels.transpose(2, 0, 1)), chunks=(3, _SIDE, _SIDE),
+            str(level),
+            data=np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+            chunks=(3, _SIDE, _SIDE),
             dimension_names=("c", "y", "x"),
-        )  # fmt: skip
+        )
     shapes = [(pixels.shape[0], pixels.shape[1]) for pixels in levels]
     colours = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
@@ -175,9 +178,7 @@ def _write_picture(root: Any, picture: RGB, cell0: tuple[float, float], slide: S
         "version": "0.5",
         "multiscales": [_multiscale(slide.name, "cyx", shapes, cell0, slide)],
         "omero": {
-            "channels": [
-                {"label": name, "color": colour, "active": True, "window": window} for name, colour in colours
-            ]
+            "channels": [{"label": name, "color": colour, "active": True, "window": window} for name, colour in colours]
         },
     }
 
@@ -222,12 +223,7 @@ class _Drawing:
     def add(self, rows: NDArray[np.int64]) -> None:
         """Add rows of left, top, right, bottom, instance, class, whether it is a point."""
         height, width = self._instances.shape
-        inside = (
-            (rows[:, _RIGHT] > 0)
-            & (rows[:, _BOTTOM] > 0)
-            & (rows[:, _LEFT] < width)
-            & (rows[:, _TOP] < height)
-        )
+        inside = (rows[:, _RIGHT] > 0) & (rows[:, _BOTTOM] > 0) & (rows[:, _LEFT] < width) & (rows[:, _TOP] < height)
         rows = rows[inside]
         first, last = rows[:, _TOP] // _SIDE, (np.minimum(rows[:, _BOTTOM], height) - 1) // _SIDE
         for row in range(max(0, int(first.min(initial=0))), int(last.max(initial=-1)) + 1):
@@ -252,9 +248,7 @@ class _Drawing:
 
     def _draw_block(self, block: _Block, rows: NDArray[np.int64]) -> None:
         window = _window(*block)
-        height, width = (
-            min(_SIDE, side - at * _SIDE) for side, at in zip(self._instances.shape, block, strict=True)
-        )
+        height, width = (min(_SIDE, side - at * _SIDE) for side, at in zip(self._instances.shape, block, strict=True))
         drawn = np.zeros((height, width), np.int32)
         y, x = block[0] * _SIDE, block[1] * _SIDE
         for at, (left, top, right, bottom, _, _, point) in enumerate(rows.tolist(), start=1):
@@ -327,18 +321,12 @@ def _shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
 
 def _new_level(group: Any, level: int, shape: tuple[int, int], dtype: Any) -> Any:
     return group.create_array(
-        str(level), shape=shape, chunks=(_SIDE, _SIDE), dtype=np.dtype(dtype), fill_value=0,
-        dimension_names=("y", "x"),
-    )  # fmt: skip
+        str(level), shape=shape, chunks=(_SIDE, _SIDE), dtype=np.dtype(dtype), fill_value=0, dimension_names=("y", "x")
+    )
 
 
 def _multiscale(
-    name: str,
-    axes: str,
-    shapes: list[tuple[int, int]],
-    cell0: tuple[float, float],
-    slide: SlideFacts,
-    folder: str = "",
+    name: str, axes: str, shapes: list[tuple[int, int]], cell0: tuple[float, float], slide: SlideFacts, folder: str = ""
 ) -> dict[str, Any]:
     """A multiscale whose px of level 0 are `cell0` (x, y) level-0 px of the slide.
 
@@ -355,22 +343,16 @@ def _multiscale(
             {
                 "path": f"{folder}{level}",
                 "coordinateTransformations": [
-                    {
-                        "type": "scale",
-                        "scale": [1.0 if axis == "c" else steps[axis] * by[axis] for axis in axes],
-                    },
+                    {"type": "scale", "scale": [1.0 if axis == "c" else steps[axis] * by[axis] for axis in axes]},
                     {
                         "type": "translation",
-                        "translation": [
-                            0.0 if axis == "c" else (steps[axis] - 1) / 2 * by[axis] for axis in axes
-                        ],
+                        "translation": [0.0 if axis == "c" else (steps[axis] - 1) / 2 * by[axis] for axis in axes],
                     },
                 ],
             }
         )
     kinds = [
-        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", **unit}
-        for axis in axes
+        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", **unit} for axis in axes
     ]
     return {"name": name, "axes": kinds, "datasets": datasets}
 
@@ -381,9 +363,7 @@ def _image_label(objects: RunObjects) -> dict[str, Any]:
             {"label-value": code, "rgba": [*colour, 255]}
             for code, colour in enumerate(objects.colours.values(), start=1)
         ],
-        "properties": [
-            {"label-value": code, "class": label} for code, label in enumerate(objects.labels, start=1)
-        ],
+        "properties": [{"label-value": code, "class": label} for code, label in enumerate(objects.labels, start=1)],
     }
 
 

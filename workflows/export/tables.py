@@ -15,7 +15,7 @@ import numpy as np
 from workflows.export._columns import KINDS, REVIEWS, Batch, object_batch, scale_of, tile_batches
 from workflows.export._file import new_path, new_text_file, require
 from workflows.export.objects import RunObjects
-from workflows.store import RunStore
+from workflows.store.run_store import RunStore
 from wsi.cleanup import cleaning_up
 
 _CSV = (".csv", ".csv.gz")
@@ -174,8 +174,7 @@ def _write_parquet(
             arrays = {name: _arrow(pa, name, column) for name, column in batch.items()}
             if writer is None:
                 schema = pa.schema(
-                    [(name, array.type) for name, array in arrays.items()],
-                    metadata={"qwenvl": json.dumps(facts)},
+                    [(name, array.type) for name, array in arrays.items()], metadata={"qwenvl": json.dumps(facts)}
                 )
                 writer = pq.ParquetWriter(sink, schema, compression="zstd")
             writer.write_table(pa.table(arrays, schema=schema))

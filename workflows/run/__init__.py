@@ -1,5 +1,5 @@
 """Asking: the one loop that all workflows run their items through, and what tiles of a slide add to it."""
 
-from workflows.run.items import Asked, Item, Progress, run_items
+import lazy_loader
 
-__all__ = ["Asked", "Item", "Progress", "run_items"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

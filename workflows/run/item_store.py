@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from qwenvl.answer import Answer, TileObject
-from workflows._rows import OBJECT
-from workflows._schema import ITEM_TABLES, ITEMS_VERSION
-from workflows._splitting import Split
-from workflows.provenance import ItemsManifest
 from workflows.run.journal import Journal
+from workflows.run.splitting import Split
+from workflows.store.provenance import ItemsManifest
+from workflows.store.rows import OBJECT
+from workflows.store.schema import ITEM_TABLES, ITEMS_VERSION
 
 
 class ItemStore(Journal[ItemsManifest]):
@@ -71,9 +71,7 @@ class ItemStore(Journal[ItemsManifest]):
 
 def _object(row: tuple[Any, ...]) -> TileObject:
     _, _, label, kind, x_min, y_min, x_max, y_max, score, attributes = row
-    place: dict[str, Any] = (
-        {"point": (x_min, y_min)} if kind == "point" else {"box": (x_min, y_min, x_max, y_max)}
-    )
+    place: dict[str, Any] = {"point": (x_min, y_min)} if kind == "point" else {"box": (x_min, y_min, x_max, y_max)}
     return TileObject(label, score=score, attributes=json.loads(attributes or "{}"), **place)
 
 

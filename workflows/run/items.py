@@ -21,9 +21,9 @@ from qwenvl.engines.questions import ask_questions
 from qwenvl.errors import EngineError, QwenVLError, ServerError
 from qwenvl.request import Request
 from qwenvl.subject import Picture, Subject
-from workflows._rows import StoredAnswer
-from workflows._splitting import Split
 from workflows.errors import WorkflowError
+from workflows.run.splitting import Split
+from workflows.store.rows import StoredAnswer
 from wsi.cleanup import cleaning_up
 from wsi.errors import SlideError
 from wsi.limits import raise_limit
@@ -299,10 +299,16 @@ class _Runner:
         seconds, seq = time.perf_counter() - self.begun, self.stores[0].last_seq()
         self.on_batch(
             Progress(
-                self.resumed + self.items, self.total, self.resumed, self.failed, self.objects, seconds, seq,
+                self.resumed + self.items,
+                self.total,
+                self.resumed,
+                self.failed,
+                self.objects,
+                seconds,
+                seq,
                 self.splits,
             )
-        )  # fmt: skip
+        )
 
     def _without_room(self, found: Sequence[tuple[Item, Answer]], parted: set[int]) -> EngineError | None:
         """The error that ends the run where an item does not fit into memory and is not made smaller."""
@@ -315,9 +321,7 @@ class _Runner:
         self.cancelled = self.cancel is not None and self.cancel.is_set()
         return self.cancelled
 
-    def _answers(
-        self, cells: Sequence[tuple[_Loaded, int]]
-    ) -> tuple[list[Answer | None], ServerError | None]:
+    def _answers(self, cells: Sequence[tuple[_Loaded, int]]) -> tuple[list[Answer | None], ServerError | None]:
         """An answer to every item and number of a request; None where the server was lost before it arrived."""
         asked = [
             (each.subject, each.item.request or self.requests[number])

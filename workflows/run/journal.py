@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from qwenvl.answer import Answer, Status
-from workflows._checksums import (
-    SUM_MODULUS,
-    checksum,
-    rows_checksum,
-    stored_checksum,
-    sum_checksum,
-    what_changed,
-)
-from workflows._folder import JOURNAL, PARTIAL, Claim, claim, journal_of
-from workflows._rows import (
+from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
+from workflows.run.splitting import Split
+from workflows.store.checksums import SUM_MODULUS, checksum, rows_checksum, stored_checksum, sum_checksum, what_changed
+from workflows.store.folder import JOURNAL, PARTIAL, Claim, claim, journal_of
+from workflows.store.provenance import Identified
+from workflows.store.rows import (
     ANSWER,
     INSERT_ANSWER,
     INSERT_OBJECT,
@@ -32,10 +28,7 @@ from workflows._rows import (
     object_rows,
     stored_answer,
 )
-from workflows._schema import DOUBTS, connect, named_errors, set_pragmas, transaction
-from workflows._splitting import Split
-from workflows.errors import RunMismatchError, StoreCorruptError, StoreError
-from workflows.provenance import Identified
+from workflows.store.schema import DOUBTS, connect, named_errors, set_pragmas, transaction
 from wsi.cleanup import clean_up, cleaning_up
 from wsi.tile import Tile
 
@@ -79,14 +72,7 @@ class Journal(Generic[M]):
             raise self._damaged(f"what was asked cannot be read ({error.errors()[0]['msg']})") from error
 
     @classmethod
-    def _create(
-        cls,
-        folder: Path,
-        manifest: M,
-        fill: Callable[[sqlite3.Connection], int],
-        *,
-        overwrite: bool,
-    ) -> Self:
+    def _create(cls, folder: Path, manifest: M, fill: Callable[[sqlite3.Connection], int], *, overwrite: bool) -> Self:
         """Start a run in `folder`, or go on with the same run found there.
 
         `fill` writes the tables into a new journal, and gives the checksum of the items in them.
@@ -182,9 +168,7 @@ class Journal(Generic[M]):
 
     def _require_same(self, manifest: M) -> None:
         if doubts := self.doubts():
-            raise RunMismatchError(
-                f"{self.folder} may hold answers about two contents of one file. {doubts[0]}"
-            )
+            raise RunMismatchError(f"{self.folder} may hold answers about two contents of one file. {doubts[0]}")
         here, asked = self.manifest.identity, manifest.identity
         differing = [key for key in asked if here.get(key) != asked[key]]
         if differing:
@@ -343,9 +327,7 @@ class Journal(Generic[M]):
         return np.array([row[0] for row in self._rows(query)], np.int64)
 
 
-def _write_new(
-    path: Path, manifest: Identified, fill: Callable[[sqlite3.Connection], int], unit: str
-) -> None:
+def _write_new(path: Path, manifest: Identified, fill: Callable[[sqlite3.Connection], int], unit: str) -> None:
     """Write a journal without answers beside `path`, then give it its name: no half journal is ever found."""
     partial = path.with_name(path.name + PARTIAL)
     partial.unlink(missing_ok=True)

@@ -16,21 +16,12 @@ from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError
 from qwenvl.request import Request
 from qwenvl.subject import Picture
-from workflows._rows import tile_of
-from workflows._splitting import (
-    DETAIL_ZOOM,
-    MEMORY_SPLITS,
-    Split,
-    Why,
-    children_of,
-    parent_of,
-    why_split,
-    zoom_of,
-)
-from workflows._watched import check_unchanged
-from workflows.quality import Inspector, excluded
+from workflows.inputs.watched import check_unchanged
 from workflows.run.items import Asked, Item, Progress, run_items
-from workflows.store import RunStore
+from workflows.run.quality import Inspector, excluded
+from workflows.run.splitting import DETAIL_ZOOM, MEMORY_SPLITS, Split, Why, children_of, parent_of, why_split, zoom_of
+from workflows.store.rows import tile_of
+from workflows.store.run_store import RunStore
 from wsi.loader import read_tile
 from wsi.slide import Slide
 from wsi.tile import Tile
@@ -52,10 +43,7 @@ class TileItems(Sequence[Item]):
     """
 
     def __init__(
-        self,
-        slide: Slide,
-        rows: NDArray[np.void],
-        load: Callable[[Slide, Tile], Picture | Answer] | None = None,
+        self, slide: Slide, rows: NDArray[np.void], load: Callable[[Slide, Tile], Picture | Answer] | None = None
     ) -> None:
         self._slide, self._rows, self._load = slide, rows, load or read_tile
 
@@ -110,10 +98,20 @@ def run_tiles(
     rows = store.tiles()
     rows = rows[~np.isin(rows["tile"], list(store.skipped()))]
     return run_items(
-        TileItems(slide, rows, job.load), [store.manifest.request], engine, store, split=job.split, on_batch=progress,
-        refine=job.noted, no_room=_no_room, guard=lambda: check_unchanged(slide.watch, store), cancel=cancel,
-        retry_failed=retry_failed, limit=limit, workers=workers,
-    )  # fmt: skip
+        TileItems(slide, rows, job.load),
+        [store.manifest.request],
+        engine,
+        store,
+        split=job.split,
+        on_batch=progress,
+        refine=job.noted,
+        no_room=_no_room,
+        guard=lambda: check_unchanged(slide.watch, store),
+        cancel=cancel,
+        retry_failed=retry_failed,
+        limit=limit,
+        workers=workers,
+    )
 
 
 class _TileJob:
@@ -158,9 +156,13 @@ class _TileJob:
         if zoom is None:
             return None
         children = children_of(
-            row, roots=self._roots, overlap=self._request.overlap, zoom=zoom, same_scale=why is Why.MEMORY,
+            row,
+            roots=self._roots,
+            overlap=self._request.overlap,
+            zoom=zoom,
+            same_scale=why is Why.MEMORY,
             mask=self._mask,
-        )  # fmt: skip
+        )
         self._why[item.key] = why
         self._children |= {int(child["tile"]): child for child in children}
         return Split(item.key, why, len(earlier) + 1, children, TileItems(self._slide, children, self.load))

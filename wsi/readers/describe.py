@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from os import PathLike
 
-from wsi.address import as_path
 from wsi.cleanup import cleaning_up
 from wsi.errors import PlaneError, SlideError, UnsupportedSlideError
+from wsi.files.address import as_path
 from wsi.readers.description import Description
 from wsi.readers.opened import OpenOptions
 from wsi.readers.registry import source_of
 
 
-def describe(
-    path: str | PathLike[str], *, series: int | None = None, reader: str | None = None
-) -> Description:
+def describe(path: str | PathLike[str], *, series: int | None = None, reader: str | None = None) -> Description:
     """What a file states of one of its images, upright; no plane or rendering has to be named, no px are read.
 
     Parameters and errors are those of `open_slide`; PlaneError is raised only where an image has to be named.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi.readers.orientation import swaps_sides
+from wsi.readers.tiff.orientation import swaps_sides
 from wsi.slide import Level
 
 
@@ -53,9 +53,7 @@ class Layout:
         return float(2 ** (self.bits or 8 * self.dtype.itemsize) - 1)
 
     def __str__(self) -> str:
-        parts = [
-            f"{n} {name}" for n, name in ((self.times, "time points"), (self.depths, "z planes")) if n > 1
-        ]
+        parts = [f"{n} {name}" for n, name in ((self.times, "time points"), (self.depths, "z planes")) if n > 1]
         kind = f"{self.channels} channel{'s' * (self.channels != 1)} of {self.dtype.name}"
         if self.bits and self.bits != 8 * self.dtype.itemsize:
             kind += f" with {self.bits} bits"
@@ -142,9 +140,12 @@ class Description:
             return replace(self, orientation=1, notes=(*self.notes, note))
         levels = tuple(Level(of.height, of.width, of.downsample_y, of.downsample_x) for of in self.levels)
         return replace(
-            self, levels=levels, mpp_xy=None if self.mpp_xy is None else self.mpp_xy[::-1], orientation=1,
+            self,
+            levels=levels,
+            mpp_xy=None if self.mpp_xy is None else self.mpp_xy[::-1],
+            orientation=1,
             notes=(*self.notes, note),
-        )  # fmt: skip
+        )
 
 
 def whole_levels(

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from wsi.colour import COLOURS, INTENT, SrgbConverter
 from wsi.errors import ColourError, PlaneError, UnknownMppError
-from wsi.identity import FileWatch
+from wsi.files.identity import FileWatch
+from wsi.pixels.colour import COLOURS, INTENT, SrgbConverter
 from wsi.readers.choices import settle
 from wsi.readers.description import Description, Layout
-from wsi.readers.orientation import stored_region, turn
-from wsi.readers.source import Source
+from wsi.readers.source import PixelSource
 from wsi.readers.stack import Plane, Rendering
+from wsi.readers.tiff.orientation import stored_region, turn
 from wsi.slide import RGB, Slide
 
 _LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.8
@@ -41,7 +41,7 @@ Reopen = Callable[[str, OpenOptions], "OpenedSlide"]
 
 
 class OpenedSlide(Slide):
-    """A slide over any `Source`.
+    """A slide over any `PixelSource`.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class OpenedSlide(Slide):
     description: Description
     options: Mapping[str, str]
 
-    def __init__(self, source: Source, options: OpenOptions, again: Reopen) -> None:
+    def __init__(self, source: PixelSource, options: OpenOptions, again: Reopen) -> None:
         self._source, self._again = source, again
         self.path = source.path
         self.reader = source.name
@@ -68,9 +68,7 @@ class OpenedSlide(Slide):
         self._plane, rendering = choices.plane, choices.rendering
         found: dict[str, str] = {}
         if rendering is not None and any(channel.auto for channel in rendering.channels):
-            ranges = {
-                c.index: _auto_range(source, self._plane, c.index) for c in rendering.channels if c.auto
-            }
+            ranges = {c.index: _auto_range(source, self._plane, c.index) for c in rendering.channels if c.auto}
             found = {f"rendering.auto.{index}": f"{low:g}-{high:g}" for index, (low, high) in ranges.items()}
             rendering = rendering.with_ranges(ranges)
         self._rendering = rendering
@@ -177,7 +175,7 @@ class OpenedSlide(Slide):
 
     @property
     def watch(self) -> FileWatch:  # type: ignore[override]
-        """Every file that the slide consists of, shared by all planes and colours; see `wsi.identity`."""
+        """Every file that the slide consists of, shared by all planes and colours; see `wsi.files.identity`."""
         return self._source.watch
 
     @property
@@ -199,7 +197,7 @@ class OpenedSlide(Slide):
 
 
 def _scale(
-    source: Source, stated: tuple[float, float] | None, mpp: tuple[float, float] | None
+    source: PixelSource, stated: tuple[float, float] | None, mpp: tuple[float, float] | None
 ) -> tuple[tuple[float, float] | None, str]:
     if mpp is not None:
         if not all(np.isfinite(side) and side > 0 for side in mpp):
@@ -208,7 +206,7 @@ def _scale(
     return stated, "unknown" if stated is None else "file"
 
 
-def _auto_range(source: Source, plane: Plane, channel: int) -> tuple[float, float]:
+def _auto_range(source: PixelSource, plane: Plane, channel: int) -> tuple[float, float]:
     """Percentiles of one channel on the coarsest level; of evenly spread blocks where that level is large."""
     level = len(source.levels) - 1
     of = source.levels[level]

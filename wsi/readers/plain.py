@@ -11,23 +11,16 @@ from PIL import Image
 
 from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.readers.description import Description, Layout
-from wsi.readers.source import Raw, Source, require_only_image
+from wsi.readers.source import PixelSource, Raw, require_only_image
 from wsi.slide import RGB, Level
 
 _ORIENTATION = 274
 # What Pillow calls frames in other formats are previews (MPO), layers (PSD) or sizes of one image.
 _ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
-_GRAY_MODES = {
-    "1": np.bool_,
-    "L": np.uint8,
-    "I;16": np.uint16,
-    "I;16B": np.uint16,
-    "I": np.int32,
-    "F": np.float32,
-}
+_GRAY_MODES = {"1": np.bool_, "L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
 
 
-class PlainSource(Source):
+class PlainSource(PixelSource):
     """An image that is decoded whole at the first read and kept in memory, one frame at a time.
 
     Transparency, which such a file itself declares, is shown over white. Its resolution tags state
@@ -88,18 +81,16 @@ class PlainSource(Source):
             return pixels
 
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
-        """A region; see `Source`."""
+        """A region; see `PixelSource`."""
         return self._whole(z)[y : y + height, x : x + width].copy()
 
-    def read_channel(
-        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
-    ) -> Raw:
-        """A region of one channel; see `Source`."""
+    def read_channel(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int) -> Raw:
+        """A region of one channel; see `PixelSource`."""
         part = self._whole(z)[y : y + height, x : x + width]
         return part.copy() if part.ndim == 2 else part[..., channel].copy()
 
     def close(self) -> None:
-        """Forget the pixels; see `Source`."""
+        """Forget the pixels; see `PixelSource`."""
         with self._lock:
             self._frames, self._closed = {}, True
 

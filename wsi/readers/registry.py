@@ -7,26 +7,26 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
-from wsi.address import RemotePath, as_path
 from wsi.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
+from wsi.files.address import RemotePath, as_path
 from wsi.readers.description import Description
-from wsi.readers.dicom import DicomSource
-from wsi.readers.dicom_header import is_dicom
-from wsi.readers.ngff import MARKERS, NgffSource, is_ngff_folder
-from wsi.readers.ngff_container import ngff_folders, split_zip
+from wsi.readers.ngff.container import ngff_folders, split_zip
+from wsi.readers.ngff.ngff import MARKERS, NgffSource, is_ngff_folder
 from wsi.readers.opened import OpenedSlide, OpenOptions
-from wsi.readers.openslide import OpenSlideSource, stated_bounds, vendor_of
 from wsi.readers.plain import PlainSource
-from wsi.readers.source import Source
+from wsi.readers.source import PixelSource
 from wsi.readers.stack import Plane, Rendering
-from wsi.readers.tiff import TiffSource
+from wsi.readers.tiff.tiff import TiffSource
+from wsi.readers.vendor.dicom import DicomSource
+from wsi.readers.vendor.dicom_header import is_dicom
+from wsi.readers.vendor.openslide import OpenSlideSource, stated_bounds, vendor_of
 
 
-def _by_openslide(path: Path, series: int | None) -> Source:
+def _by_openslide(path: Path, series: int | None) -> PixelSource:
     return (DicomSource if path.is_dir() or is_dicom(path) else OpenSlideSource)(path, series)
 
 
-READERS: dict[str, Callable[[Path, int | None], Source]] = {
+READERS: dict[str, Callable[[Path, int | None], PixelSource]] = {
     "tiff": TiffSource,
     "openslide": _by_openslide,
     "ngff": NgffSource,
@@ -92,12 +92,10 @@ def reopen(path: str, options: OpenOptions) -> OpenedSlide:
     return _open(as_path(path), options)
 
 
-def source_of(path: Path, options: OpenOptions) -> Source:
+def source_of(path: Path, options: OpenOptions) -> PixelSource:
     """The reader that takes the file, with nothing settled yet. Errors are those of `open_slide`."""
     if options.reader is not None and options.reader not in READERS:
-        raise UnsupportedSlideError(
-            f"No reader is called {options.reader!r}; known are {', '.join(READERS)}."
-        )
+        raise UnsupportedSlideError(f"No reader is called {options.reader!r}; known are {', '.join(READERS)}.")
     try:
         return _source(_resolve(path), options)
     except SlideError:
@@ -128,7 +126,7 @@ def _resolve(path: Path) -> Path:
     return path.parent if path.is_file() and path.name in MARKERS else path
 
 
-def _source(path: Path, options: OpenOptions) -> Source:
+def _source(path: Path, options: OpenOptions) -> PixelSource:
     if options.reader is not None:
         source = READERS[options.reader](path, options.series)
         return _with_bounds(source) if isinstance(source, TiffSource) else source
@@ -160,7 +158,7 @@ def _source(path: Path, options: OpenOptions) -> Source:
     return PlainSource(path, options.series)
 
 
-def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> Source:
+def _tiff(path: Path, vendor: str | None, options: OpenOptions) -> PixelSource:
     """Direct decoding where it is right; OpenSlide for what only it does right, if it sees the same image."""
     source = TiffSource(path, options.series)
     reason = source.why_not(vendor)

@@ -7,28 +7,59 @@ from itertools import pairwise
 
 # Length units of the OME schema (UnitsLength) and of NGFF (UDUNITS-2 names), in micrometres.
 _MICROMETRES = {
-    "m": 1e6, "meter": 1e6, "metre": 1e6,
-    "dm": 1e5, "decimeter": 1e5,
-    "cm": 1e4, "centimeter": 1e4,
-    "mm": 1e3, "millimeter": 1e3,
-    "um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0,
-    "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
-    "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
-    "pm": 1e-6, "picometer": 1e-6,
-    "\u00e5": 1e-4, "angstrom": 1e-4,
-    "inch": 25400.0, "in": 25400.0,
-}  # fmt: skip
+    "m": 1e6,
+    "meter": 1e6,
+    "metre": 1e6,
+    "dm": 1e5,
+    "decimeter": 1e5,
+    "cm": 1e4,
+    "centimeter": 1e4,
+    "mm": 1e3,
+    "millimeter": 1e3,
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "micrometre": 1.0,
+    "nm": 1e-3,
+    "nanometer": 1e-3,
+    "nanometre": 1e-3,
+    "pm": 1e-6,
+    "picometer": 1e-6,
+    "\u00e5": 1e-4,
+    "angstrom": 1e-4,
+    "inch": 25400.0,
+    "in": 25400.0,
+}
 
 # Time units of the OME schema (UnitsTime), of NGFF (UDUNITS-2 names) and of ImageJ, in seconds.
 _SECONDS = {
-    "d": 86400.0, "day": 86400.0, "days": 86400.0,
-    "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "hours": 3600.0,
-    "min": 60.0, "minute": 60.0, "minutes": 60.0,
-    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
-    "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3,
-    "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "microsecond": 1e-6,
-    "ns": 1e-9, "nanosecond": 1e-9,
-}  # fmt: skip
+    "d": 86400.0,
+    "day": 86400.0,
+    "days": 86400.0,
+    "h": 3600.0,
+    "hr": 3600.0,
+    "hour": 3600.0,
+    "hours": 3600.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "minutes": 60.0,
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "seconds": 1.0,
+    "ms": 1e-3,
+    "msec": 1e-3,
+    "millisecond": 1e-3,
+    "us": 1e-6,
+    "\u00b5s": 1e-6,
+    "\u03bcs": 1e-6,
+    "microsecond": 1e-6,
+    "ns": 1e-9,
+    "nanosecond": 1e-9,
+}
 
 PLAUSIBLE_TIFF_MPP = (0.01, 10.0)
 """Bounds in um/px within which a TIFF resolution in px/cm counts as a microscope's.
@@ -37,29 +68,7 @@ Below 10 um/px begin flatbed scanners (2540 dpi) and printing (300 dpi = 84.7 um
 """
 
 
-_USUAL_DPI = (
-    72,
-    75,
-    90,
-    96,
-    100,
-    110,
-    120,
-    144,
-    150,
-    180,
-    192,
-    200,
-    240,
-    250,
-    300,
-    360,
-    400,
-    600,
-    720,
-    1200,
-    2400,
-)
+_USUAL_DPI = (72, 75, 90, 96, 100, 110, 120, 144, 150, 180, 192, 200, 240, 250, 300, 360, 400, 600, 720, 1200, 2400)
 
 
 def to_micrometres(value: float | str | None, unit: str | None) -> float | None:

@@ -11,17 +11,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from wsi.errors import PlaneError
-from wsi.fingerprint import fingerprint_files
-from wsi.identity import FileWatch
+from wsi.files.fingerprint import fingerprint_files
+from wsi.files.identity import FileWatch
+from wsi.pixels.resample import resize
 from wsi.readers.description import Description, Layout
-from wsi.resample import resize
 from wsi.slide import RGB, Level
 
 Raw = NDArray[Any]
 """Samples as the file stores them, any dtype."""
 
 
-class Source(ABC):
+class PixelSource(ABC):
     """One opened file of one format.
 
     Attributes
@@ -52,16 +52,12 @@ class Source(ABC):
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:
         """A region in px of `level`, uint8 (height, width, 3), where `layout.is_rgb`. Raises ReadError."""
 
-    def read_shrunk(
-        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, factor: int
-    ) -> RGB:
+    def read_shrunk(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, factor: int) -> RGB:
         """`read_rgb`, then one area resampling by a whole factor that divides width and height."""
         return resize(self.read_rgb(x, y, width, height, level, t, z), width // factor, height // factor)
 
     @abstractmethod
-    def read_channel(
-        self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int
-    ) -> Raw:
+    def read_channel(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int, channel: int) -> Raw:
         """A region of one channel, (height, width) of `layout.dtype`. Raises ReadError."""
 
     def read_channels(

@@ -72,9 +72,7 @@ class ChannelColor:
     auto: bool = False
 
     def __str__(self) -> str:
-        name = next(
-            (n for n, rgb in _COLORS.items() if rgb == self.color), "{:02x}{:02x}{:02x}".format(*self.color)
-        )
+        name = next((n for n, rgb in _COLORS.items() if rgb == self.color), "{:02x}{:02x}{:02x}".format(*self.color))
         if self.low is not None and self.high is not None:
             return f"{self.index}:{name}:{self.low:.17g}-{self.high:.17g}"
         return f"{self.index}:{name}" + (":auto" if self.auto else "")
@@ -102,12 +100,8 @@ class Rendering:
         """The given channels, one as gray, more as red, green, ...; ranges from the coarsest level."""
         colors = [_COLORS["gray"]] if len(channels) == 1 else list(_COLORS.values())
         if not 1 <= len(channels) <= len(_COLORS) - 1:
-            raise PlaneError(
-                f"An automatic rendering takes 1 to {len(_COLORS) - 1} channels, not {len(channels)}."
-            )
-        return cls(
-            tuple(ChannelColor(c, color, auto=True) for c, color in zip(channels, colors, strict=False))
-        )
+            raise PlaneError(f"An automatic rendering takes 1 to {len(_COLORS) - 1} channels, not {len(channels)}.")
+        return cls(tuple(ChannelColor(c, color, auto=True) for c, color in zip(channels, colors, strict=False)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -169,11 +163,7 @@ def _parse_channel(part: str, text: str) -> ChannelColor:
     if color is None and re.fullmatch(r"[0-9a-f]{6}", name):
         color = (int(name[:2], 16), int(name[2:4], 16), int(name[4:], 16))
     match = _RANGE.fullmatch(span.strip())
-    if (
-        not index.strip().isdecimal()
-        or color is None
-        or (span and not match and span.strip().lower() != "auto")
-    ):
+    if not index.strip().isdecimal() or color is None or (span and not match and span.strip().lower() != "auto"):
         raise PlaneError(
             f"Channel {part!r} of rendering {text!r} is not understood. Write index:colour:low-high, like "
             f"0:red:0-4095,1:green:auto. Colours: {', '.join(_COLORS)}, or six hex digits."

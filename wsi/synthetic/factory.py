@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi.synthetic.layout import ARTEFACTS
 from wsi.synthetic.scene import Scene
-from wsi.synthetic.stain import Scanner
-from wsi.synthetic.write import WrittenSlide, write_slide
+from wsi.synthetic.tissue.layout import ARTEFACTS
+from wsi.synthetic.tissue.stain import Scanner
+from wsi.synthetic.writing.write import WrittenSlide, write_slide
 
 
 @dataclass(frozen=True)

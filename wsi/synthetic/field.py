@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.synthetic.layout import (
+from wsi.synthetic.plan import plan_field
+from wsi.synthetic.scene import World, share_inside
+from wsi.synthetic.tissue.layout import (
     ARTEFACTS,
     FAT,
     LYMPHOID,
@@ -15,14 +17,12 @@ from wsi.synthetic.layout import (
     REGIONS,
     STROMA,
     TUMOR,
-    Layout,
-    Window,
+    SceneWindow,
+    SectionLayout,
 )
-from wsi.synthetic.nuclei import CLASSES, Nuclei
-from wsi.synthetic.plan import plan_field
-from wsi.synthetic.scene import World, share_inside
-from wsi.synthetic.stain import RgbImage, Scanner, jpeg_roundtrip
-from wsi.synthetic.tissue import Ground
+from wsi.synthetic.tissue.nuclei import CLASSES, Nuclei
+from wsi.synthetic.tissue.stain import RgbImage, Scanner, jpeg_roundtrip
+from wsi.synthetic.tissue.tissue import Ground
 
 _PRIMARY = np.array([0.36, 0.26, 0.13, 0.09, 0.09, 0.07])
 _HOMES = {
@@ -120,7 +120,7 @@ def sample_field(
         artefacts = tuple(name for name, odds in _ARTEFACT_ODDS.items() if rng.random() < odds)
     layout = plan_field(rng, size * mpp, primary, tissue is not None, classes, artefacts)
     world = World(layout, int(rng.integers(1 << 62)), Scanner.random(rng))
-    window = Window(0, 0, size, size, mpp)
+    window = SceneWindow(0, 0, size, size, mpp)
     pick = np.random.default_rng(int(rng.integers(1 << 62)))  # its own, so that limits change nothing else
     nuclei = _not_under_ink(world.nuclei_around(window), layout)
     nuclei, labelled = _choose_nuclei(nuclei, window, pick, max_nuclei, classes)
@@ -143,7 +143,7 @@ def _primary(rng: np.random.Generator, classes: tuple[str, ...] | None) -> int:
     return int(rng.choice(6, p=_PRIMARY / _PRIMARY.sum()))
 
 
-def _not_under_ink(nuclei: Nuclei, layout: Layout) -> Nuclei:
+def _not_under_ink(nuclei: Nuclei, layout: SectionLayout) -> Nuclei:
     """Without the nuclei that nobody could see through a pen mark."""
     ink = layout.artefact_at("pen mark", nuclei.centre_um[:, 0], nuclei.centre_um[:, 1])
     light = 1 - ink * (1 - sum(layout.pen_rgb) / 3)
@@ -152,7 +152,7 @@ def _not_under_ink(nuclei: Nuclei, layout: Layout) -> Nuclei:
 
 def _choose_nuclei(
     nuclei: Nuclei,
-    window: Window,
+    window: SceneWindow,
     rng: np.random.Generator,
     max_nuclei: int | None,
     classes: tuple[str, ...] | None,
@@ -173,7 +173,7 @@ def _choose_nuclei(
 
 
 def _describe(
-    image: RgbImage, base: Ground, margin: int, nuclei: Nuclei, layout: Layout, window: Window
+    image: RgbImage, base: Ground, margin: int, nuclei: Nuclei, layout: SectionLayout, window: SceneWindow
 ) -> Field:
     size, mpp = window.width, window.mpp
     polygons = np.clip(nuclei.polygon_um / mpp, 0, size).astype(np.float32)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.synthetic.layout import STROMA, TUMOR, Window
-from wsi.synthetic.nuclei import CLASSES, Nuclei
 from wsi.synthetic.plan import plan_field
 from wsi.synthetic.scene import World, share_inside
-from wsi.synthetic.stain import Scanner
+from wsi.synthetic.tissue.layout import STROMA, TUMOR, SceneWindow
+from wsi.synthetic.tissue.nuclei import CLASSES, Nuclei
+from wsi.synthetic.tissue.stain import Scanner
 
 _LEAST_INSIDE = 0.4
 _DAUGHTER = 0.78  # of the mother's radius: half her area, roughly
@@ -93,7 +93,7 @@ def make_film(
     side = size * mpp
     layout = plan_field(rng, side, STROMA, True, ("tumor", "lymphocyte"), ())
     world = World(layout, int(rng.integers(1 << 62)), Scanner.random(rng))
-    window = Window(0, 0, size, size, mpp)
+    window = SceneWindow(0, 0, size, size, mpp)
     shapes = _shapes(rng, nuclei + arrivals)
     first, stop = still or (1, frames)
     cells = _plan(rng, shapes, side, nuclei, (first, stop), frames, divisions, arrivals, departures)
@@ -122,9 +122,7 @@ def make_film(
     return Film(np.stack(pictures), tuple(boxes), tuple(tracks), parents, mpp)
 
 
-def write_film(
-    path: Path, film: Film | NDArray[np.uint8], *, interval: float | None, mpp: float | None
-) -> Path:
+def write_film(path: Path, film: Film | NDArray[np.uint8], *, interval: float | None, mpp: float | None) -> Path:
     """Write a film as OME-TIFF, with its times (s between frames) and scale where they are given."""
     import tifffile
 
@@ -134,9 +132,7 @@ def write_film(
         facts |= {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
     if interval is not None:
         facts |= {"TimeIncrement": interval, "TimeIncrementUnit": "s"}
-    tifffile.imwrite(
-        path, frames, photometric="rgb", metadata=facts, ome=True, compression="zlib", tile=(256, 256)
-    )
+    tifffile.imwrite(path, frames, photometric="rgb", metadata=facts, ome=True, compression="zlib", tile=(256, 256))
     return path
 
 
@@ -144,7 +140,7 @@ def _shapes(rng: np.random.Generator, count: int) -> list[Nuclei]:
     """Tumour nuclei, cut out of a field that is full of them."""
     layout = plan_field(rng, 200.0, TUMOR, True, ("tumor",), ())
     found = World(layout, int(rng.integers(1 << 62)), Scanner.random(rng)).nuclei_around(
-        Window(0, 0, 400, 400, 0.5)
+        SceneWindow(0, 0, 400, 400, 0.5)
     )
     found = found[found.kind == CLASSES.index("tumor")]
     rows = rng.choice(len(found), count, replace=len(found) < count)
@@ -152,9 +148,16 @@ def _shapes(rng: np.random.Generator, count: int) -> list[Nuclei]:
 
 
 def _plan(
-    rng: np.random.Generator, shapes: list[Nuclei], side: float, nuclei: int, moving: tuple[int, int], frames: int,
-    divisions: int, arrivals: int, departures: int,
-) -> list[_Cell]:  # fmt: skip
+    rng: np.random.Generator,
+    shapes: list[Nuclei],
+    side: float,
+    nuclei: int,
+    moving: tuple[int, int],
+    frames: int,
+    divisions: int,
+    arrivals: int,
+    departures: int,
+) -> list[_Cell]:
     cells = []
     low, high = moving
     places = _apart(rng, len(shapes), side)
@@ -208,11 +211,16 @@ def _daughters(mother: _Cell, rng: np.random.Generator, number: int, frame: int,
     radius = float(np.hypot(*outline.T).mean())
     return [
         _Cell(
-            number + k, _scaled(mother.shape, _DAUGHTER), mother.place + sign * along * radius * _APART / 2,
-            sign * along, frame, frames, None,
+            number + k,
+            _scaled(mother.shape, _DAUGHTER),
+            mother.place + sign * along * radius * _APART / 2,
+            sign * along,
+            frame,
+            frames,
+            None,
         )
         for k, sign in enumerate((-1.0, 1.0))
-    ]  # fmt: skip
+    ]
 
 
 def _scaled(shape: Nuclei, factor: float) -> Nuclei:
@@ -221,12 +229,7 @@ def _scaled(shape: Nuclei, factor: float) -> Nuclei:
     spots[..., :2] = centre + (spots[..., :2] - centre) * factor
     spots[..., 2] *= factor
     return Nuclei(
-        shape.kind,
-        shape.centre_um,
-        centre + (shape.polygon_um - centre) * factor,
-        shape.cell,
-        shape.dye,
-        spots,
+        shape.kind, shape.centre_um, centre + (shape.polygon_um - centre) * factor, shape.cell, shape.dye, spots
     )
 
 
@@ -243,12 +246,7 @@ def _joined(parts: list[Nuclei]) -> Nuclei:
     if not parts:
         empty = np.zeros(0, np.int64)
         return Nuclei(
-            empty,
-            np.zeros((0, 2)),
-            np.zeros((0, 24, 2)),
-            np.zeros((0, 2), np.int64),
-            np.zeros(0),
-            np.zeros((0, 2, 3)),
+            empty, np.zeros((0, 2)), np.zeros((0, 24, 2)), np.zeros((0, 2), np.int64), np.zeros(0), np.zeros((0, 2, 3))
         )
     names = ("kind", "centre_um", "polygon_um", "cell", "dye", "spots_um")
     return Nuclei(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.synthetic.stain import jpeg_roundtrip
+from wsi.synthetic.tissue.stain import jpeg_roundtrip
 
 Colour = tuple[int, int, int]
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Stroke:
+class SyntheticStroke:
     """Felt pen along a smooth curve.
 
     Attributes
@@ -43,7 +43,7 @@ class Stroke:
 
 
 @dataclass(frozen=True)
-class Overview:
+class SyntheticOverview:
     """One overview and its truth.
 
     Attributes
@@ -80,12 +80,12 @@ def stained_overview(
     softness: float = 0.0,
     noise: float = 3.0,
     shading: float = 0.0,
-    pen: Sequence[Stroke] = (),
+    pen: Sequence[SyntheticStroke] = (),
     border: Sequence[str] = (),
     dark_patch: Colour | None = None,
     blur: float = 0.0,
     jpeg: int | None = None,
-) -> Overview:
+) -> SyntheticOverview:
     """Plant tissue whose colours lie side by side in patches, as trichromes and immunostains do.
 
     Parameters
@@ -119,9 +119,7 @@ def stained_overview(
     width, height = size
     shape = (height, width)
     field_ = _smooth(rng, shape, max(size) / 14)
-    tissue = (
-        np.full(shape, coverage >= 1) if coverage in (0, 1) else field_ > np.quantile(field_, 1 - coverage)
-    )
+    tissue = np.full(shape, coverage >= 1) if coverage in (0, 1) else field_ > np.quantile(field_, 1 - coverage)
     light = np.array(glass, np.float32) + 1
     density = _mosaic(rng, shape, stains, light, patch_px, softness)
     if texture:
@@ -150,7 +148,7 @@ def stained_overview(
     if jpeg is not None:
         scanned = jpeg_roundtrip(scanned, jpeg)
     pen_mask &= ~border_mask
-    return Overview(scanned, tissue & ~pen_mask & ~border_mask, pen_mask, border_mask)
+    return SyntheticOverview(scanned, tissue & ~pen_mask & ~border_mask, pen_mask, border_mask)
 
 
 def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> NDArray[np.float32]:
@@ -192,7 +190,7 @@ def _patch(tissue: Mask) -> Mask:
 def _draw(
     image: NDArray[np.float32],
     drawn: Mask,
-    stroke: Stroke,
+    stroke: SyntheticStroke,
     light: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], Mask]:
@@ -206,9 +204,7 @@ def _draw(
         weights = np.hanning(43)[1:-1]
         around = ((20, 20), (0, 0))
         padded = np.pad(curve, around, mode="wrap") if stroke.closed else np.pad(curve, around, mode="edge")
-        curve = np.stack(
-            [np.convolve(padded[:, k], weights / weights.sum(), "valid") for k in range(2)], axis=1
-        )
+        curve = np.stack([np.convolve(padded[:, k], weights / weights.sum(), "valid") for k in range(2)], axis=1)
     thick = max(2, round(stroke.width * max(width, height)))
     canvas = np.zeros((height, width), np.uint8)
     cv2.polylines(canvas, [np.round(curve * 16).astype(np.int32)], stroke.closed, 255, thick, cv2.LINE_AA, 4)

@@ -6,17 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.synthetic.layout import (
-    ARTEFACTS,
-    BACKGROUND,
-    FAT,
-    LYMPHOID,
-    NECROSIS,
-    STROMA,
-    TUMOR,
-    Layout,
-)
-from wsi.synthetic.noise import FloatImage
+from wsi.synthetic.tissue.layout import ARTEFACTS, BACKGROUND, FAT, LYMPHOID, NECROSIS, STROMA, TUMOR, SectionLayout
+from wsi.synthetic.tissue.noise import FloatImage
 
 PENS = ((0.12, 0.2, 0.62), (0.1, 0.42, 0.25), (0.1, 0.1, 0.13), (0.75, 0.15, 0.2))
 """Inks: what each lets through in R, G, B."""
@@ -36,9 +27,7 @@ _NEIGHBOUR = np.array(
 _GLAND_PITCH_UM = 130.0
 
 
-def plan_section(
-    width_um: float, height_um: float, seed: int, artefacts: tuple[str, ...] = ARTEFACTS
-) -> Layout:
+def plan_section(width_um: float, height_um: float, seed: int, artefacts: tuple[str, ...] = ARTEFACTS) -> SectionLayout:
     """Lay out one section with glass around it.
 
     Parameters
@@ -87,13 +76,11 @@ def plan_section(
     distance = np.stack([_smooth(_signed(label == r, grid, _CUT_UM)) for r in range(6)])
     strength = np.stack(
         [
-            _artefact(rng, name, u, v, tissue, grid, side)
-            if name in artefacts
-            else np.zeros((ny, nx), np.float32)
+            _artefact(rng, name, u, v, tissue, grid, side) if name in artefacts else np.zeros((ny, nx), np.float32)
             for name in ARTEFACTS
         ]
     )
-    return Layout(
+    return SectionLayout(
         grid_um=grid,
         origin_um=(-0.5 * grid, -0.5 * grid),
         distance=distance,
@@ -219,7 +206,7 @@ def plan_field(
     dominant: bool,
     classes: tuple[str, ...] | None,
     artefacts: tuple[str, ...],
-) -> Layout:
+) -> SectionLayout:
     """Regions of one field: one class, or two that share a border or of which one is an island."""
     axis = np.arange(-_AROUND_UM, side_um + _AROUND_UM + _FIELD_GRID_UM, _FIELD_GRID_UM, dtype=np.float32)
     x, y = axis[None, :], axis[:, None]
@@ -243,7 +230,7 @@ def plan_field(
         glands = _field_glands(rng, distance[STROMA], side_um)
     strength = np.stack([_field_artefact(rng, name, x, y, side_um, name in artefacts) for name in ARTEFACTS])
     pen = PENS[int(rng.integers(len(PENS)))]
-    return Layout(
+    return SectionLayout(
         grid_um=_FIELD_GRID_UM,
         origin_um=(float(axis[0]), float(axis[0])),
         distance=distance,

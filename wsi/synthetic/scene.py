@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.synthetic.blood import draw_red_cells
-from wsi.synthetic.layout import ARTEFACTS, BACKGROUND, STROMA, TUMOR, Layout, Window
-from wsi.synthetic.noise import textures
-from wsi.synthetic.nuclei import REACH_UM, Nuclei, nuclei_in, stain_nuclei
 from wsi.synthetic.plan import plan_section
-from wsi.synthetic.stain import RgbImage, Scanner
-from wsi.synthetic.tissue import Ground, ground, habitat
+from wsi.synthetic.tissue.blood import draw_red_cells
+from wsi.synthetic.tissue.layout import ARTEFACTS, BACKGROUND, STROMA, TUMOR, SceneWindow, SectionLayout
+from wsi.synthetic.tissue.noise import textures
+from wsi.synthetic.tissue.nuclei import REACH_UM, Nuclei, nuclei_in, stain_nuclei
+from wsi.synthetic.tissue.stain import RgbImage, Scanner
+from wsi.synthetic.tissue.tissue import Ground, ground, habitat
 
 MARGIN_UM = 4.0
 """Drawn around every window, so that blur and chromatin rims see the same neighbours in every window."""
@@ -28,16 +28,16 @@ _DEFOCUS_UM = 1.3
 class World:
     """A layout, its nuclei and the scanner that looks at it."""
 
-    layout: Layout
+    layout: SectionLayout
     seed: int
     scanner: Scanner
 
-    def nuclei_around(self, window: Window) -> Nuclei:
+    def nuclei_around(self, window: SceneWindow) -> Nuclei:
         """Nuclei that can leave a trace in the window."""
         x0, y0, x1, y1 = window.um
         return nuclei_in(self.layout, self.seed, x0 - REACH_UM, y0 - REACH_UM, x1 + REACH_UM, y1 + REACH_UM)
 
-    def paint(self, window: Window, nuclei: Nuclei) -> tuple[RgbImage, Ground, int]:
+    def paint(self, window: SceneWindow, nuclei: Nuclei) -> tuple[RgbImage, Ground, int]:
         """Render a window with the nuclei given.
 
         Returns
@@ -132,23 +132,21 @@ class Scene:
         uint8 (height_px, width_px, 3)
             RGB. Glass where the window leaves the slide.
         """
-        window = Window(round(x_um / mpp), round(y_um / mpp), width_px, height_px, mpp)
+        window = SceneWindow(round(x_um / mpp), round(y_um / mpp), width_px, height_px, mpp)
         fine = int(np.ceil(mpp - 1e-9))
         step = max(1, BLOCK_PX // fine)
         out = np.empty((height_px, width_px, 3), np.uint8)
         for top in range(0, height_px, step):
             for left in range(0, width_px, step):
                 w, h = min(step, width_px - left), min(step, height_px - top)
-                part = Window(
-                    (window.px + left) * fine, (window.py + top) * fine, w * fine, h * fine, mpp / fine
-                )
+                part = SceneWindow((window.px + left) * fine, (window.py + top) * fine, w * fine, h * fine, mpp / fine)
                 image, _ = self.render_block(part)
                 if fine > 1:
                     image = np.asarray(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
                 out[top : top + h, left : left + w] = image
         return out
 
-    def render_block(self, window: Window) -> tuple[RgbImage, Nuclei]:
+    def render_block(self, window: SceneWindow) -> tuple[RgbImage, Nuclei]:
         """Render one window in one piece; also gives the nuclei whose centre lies in it."""
         world = self.world
         x0, y0, x1, y1 = window.um
@@ -185,4 +183,4 @@ class Scene:
         step = downsample * mpp
         nx, ny = int(self.width_um / step + 1e-6), int(self.height_um / step + 1e-6)
         out = np.zeros((ny, nx), np.float32)
-        return self.world.layout.maps(Window(0, 0, nx, ny, step)).artefacts.get(name, out)
+        return self.world.layout.maps(SceneWindow(0, 0, nx, ny, step)).artefacts.get(name, out)

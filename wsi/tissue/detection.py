@@ -125,9 +125,7 @@ def _stain(picture: RGB, glass: Glass, sigma: float) -> tuple[NDArray[np.float32
         high, low = extremes(density)
         spread = high - low
         weight = 1.0 if np.percentile(spread, 98) < _NO_COLOUR else _MEAN_WEIGHT
-        stain = np.asarray(
-            spread + weight * (density[..., 0] + density[..., 1] + density[..., 2]) / 3, np.float32
-        )
+        stain = np.asarray(spread + weight * (density[..., 0] + density[..., 1] + density[..., 2]) / 3, np.float32)
         if best is None:
             best = density, stain
         else:
@@ -162,9 +160,7 @@ def _threshold(stain: NDArray[np.float32], noise: float) -> float:
 
 def _edge_width(stain: NDArray[np.float32], step: float) -> float:
     inside = (stain > step).astype(np.uint8)
-    outline = int(np.count_nonzero(inside)) - int(
-        np.count_nonzero(cv2.erode(inside, np.ones((3, 3), np.uint8)))
-    )
+    outline = int(np.count_nonzero(inside)) - int(np.count_nonzero(cv2.erode(inside, np.ones((3, 3), np.uint8))))
     band = int(np.count_nonzero(stain > step / _NEAR)) - int(np.count_nonzero(stain > step * _NEAR))
     return band / max(1, outline)
 

@@ -25,10 +25,7 @@ def out_of_focus(density: NDArray[np.float32], stained: Mask) -> Mask:
     stained : bool (h, w)
     """
     strongest = cv2.GaussianBlur(extremes(density)[0], (0, 0), _SIGMA)
-    dx, dy = (
-        cv2.Sobel(strongest, cv2.CV_32F, 1, 0, scale=1 / 8),
-        cv2.Sobel(strongest, cv2.CV_32F, 0, 1, scale=1 / 8),
-    )
+    dx, dy = (cv2.Sobel(strongest, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(strongest, cv2.CV_32F, 0, 1, scale=1 / 8))
     slope = np.hypot(dx, dy)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(stained.astype(np.uint8), connectivity=8)
     chosen = np.zeros(count, bool)

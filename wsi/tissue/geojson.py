@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from wsi.errors import MaskError
-from wsi.frames import PixelFrame, SlideFrames
-from wsi.geojson import load_geojson
+from wsi.regions.frames import PixelFrame, SlideFrames
+from wsi.regions.geojson import load_geojson
 
 _SHIFT = 6
 """Fraction bits of the corners given to the rasteriser."""
@@ -95,8 +95,10 @@ def rasterise(regions: BaseGeometry, size: tuple[int, int], side: int) -> NDArra
     # A corner at x lies in px floor(x); the rasteriser counts from px centres, hence the half.
     scale = np.array([width / size[0], height / size[1]])
     for polygon in shapely.get_parts(regions):
-        rings = [np.round((np.asarray(ring.coords)[:, :2] * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
-                 for ring in (polygon.exterior, *polygon.interiors)]  # fmt: skip
+        rings = [
+            np.round((np.asarray(ring.coords)[:, :2] * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
+            for ring in (polygon.exterior, *polygon.interiors)
+        ]
         cv2.fillPoly(picture, rings, 1, lineType=cv2.LINE_8, shift=_SHIFT)
     return picture.astype(bool)
 

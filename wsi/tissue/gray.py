@@ -34,12 +34,7 @@ def black_border(picture: RGB) -> Mask:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(black.astype(np.uint8), connectivity=8)
     height, width = black.shape
     run = np.zeros(count)
-    for line, side in (
-        (labels[0], width),
-        (labels[-1], width),
-        (labels[:, 0], height),
-        (labels[:, -1], height),
-    ):
+    for line, side in ((labels[0], width), (labels[-1], width), (labels[:, 0], height), (labels[:, -1], height)):
         run = np.maximum(run, np.bincount(line, minlength=count) / side)
     total = np.bincount(labels.ravel(), brightest.ravel(), count)
     square = np.bincount(labels.ravel(), brightest.ravel().astype(np.float64) ** 2, count)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsi.errors import MaskError, ReadError
-from wsi.frames import PixelFrame, SlideFrames
+from wsi.regions.frames import PixelFrame, SlideFrames
 from wsi.slide import RGB, Slide
 from wsi.tile import Tile
 from wsi.tissue.detection import detect
@@ -119,7 +119,7 @@ class TissueMask:
         slide : Slide
         frame : PixelFrame or str, optional
             'qupath' or 'level0': the frame of the coordinates, for a file that does not record it. Needed where
-            QuPath crops the slide; see `wsi.frames`.
+            QuPath crops the slide; see `wsi.regions.frames`.
 
         Raises
         ------

@@ -89,13 +89,9 @@ def find_pen(picture: RGB, stained: Mask, um_per_px: float | None) -> Pen:
     return Pen(pen, details)
 
 
-def _of_colour(
-    density: Density, ink: Mask, stained: Mask, widths: tuple[float, float]
-) -> tuple[Mask, dict[str, Any]]:
+def _of_colour(density: Density, ink: Mask, stained: Mask, widths: tuple[float, float]) -> tuple[Mask, dict[str, Any]]:
     others = stained & ~grown(ink, 3)
-    strokes = sorted(
-        find_strokes(ink, others, widths, min_length=_MIN_LENGTH), key=lambda s: -s.length * s.width
-    )
+    strokes = sorted(find_strokes(ink, others, widths, min_length=_MIN_LENGTH), key=lambda s: -s.length * s.width)
     if not strokes:
         return np.zeros_like(ink), {}
     every = _painted(strokes, ink)
@@ -161,11 +157,7 @@ def _beside_stain(density: Density, ink: Mask, every: Mask, strokes: list[Stroke
             continue
         seed = np.zeros_like(ink)
         seed[place] = own
-        pen |= (
-            seed
-            | _within_reach(seed, match, 3 * stroke.width)
-            | _within_reach(seed, near, 0.8 * stroke.width)
-        )
+        pen |= seed | _within_reach(seed, match, 3 * stroke.width) | _within_reach(seed, near, 0.8 * stroke.width)
     return pen
 
 
@@ -184,9 +176,7 @@ def _core(own: Mask) -> Mask:
 def _unlikeness(colours: Density, sample: Density) -> NDArray[np.float64]:
     """How far densities (n, 3) are from those of a sample (m, 3): Mahalanobis distance, squared."""
     centre = np.median(sample, axis=0)
-    near = sample[
-        np.linalg.norm(sample - centre, axis=1) <= np.percentile(np.linalg.norm(sample - centre, axis=1), 90)
-    ]
+    near = sample[np.linalg.norm(sample - centre, axis=1) <= np.percentile(np.linalg.norm(sample - centre, axis=1), 90)]
     spread = np.cov(near.T) + np.eye(3) * _COLOUR_SIGMA**2
     apart = colours - near.mean(axis=0)
     return np.asarray(np.einsum("ij,jk,ik->i", apart, np.linalg.inv(spread), apart))

@@ -40,9 +40,7 @@ class Stroke:
     on_glass: float
 
 
-def find_strokes(
-    mask: Mask, others: Mask, widths: tuple[float, float], *, min_length: float = 3.0
-) -> list[Stroke]:
+def find_strokes(mask: Mask, others: Mask, widths: tuple[float, float], *, min_length: float = 3.0) -> list[Stroke]:
     """Find strokes.
 
     Parameters
@@ -78,9 +76,7 @@ def _octave(mask: Mask, others: Mask, factor: float, min_length: float, beyond: 
         return []
     inked, other = _resize(mask, size), _resize(others, size)
     pad = 2 * _UNIT
-    inked, other = (
-        np.asarray(cv2.copyMakeBorder(m, pad, pad, pad, pad, beyond), np.uint8) for m in (inked, other)
-    )
+    inked, other = (np.asarray(cv2.copyMakeBorder(m, pad, pad, pad, pad, beyond), np.uint8) for m in (inked, other))
     closed = np.asarray(cv2.morphologyEx(inked, cv2.MORPH_CLOSE, _disc(3)), np.uint8)
     wide = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(2 * _UNIT + 1))
     fits = cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(_UNIT - 1))
@@ -109,9 +105,7 @@ def _octave(mask: Mask, others: Mask, factor: float, min_length: float, beyond: 
         at_y = np.clip((np.arange(top, bottom) + 0.5) / factor, 0, size[1] - 0.5).astype(int) + pad
         at_x = np.clip((np.arange(left, right) + 0.5) / factor, 0, size[0] - 0.5).astype(int) + pad
         inside = labels[np.ix_(at_y, at_x)] == k
-        strokes.append(
-            Stroke(rows, columns, inside, thickness[k] * factor, length[k] * factor, float(on_glass[k]))
-        )
+        strokes.append(Stroke(rows, columns, inside, thickness[k] * factor, length[k] * factor, float(on_glass[k])))
     return strokes
 
 
@@ -141,9 +135,7 @@ def _coherence(part: Mask) -> NDArray[np.float32]:
 
 def _resize(mask: Mask, size: tuple[int, int]) -> NDArray[np.uint8]:
     grown = size[0] > mask.shape[1]
-    values = cv2.resize(
-        mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR if grown else cv2.INTER_AREA
-    )
+    values = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR if grown else cv2.INTER_AREA)
     return np.asarray(values > 0.5, np.uint8)
 
 

@@ -11,8 +11,10 @@ import tifffile
 from cell_slides import draw, write_slide
 from typer.testing import CliRunner
 
-from qwenvl.testing import tiny_checkpoint
-from workflows.cells import (
+from qwenvl.checkpoints.testing import tiny_checkpoint
+from workflows.commands import app
+from workflows.errors import CellsError, ExportExistsError
+from workflows.science.cells import (
     CellSearch,
     CropSize,
     LabelImage,
@@ -28,9 +30,7 @@ from workflows.cells import (
     write_samples,
     write_sentences,
 )
-from workflows.cells.sentences import UNSAID
-from workflows.commands import app
-from workflows.errors import CellsError, ExportExistsError
+from workflows.science.cells.words.sentences import UNSAID
 
 pytest.importorskip("anndata", reason="tables of cells need anndata")
 
@@ -141,10 +141,7 @@ def test_like_cells_are_of_the_same_planted_class(made):
     _, kinds, table, _ = made
     search = CellSearch(table)
     for space in ("morphology", "sentence"):
-        hits = [
-            (kinds[search.by_cell(row, 10, space).rows] == kinds[row]).mean()
-            for row in range(0, len(table), 9)
-        ]
+        hits = [(kinds[search.by_cell(row, 10, space).rows] == kinds[row]).mean() for row in range(0, len(table), 9)]
         assert np.mean(hits) > 0.95
     found = search.by_sentence("elongated", 20)
     assert (kinds[found.rows] == 2).all()
@@ -182,9 +179,7 @@ def test_samples_are_conversations_and_neighbours_stay_on_one_side(made, tmp_pat
     assert assistant["content"] in table.sentences
 
     def blocks(path: Path) -> set[tuple[int, int]]:
-        names = [
-            json.loads(line)["messages"][0]["content"][0]["image"] for line in path.read_text().splitlines()
-        ]
+        names = [json.loads(line)["messages"][0]["content"][0]["image"] for line in path.read_text().splitlines()]
         return {tuple((table.centre0[int(name[-11:-4])] // 300).astype(int)) for name in names}
 
     assert blocks(written.held_out)
@@ -196,7 +191,7 @@ def test_samples_are_conversations_and_neighbours_stay_on_one_side(made, tmp_pat
 
 
 def test_samples_are_what_fine_tuning_reads(made, tmp_path):
-    formats = pytest.importorskip("finetune.formats")
+    formats = pytest.importorskip("finetune.conversations.formats")
     slide, _, table, _ = made
     written = write_samples(table, slide, tmp_path / "s", most=12, block0=300)
     read = formats.read_conversations(written.training)
@@ -267,9 +262,7 @@ def test_the_commands_end_to_end(made, tmp_path, monkeypatch):
     assert same.exit_code == 0, same.output
     key = table.keys[9]
     for by in ("morphology", "sentence", "tower"):
-        found = run.invoke(
-            app, ["cells", "similar", "c.h5ad", "--cell", key, "--by", by, "-k", "3", "--json"]
-        )
+        found = run.invoke(app, ["cells", "similar", "c.h5ad", "--cell", key, "--by", by, "-k", "3", "--json"])
         assert found.exit_code == 0, found.output
         assert len(json.loads(found.output)) == 3
     sheet = ["--slide", name[0], "--picture", "sheet.png"]
@@ -280,9 +273,7 @@ def test_the_commands_end_to_end(made, tmp_path, monkeypatch):
 
     crop, _ = read_crop(slide, table.centre0[9], CropSize.of(slide))
     Image.fromarray(crop).save("crop.png")
-    found = run.invoke(
-        app, ["cells", "similar", "c.h5ad", "--crop", "crop.png", "-m", model, "-k", "1", "--json"]
-    )
+    found = run.invoke(app, ["cells", "similar", "c.h5ad", "--crop", "crop.png", "-m", model, "-k", "1", "--json"])
     assert json.loads(found.output)[0]["key"] == key
     other = str(tiny_checkpoint("Qwen3-VL", tmp_path / "other", seed=1))
     found = run.invoke(app, ["cells", "similar", "c.h5ad", "--crop", "crop.png", "-m", other])
@@ -290,9 +281,7 @@ def test_the_commands_end_to_end(made, tmp_path, monkeypatch):
     assert "other weights" in found.output
     nothing = run.invoke(app, ["cells", "measure", name[0], "-o", "x.h5ad"])
     assert nothing.exit_code == 2
-    written = run.invoke(
-        app, ["cells", "samples", "c.h5ad", *name, "-o", "s", "--most", "9", "--block", "300"]
-    )
+    written = run.invoke(app, ["cells", "samples", "c.h5ad", *name, "-o", "s", "--most", "9", "--block", "300"])
     assert written.exit_code == 0, written.output
     assert kinds.max() == 2
 
@@ -300,13 +289,13 @@ def test_the_commands_end_to_end(made, tmp_path, monkeypatch):
 def test_cells_of_a_run(made, tmp_path):
     """Boxes of a run are outlined inside; points are counted; another slide is refused."""
     from qwenvl.answer import Answer, Status, TileObject
-    from qwenvl.engines.stand_in import StandInEngine
+    from qwenvl.engines.fake import FakeEngine
     from qwenvl.request import Request
-    from workflows.slide_run import run_slide
+    from workflows.run.slide import run_slide
 
     slide, _, table, _ = made
 
-    class Planted(StandInEngine):
+    class Planted(FakeEngine):
         """Answers with the planted box in the only tile's middle."""
 
         def answer(self, pictures, request):

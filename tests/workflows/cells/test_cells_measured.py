@@ -8,17 +8,10 @@ import pytest
 import tifffile
 from cell_slides import DARK, GROUND, MPP, PALE, SIDE, draw, write_slide
 
-from workflows.cells import STAINS, LabelImage, Stains, cells_of_labels
-from workflows.cells.measuring import measure_boxes, measure_labels
-from workflows.cells.morphology import (
-    DENSEST,
-    LEVELS,
-    SHAPE,
-    shapes,
-    stain_and_texture,
-    stain_names,
-)
 from workflows.errors import CellsError
+from workflows.science.cells import STAINS, LabelImage, Stains, cells_of_labels
+from workflows.science.cells.measure.measuring import measure_boxes, measure_labels
+from workflows.science.cells.measure.morphology import DENSEST, LEVELS, SHAPE, shapes, stain_and_texture, stain_names
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +45,13 @@ def test_the_numbers_of_regionprops(seed):
     measure = pytest.importorskip("skimage.measure", reason="scikit-image is the peer")
     labels = _blobs(seed)
     peers = {
-        "area": "area", "equivalent_diameter": "equivalent_diameter_area", "perimeter": "perimeter",
-        "major_axis": "axis_major_length", "minor_axis": "axis_minor_length", "eccentricity": "eccentricity",
-    }  # fmt: skip
+        "area": "area",
+        "equivalent_diameter": "equivalent_diameter_area",
+        "perimeter": "perimeter",
+        "major_axis": "axis_major_length",
+        "minor_axis": "axis_minor_length",
+        "eccentricity": "eccentricity",
+    }
     ours, centres = shapes(labels, int(labels.max()))
     theirs = measure.regionprops_table(labels, properties=(*peers.values(), "centroid"))
     for name, peer in peers.items():
@@ -83,19 +80,13 @@ def test_texture_is_that_of_the_co_occurrences():
     picture = rng.integers(40, 255, (40, 50, 3), dtype=np.uint8)
     labels = np.zeros((40, 50), np.int32)
     labels[5:35, 8:41] = 1
-    found = dict(
-        zip(stain_names(STAINS["he"]), stain_and_texture(labels, 1, picture, STAINS["he"])[0], strict=True)
-    )
+    found = dict(zip(stain_names(STAINS["he"]), stain_and_texture(labels, 1, picture, STAINS["he"])[0], strict=True))
     dye = STAINS["he"].unmix(picture)[0][5:35, 8:41]
     level = np.minimum(dye * (LEVELS / DENSEST), LEVELS - 1).astype(np.uint8)
-    matrix = feature.graycomatrix(level, [1], [0, np.pi / 2], levels=LEVELS, symmetric=True).sum(
-        3, keepdims=True
-    )
+    matrix = feature.graycomatrix(level, [1], [0, np.pi / 2], levels=LEVELS, symmetric=True).sum(3, keepdims=True)
     matrix = matrix / matrix.sum()
     for name in ("contrast", "homogeneity"):
-        assert found[f"texture_{name}"] == pytest.approx(
-            float(feature.graycoprops(matrix, name)[0, 0]), rel=1e-6
-        )
+        assert found[f"texture_{name}"] == pytest.approx(float(feature.graycoprops(matrix, name)[0, 0]), rel=1e-6)
     assert found["hematoxylin_mean"] == pytest.approx(float(dye.mean()), rel=1e-5)
     assert found["hematoxylin_sd"] == pytest.approx(float(dye.std()), rel=1e-3)
 
@@ -129,7 +120,7 @@ def test_tiles_do_not_show(drawn, slide, monkeypatch):
     """Cells across a border of tiles are measured whole and once, whatever the tiles' side."""
     image = LabelImage(slide.path, drawn[1], 1.0)
     ids, boxes, whole = measure_labels(slide, image, STAINS["he"])
-    monkeypatch.setattr("workflows.cells.measuring.TILE", 97)
+    monkeypatch.setattr("workflows.science.cells.measure.measuring.TILE", 97)
     again, boxes_again, parts = measure_labels(slide, image, STAINS["he"])
     np.testing.assert_array_equal(ids, again)
     np.testing.assert_array_equal(boxes, boxes_again)
@@ -140,7 +131,7 @@ def test_tiles_do_not_show(drawn, slide, monkeypatch):
 def test_blocks_do_not_show(drawn, slide, monkeypatch):
     image = LabelImage(slide.path, drawn[1], 1.0)
     ids, boxes = image.boxes()
-    monkeypatch.setattr("workflows.cells.label_image._BLOCK", 53)
+    monkeypatch.setattr("workflows.science.cells.measure.label_image._BLOCK", 53)
     again, boxes_again = image.boxes()
     np.testing.assert_array_equal(ids, again)
     np.testing.assert_array_equal(boxes, boxes_again)
@@ -157,10 +148,7 @@ def test_a_label_image_of_half_the_size(drawn, slide):
     with pytest.raises(CellsError, match="at 3 level-0 px"):
         LabelImage.open(slide.path.with_name("half.tif"), slide, 3)
     image = LabelImage.open(slide.path.with_name("half.tif"), slide, 2)
-    coarse, fine = (
-        cells_of_labels(slide, image),
-        cells_of_labels(slide, LabelImage(slide.path, drawn[1], 1.0)),
-    )
+    coarse, fine = (cells_of_labels(slide, image), cells_of_labels(slide, LabelImage(slide.path, drawn[1], 1.0)))
     area = fine.names.index("area_um2")
     np.testing.assert_allclose(np.median(coarse.values[:, area] / fine.values[:, area]), 1, atol=0.02)
     assert np.abs(coarse.centre0 - fine.centre0).max() < 2.5
@@ -210,9 +198,7 @@ def _save(path, array, kind):
 
     root = zarr.create_group(path.with_suffix(".zarr"), zarr_format=3)
     label = root.create_group("labels").create_group("nuclei")
-    label.attrs["ome"] = {
-        "multiscales": [{"axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}]}]
-    }
+    label.attrs["ome"] = {"multiscales": [{"axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}]}]}
     label.create_array("0", data=array, chunks=(256, 256))
     return path.with_suffix(".zarr")
 
@@ -221,7 +207,7 @@ def _save(path, array, kind):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_label_images_of_every_kind(drawn, slide, tmp_path, kind, in_memory, monkeypatch):
     if not in_memory:
-        monkeypatch.setattr("workflows.cells.label_image._IN_MEMORY", 0)
+        monkeypatch.setattr("workflows.science.cells.measure.label_image._IN_MEMORY", 0)
     path = _save(tmp_path / "labels", drawn[1].astype(np.uint16), kind)
     image = LabelImage.open(path, slide)
     assert image.scale0 == 1

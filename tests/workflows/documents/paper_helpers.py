@@ -9,10 +9,10 @@ from typing import Any
 
 from qwenvl.engines.remote import RemoteEngine
 from recipes.papers.oracle import Faults, Oracle, serve
-from workflows.documents.document import open_document
-from workflows.documents.evaluate import Evaluation, evaluate_paper, read_truth
-from workflows.documents.reading import PaperResult, ReadSettings, read_paper
-from workflows.documents.schema import RecordSchema
+from workflows.science.papers.evaluate import RecordEvaluation, evaluate_paper, read_truth
+from workflows.science.papers.pages.document import open_document
+from workflows.science.papers.reading import PaperResult, ReadSettings, read_paper
+from workflows.science.papers.schema import RecordSchema
 
 
 def schema_of(folder: Path) -> RecordSchema:
@@ -33,13 +33,10 @@ def oracle_engine(folder: Path, **faults: Any) -> Iterator[tuple[Oracle, RemoteE
 
 def read_made(
     folder: Path, out: Path, settings: ReadSettings | None = None, **faults: Any
-) -> tuple[Oracle, PaperResult, Evaluation]:
+) -> tuple[Oracle, PaperResult, RecordEvaluation]:
     """Read the paper of a folder through an oracle with faults, and compare it with its truth."""
     settings = settings or ReadSettings(window=2)
-    with (
-        oracle_engine(folder, **faults) as (oracle, engine),
-        open_document(folder / "paper-001.pdf") as document,
-    ):
+    with oracle_engine(folder, **faults) as (oracle, engine), open_document(folder / "paper-001.pdf") as document:
         result = read_paper(document, schema_of(folder), engine, out, settings)
     return oracle, result, evaluate_paper(result.paper, oracle.truth)
 

@@ -10,7 +10,7 @@ from paper_helpers import oracle_engine, small_pdf
 from typer.testing import CliRunner, Result
 
 from qwenvl.cli import load_commands
-from workflows.documents.paper import Paper
+from workflows.science.papers.paper import Paper
 
 
 def papers(*args: object) -> Result:
@@ -44,9 +44,7 @@ def test_make_look_read_evaluate(made, url, tmp_path):
     paper = Paper.read(run)
     assert paper.command.startswith("qwenvl")
     assert paper.model.model.startswith("Qwen3-VL-oracle")
-    judged = papers(
-        "evaluate", run, "--truth", made / "paper-001.truth.json", "-o", tmp_path / "numbers.json"
-    )
+    judged = papers("evaluate", run, "--truth", made / "paper-001.truth.json", "-o", tmp_path / "numbers.json")
     assert judged.exit_code == 0, judged.output
     assert "recall 1.000" in judged.output
     assert json.loads((tmp_path / "numbers.json").read_text())["recall"] == 1.0
@@ -55,17 +53,7 @@ def test_make_look_read_evaluate(made, url, tmp_path):
 def test_one_unreadable_paper_of_several_does_not_stop_the_others(made, url, tmp_path):
     locked = small_pdf(tmp_path / "locked.pdf", (50, 50, "TP53"), password="x")
     out = tmp_path / "runs"
-    told = [
-        "read",
-        locked,
-        made / "paper-001.pdf",
-        "--schema",
-        made / "schema.json",
-        "--server",
-        url,
-        "-o",
-        out,
-    ]
+    told = ["read", locked, made / "paper-001.pdf", "--schema", made / "schema.json", "--server", url, "-o", out]
     result = papers(*told, "--pages", "1")
     assert result.exit_code == 1
     assert "locked.pdf is encrypted" in result.output
@@ -92,16 +80,7 @@ def test_a_password_comes_from_a_file(made, url, tmp_path):
     ],
 )
 def test_bad_flags(made, url, tmp_path, flags, words, code):
-    told = [
-        "read",
-        made / "paper-001.pdf",
-        "--schema",
-        made / "schema.json",
-        "--server",
-        url,
-        "-o",
-        tmp_path / "r",
-    ]
+    told = ["read", made / "paper-001.pdf", "--schema", made / "schema.json", "--server", url, "-o", tmp_path / "r"]
     result = papers(*told, *flags)
     assert result.exit_code == code, result.output
     assert words in " ".join(result.output.split())
@@ -127,9 +106,7 @@ def test_the_embedded_model_keeps_to_the_schema(tmp_path: Path):
     }
     (tmp_path / "schema.json").write_text(json.dumps(schema))
     told = ["read", pdf, "--schema", tmp_path / "schema.json", "-o", tmp_path / "run", "--dpi", "60"]
-    result = papers(
-        *told, "--most-records", 2, "--max-new-tokens", 200, "--temperature", "1.5", "--seed", "3"
-    )
+    result = papers(*told, "--most-records", 2, "--max-new-tokens", 200, "--temperature", "1.5", "--seed", "3")
     assert result.exit_code == 0, result.output
     paper = Paper.read(tmp_path / "run")
     assert paper.statuses["ok"] == len(paper.windows) == 1

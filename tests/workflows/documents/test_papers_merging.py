@@ -6,27 +6,25 @@ from typing import Any
 
 import pytest
 
-from workflows.documents.finding import How
-from workflows.documents.merging import Reading, alike, merge_records
-from workflows.documents.placing import Anchor, Found
+from workflows.science.papers.values.finding import How
+from workflows.science.papers.values.merging import WindowReading, alike, merge_records
+from workflows.science.papers.values.placing import Anchor, FoundText
 
 KEY = ("gene", "method")
 
 
 def reading(
     window: int, page: int = 1, top: float = 10.0, missing: tuple[str, ...] = (), **values: Any
-) -> Reading:
+) -> WindowReading:
     """A reading whose values stand in a row at `top`, one column each; those of `missing` were not found."""
     columns = {"gene": 0.0, "method": 50.0, "n": 100.0, "value": 150.0, "unit": 200.0}
     fields = {
-        name: Found(Anchor.MISSING, page)
+        name: FoundText(Anchor.MISSING, page)
         if name in missing
-        else Found(
-            Anchor.ANCHORED, page, ((columns[name], top, columns[name] + 40, top + 10),), How.EXACT, 1, True
-        )
+        else FoundText(Anchor.ANCHORED, page, ((columns[name], top, columns[name] + 40, top + 10),), How.EXACT, 1, True)
         for name in values
     }
-    return Reading(values, page, fields, ((window, page),))
+    return WindowReading(values, page, fields, ((window, page),))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.documents._numbers import as_number, decimal_comma, printed_numbers
+from workflows.science.papers.values.numbers import as_number, decimal_comma, printed_numbers
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from paper_helpers import small_pdf
 from PIL import Image
 
-from workflows.documents.document import (
+from workflows.science.papers.evaluate import read_truth
+from workflows.science.papers.pages.document import (
     DocumentError,
     PageError,
     PasswordError,
@@ -17,9 +18,8 @@ from workflows.documents.document import (
     open_document,
     page_range,
 )
-from workflows.documents.evaluate import read_truth
-from workflows.documents.finding import Finder, How
-from workflows.documents.page import TextLayer, iou
+from workflows.science.papers.pages.page import TextLayer, iou
+from workflows.science.papers.values.finding import Finder, How
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +219,12 @@ def test_files_that_are_no_papers(made, tmp_path):
     nothing.close()
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     for name, words in (
-        ("text.pdf", "no PDF"), ("empty.pdf", "0 bytes"), ("half.pdf", "damaged"), ("a.png", "picture"),
+        ("text.pdf", "no PDF"),
+        ("empty.pdf", "0 bytes"),
+        ("half.pdf", "damaged"),
+        ("a.png", "picture"),
         ("nothing.pdf", "has no pages|damaged"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(DocumentError, match=words):
             open_document(tmp_path / name)
     with pytest.raises(FileNotFoundError):
@@ -239,7 +242,7 @@ def test_a_picture_is_a_document_of_one_page(tmp_path):
 @pytest.mark.parametrize(
     ("words", "pages"),
     [(None, (1, 2, 3, 4, 5)), ("3", (3,)), ("2-4", (2, 3, 4)), ("4-", (4, 5)), ("-2", (1, 2)), ("5,1-2,2", (1, 2, 5))],
-)  # fmt: skip
+)
 def test_page_ranges(words, pages):
     assert page_range(words, 5) == pages
 

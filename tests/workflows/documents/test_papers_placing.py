@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from paper_helpers import small_pdf
 
-from workflows.documents.document import open_document
-from workflows.documents.finding import Finder
-from workflows.documents.placing import Anchor, place_record
-from workflows.documents.schema import leaves_of
+from workflows.science.papers.pages.document import open_document
+from workflows.science.papers.schema import leaves_of
+from workflows.science.papers.values.finding import Finder
+from workflows.science.papers.values.placing import Anchor, place_record
 
 ROWS = (("Gene", "n", "Value"), ("TP53", "12", "3.5"), ("BRCA1", "7", "12"), ("MYC", "31", "8.25"))
 
@@ -17,9 +17,7 @@ ROWS = (("Gene", "n", "Value"), ("TP53", "12", "3.5"), ("BRCA1", "7", "12"), ("M
 def finders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("placing")
     cells = [
-        (55 + 90 * column, 112 + 16 * row, text)
-        for row, texts in enumerate(ROWS)
-        for column, text in enumerate(texts)
+        (55 + 90 * column, 112 + 16 * row, text) for row, texts in enumerate(ROWS) for column, text in enumerate(texts)
     ]
     grid = [(50 + 90 * column, 100 + 16 * row, 90, 16) for row in range(4) for column in range(3)]
     table = small_pdf(

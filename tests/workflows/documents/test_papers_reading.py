@@ -13,14 +13,14 @@ from paper_helpers import oracle_engine, read_made, schema_of, small_pdf
 from run_helpers import losing_its_server
 
 from qwenvl.errors import ServerError
-from workflows.documents.document import DocumentError, open_document
-from workflows.documents.evaluate import read_truth
-from workflows.documents.paper import Paper
-from workflows.documents.placing import Anchor
-from workflows.documents.reading import ReadSettings, plan_paper, read_paper
-from workflows.documents.schema import Boxes
 from workflows.errors import RunMismatchError
 from workflows.run.item_store import ItemStore
+from workflows.science.papers.evaluate import read_truth
+from workflows.science.papers.pages.document import DocumentError, open_document
+from workflows.science.papers.paper import Paper
+from workflows.science.papers.reading import ReadSettings, plan_paper, read_paper
+from workflows.science.papers.schema import Boxes
+from workflows.science.papers.values.placing import Anchor
 from wsi.errors import SlideChangedError
 
 
@@ -130,9 +130,14 @@ def test_a_stopped_run_goes_on_where_it_stopped(made, tmp_path):
         assert len(plan.windows) >= 3
         engine.batch_size = lambda request: 1
         stopped = read_paper(
-            document, schema_of(made), engine, tmp_path / "run", settings,
-            progress=lambda p: cancel.set(), cancel=cancel,
-        )  # fmt: skip
+            document,
+            schema_of(made),
+            engine,
+            tmp_path / "run",
+            settings,
+            progress=lambda p: cancel.set(),
+            cancel=cancel,
+        )
         assert stopped.cancelled
         assert stopped.paper.statuses["open"] == len(plan.windows) - 1
         assert not stopped.paper.complete
@@ -151,9 +156,7 @@ def test_a_lost_server_keeps_what_arrived_and_fails_no_page(made, tmp_path):
     with oracle_engine(made) as (oracle, engine), open_document(made / "paper-001.pdf") as document:
         pages = len(plan_paper(document, schema_of(made), engine, settings).windows)
         with pytest.raises(ServerError, match="cannot be reached"):
-            read_paper(
-                document, schema_of(made), losing_its_server(engine, call=1), tmp_path / "run", settings
-            )
+            read_paper(document, schema_of(made), losing_its_server(engine, call=1), tmp_path / "run", settings)
         with ItemStore.open(tmp_path / "run") as store:
             assert (len(store.finished()), len(store.failed())) == (-(-pages // 2), 0)
         oracle.asked.clear()
@@ -204,9 +207,7 @@ def test_the_context_bounds_a_window(made):
         assert len(roomy.windows) == 1
         question = roomy.question
         fixed = question.words + question.request.generation.max_new_tokens
-        tight = plan_paper(
-            document, schema_of(made), engine, ReadSettings(window=9, context=fixed + 2 * page)
-        )
+        tight = plan_paper(document, schema_of(made), engine, ReadSettings(window=9, context=fixed + 2 * page))
         assert {window.count for window in tight.windows} == {2}
         assert all(tight.planned(window) <= fixed + 2 * page for window in tight.windows)
         with pytest.raises(DocumentError, match="lower --dpi"):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from qwenvl.answer import Answer, Status
-from workflows.documents.document import DocumentError
-from workflows.documents.schema import Boxes, RecordSchema, SchemaNotUsableError, leaves_of
-from workflows.documents.windows import Window, plan_windows, windows_of
+from workflows.science.papers.pages.document import DocumentError
+from workflows.science.papers.pages.windows import PageWindow, plan_windows, windows_of
+from workflows.science.papers.schema import Boxes, RecordSchema, SchemaNotUsableError, leaves_of
 
 GENE = {"type": "string"}
 
@@ -71,11 +71,7 @@ def test_a_list_of_records_counts_as_its_record():
 
 @pytest.mark.parametrize(
     ("boxes", "extra"),
-    [
-        (Boxes.NONE, {}),
-        (Boxes.RECORD, {"bbox_2d": [1, 2, 3, 4]}),
-        (Boxes.VALUE, {"boxes": {"gene": [1, 2, 3, 4]}}),
-    ],
+    [(Boxes.NONE, {}), (Boxes.RECORD, {"bbox_2d": [1, 2, 3, 4]}), (Boxes.VALUE, {"boxes": {"gene": [1, 2, 3, 4]}})],
 )
 def test_what_is_asked(boxes, extra):
     made = RecordSchema.of(schema(gene=GENE, n={"type": "integer"}) | {"required": ["gene"]})
@@ -99,10 +95,7 @@ def test_leaves_of_a_nested_record():
 
 
 @given(
-    st.lists(st.integers(1, 100), min_size=1, max_size=60),
-    st.integers(100, 400),
-    st.integers(1, 8),
-    st.integers(0, 3),
+    st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(100, 400), st.integers(1, 8), st.integers(0, 3)
 )
 def test_windows_hold_every_page_within_the_context(tokens, room, most, overlap):
     windows = plan_windows(tokens, room, most=most, overlap=overlap)
@@ -128,16 +121,19 @@ def test_a_page_larger_than_the_context_is_refused():
 
 
 def test_halves_hold_all_pages_and_share_one():
-    assert Window(1, 2, 5).halves(3, 1) == (Window(7, 2, 3), Window(8, 4, 3))
-    assert Window(0, 0, 2).halves(3, 1) == (Window(3, 0, 1), Window(4, 1, 1))
+    assert PageWindow(1, 2, 5).halves(3, 1) == (PageWindow(7, 2, 3), PageWindow(8, 4, 3))
+    assert PageWindow(0, 0, 2).halves(3, 1) == (PageWindow(3, 0, 1), PageWindow(4, 1, 1))
 
 
 def test_windows_that_were_cut_off_give_their_place_to_halves():
-    planned = [Window(0, 0, 4), Window(1, 3, 1)]
+    planned = [PageWindow(0, 0, 4), PageWindow(1, 3, 1)]
     cut, whole = Answer(Status.TRUNCATED), Answer(Status.OK)
     assert list(windows_of(planned, {"0": whole, "1": cut}, 1)) == planned, "one page has no halves"
-    halves = [Window(2, 0, 2), Window(3, 1, 3)]
+    halves = [PageWindow(2, 0, 2), PageWindow(3, 1, 3)]
     assert list(windows_of(planned, {"0": cut}, 1)) == [*halves, planned[1]]
     assert list(windows_of(planned, {"0": cut, "3": cut, "2": whole}, 1)) == [
-        halves[0], Window(14, 1, 2), Window(15, 2, 2), planned[1]
-    ]  # fmt: skip
+        halves[0],
+        PageWindow(14, 1, 2),
+        PageWindow(15, 2, 2),
+        planned[1],
+    ]

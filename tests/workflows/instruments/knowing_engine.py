@@ -11,15 +11,15 @@ import numpy as np
 from qwenvl.answer import Answer
 from qwenvl.engines.base import Engine, ModelInfo
 from qwenvl.families import get_family
-from qwenvl.geometry import PictureFrame
+from qwenvl.images.geometry import PictureFrame
 from qwenvl.parse import parse_answer
 from qwenvl.request import Request, Task
 from qwenvl.subject import Item, as_subject
 from qwenvl.writing import Writer
 from recipes.instruments.samples import characters_answer
-from workflows.instruments.photograph import load_photograph
-from workflows.instruments.samples import values_answer
-from workflows.instruments.truth import PhotographTruth, Truth
+from workflows.science.instruments.photograph import load_photograph
+from workflows.science.instruments.samples import values_answer
+from workflows.science.instruments.truth import PhotographTruth, ReadingTruth
 
 FAMILY = get_family("Qwen3-VL")
 WRITER = Writer(FAMILY, 32)
@@ -31,9 +31,7 @@ class KnowingEngine(Engine):
     def __init__(self, folder: Path, spoil: Callable[[str], str] = lambda text: text, batch: int = 4) -> None:
         self.info = ModelInfo("knowing", FAMILY.name, "knowing:1")
         self.spoil, self.batch, self.asked = spoil, batch, 0
-        self.known = {
-            _mark(load_photograph(folder / one.name)): one for one in Truth.read(folder).photographs
-        }
+        self.known = {_mark(load_photograph(folder / one.name)): one for one in ReadingTruth.read(folder).photographs}
 
     def batch_size(self, request: Request) -> int:
         return self.batch
@@ -51,9 +49,7 @@ class KnowingEngine(Engine):
         else:
             assert request.output_schema is not None
             text = values_answer(truth, list(request.output_schema["properties"]), WRITER, frame)
-        return parse_answer(
-            self.spoil(text), request, dialect=FAMILY.dialect, space=FAMILY.space, frame=frame
-        )
+        return parse_answer(self.spoil(text), request, dialect=FAMILY.dialect, space=FAMILY.space, frame=frame)
 
 
 def _mark(pixels: np.ndarray) -> tuple[int, tuple[int, ...]]:

@@ -8,10 +8,10 @@ import pytest
 from knowing_engine import KnowingEngine
 from typer.testing import CliRunner
 
-from finetune.formats import read_conversations
+from finetune.conversations.formats import read_conversations
 from recipes.instruments.__main__ import app as recipe
-from workflows import run_options
 from workflows.commands import app
+from workflows.run import options as run_options
 
 
 @pytest.fixture

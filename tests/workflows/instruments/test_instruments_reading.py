@@ -15,19 +15,19 @@ from PIL import Image
 from recipes.instruments import Factory, make_set
 from recipes.instruments.characters import CHARACTERS
 from workflows.errors import ForeignFolderError, RunMismatchError
-from workflows.instruments import (
+from workflows.science.instruments import (
     VALUES,
     Asking,
     InstrumentReport,
+    ReadingTruth,
     Sheet,
-    Truth,
     ValueStatus,
     read_photographs,
 )
-from workflows.instruments.errors import PhotographError, SheetError, TruthError
-from workflows.instruments.evaluate import at_least, compare, distance, score
-from workflows.instruments.photograph import Part, load_photograph, photograph_size
-from workflows.instruments.picture import save_pictures
+from workflows.science.instruments.errors import PhotographError, SheetError, TruthError
+from workflows.science.instruments.evaluate import at_least, compare, distance, score
+from workflows.science.instruments.photograph import PhotographPart, load_photograph, photograph_size
+from workflows.science.instruments.picture import save_pictures
 
 SHEET = Sheet.of(
     {
@@ -57,11 +57,11 @@ def read(made, out, *, form=VALUES, sheet=SHEET, engine=None, **options):
 @pytest.mark.parametrize("form", [VALUES, CHARACTERS], ids=lambda form: form.name)
 def test_what_a_knowing_model_says_arrives(made, tmp_path, form):
     report = read(made, tmp_path / "out", form=form).report
-    numbers = score(compare(report, Truth.read(made)), report)
+    numbers = score(compare(report, ReadingTruth.read(made)), report)
     assert (numbers.value_accuracy, numbers.character_accuracy, numbers.unit_accuracy) == (1.0, 1.0, 1.0)
     assert (numbers.wrong_share, numbers.empty_accuracy, numbers.schema_valid) == (0.0, 1.0, 1.0)
     assert numbers.box_iou > 0.97  # whole numbers of 0..1000 on 256 px
-    assert numbers.shown == sum(len(photograph.values) for photograph in Truth.read(made).photographs)
+    assert numbers.shown == sum(len(photograph.values) for photograph in ReadingTruth.read(made).photographs)
 
 
 def test_the_report_is_read_back_and_its_values_are_valid(made, tmp_path):
@@ -89,13 +89,13 @@ def test_the_report_is_read_back_and_its_values_are_valid(made, tmp_path):
 def test_a_wrong_answer_is_never_a_value(made, tmp_path, spoil, status):
     sheet = Sheet.of({"fields": {"temperature": {"unit": "°C", "min": -20, "max": 150}}})
     report = read(made, tmp_path / "out", sheet=sheet, engine=KnowingEngine(made, spoil)).report
-    known = {one.name.split("/")[1]: one for one in Truth.read(made).photographs}
+    known = {one.name.split("/")[1]: one for one in ReadingTruth.read(made).photographs}
     for photograph in report.photographs:
         if any(value.field == "temperature" for value in known[photograph.name].values):
             one = photograph.readings["temperature"]
             assert (one.status, one.value) == (status, None)
             assert one.reasons
-    assert score(compare(report, Truth.read(made)), report).wrong_share == 0.0
+    assert score(compare(report, ReadingTruth.read(made)), report).wrong_share == 0.0
 
 
 def test_a_shifted_box_and_a_wrong_digit_show_in_the_numbers(made, tmp_path):
@@ -110,7 +110,7 @@ def test_a_shifted_box_and_a_wrong_digit_show_in_the_numbers(made, tmp_path):
     sheet = Sheet.of({"fields": {"mass": {}, "acidity": {}}})
     engine = KnowingEngine(made, lambda text: spoil(text.replace('"g"', "null").replace('"pH"', "null")))
     report = read(made, tmp_path / "out", sheet=sheet, engine=engine).report
-    numbers = score(compare(report, Truth.read(made)), report)
+    numbers = score(compare(report, ReadingTruth.read(made)), report)
     assert numbers.value_accuracy == 0.0
     assert numbers.wrong_share > 0
     assert 0.5 < numbers.character_accuracy < 0.8
@@ -153,7 +153,7 @@ def test_a_stopped_batch_goes_on_and_asks_nothing_twice(made, tmp_path):
     again = read(made, tmp_path / "out", engine=engine)
     assert not again.cancelled
     assert engine.asked == 12
-    assert score(compare(again.report, Truth.read(made)), again.report).value_accuracy == 1.0
+    assert score(compare(again.report, ReadingTruth.read(made)), again.report).value_accuracy == 1.0
 
 
 def test_a_folder_belongs_to_one_sheet_and_model(made, tmp_path):
@@ -189,9 +189,7 @@ def test_other_limits_and_more_photographs_ask_only_what_is_new(made, tmp_path):
         shutil.copy(path, few)
     first = read_photographs([few], Asking(SHEET), engine, tmp_path / "out")
     assert engine.asked == 5
-    tight = read_photographs(
-        [made / "photographs", few], Asking(SHEET, least_score=0.5), engine, tmp_path / "out"
-    )
+    tight = read_photographs([made / "photographs", few], Asking(SHEET, least_score=0.5), engine, tmp_path / "out")
     assert engine.asked == 12
     assert len(tight.report.photographs) == 17
     assert tight.report.counts["read"] == 0 < first.report.counts["read"]
@@ -203,18 +201,18 @@ def test_a_limit_on_the_score_takes_values_without_one_away(made, tmp_path):
     assert "less than 0.5" in next(
         one.reasons[0] for p in report.photographs for one in p.readings.values() if one.reasons
     )
-    rows = compare(report, Truth.read(made))
+    rows = compare(report, ReadingTruth.read(made))
     assert at_least(rows, (0.5,)) == [(0.5, None, None)]
 
 
 def test_regions_are_cut_out_and_boxes_come_back_in_the_photograph():
     picture = np.zeros((100, 200, 3), np.uint8)
-    part = Part.of((200, 100), (50, 20, 150, 70), 200)
+    part = PhotographPart.of((200, 100), (50, 20, 150, 70), 200)
     assert part.cut(picture).shape == (100, 200, 3)
     assert part.in_photograph((0, 0, 200, 100)) == (50, 20, 150, 70)
     assert part.in_photograph((20, 10, 40, 30)) == (60, 25, 70, 35)
     with pytest.raises(PhotographError, match="does not fit"):
-        Part.of((200, 100), (150, 20, 250, 70), None)
+        PhotographPart.of((200, 100), (150, 20, 250, 70), None)
 
 
 @pytest.mark.parametrize(
@@ -233,11 +231,11 @@ def test_sheets_that_characters_cannot_answer_are_refused(made, tmp_path, fields
 
 def test_an_evaluation_needs_a_truth_of_these_photographs(made, tmp_path):
     report = read(made, tmp_path / "out").report
-    truth = Truth.read(made)
+    truth = ReadingTruth.read(made)
     with pytest.raises(TruthError, match="does not know"):
         compare(report, truth.model_copy(update={"photographs": truth.photographs[1:]}))
     with pytest.raises(TruthError):
-        Truth.read(tmp_path)
+        ReadingTruth.read(tmp_path)
 
 
 def test_edits():
@@ -248,32 +246,28 @@ def test_edits():
 def test_the_grammar_holds_a_true_answer_and_stops_at_a_wrong_one(made):
     from knowing_engine import WRITER
 
-    from qwenvl.checkpoint import load_checkpoint
-    from qwenvl.geometry import CoordinateSpace, PictureFrame
-    from qwenvl.grammar import Grammars, vocabulary_size
-    from workflows.instruments.asking import views_of
-    from workflows.instruments.samples import values_answer
+    from qwenvl.checkpoints.loading import load_checkpoint
+    from qwenvl.constraints.grammar import Grammars, vocabulary_size
+    from qwenvl.images.geometry import CoordinateSpace, PictureFrame
+    from workflows.science.instruments.asking import views_of
+    from workflows.science.instruments.samples import values_answer
 
     checkpoint = load_checkpoint("embedded")
     grammars = Grammars(checkpoint.tokenizer, vocabulary_size(checkpoint.model), checkpoint.eos_token_ids)
-    few = Sheet.of(
-        {"fields": {name: {"unit": SHEET.fields[name].unit} for name in ("temperature", "humidity")}}
-    )
+    few = Sheet.of({"fields": {name: {"unit": SHEET.fields[name].unit} for name in ("temperature", "humidity")}})
     (view,) = views_of(few)
     request = VALUES.request(view, space=CoordinateSpace.RELATIVE_1000)
     frame = PictureFrame.same(256, 256)
     shown = [
         one
-        for one in Truth.read(made).photographs
+        for one in ReadingTruth.read(made).photographs
         if {"temperature", "humidity"} & {v.field for v in one.values}
     ]
     answer = values_answer(shown[0], list(few.fields), WRITER, frame)
     wrong = answer.replace('"text": "', '"text": "about ', 1)
 
     def taken(text):
-        constraint = grammars.constraint(
-            request, [frame], dialect="json", space=CoordinateSpace.RELATIVE_1000
-        )
+        constraint = grammars.constraint(request, [frame], dialect="json", space=CoordinateSpace.RELATIVE_1000)
         ids = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
         return all(constraint.accept(0, token) for token in [*ids, checkpoint.eos_token_ids[0]])
 
@@ -294,7 +288,7 @@ def test_a_photograph_that_is_rewritten_fails_alone_and_says_so(made, tmp_path, 
             path.write_bytes(second.read_bytes())
         return pixels
 
-    monkeypatch.setattr("workflows.instruments.reading.load_photograph", load)
+    monkeypatch.setattr("workflows.science.instruments.reading.load_photograph", load)
     report = read(folder, tmp_path / "out").report
     errors = {photograph.name: photograph.error for photograph in report.photographs if photograph.error}
     assert list(errors) == [first.name]

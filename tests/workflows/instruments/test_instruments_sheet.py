@@ -7,9 +7,9 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from workflows.instruments.errors import SheetError
-from workflows.instruments.sheet import Sheet, sheet_text
-from workflows.instruments.units import canonical, same_unit
+from workflows.science.instruments.errors import SheetError
+from workflows.science.instruments.values.sheet import Sheet, sheet_text
+from workflows.science.instruments.values.units import canonical, same_unit
 
 YAML = """
 title: incubator
@@ -83,9 +83,17 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("first", "second", "same"),
-    [("°C", "℃", True), ("C", "°C", True), ("µL", "ul", True), ("mM", "MM", False), ("g", "mg", False),
-     ("%", "% RH", True), ("ml", "mL", True), ("°C", "°F", False)],
-)  # fmt: skip
+    [
+        ("°C", "℃", True),
+        ("C", "°C", True),
+        ("µL", "ul", True),
+        ("mM", "MM", False),
+        ("g", "mg", False),
+        ("%", "% RH", True),
+        ("ml", "mL", True),
+        ("°C", "°F", False),
+    ],
+)
 def test_units(first, second, same):
     assert same_unit(first, second) is same
     assert canonical(canonical(first)) == canonical(first)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.instruments.sheet import FieldSpec
-from workflows.instruments.values import Spotted, ValueStatus, judge, number_of
+from workflows.science.instruments.values.sheet import FieldSpec
+from workflows.science.instruments.values.values import Spotted, ValueStatus, judge, number_of
 
 BOX = (0.0, 0.0, 10.0, 10.0)
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("37.4", "37.4"), ("37,4", "37.4"), ("-0.50", "-0.50"), ("−3", "-3"), ("1 024", "1024"), ("１２", "12"),
-     ("0,125", "0.125"), ("1.2e-3", "1.2e-3")],
-)  # fmt: skip
+    [
+        ("37.4", "37.4"),
+        ("37,4", "37.4"),
+        ("-0.50", "-0.50"),
+        ("−3", "-3"),
+        ("1 024", "1024"),
+        ("１２", "12"),
+        ("0,125", "0.125"),
+        ("1.2e-3", "1.2e-3"),
+    ],
+)
 def test_numbers(text, number):
     assert number_of(text) == number
 

@@ -9,12 +9,12 @@ import pytest
 from run_helpers import MemorySlide, request_of
 from typer.testing import CliRunner
 
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Task
 from workflows.commands import app
 from workflows.errors import JudgeError
-from workflows.judge import (
-    Item,
+from workflows.science.judge import (
+    JudgedItem,
     cohen_kappa,
     compare_quantities,
     fleiss_kappa,
@@ -86,35 +86,30 @@ def test_rouge_l_is_that_of_the_plain_table():
 
 @pytest.mark.parametrize(
     ("reference", "answer", "f1"),
-    [
-        ("the cat sat", "sat the cat", 1.0),
-        ("a a b", "a", 0.5),
-        ("x", "y", 0.0),
-        ("", "", 1.0),
-        ("x", "", 0.0),
-    ],
+    [("the cat sat", "sat the cat", 1.0), ("a a b", "a", 0.5), ("x", "y", 0.0), ("", "", 1.0), ("x", "", 0.0)],
 )
 def test_token_f1(reference, answer, f1):
     assert token_f1(reference, answer) == pytest.approx(f1)
 
 
 def test_missing_answers_count_as_wrong():
-    items = [Item("1", "", "Two nuclei.", "two nuclei"), Item("2", "", None, "none"), Item("3", "", "x")]
+    items = [
+        JudgedItem("1", "", "Two nuclei.", "two nuclei"),
+        JudgedItem("2", "", None, "none"),
+        JudgedItem("3", "", "x"),
+    ]
     scores = score_texts(items)
     assert (scores.items, scores.unanswered, scores.without_reference) == (2, 1, 1)
     assert scores.exact.value == 0.5
     assert scores.token_f1.value == 0.5
     with pytest.raises(JudgeError, match="No item has a reference"):
-        score_texts([Item("1", "", "x")])
+        score_texts([JudgedItem("1", "", "x")])
 
 
 def test_bleu_and_chrf_are_sacrebleus():
     sacrebleu = pytest.importorskip("sacrebleu", reason="BLEU and chrF need sacrebleu")
-    pairs = [
-        ("the cat sat on the mat today", "the cat sat on a mat today"),
-        ("a small nucleus", "a small nuclei"),
-    ]
-    scores = score_texts([Item(str(n), "", answer, reference) for n, (reference, answer) in enumerate(pairs)])
+    pairs = [("the cat sat on the mat today", "the cat sat on a mat today"), ("a small nucleus", "a small nuclei")]
+    scores = score_texts([JudgedItem(str(n), "", answer, reference) for n, (reference, answer) in enumerate(pairs)])
     hypotheses, references = [a for _, a in pairs], [[r for r, _ in pairs]]
     assert scores.bleu == pytest.approx(sacrebleu.corpus_bleu(hypotheses, references).score)
     assert scores.chrf == pytest.approx(sacrebleu.corpus_chrf(hypotheses, references).score)
@@ -135,9 +130,17 @@ def test_cohens_kappa_is_that_of_scikit_learn():
 def test_fleiss_kappa_of_the_published_example():
     """The table of Fleiss 1971 as worked through in textbooks: 10 items, 14 raters, kappa 0.210."""
     table = [
-        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1], [7, 7, 0, 0, 0],
-        [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
-    ]  # fmt: skip
+        [0, 0, 0, 0, 14],
+        [0, 2, 6, 4, 2],
+        [0, 0, 3, 5, 6],
+        [0, 3, 9, 2, 0],
+        [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0],
+        [3, 2, 6, 3, 0],
+        [2, 5, 3, 2, 2],
+        [6, 5, 2, 1, 0],
+        [0, 2, 2, 3, 7],
+    ]
     ratings = [[category for category, n in enumerate(row) for _ in range(n)] for row in table]
     assert fleiss_kappa(ratings).value == pytest.approx(0.210, abs=5e-4)
     with pytest.raises(JudgeError, match="equally many"):
@@ -197,16 +200,16 @@ def test_files_that_are_no_answers(tmp_path, name, content, columns, message):
 
 def test_other_questions_are_not_compared():
     with pytest.raises(JudgeError, match="another question"):
-        paired([Item("1", "how many?", "x")], [Item("1", "how large?", "y")])
+        paired([JudgedItem("1", "how many?", "x")], [JudgedItem("1", "how large?", "y")])
     with pytest.raises(JudgeError, match="no id in common"):
-        paired([Item("1")], [Item("2")])
+        paired([JudgedItem("1")], [JudgedItem("2")])
 
 
 def test_items_of_a_run(tmp_path):
-    from workflows.slide_run import run_slide
+    from workflows.run.slide import run_slide
 
     slide = MemorySlide(600, 500)
-    run_slide(slide, request_of(Task.CLASSIFY), StandInEngine(), tmp_path / "run")
+    run_slide(slide, request_of(Task.CLASSIFY), FakeEngine(), tmp_path / "run")
     items = read_items(tmp_path / "run")
     assert items[0].id.startswith("tile-")
     assert {item.answer for item in items} <= {"tumour", "stroma", "necrosis"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.spatial.sections import SectionEntry
+from workflows.science.spatial.sections.listing import SectionEntry
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request, Task
 
 WIDTH, HEIGHT = 1500, 1100
@@ -45,10 +45,7 @@ def lattice() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     for row in range(40):
         for column in range(row % 2, 80, 2):
             x, y = 30 + column * PITCH0 / 2, 30 + row * PITCH0 * np.sqrt(3) / 2
-            if (
-                cv2.pointPolygonTest(np.array([[90, 80], [1420, 120], [420, 1040]], np.int32), (x, y), True)
-                > 25
-            ):
+            if cv2.pointPolygonTest(np.array([[90, 80], [1420, 120], [420, 1040]], np.int32), (x, y), True) > 25:
                 array.append((column, row))
                 places.append((x, y))
     return np.array(array, np.int64), np.array(places)
@@ -90,17 +87,18 @@ class VisiumFolder:
         """One row per spot, in another order than the counts, and one that is not under tissue."""
         table = pd.DataFrame(
             {
-                "barcode": self.barcodes, "in_tissue": 1, "array_row": self.array[:, 1],
-                "array_col": self.array[:, 0], "pxl_row_in_fullres": self.places0[:, 1],
+                "barcode": self.barcodes,
+                "in_tissue": 1,
+                "array_row": self.array[:, 1],
+                "array_col": self.array[:, 0],
+                "pxl_row_in_fullres": self.places0[:, 1],
                 "pxl_col_in_fullres": self.places0[:, 0],
             }
-        ).sample(frac=1, random_state=3)  # fmt: skip
+        ).sample(frac=1, random_state=3)
         table.loc[table["barcode"] == self.barcodes[0], "in_tissue"] = 0
         return table
 
-    def write(
-        self, folder: Path, *, matrix: str = "h5", positions: str = "csv", hires: Path | None = None
-    ) -> Path:
+    def write(self, folder: Path, *, matrix: str = "h5", positions: str = "csv", hires: Path | None = None) -> Path:
         """Write the folder; `positions` is 'csv', 'list' (no header) or 'parquet'."""
         spatial = folder / "spatial"
         spatial.mkdir(parents=True)
@@ -174,7 +172,7 @@ def write_st(folder: Path) -> tuple[Path, Path]:
     return folder / "counts.tsv.gz", folder / "spots.tsv"
 
 
-class DarknessEngine(StandInEngine):
+class DarknessEngine(FakeEngine):
     """Sees how dark a tile is, and takes 'DARK' and 'LIGHT' in the question for what they say.
 
     With `fail_after`, the engine dies after so many calls, as a killed process does.

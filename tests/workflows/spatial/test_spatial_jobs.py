@@ -15,20 +15,20 @@ from run_helpers import losing_its_server
 from spatial_files import DarknessEngine, VisiumFolder, dark, planted_counts, write_section_slide
 from typer.testing import CliRunner
 
-from qwenvl.checkpoint import find_checkpoint
+from qwenvl.checkpoints.checkpoint_metadata import describe_checkpoint
+from qwenvl.checkpoints.loading import find_checkpoint
 from qwenvl.cli import load_commands
-from qwenvl.description import describe_checkpoint
 from qwenvl.errors import ServerError
 from qwenvl.writing import Writer
 from workflows.errors import ExportExistsError, ForeignFolderError, RunMismatchError, SpatialError
-from workflows.reviewed import reviewed_objects
-from workflows.spatial.genes import parse_targets
-from workflows.spatial.job import PredictionSettings, evaluate_prediction, predict_section
-from workflows.spatial.predict import ANSWERS, LOCATED, slug
-from workflows.spatial.questions import region_question
-from workflows.spatial.samples import SampleSettings, write_samples
-from workflows.spatial.sections import SectionEntry
-from workflows.store import RunStore
+from workflows.review.reviewed import reviewed_objects
+from workflows.science.spatial.job import PredictionSettings, evaluate_prediction, predict_section
+from workflows.science.spatial.predict import ANSWERS, LOCATED, slug
+from workflows.science.spatial.questions import region_question
+from workflows.science.spatial.samples import SampleSettings, write_samples
+from workflows.science.spatial.sections.genes import parse_targets
+from workflows.science.spatial.sections.listing import SectionEntry
+from workflows.store.run_store import RunStore
 from wsi.errors import ReadError, SlideChangedError
 
 TARGETS = parse_targets(["DARK1", "LIGHT1"])
@@ -44,7 +44,7 @@ def embedded():
 @pytest.fixture(scope="module")
 def other_entry(tmp_path_factory):
     """Another section: other grain, other counts, of another patient."""
-    from workflows.spatial.sections import SectionEntry
+    from workflows.science.spatial.sections.listing import SectionEntry
 
     folder = tmp_path_factory.mktemp("other")
     planted = VisiumFolder.planted()
@@ -63,13 +63,11 @@ def question_of(row):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, visium, section_slide, other_entry, embedded):
-    from workflows.spatial.sections import SectionEntry
+    from workflows.science.spatial.sections.listing import SectionEntry
 
     out = tmp_path_factory.mktemp("samples") / "out"
     train = SectionEntry(visium, section_slide, "planted", patient="A")
-    facts = write_samples(
-        [train, other_entry], TARGETS, out, Writer.of(embedded), embedded.processor, SETTINGS
-    )
+    facts = write_samples([train, other_entry], TARGETS, out, Writer.of(embedded), embedded.processor, SETTINGS)
     return out, facts
 
 
@@ -116,9 +114,9 @@ def test_regions_come_back_to_where_they_are(written, embedded):
 
 
 def scale_of(facts):
-    from workflows.spatial.questions import Scale
+    from workflows.science.spatial.questions import ExpressionScale
 
-    return Scale(2.0, 96, facts["sections"][0]["region_mpp"])
+    return ExpressionScale(2.0, 96, facts["sections"][0]["region_mpp"])
 
 
 def test_held_out_sections_have_a_file_and_tiles_of_their_own(written):
@@ -131,7 +129,7 @@ def test_held_out_sections_have_a_file_and_tiles_of_their_own(written):
 
 
 def test_samples_are_what_fine_tuning_reads(written):
-    from finetune.formats import read_conversations
+    from finetune.conversations.formats import read_conversations
 
     out, _ = written
     first = read_conversations(out / "held_out.jsonl")[0]
@@ -139,9 +137,7 @@ def test_samples_are_what_fine_tuning_reads(written):
     assert first.messages[1]["content"] in ("yes", "no")
 
 
-def test_a_patient_on_both_sides_is_refused_and_samples_are_never_lost(
-    entry, other_entry, embedded, tmp_path
-):
+def test_a_patient_on_both_sides_is_refused_and_samples_are_never_lost(entry, other_entry, embedded, tmp_path):
     kit = (Writer.of(embedded), embedded.processor)
     same = [replace(entry, patient="B"), other_entry]
     small = replace(SETTINGS, most_spots=3, tasks=("spots",))
@@ -161,9 +157,7 @@ def test_a_patient_on_both_sides_is_refused_and_samples_are_never_lost(
     with pytest.raises(SpatialError, match="none is left to train on"):
         write_samples([other_entry], TARGETS, tmp_path / "b", *kit, small)
     with pytest.raises(SpatialError, match="both sides of the split"):
-        write_samples(
-            [entry, replace(entry, name="x", split="held_out")], TARGETS, tmp_path / "b", *kit, small
-        )
+        write_samples([entry, replace(entry, name="x", split="held_out")], TARGETS, tmp_path / "b", *kit, small)
 
 
 def test_a_prediction_is_anndata_boxes_and_maps(entry, tmp_path):
@@ -178,8 +172,11 @@ def test_a_prediction_is_anndata_boxes_and_maps(entry, tmp_path):
     np.testing.assert_allclose(table.obs["predicted LIGHT1"], told["LIGHT1"])
     assert list(table.obsm["measured"].columns) == ["DARK1", "LIGHT1"]
     features = json.loads((tmp_path / "p" / "regions.geojson").read_text())["features"]
-    ring = np.array(next(f for f in features if f["properties"]["classification"]["name"] == "high DARK1")[
-        "geometry"]["coordinates"][0])  # fmt: skip
+    ring = np.array(
+        next(f for f in features if f["properties"]["classification"]["name"] == "high DARK1")["geometry"][
+            "coordinates"
+        ][0]
+    )
     assert ring[:, 0].max() < 720
     assert (table.obs["region DARK1"][~is_dark] == 0).mean() > 0.95
     assert cv2.imread(str(tmp_path / "p" / "maps.png")).std() > 5
@@ -245,10 +242,7 @@ def test_a_lost_server_keeps_what_arrived_and_fails_no_spot(entry, tmp_path):
         predict_section(entry, TARGETS, losing_its_server(DarknessEngine(), call=2), tmp_path / "p", ASKED)
     for target in TARGETS:
         with RunStore.open(tmp_path / "p" / ANSWERS / target.name) as store:
-            assert (len(store.finished()), len(store.failed())) == (
-                12,
-                0,
-            )  # 8 of the first call, 4 of the second
+            assert (len(store.finished()), len(store.failed())) == (12, 0)  # 8 of the first call, 4 of the second
     again = predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "p", ASKED)
     whole = predict_section(entry, TARGETS, DarknessEngine(), tmp_path / "q", ASKED)
     assert again.facts["statuses"] == whole.facts["statuses"]
@@ -277,7 +271,7 @@ def test_a_spot_whose_tile_cannot_be_read_is_unknown_and_not_low(entry, tmp_path
 
 
 def test_a_slide_without_counts_is_predicted_at_places_laid_over_it(entry, tmp_path):
-    from workflows.spatial.sections import SectionEntry
+    from workflows.science.spatial.sections.listing import SectionEntry
 
     bare = SectionEntry(None, entry.image, "bare", pitch_um=150.0, slide_mpp=1.6667)
     result = predict_section(bare, TARGETS, DarknessEngine(), tmp_path / "p", ASKED)
@@ -319,8 +313,24 @@ def test_the_commands_go_from_a_folder_to_an_evaluation(visium, section_slide, t
     assert (tmp_path / "map.png").is_file()
     listed = tmp_path / "sections.csv"
     listed.write_text(f"counts,image,name\n{visium},{section_slide},planted\n")
-    made = run("samples", listed, "-o", tmp_path / "s", "-g", "DARK1", "--mpp", 2, "--tile-size", 96, "--most-spots", 5,
-               "--task", "spots", "--margin", 0)  # fmt: skip
+    made = run(
+        "samples",
+        listed,
+        "-o",
+        tmp_path / "s",
+        "-g",
+        "DARK1",
+        "--mpp",
+        2,
+        "--tile-size",
+        96,
+        "--most-spots",
+        5,
+        "--task",
+        "spots",
+        "--margin",
+        0,
+    )
     assert made.exit_code == 0, made.output
     assert len(rows_of(tmp_path / "s" / "conversations.jsonl")) == 5
     asked = ["-g", "DARK1", "--mpp", "3", "--tile-size", "64", "-o", tmp_path / "p"]
@@ -338,10 +348,7 @@ def test_the_commands_go_from_a_folder_to_an_evaluation(visium, section_slide, t
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
-    [
-        (["-g", "CD8"], 1, "Nearest names: CD8A"),
-        (["--swap-xy"], 1, "With x and y exchanged"),
-    ],
+    [(["-g", "CD8"], 1, "Nearest names: CD8A"), (["--swap-xy"], 1, "With x and y exchanged")],
 )
 def test_bad_input_is_one_line_and_a_code(flags, code, message, visium, section_slide):
     result = run("show", visium, "-i", section_slide, *flags)
@@ -386,7 +393,12 @@ def test_samples_of_a_section_that_is_rewritten_are_not_written(visium, tmp_path
 
     with pytest.raises(SlideChangedError):
         write_samples(
-            [SectionEntry(visium, slide, "one")], TARGETS, tmp_path / "out", writer, embedded.processor, SETTINGS,
+            [SectionEntry(visium, slide, "one")],
+            TARGETS,
+            tmp_path / "out",
+            writer,
+            embedded.processor,
+            SETTINGS,
             progress=rewrite,
-        )  # fmt: skip
+        )
     assert not (tmp_path / "out").exists()

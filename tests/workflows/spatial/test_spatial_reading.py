@@ -13,15 +13,13 @@ import pandas as pd
 from spatial_files import GENES, PITCH0, VisiumFolder, lattice, planted_counts, write_section_slide, write_st
 
 from workflows.errors import SpatialError
-from workflows.spatial.fit import check_fit
-from workflows.spatial.reading import read_section
-from workflows.spatial.sections import SectionEntry, lay_places, opened
+from workflows.science.spatial.sections.fit import check_fit
+from workflows.science.spatial.sections.listing import SectionEntry, lay_places, opened
+from workflows.science.spatial.sections.reading import read_section
 from wsi import TissueMask, open_slide
 
 
-@pytest.mark.parametrize(
-    ("matrix", "positions"), [("h5", "csv"), ("h5", "list"), ("h5", "parquet"), ("mtx", "csv")]
-)
+@pytest.mark.parametrize(("matrix", "positions"), [("h5", "csv"), ("h5", "list"), ("h5", "parquet"), ("mtx", "csv")])
 def test_a_space_ranger_folder_is_joined_by_barcode(matrix, positions, tmp_path):
     planted = VisiumFolder.planted()
     planted.write(tmp_path / "sample" / "outs", matrix=matrix, positions=positions)
@@ -174,7 +172,7 @@ def test_places_are_laid_over_the_tissue_where_nothing_was_measured(section_slid
 
 
 def test_the_list_of_sections_names_what_is_wrong(tmp_path):
-    from workflows.spatial.sections import read_sections
+    from workflows.science.spatial.sections.listing import read_sections
 
     path = tmp_path / "sections.csv"
     path.write_text("counts,image,split,pitch_um\na,b.png,held_out,200\n")
@@ -194,9 +192,7 @@ def test_the_list_of_sections_names_what_is_wrong(tmp_path):
 @pytest.mark.real
 def test_real_spots_lie_on_their_section_and_on_no_other(real_data):
     folder = real_data / "spatial" / "her2st"
-    section = read_section(
-        folder / "counts" / "C4.tsv.gz", spots=folder / "spots" / "C4_selection.tsv", pitch_um=200
-    )
+    section = read_section(folder / "counts" / "C4.tsv.gz", spots=folder / "spots" / "C4_selection.tsv", pitch_um=200)
     stated = pd.read_csv(folder / "pixel_size_from_HEST_v1_1_0.csv").set_index("subseries").loc["C4"]
     assert section.um_per_px == pytest.approx(stated["pixel_size_um_estimated"], rel=0.01)
     assert section.counts.n_obs == stated["spots_under_tissue"]
@@ -205,9 +201,7 @@ def test_real_spots_lie_on_their_section_and_on_no_other(real_data):
     assert check_fit(section, slide, mask).on_tissue > 0.98
     with pytest.raises(SpatialError, match="--swap-xy"):
         check_fit(section.swapped(), slide, mask)
-    other = read_section(
-        folder / "counts" / "C3.tsv.gz", spots=folder / "spots" / "C3_selection.tsv", pitch_um=200
-    )
+    other = read_section(folder / "counts" / "C3.tsv.gz", spots=folder / "spots" / "C3_selection.tsv", pitch_um=200)
     with pytest.raises(SpatialError, match="different sections"):
         check_fit(other, slide, mask)
 

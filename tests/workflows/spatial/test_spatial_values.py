@@ -11,14 +11,20 @@ from hypothesis import strategies as st
 from spatial_files import dark
 
 from workflows.errors import SpatialError
-from workflows.spatial.baseline import Ridge, picture_features, shuffled_within
-from workflows.spatial.evaluate import correlation, rank_correlation, score_section, shuffled_control
-from workflows.spatial.genes import Target, expression, find_genes, most_variable, parse_targets
-from workflows.spatial.questions import Scale, region_question, spot_question, spot_tiles
-from workflows.spatial.reading import read_section
-from workflows.spatial.regions import Level, join_regions, otsu, smooth
-from workflows.spatial.samples import boxes_in_tile, part_spots
-from workflows.spatial.section import pitch_of
+from workflows.science.spatial.baseline import Ridge, picture_features, shuffled_within
+from workflows.science.spatial.evaluate import correlation, rank_correlation, score_section, shuffled_control
+from workflows.science.spatial.questions import ExpressionScale, region_question, spot_question, spot_tiles
+from workflows.science.spatial.regions import ExpressionLevel, join_regions, otsu, smooth
+from workflows.science.spatial.samples import boxes_in_tile, part_spots
+from workflows.science.spatial.sections.genes import (
+    ExpressionTarget,
+    expression,
+    find_genes,
+    most_variable,
+    parse_targets,
+)
+from workflows.science.spatial.sections.reading import read_section
+from workflows.science.spatial.sections.section import pitch_of
 from wsi import Tile, open_slide
 
 SQUARE = np.array([(x * 10.0, y * 10.0) for y in range(6) for x in range(8)])
@@ -27,13 +33,11 @@ SQUARE = np.array([(x * 10.0, y * 10.0) for y in range(6) for x in range(8)])
 def test_genes_are_found_whatever_their_capitals(visium):
     section = read_section(visium)
     targets = find_genes(section, parse_targets(["dark1", "Both=dark2+LIGHT1"]))
-    assert targets == (Target("DARK1", ("DARK1",)), Target("Both", ("DARK2", "LIGHT1")))
+    assert targets == (ExpressionTarget("DARK1", ("DARK1",)), ExpressionTarget("Both", ("DARK2", "LIGHT1")))
     values = expression(section, targets[:1])
     raw = section.counts.X.toarray()
     totals = raw.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        values[:, 0], np.log1p(raw[:, 0] / totals[:, 0] * np.median(totals)), rtol=1e-5
-    )
+    np.testing.assert_allclose(values[:, 0], np.log1p(raw[:, 0] / totals[:, 0] * np.median(totals)), rtol=1e-5)
 
 
 def test_a_signature_is_higher_where_its_genes_are(visium):
@@ -96,24 +100,24 @@ def test_smoothing_is_the_mean_of_neighbours_and_makes_nothing_up():
 )
 def test_thresholds(words, values, threshold):
     given_values = np.array([*values, np.nan], float)
-    level = Level(words)
+    level = ExpressionLevel(words)
     assert level.of(given_values) == threshold
     assert level.high(given_values).tolist() == [bool(v > threshold) for v in given_values]
 
 
 def test_spots_near_the_threshold_are_not_asked_about():
     values = np.array([5.0, 1, 2, 9, 8, 3, 7, 6, 4, 10, np.nan])
-    high, clear = part_spots(values, Level("median"), 0.4)
+    high, clear = part_spots(values, ExpressionLevel("median"), 0.4)
     assert high.tolist() == [False, False, False, True, True, False, True, True, False, True, False]
     assert clear.tolist() == [v not in (4, 5, 6, 7) and np.isfinite(v) for v in values.tolist()]
-    _, all_clear = part_spots(values, Level("median"), 0.0)
+    _, all_clear = part_spots(values, ExpressionLevel("median"), 0.0)
     assert all_clear.sum() == 10
 
 
 @pytest.mark.parametrize("words", ["mean", "q1.5", "q0", "0.75", ""])
 def test_an_unknown_threshold_is_refused(words):
     with pytest.raises(SpatialError, match="is no threshold"):
-        Level(words)
+        ExpressionLevel(words)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=30))
@@ -162,13 +166,11 @@ def test_the_pitch_is_that_of_the_lattice_even_where_spots_are_shaken(tmp_path):
 def test_tiles_lie_around_their_spots_and_own_disjoint_squares(visium, section_slide):
     section = read_section(visium)
     slide = open_slide(section_slide, mpp=section.um_per_px)
-    table = spot_tiles(section, slide, spot_question("DARK1", Scale(mpp=2.0, tile_size=96)))
+    table = spot_tiles(section, slide, spot_question("DARK1", ExpressionScale(mpp=2.0, tile_size=96)))
     side0 = round(96 * 2.0 / section.um_per_px)
     assert set(table["width0"]) == set(table["height0"]) == {side0}
     centre = np.column_stack([table["x0"] + side0 / 2, table["y0"] + side0 / 2])
-    inner = (np.abs(centre - [slide.width / 2, slide.height / 2]) < [slide.width / 2 - side0, 400]).all(
-        axis=1
-    )
+    inner = (np.abs(centre - [slide.width / 2, slide.height / 2]) < [slide.width / 2 - side0, 400]).all(axis=1)
     assert np.abs(centre - section.places0)[inner].max() <= 0.5
     assert table["x0"].min() >= 0
     assert (table["y0"] + side0).max() <= slide.height
@@ -177,11 +179,11 @@ def test_tiles_lie_around_their_spots_and_own_disjoint_squares(visium, section_s
         cover[row["core_y0"] : row["core_y1"], row["core_x0"] : row["core_x1"]] += 1
     assert cover.max() == 1
     with pytest.raises(SpatialError, match="Use a smaller tile"):
-        spot_tiles(section, slide, spot_question("DARK1", Scale(mpp=50.0, tile_size=96)))
+        spot_tiles(section, slide, spot_question("DARK1", ExpressionScale(mpp=50.0, tile_size=96)))
 
 
 def test_questions_are_asked_in_the_words_of_the_samples():
-    scale = Scale(0.5, 256, 4.0)
+    scale = ExpressionScale(0.5, 256, 4.0)
     assert spot_question("ERBB2", scale).prompt == "Is ERBB2 high here?"
     asked = region_question("CD8A", scale)
     assert asked.labels == ("high CD8A",)

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 
 from qwenvl.answer import Answer, Status, TileObject
-from qwenvl.engines.stand_in import StandInEngine
+from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request, Task
 from qwenvl.subject import Item, Subject
 
@@ -35,7 +35,7 @@ def write_stack(path: Path, film: np.ndarray, **metadata: Any) -> Path:
     return path
 
 
-class SpotEngine(StandInEngine):
+class SpotEngine(FakeEngine):
     """Finds dark spots, and says yes to bright ground; counts what it was asked, and can break off."""
 
     def __init__(self, *, stop_after: int | None = None, fail: frozenset[int] = frozenset()) -> None:
@@ -63,13 +63,9 @@ class SpotEngine(StandInEngine):
             elif request.task is Task.SCORE:
                 answers.append(Answer(Status.OK, scores={"yes": float(item.mean() > 170)}))
             else:
-                count, _, stats, _ = cv2.connectedComponentsWithStats(
-                    (item.max(axis=2) < 60).astype(np.uint8)
-                )
+                count, _, stats, _ = cv2.connectedComponentsWithStats((item.max(axis=2) < 60).astype(np.uint8))
                 found = tuple(
-                    TileObject(
-                        request.labels[0], box=(float(x), float(y), float(x + w), float(y + h)), score=0.9
-                    )
+                    TileObject(request.labels[0], box=(float(x), float(y), float(x + w), float(y + h)), score=0.9)
                     for x, y, w, h, _ in stats[1:count]
                 )
                 answers.append(Answer(Status.OK if found else Status.EMPTY, objects=found))

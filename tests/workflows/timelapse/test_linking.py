@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workflows.timelapse.linking import LinkRules, assign, link, link_nearest
-from workflows.timelapse.measures import score_tracks
+from workflows.science.timelapse.linking import LinkRules, assign, link, link_nearest
+from workflows.science.timelapse.measures import score_tracks
 from wsi.synthetic import make_film
 
 NONE = np.zeros((0, 4))
@@ -34,10 +34,14 @@ def test_assignment_has_the_least_cost_of_all(rows: int, columns: int, seed: int
     assert len({row for row, _ in found}) == len({column for _, column in found}) == len(found)
     cost = sum(table[pair] - 1 for pair in found)
     slots = [*range(columns), *[None] * rows]
-    best = min(
-        sum(min(table[row, c] - 1, 0) for row, c in enumerate(chosen) if c is not None)
-        for chosen in set(itertools.permutations(slots, rows))
-    ) if rows * columns <= 12 else cost  # fmt: skip
+    best = (
+        min(
+            sum(min(table[row, c] - 1, 0) for row, c in enumerate(chosen) if c is not None)
+            for chosen in set(itertools.permutations(slots, rows))
+        )
+        if rows * columns <= 12
+        else cost
+    )
     assert cost == pytest.approx(min(best, cost))
 
 
@@ -122,18 +126,14 @@ def test_linking_beats_the_nearest_neighbour_on_noisy_finds() -> None:
     noisy = []
     for found in film.boxes:
         kept = found[rng.random(len(found)) > 0.12]
-        false = np.array([box(*place, 14) for place in rng.uniform(10, 150, (rng.poisson(0.4), 2))]).reshape(
-            -1, 4
-        )
+        false = np.array([box(*place, 14) for place in rng.uniform(10, 150, (rng.poisson(0.4), 2))]).reshape(-1, 4)
         noisy.append(np.concatenate([kept + rng.normal(0, 1, kept.shape), false]))
     links = link(noisy, LinkRules(shortest=2))
     ours = score_tracks(noisy, links, film.boxes, film.tracks, film.parents)
     naive = score_tracks(noisy, link_nearest(noisy, links.reach), film.boxes, film.tracks, film.parents)
     assert ours.link_f1 > naive.link_f1 + 0.02
     assert ours.switches < naive.switches
-    clean = score_tracks(
-        film.boxes, link(film.boxes, LinkRules(divisions=True)), film.boxes, film.tracks, film.parents
-    )
+    clean = score_tracks(film.boxes, link(film.boxes, LinkRules(divisions=True)), film.boxes, film.tracks, film.parents)
     assert clean.link_f1 > 0.95
     assert clean.detection_f1 == 1
 

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from qwenvl.request import Request
 from workflows.errors import RunMismatchError, StackError
-from workflows.store import RunStore
-from workflows.timelapse.picture import write_timeline
-from workflows.timelapse.report import TimelapseReport
-from workflows.timelapse.run import ask_film, ask_frames, choose_frames
-from workflows.timelapse.sampling import frame_changes
-from workflows.timelapse.stack import open_stack
-from workflows.timelapse.strip import fit_tiles
+from workflows.science.timelapse.picture import write_timeline
+from workflows.science.timelapse.report import TimelapseReport
+from workflows.science.timelapse.run import ask_film, ask_frames, choose_frames
+from workflows.science.timelapse.sampling import frame_changes
+from workflows.science.timelapse.stack import open_stack
+from workflows.science.timelapse.strip import fit_tiles
+from workflows.store.run_store import RunStore
 from wsi.errors import SlideChangedError
 
 SCORE = Request(task="score", prompt="Is it bright?", tile_size=96, overlap=0)
@@ -33,9 +33,7 @@ UNEVEN = [0.0, 60.0, 120.0, 200.0, 300.0, 310.0, 320.0, 400.0, 500.0, 900.0]
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     planes = {"DeltaT": UNEVEN, "DeltaTUnit": ["s"] * 10}
-    return write_stack(
-        tmp_path / "film.ome.tif", spots_film(), Plane=planes, PhysicalSizeX=0.5, PhysicalSizeY=0.5
-    )
+    return write_stack(tmp_path / "film.ome.tif", spots_film(), Plane=planes, PhysicalSizeX=0.5, PhysicalSizeY=0.5)
 
 
 def test_when_frame_by_frame(film: Path, tmp_path: Path) -> None:
@@ -50,9 +48,7 @@ def test_when_frame_by_frame(film: Path, tmp_path: Path) -> None:
     assert report.complete
     assert TimelapseReport.read(tmp_path / "out") == report
     # A frame that failed is not known, and neither begins nor ends a range.
-    broken = ask_frames(
-        stack, SpotEngine(fail=frozenset({5})), SCORE, sampling, tmp_path / "broken", bridge=0
-    )
+    broken = ask_frames(stack, SpotEngine(fail=frozenset({5})), SCORE, sampling, tmp_path / "broken", bridge=0)
     assert broken.frames[5].status == "failed"
     assert broken.frames[5].score is None
     assert [(r.first, r.last) for r in broken.ranges] == [(4, 4), (6, 7)]
@@ -78,9 +74,7 @@ def test_a_killed_run_goes_on_and_ends_alike(film: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("tile", [96, 64])
-def test_objects_come_back_in_px_of_their_frame_and_are_followed(
-    film: Path, tmp_path: Path, tile: int
-) -> None:
+def test_objects_come_back_in_px_of_their_frame_and_are_followed(film: Path, tmp_path: Path, tile: int) -> None:
     """Also where a frame is several tiles and objects are merged across their seams."""
     stack = open_stack(film)
     request = DETECT.model_copy(update={"tile_size": tile, "overlap": 0 if tile == 96 else 24})
@@ -93,9 +87,7 @@ def test_objects_come_back_in_px_of_their_frame_and_are_followed(
     for row in rows:
         t, k = int(row["frame"]), int(row["track"])
         expected = (8 + 4 * t, 10 + 28 * k, 20 + 4 * t, 22 + 28 * k)
-        assert [float(row[side]) for side in ("x_min", "y_min", "x_max", "y_max")] == pytest.approx(
-            expected, abs=0.6
-        )
+        assert [float(row[side]) for side in ("x_min", "y_min", "x_max", "y_max")] == pytest.approx(expected, abs=0.6)
         assert float(row["place"]) == UNEVEN[t]
     path = write_timeline(tmp_path / "out", report, stack)
     with Image.open(path) as picture:
@@ -144,16 +136,12 @@ def test_the_budget_goes_where_things_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mpp", "tile", "fitted"),
-    [(None, 64, 64), (None, 224, 96), (0.25, 224, 192), (0.25, 96, 96), (8.0, 224, 224)],
+    ("mpp", "tile", "fitted"), [(None, 64, 64), (None, 224, 96), (0.25, 224, 192), (0.25, 96, 96), (8.0, 224, 224)]
 )
 def test_tiles_are_no_larger_than_frames(film: Path, mpp: float | None, tile: int, fitted: int) -> None:
     request = Request(task="detect", labels=("spot",), mpp=mpp, tile_size=tile, overlap=tile // 3)
     found = fit_tiles(open_stack(film), request, 32)
-    assert (found.tile_size, found.overlap) == (
-        fitted,
-        tile // 3 if fitted == tile else min(tile // 3, fitted // 4),
-    )
+    assert (found.tile_size, found.overlap) == (fitted, tile // 3 if fitted == tile else min(tile // 3, fitted // 4))
 
 
 def _pages(path: Path) -> Path:
@@ -198,9 +186,7 @@ def test_real_stacks_say_their_own_times(real_data: Path) -> None:
     folder = real_data / "microscopy"
     with pytest.raises(StackError, match="--axis t or --axis z"):
         open_stack(folder / "multi_tzcyx.tiff", options={"rendering": "0:gray:auto"})
-    film = open_stack(
-        folder / "multi_tzcyx.tiff", axis="t", other=1, options={"rendering": "0:gray:auto,1:green:auto"}
-    )
+    film = open_stack(folder / "multi_tzcyx.tiff", axis="t", other=1, options={"rendering": "0:gray:auto,1:green:auto"})
     assert (film.places, film.source) == ((0.0, 10.0), "file")
     depth = open_stack(folder / "multi_tzcyx.tiff", axis="z", options={"rendering": "0:gray:auto"})
     assert depth.places == (0.0, 0.125, 0.25)
@@ -214,12 +200,10 @@ def test_real_stacks_say_their_own_times(real_data: Path) -> None:
 
 
 def test_the_commands(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workflows import run_options
     from workflows.commands import app
+    from workflows.run import options as run_options
 
-    monkeypatch.setattr(
-        run_options, "load_engine", lambda run: (SpotEngine(), {"tile_size": 96, "overlap": 0})
-    )
+    monkeypatch.setattr(run_options, "load_engine", lambda run: (SpotEngine(), {"tile_size": 96, "overlap": 0}))
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str, code: int = 0) -> str:
@@ -227,32 +211,16 @@ def test_the_commands(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert result.exit_code == code, result.output
         return result.output
 
-    assert "frames 4 to 7: 300 to 400 seconds" in run(
-        "when", str(film), "Is it bright?", "--bridge", "0", "-o", "when"
-    )
+    assert "frames 4 to 7: 300 to 400 seconds" in run("when", str(film), "Is it bright?", "--bridge", "0", "-o", "when")
     assert "30 objects in 3 tracks" in run("track", str(film), "-l", "spot")
     assert json.loads((tmp_path / "film.tracks" / "timelapse.json").read_text())["kind"] == "track"
     assert (tmp_path / "film.tracks" / "timeline.png").is_file()
-    by_film = (
-        "when",
-        str(film),
-        "When is it bright?",
-        "--by",
-        "film",
-        "--side",
-        "96",
-        "--frames",
-        "8",
-        "-o",
-        "film",
-    )
+    by_film = ("when", str(film), "When is it bright?", "--by", "film", "--side", "96", "--frames", "8", "-o", "film")
     assert "seconds" in run(*by_film)
     assert "holds an answer already" in run(*by_film, code=1)
     run(*by_film, "--overwrite")
     assert (tmp_path / "film.bak-1" / "timelapse.json").is_file()
-    assert "4 of 10 frames" in run(
-        "ask", str(film), "What happens?", "--frames", "4", "--dry-run", "-o", "dry"
-    )
+    assert "4 of 10 frames" in run("ask", str(film), "What happens?", "--frames", "4", "--dry-run", "-o", "dry")
     assert not (tmp_path / "dry").exists()
     assert "frames are asked whole" in run("track", str(film), "--where", "Is there tumor?", code=2)
     assert "choose frames or film" in run("when", str(film), "Is it?", "--by", "tile", code=2)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import validate
 
-from qwenvl.film import Stamps
+from qwenvl.images.video import FrameTimestamps
 from workflows.errors import StackError
-from workflows.timelapse.sampling import frame_size, frames_in_budget, sample_frames
-from workflows.timelapse.stack import parse_step
-from workflows.timelapse.when import parse_ranges, range_schema, ranges_where
+from workflows.science.timelapse.sampling import frame_size, frames_in_budget, sample_frames
+from workflows.science.timelapse.stack import parse_step
+from workflows.science.timelapse.when import parse_ranges, range_schema, ranges_where
 
-SECONDS = Stamps((0.0, 1.5, 3.0, 10.0, 60.0, 90.0))
+SECONDS = FrameTimestamps((0.0, 1.5, 3.0, 10.0, 60.0, 90.0))
 FRAMES = (0, 3, 6, 20, 120, 180)
 
 
@@ -52,9 +52,9 @@ def test_answers(answer: Any, spans: list[tuple[int, int]], notes: list[str]) ->
 
 
 def test_depth_and_minutes_are_read_in_their_own_unit() -> None:
-    depth = Stamps((0.0, 0.5, 1.0, 1.5), "um")
+    depth = FrameTimestamps((0.0, 0.5, 1.0, 1.5), "um")
     assert [(r.first, r.last) for r in parse_ranges("from 500 nm to 1 um", depth, range(4))[0]] == [(1, 2)]
-    minutes = Stamps((0.0, 5.0, 10.0), "minutes")
+    minutes = FrameTimestamps((0.0, 5.0, 10.0), "minutes")
     assert [(r.first, r.last) for r in parse_ranges("300 s to 10 min", minutes, range(3))[0]] == [(1, 2)]
 
 
@@ -132,9 +132,7 @@ def test_steps(text: str | float, axis: str, value: float) -> None:
     assert parse_step(text, axis) == pytest.approx(value)
 
 
-@pytest.mark.parametrize(
-    ("text", "axis"), [("fast", "t"), ("0s", "t"), ("-3", "t"), ("5um", "t"), ("5min", "z")]
-)
+@pytest.mark.parametrize(("text", "axis"), [("fast", "t"), ("0s", "t"), ("-3", "t"), ("5um", "t"), ("5min", "z")])
 def test_steps_that_are_none(text: str, axis: str) -> None:
     with pytest.raises(StackError, match="no step"):
         parse_step(text, axis)

@@ -1,0 +1,1 @@
+"""Given questions and answers, in this project's and other tools' forms."""

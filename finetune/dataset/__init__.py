@@ -1,0 +1,1 @@
+"""Labels of any tool as one dataset in level-0 px, and tiles cut from it."""

@@ -1,0 +1,1 @@
+"""COCO detection JSON and its run-length masks."""

@@ -1,0 +1,1 @@
+"""Measured by generation: base beside adapter, and what was forgotten."""

@@ -1,0 +1,1 @@
+"""What is learned, token by token, and in which order."""

@@ -1,0 +1,1 @@
+"""How weights learn: LoRA, the frozen tower, the loss."""

@@ -1,0 +1,1 @@
+"""What a training leaves behind while it goes on: folder, states, curves, progress."""

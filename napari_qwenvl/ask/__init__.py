@@ -1,0 +1,1 @@
+"""The Ask panels: what to ask, of which model, at what cost."""

@@ -1,0 +1,1 @@
+"""The model's own process, and the run it works on."""

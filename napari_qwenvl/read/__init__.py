@@ -1,0 +1,1 @@
+"""Files into layers: slides, stacks, run folders."""

@@ -1,0 +1,1 @@
+"""Results as tables and places, and layers saved as files."""

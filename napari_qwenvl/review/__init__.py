@@ -1,0 +1,1 @@
+"""Deciding about objects, by button or key."""

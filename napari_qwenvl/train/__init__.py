@@ -1,0 +1,1 @@
+"""The Train panel: labels, recipe, training, result."""

@@ -1,0 +1,1 @@
+"""Checkpoints: files, metadata, loading, memory, quantization, adapters."""

@@ -1,0 +1,1 @@
+"""Adapters: files, what they change, and back to the base bit for bit."""

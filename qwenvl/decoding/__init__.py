@@ -1,0 +1,1 @@
+"""Decoding: from prompts to tokens, batch by batch."""

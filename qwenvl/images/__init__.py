@@ -1,0 +1,1 @@
+"""Images before the vision tower: checks, geometry, marks, patches, video."""

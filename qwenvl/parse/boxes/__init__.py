@@ -1,0 +1,1 @@
+"""Objects in a model's text: names, numbers, dialects."""

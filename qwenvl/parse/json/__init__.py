@@ -1,0 +1,1 @@
+"""JSON as language models write it, strict or damaged."""

@@ -1,0 +1,1 @@
+"""Answers in words: yes and no, classes, counts, refusals."""

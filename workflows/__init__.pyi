@@ -1,0 +1,14 @@
+from .export.geojson import export_geojson as export_geojson
+from .export.tables import export_objects_csv as export_objects_csv
+from .export.tables import export_tiles_csv as export_tiles_csv
+from .merge.merged import iter_merged as iter_merged
+from .report.images.heatmap import Heatmap as Heatmap
+from .report.images.heatmap import read_heatmap as read_heatmap
+from .report.report import Report as Report
+from .run.slide import Progress as Progress
+from .run.slide import RunEstimate as RunEstimate
+from .run.slide import RunResult as RunResult
+from .run.slide import finish_run as finish_run
+from .run.slide import plan_run as plan_run
+from .run.slide import run_slide as run_slide
+from .store.run_store import RunStore as RunStore

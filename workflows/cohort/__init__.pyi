@@ -1,0 +1,14 @@
+from .run import CohortResult as CohortResult
+from .run import run_cohort as run_cohort
+from .status import SlideStatus as SlideStatus
+from .status import cohort_status as cohort_status
+from .study.config import Study as Study
+from .study.config import study_schema as study_schema
+from .study.engines import look_at as look_at
+from .study.estimate import CohortEstimate as CohortEstimate
+from .study.estimate import estimate_cohort as estimate_cohort
+from .study.plan import CohortPlan as CohortPlan
+from .study.table import Cohort as Cohort
+from .study.table import CohortRow as CohortRow
+from .study.table import read_cohort as read_cohort
+from .summary import write_summary as write_summary

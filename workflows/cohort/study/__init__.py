@@ -1,0 +1,1 @@
+"""What a study asks of which slides, checked before the first tile."""

@@ -1,0 +1,1 @@
+"""Processes that run slides of a cohort, here or on a dask cluster."""

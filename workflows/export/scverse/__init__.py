@@ -1,0 +1,1 @@
+"""Exports for scanpy, squidpy and spatialdata."""

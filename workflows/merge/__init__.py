@@ -1,0 +1,1 @@
+"""Objects at slide scale: what several tiles saw becomes one object."""

@@ -1,0 +1,1 @@
+"""The report of a run: results, summary in words, images and HTML."""

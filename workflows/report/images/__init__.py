@@ -1,0 +1,1 @@
+"""Images of a run: heatmap, overview, legend, colours."""

@@ -1,0 +1,198 @@
+"""How far a run agrees with known truth: planted objects of a synthetic slide, or a person's annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from workflows.merge.merged import iter_merged
+from workflows.merge.pairs import iou as iou_by_row
+from workflows.store.run_store import RunStore
+from wsi.errors import AnnotationError
+from wsi.regions.frames import PixelFrame, SlideFrames
+from wsi.regions.geojson import load_geojson
+
+Boxes = NDArray[np.float64]
+"""Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
+_ONE_FRAME = SlideFrames()
+
+
+@dataclass(frozen=True, slots=True)
+class TruthAgreement:
+    """Matches of predicted with true boxes."""
+
+    matched: int
+    predicted: int
+    true: int
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted boxes that are true; nan where nothing was predicted."""
+        return self.matched / self.predicted if self.predicted else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of true boxes that were found; nan where there is nothing to find."""
+        return self.matched / self.true if self.true else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; nan where both sides are empty."""
+        total = self.predicted + self.true
+        return 2 * self.matched / total if total else float("nan")
+
+
+def match_boxes(predicted: Boxes, true: Boxes, iou: float = 0.5) -> NDArray[np.int64]:
+    """Match one to one, greedily by falling IoU.
+
+    Parameters
+    ----------
+    predicted, true : float arrays (n, 4) and (m, 4)
+    iou : float
+        Least intersection over union of a match.
+
+    Returns
+    -------
+    int64 array (k, 2)
+        Row of `predicted` and row of `true` of every match.
+    """
+    if len(predicted) == 0 or len(true) == 0:
+        return np.empty((0, 2), np.int64)
+    centres = (predicted[:, :2] + predicted[:, 2:]) / 2
+    true_centres = (true[:, :2] + true[:, 2:]) / 2
+    # A pair at IoU >= t has centres no further apart than half a diagonal of the larger box.
+    reach = float(np.hypot(*(true[:, 2:] - true[:, :2]).max(axis=0)))
+    near = cKDTree(centres).sparse_distance_matrix(cKDTree(true_centres), reach, output_type="coo_matrix")
+    rows, columns = near.row.astype(np.int64), near.col.astype(np.int64)
+    overlap = iou_by_row(predicted[rows], true[columns])
+    keep = overlap >= iou
+    rows, columns, overlap = rows[keep], columns[keep], overlap[keep]
+    pairs, used_rows, used_columns = [], set(), set()
+    for i in np.lexsort((columns, rows, -overlap)):
+        row, column = int(rows[i]), int(columns[i])
+        if row not in used_rows and column not in used_columns:
+            used_rows.add(row)
+            used_columns.add(column)
+            pairs.append((row, column))
+    return np.asarray(pairs, np.int64).reshape(-1, 2)
+
+
+def compare_boxes(
+    predicted: Boxes, predicted_labels: Sequence[str], true: Boxes, true_labels: Sequence[str], iou: float = 0.5
+) -> dict[str, TruthAgreement]:
+    """Agreement per true label, and under 'all' without regard to labels.
+
+    Labels are compared only where the prediction uses a label of the truth; a run that asked for 'nucleus'
+    has no class to be right or wrong about.
+    """
+    result = {"all": TruthAgreement(len(match_boxes(predicted, true, iou)), len(predicted), len(true))}
+    of_predicted, of_true = np.asarray(predicted_labels, dtype=object), np.asarray(true_labels, dtype=object)
+    for label in sorted(set(true_labels) & set(predicted_labels)):
+        p, t = predicted[of_predicted == label], true[of_true == label]
+        result[label] = TruthAgreement(len(match_boxes(p, t, iou)), len(p), len(t))
+    return result
+
+
+def run_boxes(folder: Path) -> tuple[Boxes, list[str]]:
+    """Merged boxes of a run in level-0 px, and their labels. Points are left out."""
+    with RunStore.open(folder) as store:
+        parts = [(part.box[~part.point], part.label[~part.point]) for part in iter_merged(store)]
+        names = store.labels
+    boxes = np.concatenate([box for box, _ in parts]) if parts else np.empty((0, 4))
+    return boxes.astype(float), [names[i] for _, label in parts for i in label]
+
+
+def read_truth_boxes(
+    path: Path,
+    within: tuple[float, float, float, float] | None = None,
+    *,
+    frames: SlideFrames = _ONE_FRAME,
+    frame: PixelFrame | str | None = None,
+) -> tuple[Boxes, list[str]]:
+    """Bounding boxes and class names of the detections in a GeoJSON (annotations where there are no detections).
+
+    Parameters
+    ----------
+    path : Path
+        `.geojson` or `.geojson.gz`.
+    within : x_min, y_min, x_max, y_max, optional
+        Keep only boxes whose centre lies inside; level-0 px.
+    frames : SlideFrames
+        Of the slide; by default one that QuPath shows whole.
+    frame : 'qupath' or 'level0', optional
+        Frame of the file's coordinates, where it does not record it.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, or a feature in it has no outline.
+    FrameNeededError, FrameError
+        It is not known in which px the coordinates are, or the file was made for another slide.
+    """
+    features = truth_features(path, frames, frame)
+    kinds = {
+        kind: [f for f in features if f["properties"].get("objectType") == kind] for kind in ("detection", "annotation")
+    }
+    boxes, labels = [], []
+    for feature in kinds["detection"] or kinds["annotation"]:
+        points = _corners(feature, path)
+        box = (*points.min(axis=0), *points.max(axis=0))
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        if within is None or (within[0] <= x < within[2] and within[1] <= y < within[3]):
+            boxes.append(box)
+            labels.append(class_name(feature))
+    return np.asarray(boxes, float).reshape(-1, 4), labels
+
+
+def truth_features(path: Path, frames: SlideFrames, frame: PixelFrame | str | None = None) -> list[dict[str, Any]]:
+    """The features of a GeoJSON file in level-0 px: those of a collection, a bare list, or a single one.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, or holds something else.
+    FrameNeededError, FrameError
+        See `SlideFrames.settle`.
+    """
+    document = load_geojson(path, frames, frame)
+    if isinstance(document, dict):
+        document = document.get("features", [document])
+    if not isinstance(document, list):
+        raise AnnotationError(f"{path} holds no list of features. Export the annotations again.")
+    for number, feature in enumerate(document):
+        if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
+            raise AnnotationError(f"{path}: feature {number} has no geometry. Export the annotations again.")
+    return [{**feature, "properties": feature.get("properties") or {}} for feature in document]
+
+
+def class_name(feature: dict[str, Any]) -> str:
+    """The class of a QuPath feature, '' where it has none."""
+    classification = feature["properties"].get("classification") or {}
+    return str(classification.get("name", "") if isinstance(classification, dict) else classification)
+
+
+def _corners(feature: dict[str, Any], path: Path) -> NDArray[np.float64]:
+    """Corners of a feature's outlines, holes left out, float64 (n, 2) in level-0 px."""
+    geometry = feature["geometry"]
+    try:
+        coordinates = geometry["coordinates"]
+        match geometry["type"]:
+            case "Polygon":
+                coordinates = coordinates[0]
+            case "MultiPolygon":
+                coordinates = [point for part in coordinates for point in part[0]]
+            case "Point":
+                coordinates = [coordinates]
+        corners = np.array([point[:2] for point in coordinates], np.float64).reshape(-1, 2)
+        if not len(corners) or not np.isfinite(corners).all():
+            raise ValueError("no corners")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        name = feature.get("id") or class_name(feature) or "a feature"
+        raise AnnotationError(f"{path}: {name} has no usable outline ({error}).") from error
+    return corners

@@ -1,0 +1,1 @@
+"""What a run will ask: tiles, cascade, budget, and what it takes."""

@@ -1,0 +1,1 @@
+"""Workflows of single fields, all on the same runner and journal."""

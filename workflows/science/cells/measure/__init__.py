@@ -1,0 +1,1 @@
+"""Numbers of single cells: outlines, dyes, morphology."""

@@ -1,0 +1,1 @@
+"""Cells in words: sentences, their vocabulary, gene names."""

@@ -1,0 +1,8 @@
+"""Judging answers: by their words, by a model in pairs, by a model and a rubric; with agreement to people.
+
+Names are loaded when they are first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

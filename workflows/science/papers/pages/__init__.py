@@ -1,0 +1,1 @@
+"""Pages of a document: image, printed words, tables and figures, windows."""

@@ -1,0 +1,1 @@
+"""Values of a record: found on the page, placed, merged."""

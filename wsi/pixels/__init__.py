@@ -1,0 +1,1 @@
+"""What pixels say without a model: colours, focus, content, resampling."""

@@ -1,0 +1,1 @@
+"""OME-Zarr: container, images, levels, chunks, limits."""

@@ -1,0 +1,1 @@
+"""TIFF: layout, samples, codecs."""

@@ -1,0 +1,1 @@
+"""Outlines drawn elsewhere, and the frames of their coordinates."""

@@ -1,0 +1,1 @@
+"""Synthetic scenes written as pyramids with their truth."""
