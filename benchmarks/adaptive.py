@@ -7,9 +7,8 @@ Synthetic slides with planted truth are asked for their nuclei with the embedded
 1. Splitting: a piece of a lymphoid aggregate with about 60 nuclei to a tile, more than the model lists, asked plainly
    and with crowded tiles split.
 2. Cascade: a slide of which a fifth of the tissue is tumor. The threshold is chosen on another slide with
-   `workflows.run.plan.thresholds` (the largest with a recall of 0.95), then the slide is asked everywhere and only where
-    coarse
-   tiles pass. Counted are nuclei planted in tumor; work is that of both stages.
+   `workflows.run.plan.thresholds` (the largest with a recall of 0.95), then the slide is asked everywhere and only
+   where coarse tiles pass. Counted are nuclei planted in tumor; work is that of both stages.
 3. Token budget: a slide asked in uniform tiles of 0.36 um/px, and with as many prompt tokens shared out by content.
 
 It checks that a cascade's boxes are those of the full run where both looked, and takes the seconds of those tiles from

@@ -26,7 +26,7 @@ from qwenvl.engines.fake import FakeEngine
 from qwenvl.request import Request
 from workflows.cohort import CohortPlan, Study, look_at, read_cohort, run_cohort
 from workflows.cohort.run import Quiet
-from workflows.cohort.workers.work import SlideOutcome
+from workflows.cohort.workers.ticket import SlideOutcome
 from workflows.report.report import Report
 from workflows.run.slide import finish_run, run_slide
 from wsi.synthetic import SlideFactory

@@ -18,7 +18,8 @@ from workflows.cohort.folder import AtWork, BatchFolder, CalledOff
 from workflows.cohort.run import CohortResult, Quiet
 from workflows.cohort.study.check import Checked
 from workflows.cohort.workers.parts import merge_parts_of
-from workflows.cohort.workers.work import SlideOutcome, Ticket, close_engine, run_ticket
+from workflows.cohort.workers.ticket import SlideOutcome, Ticket
+from workflows.cohort.workers.work import close_engine, run_ticket
 from workflows.errors import FolderNotWritableError, ForeignFolderError, RunLockedError, StoreFullError
 from workflows.report.report import Report
 from workflows.store.run_store import RunStore

@@ -18,7 +18,8 @@ from workflows.cohort.study.engines import require_allowed
 from workflows.cohort.study.plan import CohortPlan
 from workflows.cohort.study.table import RowFinding
 from workflows.cohort.workers.cluster import LOST, Cluster, connect
-from workflows.cohort.workers.work import TOPIC, SlideOutcome, Ticket, run_ticket
+from workflows.cohort.workers.ticket import SlideOutcome, Ticket
+from workflows.cohort.workers.work import TOPIC, run_ticket
 from workflows.errors import WorkflowError
 from workflows.store.provenance import utc_now
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workflows.cohort.folder import BatchFolder
 from workflows.cohort.state import RunState, needs_nothing, read_state, why_other
+from workflows.cohort.study.duplicates import refuse_duplicates
 from workflows.cohort.study.plan import CohortPlan
 from workflows.cohort.study.table import CohortRow, RowFinding
 from workflows.errors import StoreError
@@ -86,7 +87,6 @@ def check_rows(
 
     Of rows that show the same px one is left without a problem; see `refuse_duplicates`.
     """
-    from workflows.cohort.study.duplicates import refuse_duplicates
 
     def look(row: CohortRow) -> Checked:
         known = plan.problem(row)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workflows.cohort.study.check import Checked
 from wsi.errors import SlideError
 from wsi.files.fingerprint import fingerprint_path
 from wsi.tissue import METHODS
+
+if TYPE_CHECKING:
+    from workflows.cohort.study.check import Checked
 
 
 def refuse_duplicates(

@@ -12,21 +12,19 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qwenvl.engines.base import Engine
 from qwenvl.request import Request
 from workflows.cohort.folder import BatchFolder, CalledOff
+from workflows.cohort.workers.ticket import SlideOutcome, SlidePart, Ticket
 from workflows.errors import RunMismatchError, SlideMismatchError
 from workflows.run.quality import Inspector
 from workflows.store.folder import JOURNAL
 from workflows.store.run_store import RunStore
 from wsi.slide import Slide
-
-if TYPE_CHECKING:
-    from workflows.cohort.workers.work import SlideOutcome, SlidePart, Ticket
 
 
 def share_out(
@@ -36,8 +34,6 @@ def share_out(
 
     `begin` makes the journal of the run without asking a tile.
     """
-    from workflows.cohort.workers.work import SlidePart
-
     if not ticket.part_tiles or not _can_be_shared(request):
         return ()
     # What cannot be larger than the whole slide in tiles needs no look at its tissue.
@@ -62,7 +58,6 @@ def ask_part(
     ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOff, progress: Callable[[Any], None]
 ) -> SlideOutcome:
     """Ask the tiles of a part that neither the slide's journal nor the part's own holds."""
-    from workflows.cohort.workers.work import SlideOutcome
     from workflows.inputs.opening import find_mask
     from workflows.inputs.reopening import reopen
     from workflows.inputs.watched import confirm_unchanged

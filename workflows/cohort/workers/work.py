@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError, QwenVLError
@@ -16,6 +16,8 @@ from qwenvl.request import Request, Task
 from workflows.cohort.folder import BatchFolder, CalledOff, Failure
 from workflows.cohort.study.config import ModelSettings
 from workflows.cohort.study.engines import make_engine
+from workflows.cohort.workers.parts import ask_part, merge_parts_of, share_out
+from workflows.cohort.workers.ticket import SlideOutcome, SlidePart, Ticket
 from workflows.errors import RunLockedError, RunMismatchError, StoreCorruptError, StoreFullError, WorkflowError, is_full
 from workflows.run.quality import QualitySettings
 from wsi.cleanup import clean_up
@@ -30,73 +32,6 @@ PATIENCE = 120.0
 """Seconds to wait for a folder that a worker believed lost may still be writing to."""
 _PROGRESS_EVERY = 1.0
 _FORESEEN = (SlideError, QwenVLError, WorkflowError, OSError, MemoryError)
-
-
-@dataclass(frozen=True, slots=True)
-class SlidePart:
-    """A range of a slide's tiles: `first` <= index < `stop`."""
-
-    name: str
-    first: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A piece of work, as it travels to a worker."""
-
-    id: str
-    slide: str
-    mpp: float | None
-    mask: str
-    options: dict[str, Any]
-    request: str
-    """JSON."""
-    model: str
-    """JSON of `ModelSettings`."""
-    quality: str
-    exports: tuple[str, ...]
-    root: str
-    token: str
-    part_tiles: int
-    """A slide with more open tiles is handed back in parts; 0 never does."""
-    frame: str | None = None
-    """Of the mask's coordinates, where it was given."""
-    overwrite: bool = False
-    """Set a run aside that turns out to be another one."""
-    sharing: int = 1
-    host_gpus: bool = False
-    """The workers are numbered processes of one machine and share its GPUs out."""
-    command: str | None = None
-    allow_code: bool = False
-    """The engine may be code that the study names."""
-    part: SlidePart | None = None
-    merge: bool = False
-    """Merge the parts and write the report."""
-
-    @property
-    def name(self) -> str:
-        """What the scheduler calls it."""
-        return self.part.name if self.part is not None else ("merge" if self.merge else "slide")
-
-
-@dataclass(frozen=True, slots=True)
-class SlideOutcome:
-    """What came of a ticket."""
-
-    id: str
-    ended: Literal["complete", "incomplete", "failed", "stopped", "parts", "part"]
-    reason: str = ""
-    asked: int = 0
-    tiles: int = 0
-    done: int = 0
-    failed: int = 0
-    objects: int = 0
-    parts: tuple[SlidePart, ...] = ()
-    fatal: bool = False
-    """No other slide would fare better: the disk is full, or the model cannot be loaded."""
-    engine: bool = False
-    """The model or its server was at fault."""
 
 
 @dataclass(slots=True)
@@ -149,7 +84,6 @@ def export_files(out: Path, task: Task, exports: tuple[str, ...]) -> list[Path]:
 
 
 def _do(ticket: Ticket, folder: BatchFolder, engine: Engine | None, cancel: CalledOff, tell: Tell) -> SlideOutcome:
-    from workflows.cohort.workers.parts import ask_part, merge_parts_of
 
     out = folder.run(ticket.id)
     if ticket.part is not None:
@@ -165,7 +99,6 @@ def _do(ticket: Ticket, folder: BatchFolder, engine: Engine | None, cancel: Call
 
 
 def _slide(ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOff, tell: Tell) -> SlideOutcome:
-    from workflows.cohort.workers.parts import share_out
     from workflows.inputs.opening import open_path
     from workflows.run.slide import run_slide
 

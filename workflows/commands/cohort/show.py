@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workflows.cohort.study.check import Checked
     from workflows.cohort.study.estimate import CohortEstimate
     from workflows.cohort.study.plan import CohortPlan
-    from workflows.cohort.workers.work import SlideOutcome
+    from workflows.cohort.workers.ticket import SlideOutcome
 
 _STYLE = {
     "complete": "green",
