@@ -115,7 +115,7 @@ KNOWN_MODELS = (
 
 
 def print_catalogue(*, memory_gib: float | None, tile_size: int, batch: int, as_json: bool) -> None:
-    """Print the known checkpoints, smallest memory first, after the one that comes along."""
+    """Print the known checkpoints, smallest memory first, after the bundled one."""
     from rich.console import Console
     from rich.table import Table
 

@@ -61,7 +61,7 @@ class LocalEngine(Engine):
         names
         another backend of torch.compile. Where it does not work, `info.processor['compiled']` says why.
     constrained : bool
-        Let the model write only what its task's grammar allows (`qwenvl.task_grammar`). The schema of extract is
+        Let the model write only what its task's grammar allows (`qwenvl.constraints.grammar`). The schema of extract is
         kept to either way.
 
     Notes

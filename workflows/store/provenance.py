@@ -134,7 +134,7 @@ class GridFacts(Facts):
 
 
 class PlanFacts(Facts):
-    """Tiles of several scales within a token budget, chosen by what the overview shows; see `workflows.content`."""
+    """Tiles of several scales within a token budget, chosen by what the overview shows; see `wsi.pixels.content`."""
 
     token_budget: int = Field(description="Most prompt tokens for the tiles.")
     tokens_per_tile: int = Field(description="Prompt tokens of one tile, its picture included.")
