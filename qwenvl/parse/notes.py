@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -20,6 +21,14 @@ _COUNTED = {
 }
 _INFORMATIVE = {"fence", "text"}
 """Codes of well-formed answers: the families fence JSON by habit, and 'text' names the source of a score."""
+
+CORRECTS = re.compile(
+    r"\b(?:wait|actually|correction|corrected|mistake|error|apologi[sz]e|on second thought|scratch that|strike that"
+    r"|let me (?:correct|redo|fix|revise|re-?check|re-?do|re-?examine)|revised|final answer|should be)\b"
+    r"|更正|修正|纠正|改正|更新后|不对|应该是|应为|最终答案",
+    re.IGNORECASE,
+)
+"""Words that take back what stands before them."""
 
 
 def fold(codes: Sequence[str]) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from qwenvl.parse.boxes.coordinates import by_name, coordinate_sets, number_of, numbers_at, numbers_of
-from qwenvl.parse.boxes.images import Image, image_in
+from qwenvl.parse.boxes.images import Image, image_in, image_of
 from qwenvl.parse.boxes.keys import (
     BOX_KEYS,
     COORDINATE_KEYS,
@@ -20,7 +21,7 @@ from qwenvl.parse.boxes.keys import (
     numbers_by_name,
 )
 from qwenvl.parse.boxes.labels import canonical
-from qwenvl.parse.boxes.names import name_in, name_of
+from qwenvl.parse.boxes.names import name_in, name_of, sounds_like_name
 from qwenvl.parse.json.values import Value
 from qwenvl.parse.spans import CutDict, CutList, FieldSpans, Items, Origin, RepeatedDict, Span, SplitList, written_as
 
@@ -29,6 +30,9 @@ _BOX_KEYS = frozenset(BOX_KEYS)
 _FOUR_INTS = [int] * 4
 _LABEL_KEYS = frozenset(LABEL_KEYS)
 _BY_PRIORITY = (*BOX_KEYS[:1], *POINT_KEYS[:1], *BOX_KEYS[1:], *POINT_KEYS[1:], *POLYGON_KEYS)
+_DROPPED = {"junk": "dropped:not_object", "misread": "dropped:numbers"}
+_OTHER_NUMBERS = re.compile(r"(?<![a-z])(?:xywh|cxcywh|yxyx|yxhw|tlwh|ltwh|xyxyxyxy)(?![a-z])", re.IGNORECASE)
+"""Words that say that four numbers are no two corners, x first."""
 _CANONICAL_KEYS = frozenset({"bbox_2d", "point_2d", "label"})
 
 
@@ -95,8 +99,8 @@ def written_objects(values: Iterable[Value], labels: tuple[str, ...], *, size: i
         for kind, value, around in _walk(item.value, labels, _Around(hint, image, item.origin)):
             if kind == "object":
                 candidates.extend(_of_dict(value, around, size))
-            elif kind == "junk":
-                candidates.append(Candidate(None, codes=("dropped:not_object",)))
+            elif kind in _DROPPED:
+                candidates.append(Candidate(None, codes=(_DROPPED[kind],)))
             elif kind == "list":
                 rows = _of_list(value, around, size)
                 bare_ones.extend(rows or [Candidate(None, codes=("dropped:not_object",))])
@@ -127,7 +131,7 @@ class _Around(NamedTuple):
 
 
 def _walk(root: Any, labels: tuple[str, ...], around: _Around) -> Iterator[tuple[str, Any, _Around]]:
-    """('object' | 'list' | 'junk' | 'empty' | 'code', value, what is around), in order of the text."""
+    """('object' | 'list' | 'junk' | 'misread' | 'empty' | 'code', value, what is around), in order of the text."""
     stack: list[tuple[Any, _Around, bool]] = [(root, around, False)]
     while stack:
         value, around, inside = stack.pop()
@@ -149,13 +153,17 @@ def _walk(root: Any, labels: tuple[str, ...], around: _Around) -> Iterator[tuple
                             yield "code", "attributes", around
                 continue
             children = []
+            own, image = _own_name(value, labels), image_of(value)
             for key, child in value.pairs if isinstance(value, RepeatedDict) else value.items():
                 if isinstance(child, list) and not child:
                     if str(key).casefold().strip() in WRAPPER_KEYS or canonical(str(key)[:120], labels):
                         yield "empty", None, around
                 elif isinstance(child, (list, dict)):
-                    group = around.under(_group(key, labels) or around.name, image_in(str(key)[:40]))
-                    children.append((child, group, False))
+                    if _OTHER_NUMBERS.search(str(key)[:80]):
+                        yield "misread", child, around
+                        continue
+                    name = _group_or_own(_group(key, labels), own, labels) or around.name
+                    children.append((child, around.under(name, image_in(str(key)[:40]) or image), False))
             if children:
                 yield "code", "wrapped", around
                 stack.extend(reversed(children))
@@ -179,7 +187,12 @@ def _walk(root: Any, labels: tuple[str, ...], around: _Around) -> Iterator[tuple
 
 
 def _after_words(value: list[Any], around: _Around, labels: tuple[str, ...]) -> Iterator[tuple[Any, _Around, bool]]:
-    """The parts of a list; words among them name what follows."""
+    """The parts of a list; words among them name what follows, or what they follow where the list begins with that."""
+    if len(value) > 1 and isinstance(value[-1], str) and not isinstance(value[0], str):
+        for part, word in zip(value, (*value[1:], None), strict=True):
+            name = name_in(word, labels) if isinstance(word, str) else None
+            yield part, around.under(name or around.name), True
+        return
     for part in value:
         if isinstance(part, str):
             around = around.under(name_in(part, labels) or around.name, image_in(part[:80]))
@@ -194,7 +207,8 @@ def _named_by_neighbours(candidates: list[Candidate]) -> list[Candidate]:
     for index, item in enumerate(candidates):
         if item.numbers is None or item.label or item.hint:
             continue
-        for other in (candidates[index - 1] if index else item, *candidates[index + 1 : index + 2]):
+        before, behind = candidates[index - 1] if index else item, candidates[min(index + 1, len(candidates) - 1)]
+        for other in (behind, before) if candidates[0].numbers else (before, behind):
             if other.numbers is None and other.label:
                 named[index] = replace(item, hint=str(other.label))
                 break
@@ -205,6 +219,21 @@ def _group(key: object, labels: tuple[str, ...]) -> str | None:
     """The name that a group's key gives to what stands in it."""
     text = str(key)[:120]
     return canonical(text, labels) or name_in(text.replace("_", " "), labels)
+
+
+def _own_name(item: dict[str, Any], labels: tuple[str, ...]) -> str | None:
+    """The name that stands in a dict beside what it holds: {'type': 'lymphocyte', 'instances': [..]}."""
+    texts = {key: value for key, value in _folded(item).items() if isinstance(value, str) and sounds_like_name(key)}
+    name = name_of(texts)[1] if texts else None
+    return name_in(name, labels) if name else None
+
+
+def _group_or_own(group: str | None, own: str | None, labels: tuple[str, ...]) -> str | None:
+    """What names the objects of a group: its key where that was asked for, else the name that was not asked for."""
+    if own is None or group in labels:
+        return group
+    asked = canonical(own, labels)
+    return (group or asked) if asked else own
 
 
 def _shared_names(parts: SplitList) -> Iterator[tuple[Any, str | None]]:
@@ -314,9 +343,11 @@ def _of_dict(item: FieldSpans, around: _Around, size: int) -> list[Candidate]:
             label = " / ".join(said)
     if label_key and (label_key != "label" or label_key not in item):
         codes.append("keys")
-    elif label_key and isinstance(folded[label_key], dict):
+    elif label_key and label != folded[label_key] and not isinstance(item, RepeatedDict):
         codes.append("nested_name")
     extra = {key: value for key, value in item.items() if _is_extra(str(key), label_key)}
+    if any(isinstance(value, str) and _OTHER_NUMBERS.search(value[:40]) for value in extra.values()):
+        sets, present = [], True
     if not sets:
         reason = "dropped:numbers" if present else "dropped:no_coordinates"
         return [Candidate(None, label, hint, extra, (reason,), item.span, origin, image)]

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from qwenvl.parse.boxes.keys import EITHER_KEYS, POINT_KEYS, POLYGON_KEYS, numbers_by_name
-from qwenvl.parse.spans import CutDict, CutList, FieldSpans, Items, Number, Span, span_of
+from qwenvl.parse.spans import CutDict, CutList, FieldSpans, Items, Number, RepeatedDict, Span, span_of
 
 OVERSHOOT = 0.02
 """Share of the space's side up to which a value beyond it is clipped; what lies farther out is dropped."""
@@ -82,7 +82,14 @@ def by_name(item: dict[str, Any]) -> list[float | None] | None:
             for (key, part), span in zip(item.items(), spans, strict=True)
         }
     )
+    if named is not None and isinstance(item, RepeatedDict) and _contradicts(item):
+        return [None] * len(named)
     return None if named is None else [number_of(part) for part in named]
+
+
+def _contradicts(item: RepeatedDict) -> bool:
+    """True where a key that stands twice has two numbers."""
+    return any(type(part) in (int, float) and item[key] != part for key, part in item.pairs)
 
 
 def _tags_only(text: str) -> bool:

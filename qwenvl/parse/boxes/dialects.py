@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, replace
 
 from qwenvl.parse.boxes.images import Image, image_in
-from qwenvl.parse.boxes.names import has_content
+from qwenvl.parse.boxes.names import has_content, named_behind
+from qwenvl.parse.notes import CORRECTS
 from qwenvl.parse.spans import Number, Span
 
 _TAG = re.compile(r"<\|(object_ref|box|quad|point)_(start|end)\|>|<(/?)(ref|bbox|box|quad|point)>", re.IGNORECASE)
@@ -142,7 +143,14 @@ def _boxes(text: str) -> TagsFound:
         if not closes:
             words = text[reach : tag.start()]
             image = (image_in(words) if words else None) or image
-            if name not in ("ref", "object_ref") and not waiting and words and not words.isspace():
+            if places and _corrects(words):
+                places.clear()
+                codes.append("corrected")
+            if waiting and name not in ("ref", "object_ref") and label and has_content(words):
+                # Words between a reference and its box say something of it: 'is not here'.
+                label, before, waiting = None, f"{label}{words}", False
+                codes.append("prose")
+            elif name not in ("ref", "object_ref") and not waiting and words and not words.isspace():
                 words = _TAG.sub(" ", words)
                 before = words.rpartition("\n")[2] or words.strip().rpartition("\n")[2]
                 if has_content(before):
@@ -162,7 +170,33 @@ def _boxes(text: str) -> TagsFound:
         read.append((opened[1], len(text)))
     if waiting and not cut:
         codes.append("tags")
+        if places and places[0].label is None and not places[0].before:
+            places = _named_behind(places, label)
+    elif places and not any(place.label for place in places):
+        places = _described_behind(text, places)
     return TagsFound(tuple(places), grammar, cut, tuple(codes), tuple(read))
+
+
+def _corrects(words: str) -> bool:
+    """True where a sentence between two places begins with words that take back those before it."""
+    return any(CORRECTS.match(part.lstrip(" \t\"'*_(-")) for part in re.split(r"[.!?\n。！？]", words[-400:]))
+
+
+def _named_behind(places: list[Tagged], last: str | None) -> list[Tagged]:
+    """Places whose references stand behind them: each takes the next one."""
+    named, following = [], last
+    for place in reversed(places):
+        named.append(replace(place, label=following))
+        following = place.label or following
+    return named[::-1]
+
+
+def _described_behind(text: str, places: list[Tagged]) -> list[Tagged]:
+    """Places with words behind each of them instead of before."""
+    ends = [0, *(place.span[1] for place in places)]
+    between = [text[end : place.span[0]] for end, place in zip(ends, places, strict=False)]
+    words = named_behind(between, text[ends[-1] :])
+    return [replace(place, before=word) for place, word in zip(places, words, strict=True)] if words else places
 
 
 def _in_tag(name: str, inner: str, place: Tagged, start: int, codes: list[str]) -> list[Tagged]:

@@ -11,9 +11,16 @@ _NUMBERED = ("image", "img", "image_number", "image_no", "picture", "pic", "phot
 _INDEXED = ("img_idx", "image_idx", "image_index", "img_index", "picture_index")
 IMAGE_KEYS = (*_NUMBERED, *_INDEXED, "image_id", "frame", "page")
 """Keys that say in which image an object lies."""
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_COUNTS = {
+    name: number for names in (_ORDINALS, "一二三四五六七八九十", "ABCDEFGHIJ") for number, name in enumerate(names, 1)
+}
 _WORDS = re.compile(
     r"(?<![^\W_])(?:(?:(image|img|picture|pic|photo)|frame|tile|page)[\s_#]{0,3}(?:no\.?\s?)?([0-9]{1,4})"
-    r"|(图[片像]?|第)\s?([0-9]{1,4})(?:[张幅](?:图[片像]?)?)?)(?![0-9]|\s?[x×,&\-–]\s?[0-9]|\.[0-9]|\s(?:and|to)\s[0-9]|\s?px)",
+    r"|(图[片像]?|第)\s?([0-9]{1,4})(?:[张幅](?:图[片像]?)?)?)(?![0-9]|\s?[x×,&\-–]\s?[0-9]|\.[0-9]|\s(?:and|to)\s[0-9]|\s?px)"
+    rf"|\b({'|'.join(_ORDINALS)})\s(?:image|img|picture|photo)\b"
+    r"|(?:第|图[片像]?)([一二三四五六七八九十])(?:[张幅]|(?=[:：\s]))"
+    r"|\b(?:image|picture|photo)\s(?-i:([A-J]))(?![^\W_])",
     re.IGNORECASE,
 )
 
@@ -47,7 +54,7 @@ def image_of(extra: Mapping[str, Any]) -> Image | None:
             text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
             if text.isdecimal() and len(text) < 5 and name in (*_NUMBERED, *_INDEXED):
                 return Image(text, int(text), name in _INDEXED)
-            return image_in(text) or Image(text)
+            return image_in(text) or Image(text, _COUNTS.get(text.casefold()))
     return None
 
 
@@ -57,6 +64,9 @@ def image_in(words: str) -> Image | None:
     if not named:
         return None
     last = named[-1]
+    counted = last[5] or last[6] or last[7]
+    if counted:
+        return Image(counted, _COUNTS[counted.casefold() if last[5] else counted.upper()])
     number = last[2] or last[4]
     return Image(number, int(number) if last[1] or last[3] else None)
 

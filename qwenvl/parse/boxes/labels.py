@@ -140,24 +140,36 @@ def label_of(written: object, hint: str | None, labels: tuple[str, ...]) -> tupl
     return UNLABELLED, "label:missing"
 
 
-_ODD_MARK = re.compile(r"[\[\]{}<>|]")
+_ODD_MARK = re.compile(r"[\[\]{}<>|?？]")
 _PRESENCE = frozenset({"present", "exists", "detected", "visible", "found", "valid", "is_present", "存在"})
+_ABSENCE = frozenset(
+    {"negative", "rejected", "false_positive", "is_false_positive", "absent", "excluded", "误检", "假阳性"}
+)
+_NO = frozenset({"false", "no", "0", "n", "否", "不是"})
+_YES = frozenset({"true", "yes", "1", "y", "是"})
 
 
 def is_taken_back(extra: Mapping[str, object], label: str) -> bool:
-    """True where an object's own keys say that it is none: 'present' or 'is_mitosis' is false."""
+    """True where an object's own keys say that it is none.
+
+    'present', 'is_mitosis' or 'mitosis' is false, 'no' or 0; 'rejected' is true; a short text denies the label.
+    """
     for key, value in extra.items():
-        if value is not False:
+        if not isinstance(value, (bool, int, str)):
             continue
-        name = key.casefold().strip()
-        if name in _PRESENCE or (name.startswith("is") and canonical(name[2:].strip("_ "), (label,))):
+        name, text = key.casefold().strip(), str(value).casefold().strip(_EDGE)
+        if text in _NO and (name in _PRESENCE or canonical(name.removeprefix("is").strip("_ "), (label,))):
+            return True
+        if text in _YES and name.replace(" ", "_") in _ABSENCE:
+            return True
+        if isinstance(value, str) and len(value) <= 80 and denies(value, label):
             return True
     return False
 
 
 @lru_cache(maxsize=4096)
 def _odd_marks(name: str) -> bool:
-    """True for brackets and bars that belong to no name: what stood around them may be lost."""
+    """True for brackets, bars and question marks that belong to no name: what they say may be lost."""
     return _ODD_MARK.search(name) is not None or name.count("(") != name.count(")")
 
 

@@ -7,7 +7,7 @@ one of the labels asked for, the object is of an unknown class: 'non-mitosis' is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,8 @@ _GENERIC_ENGLISH = """
     seen set should shown slide sorry spotted step structure structures sure target targets text that the their them
     there these they this those tile to total up view visible wait was we were where which with xml yaml you your
     yes none null nan undefined unlabelled unlabeled detectable actually annotated instead rows row entry
+    hope helps help know need anything else further assist
+    geometry roi bounds loc aabb extent window
     entries obj objs value values key keys sentence describes described expression phrase query action click start
 """
 _GENERIC = frozenset(_GENERIC_ENGLISH.split())
@@ -33,6 +35,9 @@ _GENERIC_CHINESE = re.compile(
     r"以下|如下|下面|下列|这些|这个|那些|这|那|我|已|检测|识别|标注|找到|发现|看到|给出|输出|结果|答案|回答|目标|对象|物体|实例"
     r"|边界框|包围框|检测框|框|坐标|位置|图片|图像|图中|图|所有|全部|中|里|内|的|是|为|有|在|到|出|和|与|个|共|各|列表|分别|如|请|看"
 )
+_BEHIND = " \t-–—:=()<>←→,;.|*`]}"
+"""What may stand between an object and the name behind it."""
+_IS_A = re.compile(r"^(?:is|are|was|shows)\s+(?:an?|the)?\b\s*", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _NAMING = re.compile(
     r"name|class|categor|type|label|object|finding|cls|kind|cell|entity|\btag|title|species|target|structure|diagnos"
@@ -82,6 +87,34 @@ def name_in(words: str, labels: tuple[str, ...]) -> str | None:
     return readable(words) or None
 
 
+def named_behind(between: Sequence[str], tail: str) -> list[str] | None:
+    """The words behind each object where these name it: '[..] - lymphocyte'; None where words stand before it.
+
+    Parameters
+    ----------
+    between : sequence of str
+        The text before each object, since the one before it.
+    tail : str
+        The text behind the last.
+
+    Returns
+    -------
+    list of str or None
+        One text per object. Every object must be followed by a few words on its own line, and none precede the first.
+    """
+    if not between or has_content(between[0][-400:]):
+        return None
+    words = [text.lstrip(_BEHIND)[:80].partition("\n")[0].rstrip(_BEHIND) for text in (*between[1:], tail)]
+    rest = [text.lstrip(_BEHIND)[:400].partition("\n")[2] for text in between[1:]]
+    short = all(len(text) <= 40 and len(text.split()) <= 6 and has_content(text) for text in words)
+    return [_IS_A.sub("", text) for text in words] if short and not any(map(has_content, rest)) else None
+
+
+def sounds_like_name(key: str) -> bool:
+    """True for a case-folded key under which a name is expected."""
+    return key in LABEL_KEYS or (key not in NOT_NAMES and key not in SCORE_KEYS and bool(_NAMING.search(key)))
+
+
 def name_of(folded: Mapping[str, Any]) -> tuple[str | None, Any]:
     """The key that names an object, and what stands there; (None, None) where no key does.
 
@@ -116,8 +149,11 @@ def name_of(folded: Mapping[str, Any]) -> tuple[str | None, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The name in a nested one: {'name': 'mitosis'}, {'en': ..}, {'mitosis': 0.9}."""
+    """The name in a nested one: {'name': 'mitosis'}, {'en': ..}, {'mitosis': 0.9}, or a list of these."""
     for _ in range(4):
+        if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+            names = list(dict.fromkeys(str(name) for part in value[:20] if (name := _plain(part))))
+            return " / ".join(names) or None
         if not isinstance(value, Mapping):
             return value
         folded = {str(key).casefold().strip(): part for key, part in value.items()}

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from qwenvl.parse.boxes.keys import COORDINATE_KEYS, numbers_by_name
-from qwenvl.parse.json.strict import number_as_written
-from qwenvl.parse.spans import CutDict, FieldSpans, Items, Span, written_as
+from qwenvl.parse.json.strict import number_as_written, object_of
+from qwenvl.parse.spans import CutDict, FieldSpans, Items, Span, SplitList, written_as
 
 _RULE = re.compile(r"^(?=[^\n]*\|)[ \t]*+\|?(?:[ \t]*+:?-+:?[ \t]*+\|)*+(?:[ \t]*+:?-+:?)?[ \t]*+\r?$", re.MULTILINE)
 _CELL = re.compile(r"(?:\\\||[^|\n])*+")
@@ -33,7 +33,7 @@ def find_tables(text: str) -> list[tuple[int, int, Items]]:
             continue
         if COORDINATE_KEYS.isdisjoint(folded) and numbers_by_name(dict.fromkeys(folded, 0)) is None:
             continue
-        rows: list[FieldSpans] = []
+        rows: list[FieldSpans | SplitList] = []
         end = rule.end()
         while end < len(text):
             start, stop = end + 1, text.find("\n", end + 1)
@@ -48,12 +48,13 @@ def find_tables(text: str) -> list[tuple[int, int, Items]]:
     return found
 
 
-def _row(text: str, keys: list[str], start: int, end: int) -> FieldSpans:
+def _row(text: str, keys: list[str], start: int, end: int) -> FieldSpans | SplitList:
     cells = _cells(text, start, end)
     names = [*keys, *(f"|{number}" for number in range(len(keys) + 1, len(cells) + 1))]
     pairs = [(name, _value(cell)) for name, (cell, _) in zip(names, cells, strict=False)]
     cut = end == len(text) and not text[start:end].rstrip().endswith("|")
-    return written_as(CutDict if cut else FieldSpans, pairs, (start, end), [span for _, span in cells])
+    spans = [span for _, span in cells]
+    return written_as(CutDict, pairs, (start, end), spans) if cut else object_of(pairs, (start, end), spans)
 
 
 def _cells(text: str, start: int, end: int) -> list[tuple[str, Span]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
@@ -29,7 +30,7 @@ _KEY = re.compile(rf'"([^"\\]*+)"{_SPACE}:{_SPACE}')
 _COLON = re.compile(rf"{_SPACE}:{_SPACE}")
 _NEXT = re.compile(rf"{_SPACE}([,\]}}]){_SPACE}")
 _GAP = re.compile(_SPACE)
-_LITERALS = {"true": True, "false": False, "null": None, "NaN": None, "Infinity": None, "-Infinity": None}
+_LITERALS = {"true": True, "false": False, "null": None, "NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _LITERAL = re.compile("|".join(_LITERALS))
 
 
@@ -80,8 +81,8 @@ def number_as_written(written: str) -> int | float | None:
 def read_strict(text: str, start: int = 0) -> tuple[Any, int] | None:
     """The JSON value that begins at `start` and its end; None where there is none or it is nested too deep.
 
-    Arrays are `Items`, objects `FieldSpans`. Control characters inside strings are let through. NaN and infinities are
-    not JSON and name no place: None.
+    Arrays are `Items`, objects `FieldSpans`. Control characters inside strings are let through. NaN and infinities
+    are not JSON: they come as such floats, for whoever keeps them to clean or note.
     """
     try:
         return _value(text, start, 0)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenvl.parse.boxes.images import Image, image_in
+from qwenvl.parse.boxes.names import named_behind
 from qwenvl.parse.boxes.tables import find_tables
 from qwenvl.parse.json.lenient import LenientReader
 from qwenvl.parse.json.strict import read_strict
 from qwenvl.parse.ledger import FENCE, blanked, has_words, json_note, left_over
+from qwenvl.parse.notes import CORRECTS
 from qwenvl.parse.spans import CutDict, CutList, Origin, Span, behind
 
 _LANGUAGE = re.compile(r"[ \t]*+[A-Za-z0-9_+-]{0,12}[ \t]*+(?:\r?\n|(?=[\[{])|\Z)")
@@ -22,12 +24,6 @@ _START = re.compile(
 _HEADLESS = re.compile(r"\s*+[\"'“][^\W\d][\w \-]{0,40}[\"'”]\s*+[:：]")
 _ESCAPED = re.compile(r"[\[{,]\s*+\\+[\"']")
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.DOTALL)
-_CORRECTS = re.compile(
-    r"\b(?:wait|actually|correction|corrected|mistake|error|apologi[sz]e|on second thought|scratch that|strike that"
-    r"|let me (?:correct|redo|fix|revise|re-?check|re-?do|re-?examine)|revised|final answer|should be)\b"
-    r"|更正|修正|纠正|改正|更新后|不对|应该是|应为|最终答案",
-    re.IGNORECASE,
-)
 _LANGUAGES = frozenset(
     (
         "",
@@ -173,12 +169,15 @@ def _scan(text: str, lead: str, origin: Origin) -> FoundValue:
         codes.append("escaped")
     values, cut, read_codes = _read_all(text)
     outside: list[Value] = []
-    position = 0
-    for start, end, value in values:
-        before = text[position:start] if outside else lead + text[position:start]
-        corrects = bool(before) and _CORRECTS.search(before) is not None
-        outside.append(Value(value, _heading(before), corrects, image_in(before), origin))
-        position = end
+    ends = [0, *(end for _, end, _ in values)]
+    between = [text[last:start] for last, (start, _, _) in zip(ends, values, strict=False)]
+    tail = text[ends[-1] :]
+    behind_each = named_behind([lead + between[0], *between[1:]], tail) if values and not tail.isspace() else None
+    for index, (_, _, value) in enumerate(values):
+        before = between[index] if index else lead + between[index]
+        corrects = bool(before) and CORRECTS.search(before) is not None
+        heading = behind_each[index] if behind_each else _heading(before)
+        outside.append(Value(value, heading, corrects, image_in(before), origin))
     codes += read_codes
     left = left_over(text, [(start, end) for start, end, _ in values])
     note = json_note(left)

@@ -26,8 +26,12 @@ _HEDGE = re.compile(
     r"|cannot (?:be )?(?:rule|exclud|determin|tell|confirm|assess)\w*|perhaps|suspicious|blurr?y|blurred"
     r"|resolution|quality|too (?:low|small|dark)|one|two|three|four|five|six|seven|eight|nine|ten|more than"
     r"|fewer|less than|because|since|due to|no longer|no doubt|if|otherwise|elsewhere"
-    r"|outside|while|whereas|rather|instead)\b"
-    r"|[1-9]|但|不过|然而|可能|不确定|除了|无法",
+    r"|outside|while|whereas|rather|instead|probably|presumably|apparently|seemingly|hardly|barely|scarcely|almost"
+    r"|nearly|doubt|(?:not|un)\s?true|false|wrong|incorrect|not no"
+    r"|left|right|upper|lower|top|bottom)\b"
+    r"|\b(?<!this )(?:half|quadrant|corner|cent(?:er|re)|middle|part|portion|edge|border|margin|periphery)\b"
+    r"|[1-9]|但|不过|然而|可能|不确定|除了|无法|不是没|并非|几乎|大概|也许|或许|似乎|好像"
+    r"|左|右|上半|下半|上方|下方|上部|下部|部分|角落|边缘|中央|中心",
     re.IGNORECASE,
 )
 _PARTICIPLE = r"(?:found|present|detected|identified|observed|seen|visible)"
@@ -67,9 +71,11 @@ _GENERIC = re.compile(
 )
 _PREFIXED = re.compile(r"(?:(?:no|none|sorry|nope|answer|result|结果|答案|没有)\s*[,:：，]\s*)", re.IGNORECASE)
 _NEGATION = re.compile(
-    r"\b(?:no|not any|zero|without(?: any)?|absence of|free of|devoid of|lacks?(?: any)?|neither|nor|none of the)\b"
+    r"\b(?:no (?:evidence|signs?|traces?|indications?) of(?: any)?|there (?:isn't|is not|wasn't|was not) an?"
+    r"|no|not any|zero|0(?= )|without(?: any)?|absence of|free of|devoid of|lacks?(?: any)?|neither|nor|none of the)\b"
     r"|\b(?:not|cannot|can't|couldn't|unable to|didn't|don't|doesn't|isn't|aren't|never)\b(?: \w+){0,3}? any\b"
-    r"|没有|未见|未发现|未检测到|无",
+    r"|(?:并?没有|未|未能)(?:找到|发现|检测到|检出|看到|看见|观察到|识别到|见到?)(?:任何)?"
+    r"|(?:没有|不存在|找不到|看不到|看不见|无)(?:任何)?",
     re.IGNORECASE,
 )
 _DENIES = re.compile(r"[\s\"'*#]*+(?:(?:visible|evident|identifiable|discernible)[\s\"'*#]++)?+$", re.IGNORECASE)
