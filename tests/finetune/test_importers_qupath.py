@@ -220,3 +220,19 @@ def test_what_is_no_geojson_is_an_error(tmp_path, document):
     (tmp_path / "q.geojson").write_text(document)
     with pytest.raises(LabelFileError, match="is not GeoJSON"):
         read_labels(tmp_path / "q.geojson")
+
+
+@pytest.mark.parametrize("where", ["childObjects", "children"])
+def test_children_in_a_collection_are_read_and_others_named(tmp_path, where):
+    children = {"type": "FeatureCollection", "features": [feature(polygon(OTHER), name="Stroma")]}
+    read = read_labels(write(tmp_path / "a.geojson", feature(polygon()) | {where: children}))
+    assert [item.name for item in read.found] == ["Tumor", "Stroma"]
+    read = read_labels(write(tmp_path / "a.geojson", feature(polygon()) | {where: "lost"}))
+    assert len(read.found) == 1
+    assert "child: 'lost' is no feature" in read.refused[0]
+
+
+def test_cores_left_out_are_said(tmp_path):
+    read = read_labels(write(tmp_path / "a.geojson", feature(polygon(), "tmaCore"), feature(polygon(OTHER))))
+    assert len(read.found) == 1
+    assert "1 tiles, cores or roots left out" in read.notes[0]

@@ -70,6 +70,10 @@ MASK[20:80, 10:110] = True
 COCO = [
     ("box", {"bbox": [10, 20, 100, 60]}, [BOX], None),
     ("no box, polygon", {"segmentation": [RING]}, [BOX], None),
+    ("box of zeros, polygon", {"bbox": [0, 0, 0, 0], "segmentation": [RING]}, [BOX], None),
+    ("corners by mode", {"bbox": [10, 20, 110, 80], "bbox_mode": 0}, [], "bbox_mode 0 is not x, y, width"),
+    ("corners by name", {"bbox": [10, 20, 110, 80], "bbox_mode": "XYXY"}, [], "bbox_mode 'XYXY' is not x, y"),
+    ("the usual mode", {"bbox": [10, 20, 100, 60], "bbox_mode": 1}, [BOX], None),
     ("empty box, polygon", {"bbox": [], "segmentation": [RING]}, [BOX], None),
     ("null box, polygon", {"bbox": None, "segmentation": [RING]}, [BOX], None),
     ("no box, flat polygon", {"segmentation": RING}, [BOX], None),
@@ -395,3 +399,12 @@ def test_nothing_left_says_why(tmp_path):
     path = coco(tmp_path / "c.json", {"bbox": None})
     with pytest.raises(DatasetError, match=r"1 were left out, such as c\.json annotation 1: its bbox is None"):
         build_dataset("d", [(path, tmp_path)], BuildOptions(exhaustive="none"))
+
+
+def test_voc_object_with_two_boxes_names_itself(tmp_path):
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    objects = "".join(f"<object><name>cell</name>{boxes}</object>" for boxes in (box + box, box))
+    (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{objects}</annotation>")
+    read = read_labels(tmp_path / "a.xml")
+    assert len(read.found) == 1
+    assert "object 0: two bndbox" in read.refused[0]

@@ -224,7 +224,8 @@ def _features(document: Any) -> Iterator[tuple[str, Any]]:
             properties = value.get("properties")
             for holder in (value, properties if isinstance(properties, Mapping) else {}):
                 for key in ("childObjects", "children"):
-                    if isinstance(holder.get(key), list):
+                    if holder.get(key):
+                        # A list, a collection, or nothing that holds objects, which is then refused by name.
                         waiting.append((f"{where} child", holder[key]))
 
 

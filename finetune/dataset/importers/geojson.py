@@ -56,6 +56,8 @@ def imported(content: Any, path: Path) -> Imported:
     notes = []
     if read.lines:
         notes.append(f"{path.name}: {read.lines} lines left out: rulers, arrows and other lines have no area")
+    if read.containers:
+        notes.append(f"{path.name}: {read.containers} tiles, cores or roots left out: they hold objects and are none")
     return Imported("geojson", tuple(found), framed=True, record=record, notes=tuple(notes), refused=tuple(refused))
 
 

@@ -68,6 +68,8 @@ def _file(file: Path, rows: Rows, sizes: dict[str, tuple[int, int]]) -> None:
             name = name_of(item.findtext("name"))
             if corners is None or not name:
                 raise ValueError("no bndbox" if corners is None else "no name")
+            if len(item.findall("bndbox")) > 1:
+                raise ValueError("two bndbox in one object")
             x0, y0, x1, y1 = (number(corners.findtext(key), key) for key in ("xmin", "ymin", "xmax", "ymax"))
             # A box whose corners coincide in the file has no extent there; it must not become 1 px here.
             degenerate = x1 <= x0 or y1 <= y0

@@ -119,7 +119,9 @@ def _once(table: dict[str, str], key: str, name: str, what: str) -> None:
 
 def _box(row: Mapping[str, Any], polygons: list[Ring], size: tuple[int, int]) -> Box:
     stated = row.get("bbox")
-    if stated is not None and stated != []:
+    if str(row.get("bbox_mode", 1)).upper().removeprefix("BOXMODE.") not in ("1", "XYWH", "XYWH_ABS"):
+        raise ValueError(f"its bbox_mode {short(row['bbox_mode'])} is not x, y, width, height")
+    if stated is not None and stated != [] and not (stated == [0, 0, 0, 0] and row.get("segmentation")):
         if not isinstance(stated, list) or len(stated) != 4:
             raise ValueError(f"its bbox {short(stated)} is not x, y, width, height")
         x, y, width, height = (number(value, "bbox number") for value in stated)
