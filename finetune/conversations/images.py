@@ -23,7 +23,7 @@ _OTHER_MEDIA = ("videos", "video", "audios", "audio")
 _TAG = re.compile(r"(?:Picture\s+\d+\s*:\s*)?<img>(.*?)</img>\n?", re.DOTALL)
 _SLOT = re.compile(r"<image>\n?|<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>\n?")
 _LEFT_OVER = re.compile(
-    r"</?img>|<\|?/?(?:image|video|audio)[\w-]*\|?>|<\|vision_(?:start|end|pad)\|>|<(?:ImageHere|img_start|IMG_CONTEXT)>"
+    r"</?img\b[^<>]*>?|<\|?/?(?:image|video|audio)[\w-]*\|?>|<\|vision_(?:start|end|pad)\|>|<(?:ImageHere|img_start|IMG_CONTEXT)>"
     r"|!\[[^\]]*\]\([^)]*\)|data:image/",
     re.IGNORECASE,
 )
@@ -67,6 +67,8 @@ def parts_of(content: Any, role: str, folder: Path) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
+            if isinstance(content, list) and role == "user" and _seems_image(part):
+                raise ValueError(f"{part!a:.60} seems to name an image; make it a part of type 'image'")
             parts += _of_text(part, role, folder)
         elif isinstance(part, Mapping):
             parts += _of_part(part, role, folder)
