@@ -205,5 +205,20 @@ def test_replies() -> None:
         with pytest.raises(ValueError, match="not a chat completion"):
             read_reply(body)
     choice = {"message": {"content": "a"}, "finish_reason": "content_filter"}
-    assert read_reply({"choices": [choice]}).notes == ("finish:content_filter",)
+    reply = read_reply({"choices": [choice]})
+    assert (reply.notes, reply.finish_reason) == (("finish:content_filter",), "length")
+
+
+@pytest.mark.parametrize("place", ["choice", "message"])
+def test_an_error_beside_half_an_answer_is_one(place: str) -> None:
+    error = {"error": {"message": "upstream is gone", "code": 502}}
+    message = {"content": "[]"} | (error if place == "message" else {})
+    choice = {"message": message, "finish_reason": "stop"} | (error if place == "choice" else {})
+    with pytest.raises(ValueError, match="upstream is gone"):
+        read_reply({"choices": [choice]})
+
+
+def test_a_refusal_beside_empty_content_is_the_answer() -> None:
+    choice = {"message": {"content": "", "refusal": "I can't help."}, "finish_reason": "stop"}
+    assert read_reply({"choices": [choice]}).text == "I can't help."
     assert read_reply({"choices": [choice | {"finish_reason": "length"}]}).finish_reason == "length"

@@ -32,6 +32,8 @@ OPTIONAL = {
 """Fields that some servers do not know, and the keys that go with each."""
 
 _FINISHES = {"stop": "stop", "eos": "stop", "length": "length", "max_tokens": "length", "repetition": "loop"}
+_FILTERED = ("content_filter", "safety", "sensitive", "recitation", "prohibited_content")
+"""The server took the rest of the answer away: what is there was cut off."""
 _COUNTS = ("prompt_tokens", "completion_tokens")
 _MOST_TOKENS = 100_000_000
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -161,11 +163,14 @@ def read_reply(body: Any) -> Reply:
         refusal = message.get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not a chat completion ({type(error).__name__}: {error})") from error
+    broken = choice.get("error") or message.get("error")
+    if broken:
+        raise ValueError(f"the server gave up ({_HALVES.sub('?', str(broken))[:200]})")
     notes: list[str] = []
     if isinstance(content, list):
         content, thought = _joined(content)
         reasoning = reasoning or thought or None
-    if content is None and isinstance(refusal, str):
+    if not content and isinstance(refusal, str):
         content = refusal
     if not isinstance(content, str | None) or not isinstance(reasoning, str | None):
         raise ValueError("not a chat completion: content is no text")
@@ -191,7 +196,8 @@ def read_reply(body: Any) -> Reply:
     if text != (content or ""):
         notes.append("cleaned")
     reasoning = None if reasoning is None else _HALVES.sub("\ufffd", reasoning)
-    return Reply(text, reasoning, known or "stop", tokens, counts[0] or 0, counts[1] or 0, tuple(notes))
+    known = known or ("length" if finish.casefold() in _FILTERED else "stop")
+    return Reply(text, reasoning, known, tokens, counts[0] or 0, counts[1] or 0, tuple(notes))
 
 
 def _joined(parts: list[Any]) -> tuple[str, str]:
