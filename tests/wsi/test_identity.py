@@ -16,6 +16,7 @@ from slide_files import tissue, write_ngff
 import wsi.files.identity
 from wsi import open_slide
 from wsi.errors import ReadError, SlideChangedError
+from wsi.files.fingerprint import fingerprint_path
 from wsi.files.identity import FileWatch
 
 A, B = np.random.default_rng(0).bytes(3_000_000), np.random.default_rng(1).bytes(3_000_000)
@@ -233,3 +234,19 @@ def test_nothing_to_watch_never_complains(tmp_path: Path) -> None:
     watch = FileWatch.nothing(tmp_path / "memory")
     watch.check()
     assert watch.confirm()
+
+
+def test_a_linked_level_counts(tmp_path: Path) -> None:
+    for name in "ab":
+        level = tmp_path / f"level of {name}"
+        level.mkdir()
+        (level / "0.0").write_bytes(name.encode() * 100)
+        (level / "back").symlink_to(tmp_path / f"{name}.zarr")
+        (tmp_path / f"{name}.zarr").mkdir()
+        (tmp_path / f"{name}.zarr" / "0").symlink_to(level)
+    assert fingerprint_path(tmp_path / "a.zarr") != fingerprint_path(tmp_path / "b.zarr")
+    watch = FileWatch.of(tmp_path / "a.zarr")
+    watch.check()
+    (tmp_path / "level of a" / "0.0").write_bytes(b"c" * 100)
+    with pytest.raises(SlideChangedError, match=r"0\.0"):
+        watch.check()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SAMPLE = 64 * 1024
@@ -18,8 +19,8 @@ def fingerprint_path(path: Path) -> str:
     """Hash a slide's content; neither its name nor its place counts.
 
     A file up to 2 MB is hashed whole; a larger one by its size and 33 samples of 64 KiB spread evenly from
-    first to last byte. A folder (OME-Zarr) is hashed by the relative names and sizes of its files and by
-    the content, as above, of all of them, or of 512 spread evenly where there are more.
+    first to last byte. A folder (OME-Zarr) is hashed by the relative names and sizes of its files, those in
+    linked folders too, and by the content, as above, of all of them, or of 512 spread evenly where there are more.
 
     Returns
     -------
@@ -28,7 +29,8 @@ def fingerprint_path(path: Path) -> str:
     """
     digest = hashlib.sha256()
     if path.is_dir():
-        files = sorted((p.relative_to(path).as_posix(), p) for p in path.rglob("*") if p.is_file())
+        inside = (Path(folder) / name for folder, _, names in walk_linked(path) for name in names)
+        files = sorted((p.relative_to(path).as_posix(), p) for p in inside if p.is_file())
         for name, file in files:
             digest.update(f"{name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         chosen = min(len(files), _FOLDER_FILES)
@@ -37,6 +39,23 @@ def fingerprint_path(path: Path) -> str:
     else:
         _update_from_file(digest, path)
     return _of(digest)
+
+
+def walk_linked(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that also enters linked folders, in which levels of an image may lie; each real folder once."""
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(path, followlinks=True):
+        try:
+            found = os.stat(folder)
+        except OSError:
+            continue  # gone since it was listed, which whoever compares sees
+        here = found.st_dev, found.st_ino
+        if here in seen:
+            names.clear()
+            continue
+        seen.add(here)
+        names.sort()
+        yield folder, names, files
 
 
 def fingerprint_files(files: Sequence[Path], identity: str = "") -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsi.errors import SlideChangedError, SlideError
-from wsi.files.fingerprint import fingerprint_path
+from wsi.files.fingerprint import fingerprint_path, walk_linked
 
 MOST_FILES = 8192
 """Files that one check looks at. In a larger folder the next check goes on where this one ended."""
@@ -182,7 +182,7 @@ def _states_of(files: Sequence[Path]) -> dict[str, _State | None]:
     found: dict[str, _State | None] = {}
     for file in files:
         found[str(file)] = _state_of(str(file))
-        for folder, names, inside in os.walk(file):
+        for folder, names, inside in walk_linked(file):
             for name in (*inside, *names):
                 path = os.path.join(folder, name)
                 found[path] = _state_of(path)
