@@ -230,6 +230,8 @@ def test_listings(models: bytes, replier: Replier) -> None:
     "echo",
     [
         KEY,
+        KEY.upper(),
+        KEY.swapcase(),
         KEY[:12] + "...",
         "..." + KEY[-9:],
         quote(KEY, safe=""),

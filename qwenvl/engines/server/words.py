@@ -19,7 +19,7 @@ _TAGS = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[/!a-z][^<>]*>", r
 
 
 def hider(key: str | None) -> Callable[[str], str]:
-    """A function that puts *** for a key: whole or in part, escaped, in base64 or hexadecimal."""
+    """A function that puts *** for a key: whole or in part, in any case, escaped, in base64 or hexadecimal."""
     if not key:
         return lambda text: text
     signs = [
@@ -39,20 +39,19 @@ def hider(key: str | None) -> Callable[[str], str]:
         + ")"
         for sign in key
     ]
-    whole = re.compile("".join(signs))
+    whole = re.compile("".join(signs), re.IGNORECASE)
     coded = [key, quote(key, safe=""), json.dumps(key)[1:-1], html.escape(key), key.encode().hex(), key[::-1]]
-    coded.append(key.encode().hex().upper())
     for shift in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             text = encode(b"\0" * shift + key.encode()).decode().rstrip("=")
             coded.append(text[(0, 2, 3)[shift] : -1])
-    runs = {text[at : at + _RUN] for text in coded for at in range(len(text) - _RUN + 1)}
+    runs = {_lower(text[at : at + _RUN]) for text in coded for at in range(len(text) - _RUN + 1)}
 
     def hide(text: str) -> str:
         text = whole.sub("***", text)
-        marked = bytearray(len(text))
+        marked, lower = bytearray(len(text)), _lower(text)
         for at in range(len(text) - _RUN + 1):
-            if text[at : at + _RUN] in runs:
+            if lower[at : at + _RUN] in runs:
                 marked[at : at + _RUN] = b"\1" * _RUN
         if not any(marked):
             return text
@@ -60,6 +59,11 @@ def hider(key: str | None) -> Callable[[str], str]:
         return re.sub("\0+", "***", shown)
 
     return hide
+
+
+def _lower(text: str) -> str:
+    """`text` in lower case, sign by sign, so that places stay."""
+    return text.lower() if text.isascii() else "".join(sign.lower()[:1] for sign in text)
 
 
 def plain(text: str) -> str:
