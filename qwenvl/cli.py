@@ -19,7 +19,7 @@ from qwenvl.errors import QwenVLError
 app = typer.Typer(
     name="qwenvl",
     help="Ask a Qwen vision-language model about whole-slide images and microscopy stacks.",
-    epilog="Start with `qwenvl demo`. The default model is a small one, bundled with the program; it is not for diagnosis.",
+    epilog="Start with `qwenvl demo`. The bundled model, the default, is small and not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -29,8 +29,6 @@ def find_tables(text: str) -> list[tuple[int, int, Items]]:
         top = text.rfind("\n", position, rule.start() - 1) + 1 or position
         keys = [_UNIT.sub("", name) or name for name, _ in _cells(text, top, rule.start() - 1)]
         folded = {key.casefold() for key in keys}
-        if len(folded) < len(keys):  # which of two columns of one name is meant cannot be known
-            continue
         if COORDINATE_KEYS.isdisjoint(folded) and numbers_by_name(dict.fromkeys(folded, 0)) is None:
             continue
         rows: list[FieldSpans | SplitList] = []
