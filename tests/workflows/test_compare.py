@@ -72,6 +72,27 @@ def test_truth_is_read_from_detections(tmp_path):
     assert read_truth_boxes(path, within=(50, 50, 60, 60))[1] == []
 
 
+def test_cells_of_qupath_are_detections(tmp_path):
+    ring = [[0, 0], [10, 0], [10, 20], [0, 20], [0, 0]]
+    inner = [[4, 4], [8, 4], [8, 8], [4, 8], [4, 4]]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": kind, "classification": {"names": ["CD3", "CD8"]}},
+        }
+        for kind in ("annotation", "cell")
+    ]
+    features[1]["nucleusGeometry"] = {"type": "Polygon", "coordinates": [inner]}
+    points = {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]}
+    features.append({"type": "Feature", "geometry": points, "properties": {"objectType": "detection"}})
+    path = tmp_path / "cells.geojson"
+    path.write_text(json.dumps(features))
+    boxes, labels = read_truth_boxes(path)
+    assert boxes.tolist() == [[0, 0, 10, 20], [1, 2, 1, 2], [3, 4, 3, 4]]
+    assert labels == ["CD3: CD8", "", ""]
+
+
 FEATURE = {"type": "Feature", "properties": {"objectType": "detection"}}
 
 
@@ -80,12 +101,15 @@ FEATURE = {"type": "Feature", "properties": {"objectType": "detection"}}
     [
         (b"{", "is not GeoJSON"),
         (b"\x1f\x8b no gzip", "cannot be read"),
-        (b"3", "no list of features"),
-        (b"[3]", "feature 0 has no geometry"),
-        (json.dumps([FEATURE | {"geometry": None}]).encode(), "feature 0 has no geometry"),
-        (json.dumps([FEATURE | {"geometry": {"type": "Polygon"}}]).encode(), "no usable outline"),
-        (json.dumps([FEATURE | {"geometry": {"type": "Polygon", "coordinates": []}}]).encode(), "no usable outline"),
-        (json.dumps([FEATURE | {"geometry": {"type": "Point", "coordinates": ["a", 1]}}]).encode(), "no usable"),
+        (b"3", "3 is no feature"),
+        (b"[3]", "feature 0: 3 is no feature"),
+        (json.dumps([FEATURE | {"geometry": None}]).encode(), "feature 0: no geometry"),
+        (json.dumps([FEATURE | {"geometry": {"type": "Polygon"}}]).encode(), "in place of coordinates"),
+        (
+            json.dumps([FEATURE | {"geometry": {"type": "Polygon", "coordinates": []}}]).encode(),
+            "in place of coordinates",
+        ),
+        (json.dumps([FEATURE | {"geometry": {"type": "Point", "coordinates": ["a", 1]}}]).encode(), "is no number"),
     ],
 )
 def test_truth_that_cannot_be_read_is_named(content, said, tmp_path):

@@ -17,9 +17,12 @@ from workflows.store.run_store import RunStore
 from wsi.errors import AnnotationError
 from wsi.regions.frames import PixelFrame, SlideFrames
 from wsi.regions.geojson import load_geojson
+from wsi.regions.qupath import read_objects
 
 Boxes = NDArray[np.float64]
 """Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
+DETECTED = ("detection", "cell")
+"""Kinds of QuPath objects that a program found; all others were drawn."""
 _ONE_FRAME = SlideFrames()
 
 
@@ -115,7 +118,7 @@ def read_truth_boxes(
     frames: SlideFrames = _ONE_FRAME,
     frame: PixelFrame | str | None = None,
 ) -> tuple[Boxes, list[str]]:
-    """Bounding boxes and class names of the detections in a GeoJSON (annotations where there are no detections).
+    """Bounding boxes and class names of the detections and cells in a GeoJSON, of the annotations where there are none.
 
     Parameters
     ----------
@@ -131,22 +134,21 @@ def read_truth_boxes(
     Raises
     ------
     AnnotationError
-        The file cannot be read, or a feature in it has no outline.
+        The file cannot be read, or a feature in it is no object.
     FrameNeededError, FrameError
         It is not known in which px the coordinates are, or the file was made for another slide.
     """
-    features = truth_features(path, frames, frame)
-    kinds = {
-        kind: [f for f in features if f["properties"].get("objectType") == kind] for kind in ("detection", "annotation")
-    }
+    found = read_objects(load_geojson(path, frames, frame))
+    if found.refused:
+        raise AnnotationError(f"{path}: {found.refused[0]}. Export the annotations again.")
+    detections = [each for each in found.objects if each.kind in DETECTED]
     boxes, labels = [], []
-    for feature in kinds["detection"] or kinds["annotation"]:
-        points = _corners(feature, path)
-        box = (*points.min(axis=0), *points.max(axis=0))
-        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        if within is None or (within[0] <= x < within[2] and within[1] <= y < within[3]):
-            boxes.append(box)
-            labels.append(class_name(feature))
+    for each in detections or found.objects:
+        for place in each.places:
+            x, y = (place.box[0] + place.box[2]) / 2, (place.box[1] + place.box[3]) / 2
+            if within is None or (within[0] <= x < within[2] and within[1] <= y < within[3]):
+                boxes.append(place.box)
+                labels.append(each.label)
     return np.asarray(boxes, float).reshape(-1, 4), labels
 
 
@@ -169,30 +171,3 @@ def truth_features(path: Path, frames: SlideFrames, frame: PixelFrame | str | No
         if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
             raise AnnotationError(f"{path}: feature {number} has no geometry. Export the annotations again.")
     return [{**feature, "properties": feature.get("properties") or {}} for feature in document]
-
-
-def class_name(feature: dict[str, Any]) -> str:
-    """The class of a QuPath feature, '' where it has none."""
-    classification = feature["properties"].get("classification") or {}
-    return str(classification.get("name", "") if isinstance(classification, dict) else classification)
-
-
-def _corners(feature: dict[str, Any], path: Path) -> NDArray[np.float64]:
-    """Corners of a feature's outlines, holes left out, float64 (n, 2) in level-0 px."""
-    geometry = feature["geometry"]
-    try:
-        coordinates = geometry["coordinates"]
-        match geometry["type"]:
-            case "Polygon":
-                coordinates = coordinates[0]
-            case "MultiPolygon":
-                coordinates = [point for part in coordinates for point in part[0]]
-            case "Point":
-                coordinates = [coordinates]
-        corners = np.array([point[:2] for point in coordinates], np.float64).reshape(-1, 2)
-        if not len(corners) or not np.isfinite(corners).all():
-            raise ValueError("no corners")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        name = feature.get("id") or class_name(feature) or "a feature"
-        raise AnnotationError(f"{path}: {name} has no usable outline ({error}).") from error
-    return corners

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from qwenvl.request import Task, Where
 from workflows.errors import WorkflowError
 from workflows.inputs.reopening import frames_of
-from workflows.review.compare import class_name, read_truth_boxes, truth_features
+from workflows.review.compare import DETECTED, read_truth_boxes, truth_features
 from workflows.run.plan.cascade import coarse_scores, highest_score, tile_scores
 from workflows.store.folder import JOURNAL, WHERE
 from workflows.store.run_store import RunStore
 from workflows.tile_table import cores_of
 from wsi.errors import AnnotationError
 from wsi.regions.frames import PixelFrame, SlideFrames
+from wsi.regions.qupath import class_of
 from wsi.tissue import TissueMask
 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -148,7 +149,7 @@ def _truth(
     annotated = [
         feature["geometry"]
         for feature in truth_features(path, frames, frame)
-        if feature["properties"].get("objectType") != "detection" and label in (None, class_name(feature))
+        if feature["properties"].get("objectType") not in DETECTED and label in (None, class_of(feature["properties"]))
     ]
     if annotated and not objects:
         from wsi.tissue.geojson import rasterise, union
