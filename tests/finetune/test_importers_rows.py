@@ -13,6 +13,7 @@ import pytest
 
 from finetune.dataset.build import BuildOptions, build_dataset
 from finetune.dataset.importers import READERS, read_labels
+from finetune.dataset.importers.rows import root_tag
 from finetune.errors import DatasetError, LabelFileError
 
 BOX = (10, 20, 110, 80)
@@ -408,3 +409,17 @@ def test_voc_object_with_two_boxes_names_itself(tmp_path):
     read = read_labels(tmp_path / "a.xml")
     assert len(read.found) == 1
     assert "object 0: two bndbox" in read.refused[0]
+
+
+def test_a_look_at_the_root_of_xml_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "labels.xml"
+    path.write_text("<!-- made by hand --><Annotations><Annotation/></Annotations>")
+    opened, real = [], Path.open
+
+    def remembering(self: Path, *args: Any, **kwargs: Any) -> Any:
+        opened.append(real(self, *args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(Path, "open", remembering)
+    assert root_tag(path) == "Annotations"
+    assert [stream.closed for stream in opened] == [True]

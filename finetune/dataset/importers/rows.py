@@ -154,8 +154,9 @@ def root_tag(path: Path) -> str:
     if not path.is_file() or path.suffix.lower() != ".xml":
         return ""
     try:
-        for _, element in ElementTree.iterparse(path, events=("start",)):
-            return element.tag.rpartition("}")[2]
+        with path.open("rb") as stream:
+            for _, element in ElementTree.iterparse(stream, events=("start",)):
+                return element.tag.rpartition("}")[2]
     except (ElementTree.ParseError, OSError, ValueError, LookupError):
         return ""
     return ""
