@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class SlideError(Exception):
     """Base of every error raised by `wsi`."""
@@ -89,7 +87,7 @@ class PlaneError(SlideError, ValueError):
         What has to be named, where that is known one by one.
     """
 
-    def __init__(self, message: str, missing: tuple[Any, ...] = ()) -> None:
+    def __init__(self, message: str, missing: tuple[object, ...] = ()) -> None:
         super().__init__(message)
         self.missing = missing
 

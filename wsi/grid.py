@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import ceil
-from typing import Any, Self, overload
+from typing import Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +216,7 @@ class TileGrid(Sequence[Tile]):
         """
         return cores(self.size[0], self.side0, self.columns0, self.rows0, self.column, self.row)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What the grid was made of, as JSON values for provenance."""
         return {
             "slide_size_px0": list(self.size),

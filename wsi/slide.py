@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,7 @@ class Slide(ABC):
         return resize(self._read(x, y, width, height, level), width // factor, height // factor)
 
     @abstractmethod
-    def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
+    def _reopen(self) -> tuple[object, tuple[object, ...]]:
         """Callable and arguments that open this slide again in another process."""
 
     @property
@@ -265,5 +265,5 @@ class Slide(ABC):
     ) -> None:
         clean_up(error, self.close)
 
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return self._reopen()

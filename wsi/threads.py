@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from wsi.limits import raise_limit
 
@@ -33,7 +32,7 @@ def openmp_threads() -> int | None:
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
-def start_thread(work: Callable[..., Any], *args: Any, name: str | None = None) -> threading.Thread:
+def start_thread(work: Callable[..., object], *args: object, name: str | None = None) -> threading.Thread:
     """Start a daemon thread.
 
     Raises

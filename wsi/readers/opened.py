@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -142,7 +141,7 @@ class OpenedSlide(Slide):
         plane = self._plane
         return self._source.read_shrunk(x, y, width, height, level, plane.t, plane.z, factor)
 
-    def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
+    def _reopen(self) -> tuple[object, tuple[object, ...]]:
         return self._again, (str(self.path.absolute()), self._options)
 
     @property

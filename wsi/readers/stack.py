@@ -176,7 +176,7 @@ def _parse_channel(part: str, text: str) -> ChannelColor:
     return ChannelColor(int(index), color, low, high)
 
 
-def _shaded(values: NDArray[Any], channel: ChannelColor, component: int) -> NDArray[np.uint8]:
+def _shaded(values: NDArray[np.generic], channel: ChannelColor, component: int) -> NDArray[np.uint8]:
     """A channel's share of one component of the image, uint8 (h, w)."""
     low, high = channel.low or 0.0, 255.0 if channel.high is None else channel.high
     full = channel.color[component]
@@ -199,6 +199,6 @@ def _table(kind: str, low: float, high: float, full: int) -> NDArray[np.uint8]:
     return _shade(bits.view(dtype), low, high, full)
 
 
-def _shade(values: NDArray[Any], low: float, high: float, full: int) -> NDArray[np.uint8]:
+def _shade(values: NDArray[np.generic], low: float, high: float, full: int) -> NDArray[np.uint8]:
     share = np.clip((np.nan_to_num(values.astype(np.float64), nan=low) - low) / (high - low), 0, 1)
     return np.round(share * full).astype(np.uint8)

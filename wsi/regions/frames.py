@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from wsi.errors import FrameError, FrameNeededError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from wsi.slide import Slide
@@ -60,7 +61,7 @@ class FrameRecord:
     bounds_stated: bool = True
 
     @classmethod
-    def of(cls, document: Any, path: Path) -> Self | None:
+    def of(cls, document: object, path: Path) -> Self | None:
         """The record in a GeoJSON document, or None where it has none: QuPath drops it when it writes the file again.
 
         Raises
@@ -115,7 +116,7 @@ class SlideFrames:
 
     # ------------------------------------------------------------------ coordinates
 
-    def to_level0(self, places: ArrayLike, frame: PixelFrame | str) -> NDArray[Any]:
+    def to_level0(self, places: ArrayLike, frame: PixelFrame | str) -> NDArray[np.generic]:
         """Places of a frame in level-0 px.
 
         Parameters
@@ -130,17 +131,17 @@ class SlideFrames:
         """
         return _moved_array(places, self._offset_of(frame))
 
-    def from_level0(self, places: ArrayLike, frame: PixelFrame | str) -> NDArray[Any]:
+    def from_level0(self, places: ArrayLike, frame: PixelFrame | str) -> NDArray[np.generic]:
         """Level-0 px as places of a frame; the reverse of `to_level0`."""
         dx, dy = self._offset_of(frame)
         return _moved_array(places, (-dx, -dy))
 
-    def document_to_level0(self, document: Any, frame: PixelFrame | str) -> Any:
+    def document_to_level0(self, document: object, frame: PixelFrame | str) -> object:
         """A GeoJSON value (collection, list, feature or geometry) of a frame with every geometry in level-0 px."""
         offset = self._offset_of(frame)
         return document if offset == (0, 0) else _moved(document, *offset)
 
-    def document_from_level0(self, document: Any, frame: PixelFrame | str) -> Any:
+    def document_from_level0(self, document: object, frame: PixelFrame | str) -> Any:
         """A GeoJSON value in level-0 px as one of a frame; the reverse of `document_to_level0`."""
         dx, dy = self._offset_of(frame)
         return document if (dx, dy) == (0, 0) else _moved(document, -dx, -dy)
@@ -150,7 +151,7 @@ class SlideFrames:
 
     # ------------------------------------------------------------------ records
 
-    def record(self, frame: PixelFrame | str) -> dict[str, Any]:
+    def record(self, frame: PixelFrame | str) -> dict[str, object]:
         """What goes into the head of a file in `frame`, for `FrameRecord.of`."""
         return {"frame": PixelFrame(frame).value, "bounds": None if self.bounds is None else list(self.bounds)}
 
@@ -210,7 +211,7 @@ def _in_words(bounds: Bounds | None) -> str:
     return f"{bounds[2]}x{bounds[3]} px at level-0 px {bounds[:2]}"
 
 
-def _moved_array(places: ArrayLike, offset: tuple[int, int]) -> NDArray[Any]:
+def _moved_array(places: ArrayLike, offset: tuple[int, int]) -> NDArray[np.generic]:
     import numpy as np  # here: the command line's flags need `PixelFrame` alone
 
     array = np.asarray(places)
@@ -223,7 +224,7 @@ def _moved_array(places: ArrayLike, offset: tuple[int, int]) -> NDArray[Any]:
     return np.round(array + np.resize(np.array(offset, np.float64), array.shape[-1]), _DECIMALS)
 
 
-def _moved(value: Any, dx: int, dy: int) -> Any:
+def _moved(value: object, dx: int, dy: int) -> object:
     """A JSON value with the coordinates of every geometry in it moved; what is no coordinate stays as it is."""
     if isinstance(value, list):
         return [_moved(item, dx, dy) for item in value]
@@ -235,7 +236,7 @@ def _moved(value: Any, dx: int, dy: int) -> Any:
     return {key: _moved(part, dx, dy) for key, part in value.items() if key != "bbox"}
 
 
-def _moved_coordinates(value: Any, dx: int, dy: int) -> Any:
+def _moved_coordinates(value: object, dx: int, dy: int) -> object:
     if not isinstance(value, list):
         return value
     if len(value) >= 2 and all(isinstance(number, int | float) for number in value[:2]):

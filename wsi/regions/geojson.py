@@ -37,13 +37,13 @@ def load_geojson(
 
 
 def in_level0(
-    document: Any,
+    document: object,
     path: Path,
     frames: SlideFrames,
     frame: PixelFrame | str | None = None,
     *,
     error: type[Exception] = AnnotationError,
-) -> Any:
+) -> object:
     """What `load_unframed` read from `path` with every geometry in level-0 px; see `load_geojson`."""
     settled = frames.settle(FrameRecord.of(document, path), frame, path)
     try:
@@ -52,7 +52,7 @@ def in_level0(
         raise error(f"{path} is nested too deep for GeoJSON. Export the annotations again.") from failed
 
 
-def load_unframed(path: Path, error: type[Exception] = AnnotationError) -> Any:
+def load_unframed(path: Path, error: type[Exception] = AnnotationError) -> object:
     """The JSON value of a file as it stands: for readers that learn only later which slide it is about.
 
     Raises

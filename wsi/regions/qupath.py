@@ -86,7 +86,7 @@ class QuPathObject:
     places: tuple[QuPathPlace, ...]
     z: int
     t: int
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class NotAnObjectError(ValueError):
     """A feature is well formed, and no object."""
 
 
-def read_objects(document: Any) -> QuPathObjects:
+def read_objects(document: object) -> QuPathObjects:
     """The objects of a GeoJSON value: a collection, a list of features, a feature, or a geometry.
 
     What cannot be read is refused feature by feature; nothing is raised for it.
@@ -141,7 +141,7 @@ def read_objects(document: Any) -> QuPathObjects:
     return QuPathObjects(tuple(found), tuple(refused), lines, containers, tuple(unread))
 
 
-def class_of(properties: Mapping[str, Any]) -> str:
+def class_of(properties: Mapping[str, object]) -> str:
     """The class that a feature's properties state, as QuPath shows it; '' where they state none.
 
     Raises
@@ -177,7 +177,7 @@ def class_name(text: str) -> str:
     return ": ".join(part.strip() for part in text.split(":") if part.strip())
 
 
-def _unpacked(value: Any, what: str) -> Any:
+def _unpacked(value: object, what: str) -> object:
     """An object that a table in between has turned into text (GeoPandas writes and reads nested objects so)."""
     if not isinstance(value, str) or not value.lstrip().startswith("{"):
         return value
@@ -189,7 +189,7 @@ def _unpacked(value: Any, what: str) -> Any:
     raise ValueError(f"its {what} {_short(value)} is no name")
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"its class {_short(value)} is no name")
     if len(value) > MAX_NAME:
@@ -201,7 +201,7 @@ def _name(value: Any) -> str:
     return value
 
 
-def _features(document: Any) -> Iterator[tuple[str, Any]]:
+def _features(document: object) -> Iterator[tuple[str, Any]]:
     """Every feature with words for its place, children after their parents; without recursion."""
     waiting = [("", document)]
     while waiting:
@@ -229,12 +229,12 @@ def _features(document: Any) -> Iterator[tuple[str, Any]]:
                         waiting.append((f"{where} child", holder[key]))
 
 
-def _with_id(where: str, feature: Any) -> str:
+def _with_id(where: str, feature: object) -> str:
     name = feature.get("id") if isinstance(feature, Mapping) else None
     return f"{where} ({_short(name)})" if isinstance(name, str | int) and name not in _LEGACY else where
 
 
-def _kind(feature: Any) -> str:
+def _kind(feature: object) -> str:
     if not isinstance(feature, Mapping):
         raise ValueError(f"{_short(feature)} is no feature")
     properties = _properties(feature)
@@ -245,7 +245,7 @@ def _kind(feature: Any) -> str:
     return "annotation"
 
 
-def _properties(feature: Mapping[str, Any]) -> Mapping[str, Any]:
+def _properties(feature: Mapping[str, object]) -> Mapping[str, object]:
     properties = feature.get("properties")
     if properties is None:
         return {}
@@ -254,7 +254,7 @@ def _properties(feature: Mapping[str, Any]) -> Mapping[str, Any]:
     return properties
 
 
-def _object(feature: Mapping[str, Any], kind: str, where: str) -> QuPathObject:
+def _object(feature: Mapping[str, object], kind: str, where: str) -> QuPathObject:
     geometry = feature.get("geometry")
     if not isinstance(geometry, Mapping):
         raise ValueError("no geometry")
@@ -274,7 +274,7 @@ def _object(feature: Mapping[str, Any], kind: str, where: str) -> QuPathObject:
     )
 
 
-def _plane(geometry: Mapping[str, Any]) -> tuple[int, int]:
+def _plane(geometry: Mapping[str, object]) -> tuple[int, int]:
     plane = geometry.get("plane")
     if plane is None:
         return 0, 0
@@ -292,7 +292,7 @@ def _plane(geometry: Mapping[str, Any]) -> tuple[int, int]:
 # ---------------------------------------------------------------------- geometry
 
 
-def _places(geometry: Mapping[str, Any]) -> list[QuPathPlace]:
+def _places(geometry: Mapping[str, object]) -> list[QuPathPlace]:
     """Of a collection what has the most dimensions, as in QuPath: areas are one object, points are one each."""
     points: list[tuple[float, float]] = []
     rings: list[Ring] = []
@@ -322,7 +322,7 @@ def _places(geometry: Mapping[str, Any]) -> list[QuPathPlace]:
     return [QuPathPlace((x, y, x, y)) for x, y in points]
 
 
-def _parts(geometry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _parts(geometry: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     waiting = [(geometry, 0)]
     while waiting:
         part, depth = waiting.pop(0)
@@ -339,13 +339,13 @@ def _parts(geometry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             raise ValueError(f"geometry of type {_short(kind)}")
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{_short(value)} in place of coordinates")
     return value
 
 
-def _corner(value: Any) -> tuple[float, float]:
+def _corner(value: object) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) < 2:
         raise ValueError(f"{_short(value)} in place of x and y")
     corner = []
@@ -358,7 +358,7 @@ def _corner(value: Any) -> tuple[float, float]:
     return corner[0], corner[1]
 
 
-def _ring(coordinates: Any) -> Ring:
+def _ring(coordinates: object) -> Ring:
     corners = [_corner(each) for each in _listed(coordinates)]
     if len(corners) > 1 and corners[0] == corners[-1]:
         corners = corners[:-1]
@@ -379,7 +379,7 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"cannot be read ({error!r})"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A value for a message, whatever it is."""
     if isinstance(value, int) and abs(value) > 10**30:
         return "a number of more than 30 digits"

@@ -32,7 +32,7 @@ _SPECK_SHARE, _HOLE_SHARE, _PEN_SHARE = 5e-5, 5e-4, 3e-4
 """The same as shares of the picture where the scale is unknown."""
 
 
-def detect(picture: RGB, *, um_per_px: float | None, background: str = "auto") -> tuple[Mask, dict[str, Any]]:
+def detect(picture: RGB, *, um_per_px: float | None, background: str = "auto") -> tuple[Mask, dict[str, object]]:
     """Find the tissue in a picture of a whole slide.
 
     Parameters
@@ -63,7 +63,7 @@ def _is_dark_field(picture: RGB) -> bool:
     return bool(np.median(brightest) < 80 and lit_glass.mean() < 0.05)
 
 
-def _fluorescence(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, dict[str, Any]]:
+def _fluorescence(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, dict[str, object]]:
     """Tissue is what is brighter than the dark background, whose level and noise come from the picture."""
     signal = cv2.GaussianBlur(picture.max(axis=2).astype(np.float32), (0, 0), 1.5)
     dark = signal[signal <= np.median(signal)] if signal.size else signal
@@ -80,7 +80,7 @@ def _fluorescence(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, di
     return mask, np.zeros_like(mask), {"threshold": round(threshold, 2), "background_level": round(floor, 2)}
 
 
-def _brightfield(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, dict[str, Any]]:
+def _brightfield(picture: RGB, um_per_px: float | None) -> tuple[Mask, Mask, dict[str, object]]:
     """Tissue is what absorbs more than the glass, but for pen, borders and gray dirt."""
     black = black_border(picture)
     glass = find_glass(picture, ~black)
@@ -185,7 +185,7 @@ def _tidy(mask: Mask, excluded: Mask, um_per_px: float | None) -> tuple[Mask, di
     return (filled if scattered else kept), details
 
 
-def _otsu(values: NDArray[np.floating[Any]]) -> float:
+def _otsu(values: NDArray[np.floating]) -> float:
     """Otsu's threshold (1979) over 256 bins: the split with the largest variance between the two classes."""
     flat = values.ravel()
     low, high = float(flat.min()), float(flat.max())

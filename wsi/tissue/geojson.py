@@ -23,7 +23,7 @@ _SHIFT = 6
 
 def read_regions(
     path: Path, size: tuple[int, int], frames: SlideFrames, frame: PixelFrame | str | None = None
-) -> tuple[BaseGeometry, dict[str, Any]]:
+) -> tuple[BaseGeometry, dict[str, object]]:
     """The union of a file's polygons, clipped to the slide.
 
     Parameters
@@ -54,7 +54,7 @@ def read_regions(
     return union(load_geojson(path, frames, frame, error=MaskError), path, size)
 
 
-def union(document: Any, path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[str, Any]]:
+def union(document: object, path: Path, size: tuple[int, int]) -> tuple[BaseGeometry, dict[str, object]]:
     """What `read_regions` makes of a document in level-0 px; `path` is for messages."""
     polygons: list[BaseGeometry] = []
     left_out = 0
@@ -103,7 +103,7 @@ def rasterise(regions: BaseGeometry, size: tuple[int, int], side: int) -> NDArra
     return picture.astype(bool)
 
 
-def _geometries(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _geometries(value: object, where: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Every geometry of a document, with words for its place."""
     if isinstance(value, list):
         for i, item in enumerate(value):

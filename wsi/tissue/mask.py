@@ -47,7 +47,7 @@ class TissueMask:
     array: NDArray[np.bool_]
     scale_xy: tuple[float, float]
     origin: str = "array"
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
     exact_area_px0: float | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class TissueMask:
         object.__setattr__(self, "array", array)
         object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
 
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return type(self), (self.array, self.scale_xy, self.origin, dict(self.details), self.exact_area_px0)
 
     @classmethod
@@ -234,7 +234,7 @@ class TissueMask:
         result: NDArray[np.float64] = upper * (1 - v) + lower * v
         return result
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """How the mask was made, as JSON values for provenance."""
         return {
             "origin": self.origin,

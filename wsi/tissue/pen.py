@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +39,7 @@ class Pen:
     """Ink found: its px, and the numbers it was found by."""
 
     mask: Mask
-    details: dict[str, Any]
+    details: dict[str, object]
 
 
 def find_pen(picture: RGB, stained: Mask, um_per_px: float | None) -> Pen:
@@ -77,7 +76,7 @@ def find_pen(picture: RGB, stained: Mask, um_per_px: float | None) -> Pen:
         else (max(4.0, _WIDTHS_UM[0] / um_per_px), min(side / 10, _WIDTHS_UM[1] / um_per_px))
     )
     pen = np.zeros_like(stained)
-    details: dict[str, Any] = {}
+    details: dict[str, object] = {}
     for name, ink in inks(picture).items():
         ink &= stained
         if ink.sum() < 12:
@@ -89,7 +88,9 @@ def find_pen(picture: RGB, stained: Mask, um_per_px: float | None) -> Pen:
     return Pen(pen, details)
 
 
-def _of_colour(density: Density, ink: Mask, stained: Mask, widths: tuple[float, float]) -> tuple[Mask, dict[str, Any]]:
+def _of_colour(
+    density: Density, ink: Mask, stained: Mask, widths: tuple[float, float]
+) -> tuple[Mask, dict[str, object]]:
     others = stained & ~grown(ink, 3)
     strokes = sorted(find_strokes(ink, others, widths, min_length=_MIN_LENGTH), key=lambda s: -s.length * s.width)
     if not strokes:

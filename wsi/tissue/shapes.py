@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 
 
-def extremes(channels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def extremes(channels: NDArray[np.generic]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Largest and smallest of three channels (h, w, 3); pairwise, which is many times faster than along the axis."""
     red, green, blue = channels[..., 0], channels[..., 1], channels[..., 2]
     return np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)

@@ -38,7 +38,7 @@ class Chunks:
         place: str,
         store: GuardedStore,
         decode: Callable[[bytes], Any] | None,
-        stored: np.dtype[Any],
+        stored: np.dtype[np.generic],
     ) -> None:
         self._place, self._store, self._decode, self._stored = place, store, decode, stored
         self._key = array.metadata.encode_chunk_key
@@ -71,11 +71,11 @@ class Chunks:
         kept = tuple(slice(None) if isinstance(s, slice) else 0 for s in selection)
         return np.asarray(out[kept])
 
-    def _chunk_at(self, place: tuple[int, ...]) -> NDArray[Any] | None:
+    def _chunk_at(self, place: tuple[int, ...]) -> NDArray[np.generic] | None:
         key = f"{self._place}/{self._key(place)}".lstrip("/")
         return self._decoded(key, self._store.fetch(key))
 
-    def _decoded(self, key: str, data: bytes | None) -> NDArray[Any] | None:
+    def _decoded(self, key: str, data: bytes | None) -> NDArray[np.generic] | None:
         if data is None:
             return None
         try:
@@ -94,7 +94,7 @@ class ShardedChunks(Chunks):
         place: str,
         store: GuardedStore,
         decode: Callable[[bytes], Any] | None,
-        stored: np.dtype[Any],
+        stored: np.dtype[np.generic],
         at_end: bool,
     ) -> None:
         super().__init__(array, place, store, decode, stored)
@@ -103,7 +103,7 @@ class ShardedChunks(Chunks):
         self._at_end = at_end
         self._indexes: OrderedDict[str, NDArray[np.uint64] | None] = OrderedDict()
 
-    def _chunk_at(self, place: tuple[int, ...]) -> NDArray[Any] | None:
+    def _chunk_at(self, place: tuple[int, ...]) -> NDArray[np.generic] | None:
         shard = tuple(n // count for n, count in zip(place, self._per_shard, strict=True))
         key = f"{self._place}/{self._key(shard)}".lstrip("/")
         index = self._index(key)
@@ -165,12 +165,12 @@ def _endian(codec: Any) -> Any:
     return "=" if codec.endian is None else "<" if _word(codec.endian) == "little" else ">"
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     """An enum's value to zarr 3.1, a word to zarr 3.4."""
     return str(getattr(value, "value", value))
 
 
-def _decoder(codec: Any) -> Callable[[bytes], Any] | None:
+def _decoder(codec: object) -> Callable[[bytes], Any] | None:
     """The codec of Zarr 2 that reads what a codec of Zarr 3 wrote, bounded likewise."""
     name, limit = getattr(codec, "name", ""), getattr(codec, "limit", 0)
     if name not in ("zstd", "blosc", "gzip"):

@@ -70,7 +70,7 @@ class Container:
                 f"{self.where(place)} has OME-Zarr metadata that cannot be read: {error!r}. Copy it again."
             ) from error
 
-    def ome(self, place: str) -> Mapping[str, Any] | None:
+    def ome(self, place: str) -> Mapping[str, object] | None:
         """The OME metadata of a group, None where there is no group."""
         group = self.group(place)
         return None if group is None else ome_of(group.attrs.asdict(), self.where(place))

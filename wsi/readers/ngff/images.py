@@ -9,7 +9,6 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from wsi.errors import PlaneError, SlideNotFoundError, UnsupportedSlideError
 from wsi.files.address import RemotePath
@@ -123,7 +122,7 @@ def _some(container: Container, images: Images) -> Images:
     )
 
 
-def _of_group(place: str, ome: Mapping[str, Any], where: str) -> list[ImageEntry]:
+def _of_group(place: str, ome: Mapping[str, object], where: str) -> list[ImageEntry]:
     images = multiscales_of(ome, where)
     names = [image.get("name") for image in images]
     return [
@@ -132,7 +131,7 @@ def _of_group(place: str, ome: Mapping[str, Any], where: str) -> list[ImageEntry
     ]
 
 
-def _series(container: Container, place: str, ome: Mapping[str, Any], where: str) -> list[ImageEntry | None]:
+def _series(container: Container, place: str, ome: Mapping[str, object], where: str) -> list[ImageEntry | None]:
     """Images that bioformats2raw wrote: those that OME lists, or the numbered groups up to the last."""
     side = container.ome(_join(place, "OME")) or {}
     if "bioformats2raw.layout" not in ome and "series" not in side:
@@ -174,7 +173,7 @@ def _names_in_xml(container: Container, key: str) -> list[str]:
     return [each.get("Name") or "" for each in root if each.tag.rpartition("}")[2] == "Image"]
 
 
-def _fields(container: Container, place: str, plate: Any, where: str) -> Iterator[ImageEntry]:
+def _fields(container: Container, place: str, plate: object, where: str) -> Iterator[ImageEntry]:
     wells = plate.get("wells") if isinstance(plate, Mapping) else None
     if not isinstance(wells, list) or not wells or len(wells) > _MOST_GROUPS:
         raise UnsupportedSlideError(
@@ -193,7 +192,7 @@ def _fields(container: Container, place: str, plate: Any, where: str) -> Iterato
             yield from _well(container, group, ome["well"], container.where(group), f"{path}/")
 
 
-def _well(container: Container, place: str, well: Any, where: str, prefix: str = "") -> Iterator[ImageEntry]:
+def _well(container: Container, place: str, well: object, where: str, prefix: str = "") -> Iterator[ImageEntry]:
     fields = well.get("images") if isinstance(well, Mapping) else None
     if not isinstance(fields, list) or len(fields) > _MOST_GROUPS:
         raise UnsupportedSlideError(

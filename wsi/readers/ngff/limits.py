@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.abc.codec import BytesBytesCodec
@@ -23,6 +23,11 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.storage import WrapperStore, ZipStore
 
 from wsi.errors import ReadError, UnsupportedSlideError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 MAX_CHUNK_BYTES = 2**30
 """Largest chunk, decoded, that is read (1 GiB): a read allocates several of them at once."""
@@ -38,7 +43,7 @@ _SLACK = 4096  # bytes that headers, checksums and incompressible data may add
 class GuardedStore(WrapperStore[Any]):
     """A store of a folder or zip that refuses members beyond the limits and damage that looks like a hole."""
 
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
         """The bytes of a key, None where it does not exist; see `zarr.abc.store.Store`."""
         if byte_range is None:
             self._check(key, self._size(key))
@@ -115,7 +120,7 @@ class GuardedStore(WrapperStore[Any]):
             return None
 
 
-def whole_range(key: str, found: Any, byte_range: Any) -> Any:
+def whole_range(key: str, found: Buffer | None, byte_range: ByteRequest | None) -> Buffer | None:
     """The bytes of a range that was asked for; raises ReadError where they are fewer.
 
     A server that does not know ranges sends the whole object: the range is cut from it.
@@ -186,7 +191,7 @@ def _bytes_of(shape: tuple[int, ...], itemsize: int) -> int:
     return total
 
 
-def _bounded(codec: Any, limit: int) -> Any:
+def _bounded(codec: object, limit: int) -> Any:
     if not isinstance(codec, BytesBytesCodec):
         return codec
     return _BoundedV3(codec, str(codec.to_dict().get("name", "")).rpartition(".")[2], limit + _SLACK)
@@ -204,13 +209,13 @@ class _BoundedV3(BytesBytesCodec):
     def to_dict(self) -> dict[str, Any]:
         return dict(self.inner.to_dict())
 
-    def evolve_from_array_spec(self, array_spec: Any) -> _BoundedV3:
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> _BoundedV3:
         return replace(self, inner=self.inner.evolve_from_array_spec(array_spec))
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         return int(self.inner.compute_encoded_size(input_byte_length, chunk_spec))
 
-    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Any:
         decode = _STREAMS.get(self.name)
         if decode is None:
             _check_header(self.name, chunk_bytes.as_numpy_array(), self.limit)
@@ -218,7 +223,7 @@ class _BoundedV3(BytesBytesCodec):
         data = await asyncio.to_thread(decode, chunk_bytes.to_bytes(), self.limit)
         return chunk_spec.prototype.buffer.from_bytes(data)
 
-    async def _encode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+    async def _encode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Any:
         return await self.inner._encode_single(chunk_bytes, chunk_spec)
 
 
@@ -229,7 +234,7 @@ class Bounded:
         self.inner, self.limit = inner, limit
         self.codec_id = inner.codec_id
 
-    def decode(self, buf: Any, out: Any = None) -> Any:
+    def decode(self, buf: Any, out: object = None) -> Any:
         """The decoded chunk. Raises ReadError where it is larger than the limit."""
         decode = _STREAMS.get(self.codec_id)
         if self.codec_id == "lzma":
@@ -241,7 +246,7 @@ class Bounded:
         _check_header(self.codec_id, buf, self.limit)
         return self.inner.decode(buf, out)
 
-    def encode(self, buf: Any) -> Any:
+    def encode(self, buf: object) -> object:
         """As the codec itself."""
         return self.inner.encode(buf)
 

@@ -79,7 +79,7 @@ class Multiscale:
         return None if scale is None or axis not in scale else scale[axis] * self.factor.get(axis, 1.0)
 
 
-def ome_of(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def ome_of(attributes: Mapping[str, object], where: str) -> Mapping[str, object]:
     """The OME metadata of a group: below 'ome' since NGFF 0.5, all attributes before."""
     if "ome" not in attributes:
         return attributes
@@ -89,7 +89,7 @@ def ome_of(attributes: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return ome
 
 
-def multiscales_of(ome: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+def multiscales_of(ome: Mapping[str, object], where: str) -> list[Mapping[str, Any]]:
     """The images of one group; empty where it says nothing of images."""
     if "multiscales" not in ome:
         return []
@@ -101,7 +101,7 @@ def multiscales_of(ome: Mapping[str, Any], where: str) -> list[Mapping[str, Any]
     return found
 
 
-def read_multiscale(ome: Mapping[str, Any], index: int, where: str, modern: bool) -> Multiscale:
+def read_multiscale(ome: Mapping[str, object], index: int, where: str, modern: bool) -> Multiscale:
     """One image of a group.
 
     Parameters
@@ -160,7 +160,7 @@ def read_multiscale(ome: Mapping[str, Any], index: int, where: str, modern: bool
     return Multiscale(axes, units, tuple(datasets), factor or {}, name, version, tuple(notes))
 
 
-def channels_of(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def channels_of(ome: Mapping[str, object], channels: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Names and colours ('ff0000') of the channels from `omero`, and notes; empty where they do not fit."""
     omero = ome.get("omero")
     described = omero.get("channels") if isinstance(omero, Mapping) else None
@@ -178,7 +178,7 @@ def channels_of(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...],
     return (names if any(names) else ()), colors, ()
 
 
-def _version(ome: Mapping[str, Any], image: Mapping[str, Any], where: str, modern: bool) -> str:
+def _version(ome: Mapping[str, object], image: Mapping[str, object], where: str, modern: bool) -> str:
     """The version stated; raises where it is one that is not read."""
     version = ome.get("version", image.get("version")) if modern else image.get("version", ome.get("version"))
     if version is None and "coordinateSystems" in image:
@@ -199,7 +199,7 @@ def _version(ome: Mapping[str, Any], image: Mapping[str, Any], where: str, moder
     )
 
 
-def _axes(image: Mapping[str, Any], where: str) -> tuple[str, list[int]]:
+def _axes(image: Mapping[str, object], where: str) -> tuple[str, list[int]]:
     """Letters of the axes as stored, and their places in the order t, c, z, y, x."""
     axes = image.get("axes", _BEFORE_AXES)
     if not isinstance(axes, Sequence) or isinstance(axes, str):
@@ -214,7 +214,7 @@ def _axes(image: Mapping[str, Any], where: str) -> tuple[str, list[int]]:
     return text, sorted(range(len(text)), key=lambda place: "tczyx".index(text[place]))
 
 
-def _letter(axis: Any) -> str | None:
+def _letter(axis: object) -> str | None:
     if isinstance(axis, str):
         return _LETTERS.get(axis.lower())
     if not isinstance(axis, Mapping):

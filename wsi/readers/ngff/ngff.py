@@ -117,7 +117,7 @@ class NgffSource(PixelSource):
         left = [axis for axis in self._axes if isinstance(at[axis], slice)]
         return values.transpose([left.index(axis) for axis in order])
 
-    def _at(self, x: int, y: int, width: int, height: int, t: int, z: int, c: int | slice) -> dict[str, Any]:
+    def _at(self, x: int, y: int, width: int, height: int, t: int, z: int, c: int | slice) -> dict[str, object]:
         return {"t": t, "z": z, "c": c, "y": slice(y, y + height), "x": slice(x, x + width)}
 
     def read_rgb(self, x: int, y: int, width: int, height: int, level: int, t: int, z: int) -> RGB:

@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from concurrent.futures import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.sync import _get_loop
@@ -22,6 +22,10 @@ from zarr.storage import FsspecStore, WrapperStore
 from wsi.errors import ReadError, UnsupportedSlideError
 from wsi.files.address import RemotePath
 from wsi.readers.ngff.limits import METADATA, whole_range
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 TRIES = 4
 """How often a request is sent before it counts as failed."""
@@ -62,7 +66,7 @@ class RemoteStore(WrapperStore[FsspecStore]):
     def _with_store(self, store: FsspecStore) -> RemoteStore:
         return type(self)(store, self.address)
 
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
         """The bytes of a key, None where it does not exist; see `zarr.abc.store.Store`."""
         name = (key, repr(byte_range))
         if name in self._kept:
@@ -104,7 +108,7 @@ class RemoteStore(WrapperStore[FsspecStore]):
         while self._size > CACHE_BYTES and self._kept:
             self._size -= len(self._kept.popitem(last=False)[1])
 
-    async def _tried(self, key: str, prototype: Any, byte_range: Any) -> Any:
+    async def _tried(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         if isinstance(byte_range, RangeByteRequest) and byte_range.start >= byte_range.end:
             return prototype.buffer.from_bytes(b"")
         if isinstance(byte_range, SuffixByteRequest) and self._store.fs.protocol[0] == "http":
@@ -184,7 +188,7 @@ def open_store(path: RemotePath) -> RemoteStore:
     return RemoteStore(store, address)
 
 
-def _options(scheme: str) -> dict[str, Any]:
+def _options(scheme: str) -> dict[str, object]:
     if scheme == "s3":
         return {
             "anon": not _has_credentials(),

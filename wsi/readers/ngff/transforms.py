@@ -11,7 +11,7 @@ from wsi.errors import UnsupportedSlideError
 _SHOWN = 80
 
 
-def in_order(transforms: Any, axes: str, order: list[int], where: str) -> list[dict[str, Any]]:
+def in_order(transforms: Any, axes: str, order: list[int], where: str) -> list[dict[str, object]]:
     """Transformations with their numbers in the order of `order`; none where nothing is stated.
 
     A translation before the scale is in scaled units after it (the models swap them so, too).
@@ -82,7 +82,7 @@ def read_transforms(
     return scale, translation, path
 
 
-def vector_of(values: Any, axes: str, where: str) -> dict[str, float]:
+def vector_of(values: object, axes: str, where: str) -> dict[str, float]:
     """A scale with one number per axis as mapping; axes of planes without a positive one are left out.
 
     Raises
@@ -108,7 +108,7 @@ def vector_of(values: Any, axes: str, where: str) -> dict[str, float]:
     return scale
 
 
-def safe_path(path: Any, where: str, key: str = "path") -> str:
+def safe_path(path: object, where: str, key: str = "path") -> str:
     """A path below a group, as text. Raises UnsupportedSlideError for what is none or leaves the group."""
     parts = path.replace("\\", "/").split("/") if isinstance(path, str) else []
     leaves = ".." in parts or (len(parts) > 1 and (parts[0] == "" or ":" in parts[0]))
@@ -120,13 +120,13 @@ def safe_path(path: Any, where: str, key: str = "path") -> str:
     return "/".join(part for part in parts if part not in ("", "."))
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """What a file states, short and in one line."""
     text = " ".join((value if isinstance(value, str) and " " in value else repr(value)).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _number(value: Any, states: str) -> float:
+def _number(value: object, states: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return float(value)

@@ -44,7 +44,7 @@ def stored_region(
     return x, y, width, height
 
 
-def turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def turn(pixels: NDArray[np.generic], orientation: int) -> NDArray[Any]:
     """Stored pixels (h, w, ...) as an upright, contiguous array."""
     if orientation == 1:
         return pixels

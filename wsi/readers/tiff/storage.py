@@ -90,7 +90,7 @@ class PieceStore:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._blocks: dict[int, tuple[NDArray[Any], list[tuple[dict[int, NDArray[Any]], int]]]] = {}
+        self._blocks: dict[int, tuple[NDArray[np.generic], list[tuple[dict[int, NDArray[np.generic]], int]]]] = {}
         self._bytes = 0
         self._slab: NDArray[np.uint8] | None = None
         self._used = 0
@@ -108,7 +108,7 @@ class PieceStore:
             self._used += -(-size // _STEP) * _STEP
             return self._slab[begin : begin + size].reshape(shape)
 
-    def keep(self, pieces: dict[int, NDArray[Any]], index: int, piece: NDArray[Any]) -> None:
+    def keep(self, pieces: dict[int, NDArray[np.generic]], index: int, piece: NDArray[np.generic]) -> None:
         """Put a piece into the dict of its image, and forget the oldest memory above the limit."""
         block = piece.base if isinstance(piece.base, np.ndarray) else piece
         with self._lock:
@@ -138,7 +138,7 @@ class PieceCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._pieces: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
+        self._pieces: OrderedDict[Hashable, NDArray[np.generic]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -152,7 +152,7 @@ class PieceCache:
                 self._pieces.move_to_end(key)
             return piece
 
-    def put(self, key: Hashable, piece: NDArray[Any]) -> None:
+    def put(self, key: Hashable, piece: NDArray[np.generic]) -> None:
         """Remember a piece and forget the oldest ones above the limit."""
         with self._lock:
             old = self._pieces.pop(key, None)

@@ -31,7 +31,7 @@ def write_ngff(path: Path, strips: Strips, tile: int, downsamples: tuple[int, ..
         )
         for k, (w, h) in enumerate(shapes)
     ]
-    image: dict[str, Any] = {
+    image: dict[str, object] = {
         "name": name.split(".")[0],
         "axes": [
             {"name": "c", "type": "channel"},
@@ -72,5 +72,5 @@ def write_ngff(path: Path, strips: Strips, tile: int, downsamples: tuple[int, ..
                 held[k] = held[k][ready:].copy()
 
 
-def _channel(label: str, color: str) -> dict[str, Any]:
+def _channel(label: str, color: str) -> dict[str, object]:
     return {"label": label, "color": color, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
