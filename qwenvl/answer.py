@@ -47,7 +47,7 @@ class TileObject:
     point: tuple[float, float] | None = None
     score: float | None = None
     """Confidence in 0..1 where the engine or the model gave one; None otherwise, never a made-up 1.0."""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
     """Further keys the model wrote for this object."""
     span: tuple[int, int] | None = field(default=None, compare=False, repr=False)
     """Where it stands in `Answer.raw`: its first character and the one behind its last."""

@@ -304,7 +304,7 @@ def get_family(name: str) -> ModelFamily:
 
 
 def family_of(
-    config: Mapping[str, Any], *, name: str = "", chat_template: str | None = None, family: str | None = None
+    config: Mapping[str, object], *, name: str = "", chat_template: str | None = None, family: str | None = None
 ) -> ModelFamily:
     """The family of a checkpoint.
 

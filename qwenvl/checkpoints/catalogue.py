@@ -139,7 +139,7 @@ def print_catalogue(*, memory_gib: float | None, tile_size: int, batch: int, as_
         Console().print(f"No larger checkpoint fits {memory_gib} GiB: try --batch 1 or a smaller --tile-size.")
 
 
-def _flat(model: KnownModel) -> dict[str, Any]:
+def _flat(model: KnownModel) -> dict[str, object]:
     facts = asdict(model)
     widths: dict[str, Any] = facts.pop("widths")
     return facts | widths

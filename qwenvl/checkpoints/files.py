@@ -120,7 +120,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
-def _end_of(name: str, tensor: Any) -> int:
+def _end_of(name: str, tensor: object) -> int:
     """Where a tensor's bytes end; ValueError where it contradicts itself."""
     if not isinstance(tensor, dict):
         raise ValueError(f"{name} is no tensor")
@@ -134,7 +134,7 @@ def _end_of(name: str, tensor: Any) -> int:
     return int(end)
 
 
-def _are_counts(values: Any) -> TypeGuard[list[int]]:
+def _are_counts(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 

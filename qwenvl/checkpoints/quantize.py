@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from qwenvl.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from qwenvl.checkpoints.checkpoint_metadata import CheckpointDescription
 
 
@@ -54,7 +56,7 @@ def quantisation_of(name: str) -> Quantisation:
         raise CheckpointError(f"quantise {name!r} is none of {', '.join(Quantisation)}") from None
 
 
-def quantisation_config(quantisation: Quantisation, dtype: Any) -> Any:
+def quantisation_config(quantisation: Quantisation, dtype: object) -> object:
     """What `from_pretrained` takes.
 
     Raises
@@ -97,7 +99,7 @@ def refuse_mixture(quantisation: Quantisation, description: CheckpointDescriptio
     )
 
 
-def check_quantised(model: Any, quantisation: Quantisation, dtype: Any) -> int:
+def check_quantised(model: PreTrainedModel, quantisation: Quantisation, dtype: object) -> int:
     """Look at every module of a loaded model; the number of quantised layers.
 
     Raises

@@ -93,7 +93,7 @@ def quantised_weights(config: Mapping[str, Any], where: str) -> QuantisedWeights
     return QuantisedWeights(method, bits if type(bits) is int else None)
 
 
-def _bits_of_groups(groups: Any) -> int | None:
+def _bits_of_groups(groups: object) -> int | None:
     """Bits of the weights of the first group of compressed-tensors."""
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
@@ -102,7 +102,7 @@ def _bits_of_groups(groups: Any) -> int | None:
     return None
 
 
-def compute_dtype(config: Mapping[str, Any]) -> str:
+def compute_dtype(config: Mapping[str, object]) -> str:
     """The number type that a quantised model computes in, from its `config.json`: 'bfloat16' where it says none."""
     text = config.get("text_config")
     parts = [config, text if isinstance(text, Mapping) else {}]

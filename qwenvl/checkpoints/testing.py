@@ -137,7 +137,7 @@ _TEXT_CLASSES = {
 }
 
 
-def language_model_alone(checkpoint: Checkpoint) -> Any:
+def language_model_alone(checkpoint: Checkpoint) -> object:
     """The language model of a loaded checkpoint in the text class of transformers, with copies of its weights."""
     import transformers
 
@@ -182,7 +182,7 @@ def _write_tokenizer(folder: Path, family: ModelFamily) -> dict[str, int]:
     return tokenizer.get_vocab()
 
 
-def _config(family: ModelFamily, ids: dict[str, int]) -> dict[str, Any]:
+def _config(family: ModelFamily, ids: dict[str, int]) -> dict[str, object]:
     """Keyword arguments of the family's config class."""
     text: dict[str, Any] = {
         "vocab_size": 320,

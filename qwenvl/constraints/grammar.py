@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,12 @@ from qwenvl.images.geometry import PictureFrame
 from qwenvl.parse.text.counting import MAX_COUNT
 from qwenvl.request import Request, Task
 from qwenvl.scoring.confidence import NumberVocabulary
+
+if TYPE_CHECKING:
+    import xgrammar
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from qwenvl.images.geometry import CoordinateSpace
 
 _ANY_LABEL = r'^[^"\\\x00-\x1f]{1,80}$'
 _KEPT = 32  # compiled grammars; the questions and picture sizes of a long session have no end
@@ -47,7 +53,7 @@ def answer_schema(request: Request, *, dialect: str, extent: tuple[float, float]
         case Task.DETECT | Task.POINT if dialect == "json":
             x, y = ({"type": "integer", "minimum": 0, "maximum": int(limit)} for limit in extent)
             key, numbers = ("bbox_2d", [x, y, x, y]) if request.task is Task.DETECT else ("point_2d", [x, y])
-            label: dict[str, Any] = {"type": "string", "pattern": _ANY_LABEL}
+            label: dict[str, object] = {"type": "string", "pattern": _ANY_LABEL}
             if request.labels:
                 label = {"enum": list(request.labels)}
             place = {"type": "array", "prefixItems": numbers, "minItems": len(numbers), "items": False}
@@ -74,7 +80,7 @@ class Grammars:
         Tokens that may end the answer once it is complete.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: int, eos: Sequence[int]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos: Sequence[int]) -> None:
         import xgrammar
 
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary, stop_token_ids=list(eos))
@@ -84,11 +90,11 @@ class Grammars:
         self._tags = tag_tokens(tokenizer)
         # Marks of the conversation are text to xgrammar, and would be taken inside a string.
         self._barred = {*tokenizer.added_tokens_decoder, *info.special_token_ids} - set(eos)
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[str, object] = {}
         self._pieces = TokenPieces(NumberVocabulary(tokenizer, vocabulary).pieces(range(vocabulary)))
 
     def constraint(
-        self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: Any
+        self, request: Request, frames: Sequence[PictureFrame], *, dialect: str, space: CoordinateSpace
     ) -> Constraint | None:
         """A fresh constraint for the answers of one batch, a picture per row; None where they are free.
 
@@ -120,7 +126,7 @@ class Grammars:
             boxes = WrittenBoxes(self._pieces, [(int(x), int(y)) for x, y in extents])
         return JsonConstraint(grammars, self._vocabulary, self._barred, boxes)
 
-    def _grammar(self, schema: dict[str, Any] | str) -> Any:
+    def _grammar(self, schema: Mapping[str, object] | str) -> Any:
         """A compiled JSON Schema, or a grammar in xgrammar's EBNF."""
         text = schema if isinstance(schema, str) else json.dumps(schema)
         known = self._compiled.pop(text, None)
@@ -129,7 +135,7 @@ class Grammars:
             del self._compiled[next(iter(self._compiled))]  # the one whose last use lies furthest back
         return self._compiled[text]
 
-    def _compile(self, schema: dict[str, Any] | str, text: str) -> Any:
+    def _compile(self, schema: Mapping[str, object] | str, text: str) -> xgrammar.CompiledGrammar:
         if isinstance(schema, str):
             return self._compiler.compile_grammar(text)
         try:
@@ -157,7 +163,11 @@ class JsonConstraint:
     """
 
     def __init__(
-        self, grammars: Sequence[Any], vocabulary: int, barred: set[int], boxes: WrittenBoxes | None = None
+        self,
+        grammars: Sequence[xgrammar.CompiledGrammar],
+        vocabulary: int,
+        barred: set[int],
+        boxes: WrittenBoxes | None = None,
     ) -> None:
         import xgrammar
 
@@ -274,7 +284,7 @@ class ThinkFirst:
         return self._answer.back(row, most)
 
 
-def vocabulary_size(model: Any) -> int:
+def vocabulary_size(model: PreTrainedModel) -> int:
     """Width of a model's logits."""
     weight: torch.Tensor = model.get_output_embeddings().weight
     return weight.shape[0]

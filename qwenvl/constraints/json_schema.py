@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import Draft202012Validator, extend, validator_for
@@ -16,6 +16,9 @@ from referencing import Registry
 
 from qwenvl.constraints.schema_patterns import PatternTimeoutError, check_pattern, looks_around, matches
 from qwenvl.errors import RequestError
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 DEEPEST = 64
 """Levels of nesting that a schema may have."""
@@ -67,7 +70,7 @@ class _StepsError(Exception):
     """Too many keywords were looked at for one answer."""
 
 
-def read_schema(path: Path) -> dict[str, Any]:
+def read_schema(path: Path) -> dict[str, object]:
     """Read and check a schema from a JSON file.
 
     Raises
@@ -93,7 +96,7 @@ def read_schema(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_schema(schema: Any) -> None:
+def check_schema(schema: Mapping[str, object]) -> None:
     """Refuse a schema that is none, is out of bounds, or leads out of its document.
 
     Raises
@@ -131,14 +134,14 @@ def check_schema(schema: Any) -> None:
     _check_references(schema, parts)
 
 
-def unheld(schema: Mapping[str, Any]) -> tuple[str, ...]:
+def unheld(schema: Mapping[str, object]) -> tuple[str, ...]:
     """What the grammar of answers leaves to the check afterwards: keywords, and 'lookaround' of patterns."""
     found = {key for part in _parts(schema) for key in part if key in UNHELD and part[key] is not False}
     looking = any(looks_around(pattern) for part in _parts(schema) for pattern in _patterns(part))
     return (*sorted(found), *(["lookaround"] if looking else []))
 
 
-def unheld_note(schema: Mapping[str, Any]) -> tuple[str, ...]:
+def unheld_note(schema: Mapping[str, object]) -> tuple[str, ...]:
     """The note of an answer whose grammar leaves something of its schema to the check afterwards, if it does."""
     found = unheld(schema)
     return (f"unheld:{','.join(found)}",) if found else ()
@@ -152,11 +155,11 @@ class SchemaValidator:
     schema : Mapping
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, object]) -> None:
         plain = dict(schema)
         self._validator = _bounded(_dialect(plain))(plain, registry=Registry())
 
-    def iter_errors(self, value: Any) -> Iterator[ValidationError]:
+    def iter_errors(self, value: object) -> Iterator[ValidationError]:
         """What is wrong with a value.
 
         Where the schema cannot be applied within its limits, that is an error as well, of the keyword `LIMIT`.
@@ -174,7 +177,7 @@ class SchemaValidator:
             _left.reset(token)
         yield from found
 
-    def is_valid(self, value: Any) -> bool:
+    def is_valid(self, value: object) -> bool:
         """True where nothing is wrong with a value."""
         return next(self.iter_errors(value), None) is None
 
@@ -186,12 +189,12 @@ def _beyond(reason: str) -> ValidationError:
 _left: ContextVar[list[int]] = ContextVar("qwenvl_schema_steps")
 
 
-def _dialect(schema: Mapping[str, Any]) -> Any:
+def _dialect(schema: Mapping[str, object]) -> Any:
     return validator_for(schema, default=Draft202012Validator)
 
 
 @lru_cache(maxsize=8)
-def _bounded(dialect: Any) -> Any:
+def _bounded(dialect: type[Validator]) -> Any:
     ours = {"pattern": _pattern, "patternProperties": _pattern_properties, "uniqueItems": _unique}
     if "additionalProperties" in dialect.VALIDATORS:
         ours["additionalProperties"] = _additional
@@ -199,8 +202,10 @@ def _bounded(dialect: Any) -> Any:
     return extend(dialect, keywords)
 
 
-def _counted(check: Any) -> Any:
-    def counted(validator: Any, asked: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _counted(check: Callable[..., Iterator[ValidationError] | None]) -> object:
+    def counted(
+        validator: Validator, asked: object, value: object, schema: Mapping[str, object]
+    ) -> Iterator[ValidationError]:
         left = _left.get()
         left[0] -= 1
         if left[0] < 0:
@@ -210,12 +215,14 @@ def _counted(check: Any) -> Any:
     return counted
 
 
-def _pattern(validator: Any, asked: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _pattern(validator: Validator, asked: str, value: Any, schema: Mapping[str, object]) -> Iterator[ValidationError]:
     if validator.is_type(value, "string") and not matches(asked, value):
         yield ValidationError(f"{value[:200]!r} does not match {asked!r}")
 
 
-def _pattern_properties(validator: Any, asked: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _pattern_properties(
+    validator: Validator, asked: Any, value: Any, schema: Mapping[str, object]
+) -> Iterator[ValidationError]:
     if validator.is_type(value, "object"):
         for pattern, part in asked.items():
             for key, each in value.items():
@@ -223,7 +230,7 @@ def _pattern_properties(validator: Any, asked: Any, value: Any, schema: Any) -> 
                     yield from validator.descend(each, part, path=key, schema_path=pattern)
 
 
-def _additional(validator: Any, asked: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _additional(validator: Validator, asked: object, value: Any, schema: Any) -> Iterator[ValidationError]:
     if not validator.is_type(value, "object"):
         return
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
@@ -236,12 +243,12 @@ def _additional(validator: Any, asked: Any, value: Any, schema: Any) -> Iterator
             yield from validator.descend(value[key], asked, path=key)
 
 
-def _unique(validator: Any, asked: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _unique(validator: Validator, asked: object, value: Any, schema: Mapping[str, object]) -> Iterator[ValidationError]:
     if asked and validator.is_type(value, "array") and len({_key(each) for each in value}) < len(value):
         yield ValidationError("it has non-unique elements")
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> tuple[object, object]:
     """Equal for values that JSON Schema takes as equal: 1 and 1.0 are, 1 and true are not."""
     if isinstance(value, dict):
         return "object", frozenset((key, _key(each)) for key, each in value.items())
@@ -250,7 +257,7 @@ def _key(value: Any) -> Any:
     return isinstance(value, bool), value
 
 
-def _check_plain(value: Any, depth: int) -> None:
+def _check_plain(value: object, depth: int) -> None:
     """Refuse what no JSON can carry, and what is nested too deep."""
     if depth > DEEPEST * 2:  # a level of a schema is two of its JSON: the keyword, and the schema in it
         raise RequestError(f"the schema is nested more than {DEEPEST} deep; take levels out")
@@ -271,7 +278,7 @@ def _check_plain(value: Any, depth: int) -> None:
         raise RequestError(f"the schema holds a {type(value).__name__}, which is no JSON")
 
 
-def _inner(part: Mapping[str, Any], keys: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
+def _inner(part: Mapping[str, object], keys: tuple[str, ...] | None = None) -> Iterator[dict[str, object]]:
     """The schemas right within a schema; names of properties and values of enums are none."""
     for key, value in part.items():
         if keys is not None and key not in keys:
@@ -289,7 +296,7 @@ def _inner(part: Mapping[str, Any], keys: tuple[str, ...] | None = None) -> Iter
         yield from (each for each in found if isinstance(each, dict))
 
 
-def _parts(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _parts(schema: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     """A schema and all schemas within it."""
     yield schema
     for each in _inner(schema):
@@ -303,10 +310,10 @@ def _patterns(part: Mapping[str, Any]) -> Iterator[str]:
         yield from part["patternProperties"]
 
 
-def _check_references(schema: dict[str, Any], parts: list[Mapping[str, Any]]) -> None:
+def _check_references(schema: Mapping[str, object], parts: list[Mapping[str, object]]) -> None:
     """Refuse references that leave the document or lead nowhere, and circles in which no value gets smaller."""
     known = {id(part) for part in parts}
-    onward: dict[int, list[Mapping[str, Any]]] = {}
+    onward: dict[int, list[Mapping[str, object]]] = {}
     for part in parts:
         targets = [_target(schema, part[key], known) for key in _REFERENCES if key in part]
         onward[id(part)] = [*_inner(part, _SAME_VALUE), *(each for each in targets if each is not None)]
@@ -329,7 +336,7 @@ def _enter(part: Mapping[str, Any], path: list[Any], onward: Mapping[int, list[A
         path.append((id(part), iter(onward[id(part)])))
 
 
-def _target(schema: dict[str, Any], reference: Any, known: set[int]) -> Mapping[str, Any] | None:
+def _target(schema: Mapping[str, object], reference: object, known: set[int]) -> Mapping[str, object] | None:
     """The schema that a reference names; None for true and false."""
     shown = repr(str(reference)[:80])
     if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):

@@ -54,7 +54,7 @@ class CompiledStep:
             TransformersSteps(self.model, state) if self.reason is not None else CompiledSteps(self, state, new_tokens)
         )
 
-    def run(self, cache: Any, tokens: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+    def run(self, cache: object, tokens: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         """Logits (rows, vocabulary) after one token per row."""
         if tokens.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
@@ -82,7 +82,7 @@ class CompiledStep:
             new.cumulative_length.fill_(known)
         return cache
 
-    def _plain(self, cache: Any, tokens: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+    def _plain(self, cache: object, tokens: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         model = self.model
         rows = len(tokens)
         hidden = model.model.language_model(

@@ -7,13 +7,16 @@ token and makes some hundred small calls. This one writes into a cache of fixed 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwenvl.decoding.onednn_linear import LARGEST, PackedLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _KNOWN = ("Qwen3VLTextDecoderLayer", "Qwen2VLDecoderLayer", "Qwen2_5_VLDecoderLayer")
 _NEW = 256  # tokens that a fresh cache has room for; it grows where an answer is longer
@@ -28,7 +31,7 @@ class LightLanguage:
         One that `unfit` finds no fault with, and that is not changed afterwards.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         language = model.model.language_model
         self.layers = [_Layer(layer) for layer in language.layers]
         self.embedding: Tensor = language.embed_tokens.weight
@@ -37,7 +40,7 @@ class LightLanguage:
         self._rotary = language.rotary_emb
 
     @staticmethod
-    def unfit(model: Any) -> str | None:
+    def unfit(model: PreTrainedModel) -> str | None:
         """Why a model keeps transformers' own step; None where it may take this one."""
         language = model.model.language_model
         kinds = {type(layer).__name__ for layer in language.layers.modules() if isinstance(layer, nn.Linear)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from qwenvl.decoding.sampling import Sampler
 from qwenvl.decoding.token_probabilities import KeptProbabilities
 from qwenvl.decoding.vision import picture_features
 from qwenvl.request import Generation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _COMPACT = 0.75  # share of rows still writing at which the others are dropped
 _SPARE = 0.5  # tokens that may be taken back, as a share of those that may be written
@@ -103,7 +106,7 @@ class Steps(Protocol):
         """Forget the last tokens that were read in one row."""
 
 
-def prefill(model: Any, batch: TokenBatch, features: Any = None) -> Prefilled:
+def prefill(model: PreTrainedModel, batch: TokenBatch, features: object = None) -> Prefilled:
     """Read the prompts of a batch.
 
     Parameters
@@ -114,7 +117,7 @@ def prefill(model: Any, batch: TokenBatch, features: Any = None) -> Prefilled:
         What `picture_features` gave for the batch's pictures, where it is known already.
     """
     mask = batch.attention_mask if batch.padded else None
-    pictures: dict[str, Any] = {}
+    pictures: dict[str, object] = {}
     if batch.patches.frames:
         grid = batch.patches.image_grid_thw.to(batch.input_ids.device)
         if features is None:
@@ -133,7 +136,7 @@ def prefill(model: Any, batch: TokenBatch, features: Any = None) -> Prefilled:
     return Prefilled(getattr(output, cache_word()), mask, batch.next_position, output.logits[:, -1].float())
 
 
-def read_on(model: Any, state: Prefilled, ids: Sequence[int]) -> Prefilled:
+def read_on(model: PreTrainedModel, state: Prefilled, ids: Sequence[int]) -> Prefilled:
     """Read further words of the prompt, the same in each row; the cache of `state` grows by them."""
     rows, device = len(state.logits), state.logits.device
     tokens = torch.tensor([ids], device=device).expand(rows, -1)
@@ -158,7 +161,7 @@ def croppable(cache: Any) -> bool:
     return all(layer.is_croppable for layer in cache.layers)
 
 
-def extend(model: Any, state: Prefilled, tokens: Tensor, *, last: bool = False) -> Tensor:
+def extend(model: PreTrainedModel, state: Prefilled, tokens: Tensor, *, last: bool = False) -> Tensor:
     """Read further tokens, the same number in each row.
 
     Parameters
@@ -191,7 +194,7 @@ def extend(model: Any, state: Prefilled, tokens: Tensor, *, last: bool = False) 
 
 
 def decode(
-    model: Any,
+    model: PreTrainedModel,
     state: Prefilled,
     batch: TokenBatch,
     settings: Generation,
@@ -302,7 +305,7 @@ def decode(
 class TransformersSteps:
     """The model's own step; see `Steps`."""
 
-    def __init__(self, model: Any, state: Prefilled) -> None:
+    def __init__(self, model: PreTrainedModel, state: Prefilled) -> None:
         self._model = model
         self._state = state
 

@@ -6,10 +6,13 @@ part of PyTorch too, does not, and adds bias and activation on the way. Its weig
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LARGEST = 2**28
 """Most weights that are packed: their copies take this many times four bytes."""
@@ -36,7 +39,7 @@ class PackedLinear:
         return result
 
 
-def pack_linears(model: Any) -> str | None:
+def pack_linears(model: PreTrainedModel) -> str | None:
     """Let the linear layers of a model compute through oneDNN. Parameters and their names stay as they are.
 
     A layer whose weights are changed afterwards, or which is asked for gradients or another number type, computes as
@@ -131,7 +134,7 @@ def _fuse(module: Any) -> None:
     module.fused = True
 
 
-def unpack_linears(model: Any) -> None:
+def unpack_linears(model: PreTrainedModel) -> None:
     """Take back what `pack_linears` did; needed where weights have been replaced, before packing them again."""
     for module in model.modules():
         for name in ("packed", "fused"):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from qwenvl.decoding.onednn_linear import PackedLinear
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _AT_ONCE = 2048  # patches that go through the tower together on a CPU: their numbers stay in its cache
 
 
-def fold_frames(model: Any, *, packed: bool = False) -> None:
+def fold_frames(model: PreTrainedModel, *, packed: bool = False) -> None:
     """Let a model's patch embedding take patches with one frame, besides its own layout.
 
     A patch holds two frames of a video; of a still picture both are the same, so the two slices of the embedding's
@@ -48,7 +51,7 @@ def fold_frames(model: Any, *, packed: bool = False) -> None:
     embedding.folded = True
 
 
-def picture_features(model: Any, pixel_values: Tensor, grid: Tensor) -> Any:
+def picture_features(model: PreTrainedModel, pixel_values: Tensor, grid: Tensor) -> Any:
     """What transformers' `get_image_features` gives; on a CPU a few pictures at a time.
 
     Parameters

@@ -243,7 +243,7 @@ class LocalEngine(Engine):
             for plan, told in zip(plans, answers, strict=True)
         ]
 
-    def _look(self, rows: list[BatchRow]) -> tuple[Patches, Any]:
+    def _look(self, rows: list[BatchRow]) -> tuple[Patches, object]:
         """The patches of all pictures of a batch, and what the vision tower makes of them."""
         checkpoint = self.checkpoint
         pictures = [picture.pixels for row in rows for picture in row.subject.pictures]
@@ -257,7 +257,7 @@ class LocalEngine(Engine):
         return patches, picture_features(checkpoint.model, patches.pixel_values, grid)
 
     def _prefill(
-        self, plans: Sequence[BatchPlan], rows: list[BatchRow], patches: Patches, features: Any
+        self, plans: Sequence[BatchPlan], rows: list[BatchRow], patches: Patches, features: object
     ) -> Iterator[tuple[TokenBatch, Prefilled]]:
         """Read the prompts of plans that begin alike, what they share only once."""
         checkpoint, model = self.checkpoint, self.checkpoint.model

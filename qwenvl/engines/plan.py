@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from qwenvl.checkpoints.loading import Checkpoint
 from qwenvl.decoding.batching import Prompt, encode_prompt, render_request
@@ -66,7 +65,7 @@ class BatchPlan:
     thinking: bool
     words: list[Spellings] | None
     names: tuple[str, ...]
-    _prompts: dict[Any, Prompt] = field(default_factory=dict)
+    _prompts: dict[object, Prompt] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: Request, checkpoint: Checkpoint, *, thinking: bool) -> BatchPlan:
@@ -114,11 +113,11 @@ def shared_beginnings(plans: Sequence[BatchPlan], rows: Sequence[BatchRow]) -> l
     list of list of int
         Numbers of plans.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for number, plan in enumerate(plans):
         prompts = [plan.prompt(row.subject) for row in rows]
         even = len({prompt.parts[-1] for prompt in prompts}) == 1 and all(row.frames for row in rows)
         even = even and len(plan.fitting(rows)) == len(rows) and plan.reads_on(rows)
-        key: Any = tuple(prompt.parts[:-1] for prompt in prompts) if even else number
+        key: object = tuple(prompt.parts[:-1] for prompt in prompts) if even else number
         groups.setdefault(key, []).append(number)
     return list(groups.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from qwenvl.errors import PictureError
 
 
-def check_picture(picture: Any) -> None:
+def check_picture(picture: object) -> None:
     """Raise PictureError unless `picture` is a uint8 RGB array (height, width, 3) with pixels."""
     if not isinstance(picture, np.ndarray):
         raise PictureError(f"a picture is a numpy array, not {type(picture).__name__}; convert it with np.asarray")

@@ -71,17 +71,17 @@ class Mark(BaseModel):
         return self
 
     @classmethod
-    def box(cls, x_min: float, y_min: float, x_max: float, y_max: float, **settings: Any) -> Mark:
+    def box(cls, x_min: float, y_min: float, x_max: float, y_max: float, **settings: object) -> Mark:
         """A box by its corners; `settings` are number and colour."""
         return cls(kind=MarkKind.BOX, points=((x_min, y_min), (x_max, y_max)), **settings)
 
     @classmethod
-    def point(cls, x: float, y: float, **settings: Any) -> Mark:
+    def point(cls, x: float, y: float, **settings: object) -> Mark:
         """A point; `settings` are number and colour."""
         return cls(kind=MarkKind.POINT, points=((x, y),), **settings)
 
     @classmethod
-    def outline(cls, points: Sequence[tuple[float, float]], **settings: Any) -> Mark:
+    def outline(cls, points: Sequence[tuple[float, float]], **settings: object) -> Mark:
         """A closed outline; `settings` are number and colour."""
         return cls(kind=MarkKind.OUTLINE, points=tuple(points), **settings)
 

@@ -67,7 +67,7 @@ class ProcessorSettings:
         """Visual tokens of a picture in `frame`."""
         return (frame.processed_width // self.factor) * (frame.processed_height // self.factor)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """JSON-ready settings with `factor`, for reports."""
         values = asdict(self)
         return values | {"factor": self.factor, "image_mean": list(self.image_mean), "image_std": list(self.image_std)}
@@ -148,5 +148,5 @@ def _settings(content: Mapping[str, Any], path: Path) -> ProcessorSettings:
     return ProcessorSettings(**numbers, image_mean=mean, image_std=std)
 
 
-def _first(*values: Any) -> Any:
+def _first(*values: object) -> Any:
     return next((value for value in values if value is not None), None)

@@ -9,7 +9,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from qwenvl.answer import Answer, TileObject
 from qwenvl.constraints.numeric_vocabulary import Alternatives, NumberTokens, number_piece
 from qwenvl.images.geometry import CoordinateSpace, PictureFrame
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _END = re.compile(r"(?:\s|<\|[a-z_]+\|>)*+")
@@ -150,7 +153,7 @@ class NumberVocabulary:
         Tokens of the model, which may have fewer or more.
     """
 
-    def __init__(self, tokenizer: Any, size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
         self._tokenizer, self._size = tokenizer, size
 
     @cached_property

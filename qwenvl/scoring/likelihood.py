@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,14 @@ from torch import Tensor
 from qwenvl.decoding.decode import Prefilled, croppable, extend
 from qwenvl.errors import RequestError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 Spellings = tuple[tuple[int, ...], ...]
 """Token ids of each spelling of one word."""
 
 
-def yes_and_no(tokenizer: Any) -> list[Spellings]:
+def yes_and_no(tokenizer: PreTrainedTokenizerBase) -> list[Spellings]:
     """Spellings of 'yes' and 'no' with and without capitals and a space before them.
 
     Where the vocabulary holds spellings of both words as single tokens, as Qwen's does, only those count, so that
@@ -58,7 +61,7 @@ def label_spellings(tokenizer: Any, labels: Sequence[str], *, end: int) -> list[
     return [tuple((*ids, end) if ids in starts else ids for ids in spellings) for spellings in words]
 
 
-def word_probabilities(model: Any, state: Prefilled, words: Sequence[Spellings]) -> Tensor:
+def word_probabilities(model: PreTrainedModel, state: Prefilled, words: Sequence[Spellings]) -> Tensor:
     """Probability of each word as the beginning of the answer, relative to the other words.
 
     Parameters
@@ -82,7 +85,7 @@ def word_probabilities(model: Any, state: Prefilled, words: Sequence[Spellings])
     return torch.stack(sums, dim=1).softmax(-1)
 
 
-def _rest(model: Any, state: Prefilled, ids: tuple[int, ...]) -> Tensor | float:
+def _rest(model: PreTrainedModel, state: Prefilled, ids: tuple[int, ...]) -> Tensor | float:
     """Log-probability of all tokens of a spelling but the first, given those before."""
     if len(ids) == 1:
         return 0.0
@@ -103,6 +106,6 @@ def _variants(word: str) -> tuple[str, ...]:
     return tuple(space + form for form in (word, word.capitalize(), word.upper()) for space in ("", " "))
 
 
-def _distinct(tokenizer: Any, texts: Sequence[str]) -> Spellings:
+def _distinct(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Spellings:
     encoded = (tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     return tuple(dict.fromkeys(ids for ids in encoded if ids))

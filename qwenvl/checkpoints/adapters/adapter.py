@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,7 @@ class AdapterSwitch:
         return replace(base, info=info, description=description)
 
 
-def _touched(adapted: Any, modules: dict[str, Any], weights: dict[str, Any]) -> list[Any]:
+def _touched(adapted: object, modules: Mapping[str, object], weights: Mapping[str, object]) -> list[Any]:
     """Modules of the base that merging or loading an adapter writes into."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -188,12 +189,12 @@ def _touched(adapted: Any, modules: dict[str, Any], weights: dict[str, Any]) -> 
     return list(found.values())
 
 
-def _wrapped(adapted: Any, kind: type) -> list[Any]:
+def _wrapped(adapted: Any, kind: type) -> list[object]:
     layers: list[Any] = [module for module in adapted.modules() if isinstance(module, kind)]
     return [layer.get_base_layer() for layer in layers if hasattr(layer, "base_layer")]
 
 
-def _require_whole(adapted: Any, config: Any, weights: dict[str, Any], folder: Path) -> None:
+def _require_whole(adapted: Any, config: object, weights: Mapping[str, object], folder: Path) -> None:
     """Raise CheckpointError where the weights are not those that the settings speak of."""
     from peft import get_peft_model_state_dict
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -228,7 +229,7 @@ def _brief(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
-def _converted(missing: list[str], weights: dict[str, Any]) -> bool:
+def _converted(missing: list[str], weights: Mapping[str, object]) -> bool:
     """Experts are written under other names than those of the model; peft checks them as it converts."""
     return bool(missing) and all(".experts." in key for key in missing) and any(".experts." in key for key in weights)
 

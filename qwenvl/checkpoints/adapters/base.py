@@ -7,8 +7,8 @@ adapter writes into gets storage of its own first, and the references are put ba
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,11 +16,14 @@ from torch import nn
 from qwenvl.decoding.onednn_linear import unpack_linears
 from qwenvl.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLE = 65_536  # numbers of a tensor that are looked at after each restoration
 
 
-def base_digest(model: Any, *, sample: int | None = None) -> str:
+def base_digest(model: PreTrainedModel, *, sample: int | None = None) -> str:
     """SHA-256 over names, types, shapes and bits of a model's parameters and buffers, and over what is tied.
 
     Parameters
@@ -54,7 +57,7 @@ class KeptBase:
         Without an adapter. What `pack_linears` did to it is taken back.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         unpack_linears(model)
         self._model = model
         self._modules = [(module, type(module), _state(module)) for module in model.modules()]
@@ -112,16 +115,16 @@ class KeptBase:
             raise CheckpointError("an adapter changed weights of the base that it does not name; load the model again")
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def _state(module: nn.Module) -> dict[str, object]:
     return _copied(vars(module))
 
 
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
+def _copied(state: Mapping[str, object]) -> dict[str, object]:
     """A state whose dictionaries (parameters, buffers, modules, hooks) are copies; what they contain is not."""
     return {key: value.copy() if isinstance(value, dict | set) else value for key, value in state.items()}
 
 
-def _configs(model: Any) -> list[Any]:
+def _configs(model: PreTrainedModel) -> list[object]:
     found = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     generation = getattr(model, "generation_config", None)
     return [*found.values(), *([] if generation is None else [generation])]

@@ -119,7 +119,7 @@ def read_weights(folder: Path) -> dict[str, Any]:
     return weights
 
 
-def convert_names(config: Any, weights: Mapping[str, Any], modules: Iterable[str]) -> tuple[dict[str, Any], bool]:
+def convert_names(config: Any, weights: Mapping[str, object], modules: Iterable[str]) -> tuple[dict[str, Any], bool]:
     """Weights under the names of this transformers; the names in `config` are changed along.
 
     Before transformers 4.52 the parts of Qwen2-VL and Qwen2.5-VL were called `visual` and `model.layers`, since then
@@ -174,7 +174,7 @@ def convert_names(config: Any, weights: Mapping[str, Any], modules: Iterable[str
     return {new: weights[old] for old, new in renamed.items()}, language_only
 
 
-def _require_named(config: Any, adapted: set[str], known: set[str]) -> None:
+def _require_named(config: object, adapted: set[str], known: set[str]) -> None:
     """Raise CheckpointError where layers of the language model that the settings name have no weights."""
     targets = getattr(config, "target_modules", None)
     partial = getattr(config, "layers_to_transform", None) is not None or getattr(config, "exclude_modules", None)
@@ -218,7 +218,7 @@ def _owner(name: str, known: set[str]) -> str | None:
     return None
 
 
-def language_note(config: Any) -> str | None:
+def language_note(config: object) -> str | None:
     """What is to be said of an adapter with names of a language model by itself; None where its base can see."""
     base = str(getattr(config, "base_model_name_or_path", None) or "")
     if re.search(r"vl", base, re.IGNORECASE):

@@ -64,7 +64,7 @@ class Reply:
     notes: tuple[str, ...] = ()
 
 
-def chat_messages(request: Request, subject: Subject, urls: Sequence[str]) -> list[dict[str, Any]]:
+def chat_messages(request: Request, subject: Subject, urls: Sequence[str]) -> list[dict[str, object]]:
     """The conversation of a request about a subject. Without a system prompt of its own, the template's stays.
 
     Parameters
@@ -110,14 +110,14 @@ def changes_sampling(field: str, settings: Generation) -> bool:
     return settings.temperature > 0 and (field == "seed" or (field == "top_k" and settings.top_k > 0))
 
 
-def template_fields(family: ModelFamily, thinking: bool) -> dict[str, Any]:
+def template_fields(family: ModelFamily, thinking: bool) -> dict[str, object]:
     """What the chat template is told of a family that may or may not think."""
     if family.thinking is Thinking.SWITCHABLE:
         return {"chat_template_kwargs": {"enable_thinking": thinking}}
     return {}
 
 
-def schema_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
+def schema_fields(schema: Mapping[str, object]) -> dict[str, object]:
     """The structured-output field that vLLM, SGLang, llama.cpp and OpenAI's own servers share."""
     return {
         "response_format": {
@@ -127,7 +127,7 @@ def schema_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def obeys_schema(text: str, schema: dict[str, Any]) -> bool:
+def obeys_schema(text: str, schema: Mapping[str, object]) -> bool:
     """True where a text is nothing but JSON that is valid by `schema`."""
     try:
         value = json.loads(text)
@@ -137,7 +137,7 @@ def obeys_schema(text: str, schema: dict[str, Any]) -> bool:
     return all(error.validator == LIMIT for error in SchemaValidator(schema).iter_errors(value))
 
 
-def refused_fields(message: str, payload: Mapping[str, Any]) -> set[str]:
+def refused_fields(message: str, payload: Mapping[str, object]) -> set[str]:
     """Optional fields of a payload that a server's refusal names."""
     return {
         field
@@ -200,7 +200,7 @@ def read_reply(body: Any) -> Reply:
     return Reply(text, reasoning, known, tokens, counts[0] or 0, counts[1] or 0, tuple(notes))
 
 
-def _joined(parts: list[Any]) -> tuple[str, str]:
+def _joined(parts: list[object]) -> tuple[str, str]:
     """Text and thoughts of a content that comes in parts."""
     text, thought = "", ""
     for part in parts:
@@ -215,7 +215,7 @@ def _joined(parts: list[Any]) -> tuple[str, str]:
     return text, thought
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     """A number of tokens; 0 where none is given, None where it cannot be one."""
     if value is None:
         return 0

@@ -81,7 +81,7 @@ class ServerClient:
         self.close = weakref.finalize(self, _shut, loop, thread, self._http)
         """Close all connections; calling it twice does no harm."""
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[object, object, T]) -> T:
         """The result of a coroutine, run in the client's loop; an interrupt cancels it."""
         if not self.close.alive:
             work.close()
@@ -97,7 +97,7 @@ class ServerClient:
         """The JSON at `path`; raises as `post` does."""
         return await self._exchange("GET", path, None, self._cleaned)
 
-    def _cleaned(self, value: Any) -> Any:
+    def _cleaned(self, value: object) -> object:
         """JSON without the key and without what no text can hold."""
         if isinstance(value, dict):
             return {self._cleaned(key): self._cleaned(each) for key, each in value.items()}
@@ -105,7 +105,7 @@ class ServerClient:
             return [self._cleaned(each) for each in value]
         return self.hide(plain(value)) if isinstance(value, str) else value
 
-    async def post(self, path: str, make: Callable[[], Any], read: Callable[[Any], T]) -> T:
+    async def post(self, path: str, make: Callable[[], object], read: Callable[[Any], T]) -> T:
         """Send JSON and read the JSON that comes back.
 
         Parameters
@@ -126,7 +126,7 @@ class ServerClient:
         async with self._slots:
             return await self._exchange("POST", path, await asyncio.to_thread(make), read)
 
-    async def _exchange(self, method: str, path: str, payload: Any, read: Callable[[Any], T]) -> T:
+    async def _exchange(self, method: str, path: str, payload: object, read: Callable[[Any], T]) -> T:
         attempt = 0
         while True:
             attempt += 1
@@ -184,7 +184,7 @@ class ServerClient:
         case = case_of(status, data.decode("utf-8", "replace"), wait=wait is not None)
         return self._fault(f"status {status}: {said}", case, status)
 
-    async def _receive(self, method: str, path: str, payload: Any) -> tuple[httpx2.Response, bytes]:
+    async def _receive(self, method: str, path: str, payload: object) -> tuple[httpx2.Response, bytes]:
         """A response and its body, unpacked; of one that is no success, only its beginning."""
         async with self._http.stream(method, f"{self.url}/{path}", json=payload) as response:
             most = _LARGEST if response.is_success else _LARGEST_ERROR
@@ -226,14 +226,14 @@ def _parsed(data: bytes) -> Any:
     return json.loads(data, object_pairs_hook=_once)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs) and any(found[key] != value for key, value in pairs):
         raise ValueError("an object holds a key twice, with two values")
     return found
 
 
-def _error_within(body: Any) -> tuple[int, str] | None:
+def _error_within(body: object) -> tuple[int, str] | None:
     """The error that a body contains though its status is 200: the status it states, else 0, and its words."""
     if not isinstance(body, dict) or not body.get("error"):
         return None

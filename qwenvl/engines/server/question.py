@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ class Questions:
         *,
         thinking: bool,
         top_logprobs: int,
-        extra: Mapping[str, Any],
+        extra: Mapping[str, object],
     ) -> None:
         self._client, self._model, self._family = client, model, family
         self._thinking, self._top, self._extra = thinking, top_logprobs, dict(extra)
@@ -89,7 +88,7 @@ class Questions:
             keys = {key for field in left_out for key in _chat.OPTIONAL[field]}
             fields = {key: value for key, value in wished.items() if key not in keys}
 
-            def make(fields: dict[str, Any] = fields) -> dict[str, Any]:
+            def make(fields: Mapping[str, object] = fields) -> dict[str, object]:
                 # The server's own resize must find nothing to do where boxes are in px of the resized picture.
                 ours = self._family.space is CoordinateSpace.ABSOLUTE_RESIZED
                 urls = [
@@ -110,7 +109,7 @@ class Questions:
             )
             return replace(reply, notes=(*reply.notes, *(f"refused:{field}" for field in left_out)))
 
-    def _learn(self, fault: ServerFault, fields: Mapping[str, Any], request: Request) -> None:
+    def _learn(self, fault: ServerFault, fields: Mapping[str, object], request: Request) -> None:
         """Take note of the optional fields that a refusal names; raise where it is about anything else."""
         named = _chat.refused_fields(str(fault), fields) if fault.status in (400, 422) else set()
         if not named:
@@ -120,10 +119,10 @@ class Questions:
             raise ServerFault(f"{', '.join(needed)}; {fault}", Case.SETTING, fault.status) from None
         self._refused |= named
 
-    def _fields(self, request: Request, *, judging: bool) -> dict[str, Any]:
+    def _fields(self, request: Request, *, judging: bool) -> dict[str, object]:
         """Everything of a question but model and messages, as if the server took it all."""
         # Special tokens are part of the older families' boxes, and servers drop them unless told.
-        fields: dict[str, Any] = {"stream": False, "skip_special_tokens": False, **self._extra}
+        fields: dict[str, object] = {"stream": False, "skip_special_tokens": False, **self._extra}
         fields |= _chat.sampling_fields(request.generation)
         judged = request.task in (Task.SCORE, Task.CLASSIFY)
         fields |= _chat.template_fields(self._family, self._thinking and not judged)

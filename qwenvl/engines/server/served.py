@@ -34,7 +34,7 @@ class ServedModel:
         return json.dumps(dict(self.facts), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def choose_model(listing: Any, wanted: str | None, url: str) -> ServedModel:
+def choose_model(listing: object, wanted: str | None, url: str) -> ServedModel:
     """The model to ask, out of the answer of `/v1/models`.
 
     Raises
@@ -97,7 +97,7 @@ def family_by_name(name: str) -> ModelFamily | None:
     return FAMILIES[family]
 
 
-def served_fingerprint(served: ServedModel, settings: Sequence[Any]) -> str:
+def served_fingerprint(served: ServedModel, settings: Sequence[object]) -> str:
     """'sha256:' and 32 hexadecimal digits over what the server tells of the model, and the engine's settings."""
     text = f"{served.fingerprint_text}\n{json.dumps(list(settings), sort_keys=True)}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -7,7 +7,6 @@ import html
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 LONGEST = 500
@@ -78,7 +77,7 @@ def words(data: bytes, hide: Callable[[str], str], otherwise: str = "") -> str:
     """What a server says in a body of any kind: the message of its JSON, the text of its page."""
     text = data[:_SEEN].decode("utf-8", "replace")
     try:
-        body: Any = json.loads(text.removeprefix("data:"))
+        body: object = json.loads(text.removeprefix("data:"))
     except (ValueError, RecursionError):
         said = text
     else:
@@ -87,7 +86,7 @@ def words(data: bytes, hide: Callable[[str], str], otherwise: str = "") -> str:
     return hide(plain(hide(said)))[:LONGEST] or otherwise
 
 
-def said_in(body: Any) -> str:
+def said_in(body: object) -> str:
     """The message within an error's JSON, wherever an API puts it."""
     for _ in range(3):
         if not isinstance(body, dict):

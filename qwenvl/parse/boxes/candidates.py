@@ -42,10 +42,10 @@ class Candidate:
 
     numbers: tuple[float, ...] | None
     """Model numbers; None where the object has no readable coordinates."""
-    label: Any = None
+    label: object = None
     hint: str | None = None
     """A name from around the object."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
     """The object's other keys, as written."""
     codes: tuple[str, ...] = ()
     span: Span = (0, 0)
@@ -246,7 +246,7 @@ def _shared_names(parts: SplitList) -> Iterator[tuple[Any, str | None]]:
         yield part, last
 
 
-def _is_tool_call(item: dict[str, Any]) -> bool:
+def _is_tool_call(item: Mapping[str, object]) -> bool:
     """True for a call of a tool, whose boxes are where the model wants to look and not what it found."""
     return "name" in item and isinstance(item.get("arguments"), (dict, str))
 
@@ -263,7 +263,7 @@ def _holds_objects(value: Any) -> bool:
     return any(isinstance(part, dict) and _is_object(part) for part in parts)
 
 
-def _is_object(item: dict[str, Any]) -> bool:
+def _is_object(item: Mapping[str, object]) -> bool:
     """True for a dict with coordinates or, failing that, with a label and no list of further objects."""
     if not item:
         return False
@@ -283,18 +283,18 @@ def _is_object(item: dict[str, Any]) -> bool:
     return not inner and not _LABEL_KEYS.isdisjoint(folded)
 
 
-def _holds_names(part: Any) -> bool:
+def _holds_names(part: object) -> bool:
     """True for a part of a coordinate's value that is an object or a row with a name by itself."""
     if isinstance(part, dict):
         return not numbers_by_name(_folded(part))
     return isinstance(part, list) and any(isinstance(x, str) and not numbers_at(x, None) for x in part)
 
 
-def _folded(item: dict[str, Any]) -> dict[str, Any]:
+def _folded(item: Mapping[str, object]) -> dict[str, object]:
     return {str(key).casefold().strip(): value for key, value in item.items()}
 
 
-def _is_flat(value: list[Any]) -> bool:
+def _is_flat(value: list[object]) -> bool:
     return bool(value) and not any(isinstance(part, (list, dict)) for part in value)
 
 

@@ -34,7 +34,7 @@ def number_of(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) < _LARGEST else None
 
 
-def numbers_of(values: list[Any]) -> list[float] | None:
+def numbers_of(values: list[object]) -> list[float] | None:
     """The numbers of an array, each with its place; None where one is no number."""
     plain = [number_of(part) for part in values]
     numbers = [part for part in plain if part is not None]
@@ -97,7 +97,7 @@ def _tags_only(text: str) -> bool:
 
 
 def coordinate_sets(
-    value: Any, key: str = "bbox_2d", span: Span | None = None
+    value: object, key: str = "bbox_2d", span: Span | None = None
 ) -> tuple[list[list[float]], tuple[str, ...]]:
     """The boxes (four numbers) and points (two) that a coordinate key's value holds, usually one.
 

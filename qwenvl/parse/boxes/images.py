@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 _NUMBERED = ("image", "img", "image_number", "image_no", "picture", "pic", "photo", "图", "图片", "图像")
 _INDEXED = ("img_idx", "image_idx", "image_index", "img_index", "picture_index")
@@ -44,7 +43,7 @@ class Image:
     indexed: bool = False
 
 
-def image_of(extra: Mapping[str, Any]) -> Image | None:
+def image_of(extra: Mapping[str, object]) -> Image | None:
     """The image that an object's own keys name."""
     for key, value in extra.items():
         name = key.casefold().strip()

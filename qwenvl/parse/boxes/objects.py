@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Any
 
 from qwenvl.answer import TileObject
 from qwenvl.images.geometry import CoordinateSpace, PictureFrame
@@ -254,9 +253,9 @@ def _in_tile(
     return tuple(objects), codes
 
 
-def _score_and_attributes(extra: Mapping[str, Any], codes: list[str]) -> tuple[float | None, dict[str, Any]]:
+def _score_and_attributes(extra: Mapping[str, object], codes: list[str]) -> tuple[float | None, dict[str, object]]:
     score: float | None = None
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, object] = {}
     for key, value in extra.items():
         name = key.casefold().strip()
         if score is None and name in SCORE_KEYS:
@@ -276,7 +275,7 @@ def _score_and_attributes(extra: Mapping[str, Any], codes: list[str]) -> tuple[f
     return score, attributes
 
 
-def _share(value: Any, percent: bool) -> float | None:
+def _share(value: object, percent: bool) -> float | None:
     """A confidence in 0..1 out of 0.87, '0.87', '87%' or, under a key that means percent, 87."""
     if isinstance(value, str) and value.strip().endswith(("%", "％")):
         number = number_of(value.strip()[:-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from qwenvl.parse.boxes.keys import COORDINATE_KEYS, numbers_by_name
 from qwenvl.parse.json.strict import number_as_written, object_of
@@ -71,7 +70,7 @@ def _cells(text: str, start: int, end: int) -> list[tuple[str, Span]]:
     return cells[:-1] if cells and not cells[-1][0] else cells
 
 
-def _value(cell: str) -> Any:
+def _value(cell: str) -> object:
     if _NUMBER.fullmatch(cell):
         return number_as_written(cell)
     return None if cell in ("", "-", "–", "—") else cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class Extracted:
     written: Value | None = None
 
 
-def extracted(reading: TextReading, schema: dict[str, Any], *, unfinished: bool) -> Extracted:
+def extracted(reading: TextReading, schema: Mapping[str, object], *, unfinished: bool) -> Extracted:
     """The first value in an answer that is valid by `schema`.
 
     Parameters
@@ -85,7 +86,7 @@ def extracted(reading: TextReading, schema: dict[str, Any], *, unfinished: bool)
     return Extracted(Status.FAILED, codes, error or "no JSON value could be read")
 
 
-def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
+def valid_items(text: str, schema: Mapping[str, object]) -> tuple[list[object], int]:
     """The entries of the lists in a damaged or unfinished answer that are valid each by itself.
 
     Parameters
@@ -117,7 +118,7 @@ def valid_items(text: str, schema: dict[str, Any]) -> tuple[list[Any], int]:
     return kept, others
 
 
-def _repeats(value: Any) -> bool:
+def _repeats(value: object) -> bool:
     """True where an object holds a key twice, with two values."""
     if isinstance(value, SplitList):
         return True

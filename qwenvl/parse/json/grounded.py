@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from qwenvl.answer import TileObject
 from qwenvl.images.geometry import CoordinateSpace, PictureFrame
@@ -18,7 +17,7 @@ BOX_KEY = "bbox_2d"
 
 
 def grounded(
-    written: Value, reading: TextReading, *, space: CoordinateSpace, frame: PictureFrame, **_: Any
+    written: Value, reading: TextReading, *, space: CoordinateSpace, frame: PictureFrame, **_: object
 ) -> tuple[tuple[TileObject, ...], tuple[str, ...]]:
     """The boxes of a value, in the order written.
 
@@ -58,7 +57,7 @@ def grounded(
     return tuple(objects), tuple(codes)
 
 
-def _with_boxes(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], FieldSpans]]:
+def _with_boxes(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], FieldSpans]]:
     if isinstance(value, FieldSpans):
         box = value.get(BOX_KEY)
         if isinstance(box, list) and len(box) == 4 and all(_is_number(number) for number in box):
@@ -70,5 +69,5 @@ def _with_boxes(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
             yield from _with_boxes(part, (*path, str(number)))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -47,12 +47,12 @@ class _Frame:
 
     def __init__(self, is_dict: bool, start: int) -> None:
         self.items: list[Any] | None = None if is_dict else []
-        self.pairs: list[tuple[str, Any]] = []
+        self.pairs: list[tuple[str, object]] = []
         self.key: str | None = None
         self.start = start
         self.spans: list[Span] = []
 
-    def put(self, value: Any, span: Span) -> None:
+    def put(self, value: object, span: Span) -> None:
         self.spans.append(span)
         if self.items is None:
             self.pairs.append((self.key or "", value))
@@ -60,7 +60,7 @@ class _Frame:
         else:
             self.items.append(value)
 
-    def closed(self, end: int) -> Any:
+    def closed(self, end: int) -> object:
         if self.items is not None:
             return written_as(Items, self.items, (self.start, end), self.spans)
         if self.key is not None:
@@ -142,7 +142,7 @@ class LenientReader:
             if not self._value(character):
                 return self._unfinished()
 
-    def _pop(self) -> tuple[Any] | None:
+    def _pop(self) -> tuple[object] | None:
         """Close the innermost container; a 1-tuple of it where it was the outermost."""
         frame = self._stack.pop()
         value = frame.closed(self._position)
@@ -151,7 +151,7 @@ class LenientReader:
         self._stack[-1].put(value, (frame.start, self._position))
         return None
 
-    def _close(self, opener: str) -> tuple[Any] | None:
+    def _close(self, opener: str) -> tuple[object] | None:
         """Handle a closing bracket: close up to its opener; skip it where nothing of its kind is open."""
         self._position += 1
         wants_dict = opener == "{"
@@ -170,7 +170,7 @@ class LenientReader:
                 return done
         return self._pop()
 
-    def _unfinished(self) -> tuple[Any, int]:
+    def _unfinished(self) -> tuple[object, int]:
         end = len(self.text)
         inner = self._stack.pop()
         value: Any = inner.cut(end)
@@ -245,7 +245,7 @@ class LenientReader:
             self._position += 1
         return True
 
-    def _put_or_key(self, value: Any, start: int) -> None:
+    def _put_or_key(self, value: object, start: int) -> None:
         """Put a value; in an array, text before a colon is a key whose bracket or brace is missing."""
         frame = self._stack[-1]
         end = _end(_SPACE, self.text, self._position)

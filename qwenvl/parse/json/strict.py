@@ -34,7 +34,7 @@ _LITERALS = {"true": True, "false": False, "null": None, "NaN": math.nan, "Infin
 _LITERAL = re.compile("|".join(_LITERALS))
 
 
-def object_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -> FieldSpans | SplitList:
+def object_of(pairs: list[tuple[str, object]], span: Span, spans: Sequence[Span]) -> FieldSpans | SplitList:
     """An object of `pairs`, with nothing lost: a `SplitList` of objects where a coordinate key repeats, a
     `RepeatedDict` where another key does.
     """
@@ -50,7 +50,7 @@ def object_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -
     return written_as(SplitList, parts, span, [span] * len(parts))
 
 
-def parts_of(pairs: list[tuple[str, Any]], span: Span, spans: Sequence[Span]) -> list[FieldSpans]:
+def parts_of(pairs: list[tuple[str, object]], span: Span, spans: Sequence[Span]) -> list[FieldSpans]:
     """The objects of one pair of braces: a key that stands in one already begins the next."""
     starts, keys = [0], set[str]()
     for index, (key, _) in enumerate(pairs):
@@ -90,7 +90,7 @@ def read_strict(text: str, start: int = 0) -> tuple[Any, int] | None:
         return None
 
 
-def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
+def _value(text: str, at: int, depth: int) -> tuple[object, int]:
     opening = text[at]
     if opening == '"':
         return scanstring(text, at + 1, False)
@@ -136,7 +136,7 @@ def _object(text: str, start: int, depth: int) -> tuple[FieldSpans | SplitList, 
         key, _, x0, y0, x1, y1, other, _, name = usual.groups()
         box = written_as(Items, (int(x0), int(y0), int(x1), int(y1)), regs[2], regs[3:7])
         return object_of([(key, box), (other, name)], regs[0], (regs[2], regs[8])), usual.end()
-    pairs: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, object]] = []
     spans: list[Span] = []
     at = _after(_GAP, text, start + 1)
     mark = "}" if text[at] == "}" else ","

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from qwenvl.answer import Status
@@ -58,7 +59,7 @@ def _counted_in_json(reading: TextReading, labels: tuple[str, ...]) -> tuple[int
     return sum(counts), (*found.codes, "keys", *(("summed",) if len(counts) > 1 else ()))
 
 
-def _counts(item: dict[str, Any], labels: tuple[str, ...]) -> list[int]:
+def _counts(item: Mapping[str, object], labels: tuple[str, ...]) -> list[int]:
     """The count of one dict, or one per label; empty where it holds anything else."""
     numbers = {str(key).casefold().strip(): _whole(value, labels) for key, value in item.items()}
     for key in _COUNT_KEYS:
@@ -69,7 +70,7 @@ def _counts(item: dict[str, Any], labels: tuple[str, ...]) -> list[int]:
     return known if len(known) == len(numbers) and all(canonical(str(key)[:120], labels) for key in item) else []
 
 
-def _whole(value: Any, labels: tuple[str, ...]) -> int | None:
+def _whole(value: object, labels: tuple[str, ...]) -> int | None:
     if isinstance(value, str):
         return number_in(value, labels)[0]
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -85,7 +85,7 @@ def without_tool_calls(text: str) -> tuple[str, bool]:
     return rest, rest != text
 
 
-def cleaned(value: Any) -> Any:
+def cleaned(value: object) -> Any:
     """A JSON value that every store and every reader can hold: `value` itself where it is one.
 
     Strings and keys are cleaned as by `clean`; NaN and the infinities (1e400) become None.
