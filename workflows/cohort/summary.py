@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,11 @@ def write_summary(out: Path | str) -> tuple[Path, Path]:
     return paths
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _row(status: SlideStatus, folder: BatchFolder) -> dict[str, Any]:
+def _row(status: SlideStatus, folder: BatchFolder) -> dict[str, object]:
     row: dict[str, Any] = {
         "id": status.row.id,
         "group": status.row.group,
@@ -79,7 +79,7 @@ def _row(status: SlideStatus, folder: BatchFolder) -> dict[str, Any]:
     return row | report_row(report)
 
 
-def report_row(report: Report) -> dict[str, Any]:
+def report_row(report: Report) -> dict[str, object]:
     """The numbers of one report, by the names of the table's columns."""
     row: dict[str, Any] = {
         "task": report.request.task.value,
@@ -106,7 +106,7 @@ def report_row(report: Report) -> dict[str, Any]:
     return row
 
 
-def _results(results: dict[str, Any]) -> dict[str, Any]:
+def _results(results: dict[str, Any]) -> dict[str, object]:
     """Numbers of the results; those of a label carry its name: `count_nucleus`, `per_mm2_nucleus`."""
     row: dict[str, Any] = {}
     for name, value in results.items():

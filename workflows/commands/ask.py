@@ -12,6 +12,8 @@ from workflows.commands.shared.options import takes_run_options
 from workflows.run.options import RunOptions
 
 if TYPE_CHECKING:
+    from qwenvl.engines.base import Engine
+    from qwenvl.request import Request
     from workflows.report.report import Report
     from wsi.slide import Slide
 
@@ -155,7 +157,7 @@ def _ask_slide(slide: Path, run: RunOptions, **question: Any) -> None:
         _run_and_show(slide, request, engine, run)
 
 
-def _run_and_show(slide: Path | Slide, request: Any, engine: Any, run: RunOptions) -> None:
+def _run_and_show(slide: Path | Slide, request: Request, engine: Engine, run: RunOptions) -> None:
     from workflows.commands.shared.run import run_request
     from workflows.commands.shared.show import show_report
 

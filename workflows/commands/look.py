@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,8 +51,8 @@ def info(
 
 
 def _from_pixels(
-    path: Path, mpp: float | None, options: dict[str, Any], thumbnail: Path | None, properties: bool
-) -> dict[str, Any]:
+    path: Path, mpp: float | None, options: Mapping[str, object], thumbnail: Path | None, properties: bool
+) -> dict[str, object]:
     """The file's own metadata, and the name of the thumbnail that was written."""
     from workflows.inputs.needed import needed_for
     from workflows.inputs.opening import open_path

@@ -112,7 +112,7 @@ def channel_columns(channels: tuple[str, ...], taken: Batch | None = None) -> tu
     return tuple(f"{name}_score" if name in used else name for name in channels)
 
 
-_SAID: dict[str, Any] = {
+_SAID: dict[str, object] = {
     "objects": 0,
     "text": "",
     "value": "",
@@ -125,7 +125,7 @@ _SAID: dict[str, Any] = {
 }
 
 
-def _words(found: StoredAnswer) -> dict[str, Any]:
+def _words(found: StoredAnswer) -> dict[str, object]:
     answer = found.answer
     value = answer.value
     return {

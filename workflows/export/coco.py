@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class _WholeSlide:
     def __init__(self, store: RunStore) -> None:
         self._store = store
 
-    def images(self, folder: str) -> Iterator[dict[str, Any]]:
+    def images(self, folder: str) -> Iterator[dict[str, object]]:
         slide = self._store.manifest.slide
         yield {"id": 1, "file_name": slide.name, "width": slide.width, "height": slide.height, **_scale(self._store)}
 
@@ -113,7 +113,7 @@ class _Tiles:
         self._rows0, self._first = np.unique(self._sorted["y0"], return_index=True)
         self._last = np.append(self._first[1:], len(self._sorted))
 
-    def images(self, folder: str) -> Iterator[dict[str, Any]]:
+    def images(self, folder: str) -> Iterator[dict[str, object]]:
         for row in self.table:
             yield {
                 "id": int(row["tile"]) + 1,
@@ -164,7 +164,7 @@ def picture_name(tile: int) -> str:
     return f"{tile:07d}.png"
 
 
-def _numbered(objects: RunObjects, frame: _WholeSlide | _Tiles) -> Iterator[dict[str, Any]]:
+def _numbered(objects: RunObjects, frame: _WholeSlide | _Tiles) -> Iterator[dict[str, object]]:
     number = 0
     for chunk in objects:
         of, ids = chunk.columns, chunk.ids
@@ -174,7 +174,7 @@ def _numbered(objects: RunObjects, frame: _WholeSlide | _Tiles) -> Iterator[dict
             for row, image, box in zip(rows.tolist(), images.tolist(), boxes.tolist(), strict=True):
                 number += 1
                 x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
-                annotation: dict[str, Any] = {
+                annotation: dict[str, object] = {
                     "id": number,
                     "image_id": image,
                     "category_id": label[row] + 1,
@@ -193,7 +193,7 @@ def _numbered(objects: RunObjects, frame: _WholeSlide | _Tiles) -> Iterator[dict
                 yield annotation
 
 
-def _categories(objects: RunObjects) -> Iterator[dict[str, Any]]:
+def _categories(objects: RunObjects) -> Iterator[dict[str, object]]:
     points = objects.store.manifest.request.task is Task.POINT
     for number, label in enumerate(objects.labels, start=1):
         more = {"keypoints": ["centre"], "skeleton": []} if points else {}
@@ -217,7 +217,7 @@ def _write_pictures(store: RunStore, frame: _WholeSlide | _Tiles, folder: Path, 
                 write_png(partial / picture_name(tile.index), picture)
 
 
-def _info(store: RunStore) -> dict[str, Any]:
+def _info(store: RunStore) -> dict[str, object]:
     manifest = store.manifest
     return {
         "description": f"{manifest.request.task} on {manifest.slide.name}",
@@ -234,7 +234,7 @@ def _scale(store: RunStore) -> dict[str, float]:
     return {} if slide.mpp_x is None or slide.mpp_y is None else {"mpp_x": slide.mpp_x, "mpp_y": slide.mpp_y}
 
 
-def _write_list(stream: Any, items: Iterator[dict[str, Any]]) -> int:
+def _write_list(stream: Any, items: Iterator[Mapping[str, object]]) -> int:
     number = 0
     for item in items:
         stream.write(",\n" if number else "\n")
@@ -243,5 +243,5 @@ def _write_list(stream: Any, items: Iterator[dict[str, Any]]) -> int:
     return number
 
 
-def _dumps(value: Any) -> str:
+def _dumps(value: object) -> str:
     return json_text(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))

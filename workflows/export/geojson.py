@@ -101,7 +101,7 @@ def export_geojson(
     return number
 
 
-def _head(store: RunStore) -> dict[str, Any]:
+def _head(store: RunStore) -> dict[str, object]:
     manifest = store.manifest
     return {
         "run": str(manifest.run_id),
@@ -220,12 +220,12 @@ def _tile_words(found: StoredAnswer) -> dict[str, str]:
     return _as_strings({key: value for key, value in words.items() if value is not None})
 
 
-def _as_strings(values: Mapping[str, Any]) -> dict[str, str]:
+def _as_strings(values: Mapping[str, object]) -> dict[str, str]:
     """Metadata of QuPath: strings only."""
     return {str(key): value if isinstance(value, str) else _dumps(value) for key, value in values.items()}
 
 
-def _classification(name: str, colour: RGBColour) -> dict[str, Any]:
+def _classification(name: str, colour: RGBColour) -> dict[str, object]:
     return {"name": name, "color": list(colour)}
 
 
@@ -237,5 +237,5 @@ def _plane(words: str | None) -> str:
     return f',"plane":{{"c":-1,"z":{found.get("z", 0)},"t":{found.get("t", 0)}}}'
 
 
-def _dumps(value: Any) -> str:
+def _dumps(value: object) -> str:
     return json_text(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))

@@ -7,7 +7,6 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class ObjectChunk:
     first: int
     ids: list[str]
     columns: ObjectColumns
-    attributes: Mapping[tuple[int, int], Mapping[str, Any]]
+    attributes: Mapping[tuple[int, int], Mapping[str, object]]
     review: NDArray[np.int8]
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,6 +22,9 @@ from workflows.report.images.heatmap import Heatmap, heatmap_window, read_heatma
 from workflows.store.provenance import SlideFacts
 from workflows.store.run_store import RunStore
 from wsi.slide import RGB
+
+if TYPE_CHECKING:
+    import zarr
 
 _SUFFIXES = (".zarr",)
 _SIDE = 1024
@@ -84,7 +87,7 @@ def export_labels(
             groups = [parent.create_group(name) for name in names]
             shape = -(-slide.height // step), -(-slide.width // step)
             shapes = _shapes((int(shape[0]), int(shape[1])))
-            kinds: tuple[Any, ...] = (np.uint32, np.uint16)
+            kinds: tuple[object, ...] = (np.uint32, np.uint16)
             pyramids = [
                 [_new_level(group, level, shape, dtype) for level, shape in enumerate(shapes)]
                 for group, dtype in zip(groups, kinds, strict=True)
@@ -283,7 +286,7 @@ def _reduce(levels: list[Any], touched: set[tuple[int, int]]) -> None:
             coarse[rows, columns] = np.maximum(across[::2], _widened(across[1::2], across[::2].shape))
 
 
-def _widened(part: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _widened(part: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
     """The odd rows or columns, with zeros where an odd border leaves none."""
     if part.shape == shape:
         return part
@@ -319,7 +322,7 @@ def _shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
     return shapes
 
 
-def _new_level(group: Any, level: int, shape: tuple[int, int], dtype: Any) -> Any:
+def _new_level(group: zarr.Group, level: int, shape: tuple[int, int], dtype: Any) -> Any:
     return group.create_array(
         str(level), shape=shape, chunks=(_SIDE, _SIDE), dtype=np.dtype(dtype), fill_value=0, dimension_names=("y", "x")
     )

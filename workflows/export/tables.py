@@ -127,7 +127,7 @@ def _write_csv(path: Path, head: list[str] | None, batches: Iterator[Batch], *, 
     return number
 
 
-def _cells(name: str, column: Any) -> list[Any]:
+def _cells(name: str, column: Any) -> list[object]:
     """A column as what is written into cells; an unknown number is an empty cell."""
     values = column.tolist() if isinstance(column, np.ndarray) else column
     digits = 2 if name.endswith(("_px", "_px2")) else 3 if name.endswith(("_um", "_um2")) else None

@@ -18,7 +18,7 @@ from wsi.readers.description import Description
 from wsi.slide import Slide
 
 
-def file_facts(path: Path, mpp: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def file_facts(path: Path, mpp: float | None, options: Mapping[str, object]) -> dict[str, object]:
     """What a file states, what it leaves to its user, and a command line that runs on it.
 
     Parameters
@@ -60,7 +60,7 @@ def file_facts(path: Path, mpp: float | None, options: Mapping[str, Any]) -> dic
     return facts
 
 
-def open_described(path: Path, found: Needed, mpp: float | None, options: Mapping[str, Any]) -> Slide:
+def open_described(path: Path, found: Needed, mpp: float | None, options: Mapping[str, object]) -> Slide:
     """Open a file without its choices, to ask for what needs no px: fingerprint, reader, associated images."""
     opening = {key: value for key, value in options.items() if value is not None and key != "colour"}
     if found.series is not None:
@@ -71,7 +71,7 @@ def open_described(path: Path, found: Needed, mpp: float | None, options: Mappin
     return open_path(path, mpp, opening)
 
 
-def image_facts(description: Description) -> dict[str, Any]:
+def image_facts(description: Description) -> dict[str, object]:
     """One image as its file states it, as JSON values. Sizes are in px, `mpp_x` in um/px, times in s, depths in um."""
     layout, level = description.layout, description.levels[0]
     mpp_x, mpp_y = description.mpp_xy or (None, None)
@@ -109,6 +109,6 @@ def image_facts(description: Description) -> dict[str, Any]:
     }
 
 
-def _image(number: int, found: Description | SlideError) -> dict[str, Any]:
+def _image(number: int, found: Description | SlideError) -> dict[str, object]:
     line = {"series": number, "line": path_text(image_line(number, found))}
     return line if isinstance(found, SlideError) else line | image_facts(found)

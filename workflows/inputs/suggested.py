@@ -22,7 +22,7 @@ _SMALL = 4096
 """Px of the longer side up to which an RGB image may be a field of tissue alone, on which no glass is seen."""
 
 
-def suggested_options(found: Needed, options: Mapping[str, Any]) -> dict[str, str]:
+def suggested_options(found: Needed, options: Mapping[str, object]) -> dict[str, str]:
     """What was chosen of series, plane, rendering and colour, filled up with what is missing."""
     chosen = {key: str(value) for key, value in options.items() if value is not None}
     layout, missing = found.description.layout, {choice.name for choice in found.missing}
@@ -38,7 +38,7 @@ def suggested_options(found: Needed, options: Mapping[str, Any]) -> dict[str, st
 
 
 def suggested_command(
-    path: Path, found: Needed, mpp: float | None, options: Mapping[str, Any], recommended: Mapping[str, Any]
+    path: Path, found: Needed, mpp: float | None, options: Mapping[str, object], recommended: Mapping[str, object]
 ) -> str:
     """A `qwenvl detect` over a file, for a shell, with everything that has to be chosen.
 

@@ -88,7 +88,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def take(self, rows: NDArray[Any]) -> Self:
+    def take(self, rows: NDArray[np.generic]) -> Self:
         """The rows of an index or mask."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return replace(self, **columns)

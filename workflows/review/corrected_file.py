@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -183,7 +182,7 @@ def _derived(name: str | None, box: Box, label: str | None) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([name, box, label])))
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     """A whole number of our own, as a number or a word; None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,15}", value, re.ASCII):
         return int(value)

@@ -357,7 +357,7 @@ def _statements(script: str) -> list[str]:
 
 def _row(
     step: int, time: str, who: str, action: Action, target: int | None, change: Change | None, note: str | None
-) -> tuple[Any, ...]:
+) -> tuple[object, ...]:
     if change is None:
         return (step, time, who, action.value, target, *[None] * 15, note)
     seen = (None,) * 4 if change.seen_box is None else tuple(map(float, change.seen_box))
@@ -380,7 +380,7 @@ def _row(
     )
 
 
-def _checked(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _checked(row: tuple[object, ...]) -> tuple[Any, ...]:
     return (*row, rows_checksum([row]))
 
 

@@ -231,7 +231,7 @@ class Journal(Generic[M]):
         if splits:
             raise StoreError(f"{self._path}: the items of this run are not split.")
 
-    def _note_sum(self, name: str, added: Sequence[Sequence[Any]] | None = None) -> None:
+    def _note_sum(self, name: str, added: Sequence[Sequence[object]] | None = None) -> None:
         """Store the checksum of a table: what there was with that of the rows `added`, or that of the whole table.
 
         Journals from before there were checksums stay without.
@@ -319,7 +319,7 @@ class Journal(Generic[M]):
             self._found.update(row[0] for row in self._rows(query, (table,)))
         return table in self._found
 
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         with named_errors(self._path):
             yield from self._connection.execute(query, values)
 

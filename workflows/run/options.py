@@ -82,7 +82,7 @@ class RunOptions:
         return QualitySettings.of_words(self.qc or unless_told, self.qc_limit or ())
 
     @property
-    def slide_options(self) -> dict[str, Any]:
+    def slide_options(self) -> dict[str, object]:
         """What `workflows.run_slide` takes as `slide_options`."""
         names = ("plane", "rendering", "series", "colour")
         return {name: getattr(self, name) for name in names}
@@ -115,7 +115,7 @@ def load_engine(options: RunOptions) -> tuple[Engine, Mapping[str, Any]]:
     return engine, engine.checkpoint.recommended
 
 
-def check_slide(slide: Path, options: RunOptions, **question: Any) -> None:
+def check_slide(slide: Path, options: RunOptions, **question: object) -> None:
     """Check a slide before a model is loaded.
 
     Raises
@@ -152,7 +152,7 @@ def _require_scale(adapter: Path) -> None:
         )
 
 
-def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **question: Any) -> Request:
+def recommended_request(options: RunOptions, recommended: Mapping[str, object], **question: object) -> Request:
     """A request from options, else the checkpoint's recommendation, else the defaults of `Request`.
 
     Raises
@@ -166,7 +166,7 @@ def recommended_request(options: RunOptions, recommended: Mapping[str, Any], **q
         raise OptionsError(
             f"--native takes the slide's own pixels and --mpp {options.mpp} another scale: leave one out."
         )
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     for name in RECOMMENDED:
         value = getattr(options, name)
         value = recommended.get(name) if value is None else value

@@ -57,7 +57,7 @@ def run_slide(
     out: Path | str,
     *,
     slide_mpp: float | None = None,
-    slide_options: Mapping[str, Any] | None = None,
+    slide_options: Mapping[str, object] | None = None,
     mask: str | Path | TissueMask | tuple[TissueMask, str] = "auto",
     frame: PixelFrame | str | None = None,
     overwrite: bool = False,
@@ -179,7 +179,7 @@ def plan_run(
     engine: Engine,
     *,
     slide_mpp: float | None = None,
-    slide_options: Mapping[str, Any] | None = None,
+    slide_options: Mapping[str, object] | None = None,
     mask: str | Path | TissueMask = "auto",
     frame: PixelFrame | str | None = None,
 ) -> RunEstimate:

@@ -62,7 +62,7 @@ def what_changed(rows: Rows, summed: Mapping[str, str] = SUMMED) -> str:
     return f"the answers of {len(damaged)} {unit} ({shown}) are not what was stored"
 
 
-def sum_checksum(rows: Iterable[Sequence[Any]]) -> int:
+def sum_checksum(rows: Iterable[Sequence[object]]) -> int:
     """Sum of the checksums of rows, below 2^62, whatever their order: rows that are added later add theirs."""
     return sum(rows_checksum([row]) for row in rows) % SUM_MODULUS
 
@@ -74,7 +74,7 @@ def stored_checksum(rows: Rows, name: str) -> int | None:
     return next((row[0] for row in rows("SELECT checksum FROM checks WHERE name = ?", (name,))), None)
 
 
-def checksum(answer: Sequence[Any], objects: Sequence[Sequence[Any]]) -> int:
+def checksum(answer: Sequence[object], objects: Sequence[Sequence[object]]) -> int:
     """CRC-32 of an answer and its objects, over the values as SQLite gives them back.
 
     Parameters
@@ -98,7 +98,7 @@ def _object_bytes(row: Sequence[Any]) -> bytes:
     return numbers + f"{label}\0{kind}\0{attributes}".encode("utf-8", "surrogatepass")
 
 
-def rows_checksum(rows: Iterable[Sequence[Any]]) -> int:
+def rows_checksum(rows: Iterable[Sequence[object]]) -> int:
     """CRC-32 of rows in their order, over the values as SQLite gives them back."""
     code = 0
     for row in rows:
@@ -106,7 +106,7 @@ def rows_checksum(rows: Iterable[Sequence[Any]]) -> int:
     return code
 
 
-def _as_stored(value: Any) -> Any:
+def _as_stored(value: object) -> object:
     """A value as SQLite gives it back: NaN becomes NULL, and -0.0 becomes 0.0."""
     if isinstance(value, float):
         return None if value != value else value + 0.0

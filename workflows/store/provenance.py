@@ -337,7 +337,7 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Any:
     """`value` with paths, numpy numbers, tuples and the like turned into what JSON can hold."""
     if isinstance(value, Mapping):
         return {str(key): plain_json(item) for key, item in value.items()}

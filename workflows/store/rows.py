@@ -127,7 +127,7 @@ def concatenate(parts: Sequence[ObjectColumns]) -> ObjectColumns:
     return ObjectColumns(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def answer_row(tile: Tile, answer: Answer, objects: int) -> tuple[Any, ...]:
+def answer_row(tile: Tile, answer: Answer, objects: int) -> tuple[object, ...]:
     """What `INSERT_ANSWER` takes."""
     return (
         int(tile.index),
@@ -147,7 +147,7 @@ def answer_row(tile: Tile, answer: Answer, objects: int) -> tuple[Any, ...]:
     )
 
 
-def object_rows(tile: Tile, objects: Sequence[TileObject]) -> list[tuple[Any, ...]]:
+def object_rows(tile: Tile, objects: Sequence[TileObject]) -> list[tuple[object, ...]]:
     """Rows of table `objects`: from px of the tile's picture to level-0 px, here and nowhere else."""
     rows: list[tuple[Any, ...]] = []
     for item, each in enumerate(objects):
@@ -195,9 +195,9 @@ def stored_answer(row: tuple[Any, ...]) -> StoredAnswer:
     return StoredAnswer(seq, tile, attempt, objects, answer)
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def _json_or_none(value: Any) -> str | None:
+def _json_or_none(value: object) -> str | None:
     return _json(value) if value else None

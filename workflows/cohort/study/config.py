@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -127,9 +128,9 @@ class Study(_Section):
             raise StudyError(f"{path} does not fit the schema (qwenvl schema study): {faults}") from error
 
 
-def effective_request(request: Request, recommended: dict[str, Any]) -> Request:
+def effective_request(request: Request, recommended: Mapping[str, object]) -> Request:
     """A request whose fields that nobody gave are those that the checkpoint recommends."""
-    given: dict[str, Any] = {name: getattr(request, name) for name in request.model_fields_set}
+    given: dict[str, object] = {name: getattr(request, name) for name in request.model_fields_set}
     split = ("split", "crowded") if request.task in SPLIT_TASKS else ()
     for name in ("mpp", "tile_size", "overlap", "max_objects", *split):
         if name not in given and recommended.get(name) is not None:

@@ -34,7 +34,7 @@ class Cluster:
     dashboard: str | None
     local: bool
     host_gpus: bool
-    nannies: Mapping[Any, Any] = field(default_factory=dict)
+    nannies: Mapping[object, object] = field(default_factory=dict)
     """Of a local cluster: they start its worker processes, and new ones in place of those that end."""
 
     def slots(self) -> tuple[list[str], dict[str, float]]:

@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +26,12 @@ from workflows.store.folder import JOURNAL
 from workflows.store.run_store import RunStore
 from wsi.slide import Slide
 
+if TYPE_CHECKING:
+    from workflows.run.slide import Progress
+
 
 def share_out(
-    ticket: Ticket, request: Request, slide: Slide, out: Path, begin: Callable[[], Any]
+    ticket: Ticket, request: Request, slide: Slide, out: Path, begin: Callable[[], object]
 ) -> tuple[SlidePart, ...]:
     """Ranges of open tiles to hand to several workers; none where the slide is small enough for one.
 
@@ -55,7 +58,7 @@ def share_out(
 
 
 def ask_part(
-    ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOff, progress: Callable[[Any], None]
+    ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOff, progress: Callable[[Progress], None]
 ) -> SlideOutcome:
     """Ask the tiles of a part that neither the slide's journal nor the part's own holds."""
     from workflows.inputs.opening import find_mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from distributed import WorkerPlugin
 
@@ -17,10 +16,10 @@ class SetUp(WorkerPlugin):  # type: ignore[misc]
     threads: int | None
     name: str = "qwenvl-set-up"
 
-    def setup(self, worker: Any) -> None:
+    def setup(self, worker: object) -> None:
         """Called in the worker's main thread when it starts, also in place of one that was killed."""
         set_up_worker(self.threads)
 
-    def teardown(self, worker: Any) -> None:
+    def teardown(self, worker: object) -> None:
         """Called when the worker ends on purpose."""
         close_engine()

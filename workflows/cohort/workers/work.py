@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwenvl.engines.base import Engine
 from qwenvl.errors import EngineError, QwenVLError
@@ -24,6 +24,10 @@ from wsi.cleanup import clean_up
 from wsi.errors import LimitError, SlideError
 from wsi.files.names import path_of
 from wsi.limits import limit_of
+
+if TYPE_CHECKING:
+    from workflows.report.report import Report
+    from workflows.run.slide import Progress, RunResult
 
 Tell = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
@@ -124,7 +128,7 @@ def _slide(ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOf
                 overview=limit is None,
             )
 
-        def run_or_set_aside(limit: int | None) -> Any:
+        def run_or_set_aside(limit: int | None) -> RunResult:
             try:
                 return run(overwrite=False, limit=limit)
             except (RunMismatchError, StoreCorruptError):
@@ -139,7 +143,7 @@ def _slide(ticket: Ticket, folder: BatchFolder, engine: Engine, cancel: CalledOf
     return _ended(ticket, folder, result.report, result.asked, cancelled=result.cancelled)
 
 
-def _ended(ticket: Ticket, folder: BatchFolder, report: Any, asked: int, *, cancelled: bool) -> SlideOutcome:
+def _ended(ticket: Ticket, folder: BatchFolder, report: Report, asked: int, *, cancelled: bool) -> SlideOutcome:
     """Exports, and the outcome of a slide whose report was written."""
     counts = report.tiles.counts
     objects = getattr(report.results, "total", None) or 0
@@ -222,7 +226,7 @@ def _device_of_worker() -> str | None:
     return f"cuda:{int(get_worker().name) % count}"
 
 
-def _progress(ticket: Ticket, tell: Tell) -> Callable[[Any], None]:
+def _progress(ticket: Ticket, tell: Tell) -> Callable[[Progress], None]:
     last = 0.0
 
     def show(state: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -188,7 +189,7 @@ def _from_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> St
     return Study(request=Request(**dict(request)), model=model, slides=slides, quality=run.quality(unless_told="mark"))
 
 
-def _require_no_flags(run: RunOptions, task: TaskName, question: dict[str, Any]) -> None:
+def _require_no_flags(run: RunOptions, task: TaskName, question: Mapping[str, object]) -> None:
     from dataclasses import fields
 
     given = [

@@ -212,7 +212,7 @@ def show_status(plan: CohortPlan, slides: Sequence[SlideStatus]) -> None:
     console.print(", ".join(f"{number} {stage}" for stage, number in counts.items()))
 
 
-def status_json(plan: CohortPlan, slides: Sequence[SlideStatus]) -> dict[str, Any]:
+def status_json(plan: CohortPlan, slides: Sequence[SlideStatus]) -> dict[str, object]:
     """The status table as a document."""
     return {
         "source": plan.source,

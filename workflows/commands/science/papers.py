@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -289,7 +289,7 @@ def _open(path: Path, password: str | None) -> Document:
     except PasswordError:
         if password is not None or not sys.stdin.isatty():
             raise
-    typed: Any = typer.prompt(f"Password of {path.name}", hide_input=True, err=True)
+    typed: object = typer.prompt(f"Password of {path.name}", hide_input=True, err=True)
     return open_document(path, password=str(typed))
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -400,7 +400,7 @@ def _command() -> str:
     return shlex.join(["qwenvl", *sys.argv[1:]])
 
 
-def _rows(*rows: tuple[str, Any]) -> None:
+def _rows(*rows: tuple[str, object]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

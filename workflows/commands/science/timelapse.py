@@ -203,7 +203,7 @@ def _ask_frames(
     even: bool,
     run: RunOptions,
     settings: dict[str, Any],
-    **question: Any,
+    **question: object,
 ) -> None:
     from qwenvl.interrupt import stop_on_interrupt
     from workflows.run.options import load_engine, recommended_request

@@ -151,7 +151,7 @@ FLAGS: dict[str, Any] = {
 """The flag of each field of `RunOptions`."""
 
 
-def takes_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def takes_run_options(command: Callable[..., object]) -> Callable[..., object]:
     """Give a command every flag of `RunOptions` in place of its parameter `run`.
 
     A flag that the command has itself, by the same name, stays its own.
@@ -159,7 +159,7 @@ def takes_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_flags(command, FLAGS)
 
 
-def takes_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def takes_model_options(command: Callable[..., object]) -> Callable[..., object]:
     """Give a command the flags of `RunOptions` about model, output and trial runs, and none about slides and tiles."""
     kept = {
         name: flag
@@ -169,7 +169,7 @@ def takes_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_flags(command, kept)
 
 
-def _with_flags(command: Callable[..., Any], flags: Mapping[str, Any]) -> Callable[..., Any]:
+def _with_flags(command: Callable[..., object], flags: Mapping[str, object]) -> Callable[..., object]:
     hints = inspect.get_annotations(RunOptions, eval_str=True)
     signature = inspect.signature(command, eval_str=True)
     own = [p for name, p in signature.parameters.items() if name != "run"]

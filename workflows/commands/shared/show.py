@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -79,7 +79,7 @@ def _place_rows(report: Report) -> Iterator[tuple[str, str]]:
         )
 
 
-def _result_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+def _result_rows(results: Mapping[str, object]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in results.items():
         if name == "task":
@@ -97,6 +97,6 @@ def _result_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _facts(item: dict[str, Any]) -> str:
+def _facts(item: Mapping[str, object]) -> str:
     facts = {key: value for key, value in item.items() if key != "label" and isinstance(value, int | float)}
     return ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in facts.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ from workflows.export.objects import ObjectChunk, RunObjects
 from workflows.export.scverse.elements import GrowingAnnData
 from workflows.report.images.heatmap import tile_channels
 from workflows.store.run_store import RunStore
+
+if TYPE_CHECKING:
+    import h5py
+    import zarr
 
 _SUFFIXES = (".h5ad", ".zarr")
 _PLACES = {"spatial": 2, "spatial_px": 2}
@@ -58,7 +62,7 @@ def export_anndata(run: Path | str, out: Path | str, *, tiles: bool = False, ove
 
 
 @contextmanager
-def _new_root(out: Path, *, overwrite: bool) -> Iterator[Any]:
+def _new_root(out: Path, *, overwrite: bool) -> Iterator[object]:
     with new_path(out, _SUFFIXES, overwrite=overwrite) as partial:
         if out.suffix.lower() == ".h5ad":
             require("h5py", "A .h5ad file", "h5py (a .zarr needs nothing more)")
@@ -74,7 +78,10 @@ def _new_root(out: Path, *, overwrite: bool) -> Iterator[Any]:
 
 
 def write_objects(
-    objects: RunObjects, group: Any, region: str | None = None, uns: Mapping[str, Any] | None = None
+    objects: RunObjects,
+    group: h5py.Group | zarr.Group,
+    region: str | None = None,
+    uns: Mapping[str, object] | None = None,
 ) -> int:
     """Write all objects into an empty group; with `region`, the columns a SpatialData table needs too."""
     store = objects.store
@@ -99,7 +106,9 @@ def _append(table: GrowingAnnData, objects: RunObjects, chunk: ObjectChunk, regi
     table.append(batch["id"], obs, _spatial(objects.store, (box[:, :2] + box[:, 2:]) / 2))
 
 
-def write_tiles(store: RunStore, group: Any, region: str | None = None, uns: Mapping[str, Any] | None = None) -> int:
+def write_tiles(
+    store: RunStore, group: h5py.Group | zarr.Group, region: str | None = None, uns: Mapping[str, object] | None = None
+) -> int:
     """Write all tiles into an empty group; with `region`, the columns a SpatialData table needs too."""
     channels = channel_columns(tile_channels(store.manifest.request))
     categories: dict[str, Any] = {"status": STATUSES}

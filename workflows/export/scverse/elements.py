@@ -7,10 +7,15 @@ encoding versions 0.1.0 (anndata, dict) and 0.2.0 (dataframe, array, string-arra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import h5py
+    import zarr
+    from numpy.typing import DTypeLike
 
 _CHUNK = 65_536
 
@@ -27,7 +32,7 @@ class GrowingArray:
         Columns of a two-dimensional array.
     """
 
-    def __init__(self, group: Any, name: str, dtype: Any, width: int | None = None) -> None:
+    def __init__(self, group: Any, name: str, dtype: DTypeLike, width: int | None = None) -> None:
         shape = (0,) if width is None else (0, width)
         chunks = (_CHUNK,) if width is None else (_CHUNK, max(1, width))
         words = dtype is str
@@ -48,7 +53,7 @@ class GrowingArray:
             self._array = group.create_array(name, shape=shape, chunks=chunks, dtype=str if words else np.dtype(dtype))
         encode(self._array, "string-array" if words else "array", "0.2.0")
         self._words, self._rows = words, 0
-        self._held: list[NDArray[Any]] = []
+        self._held: list[NDArray[np.generic]] = []
         self._holds = 0
 
     def append(self, rows: Any) -> None:
@@ -68,7 +73,7 @@ class GrowingArray:
             self._write(np.concatenate(self._held))
             self._held, self._holds = [], 0
 
-    def _write(self, rows: NDArray[Any]) -> None:
+    def _write(self, rows: NDArray[np.generic]) -> None:
         end = self._rows + len(rows)
         self._array.resize((end, *self._array.shape[1:]))
         self._array[self._rows : end] = rows
@@ -91,7 +96,12 @@ class GrowingAnnData:
     """
 
     def __init__(
-        self, group: Any, *, categories: Mapping[str, Sequence[str]], obsm: Mapping[str, int], var: Sequence[str] = ()
+        self,
+        group: h5py.Group | zarr.Group,
+        *,
+        categories: Mapping[str, Sequence[str]],
+        obsm: Mapping[str, int],
+        var: Sequence[str] = (),
     ) -> None:
         self.group = group
         encode(group, "anndata", "0.1.0")
@@ -124,7 +134,7 @@ class GrowingAnnData:
             self._x.append(np.asarray(x, np.float32))
         self.rows += len(index)
 
-    def _new_column(self, name: str, column: Any) -> GrowingArray:
+    def _new_column(self, name: str, column: object) -> GrowingArray:
         known = self._categories.get(name)
         if known is None:
             kind = np.asarray(column).dtype
@@ -136,7 +146,7 @@ class GrowingAnnData:
         put(group, "categories", list(known))
         return GrowingArray(group, "codes", np.int32 if len(known) > 127 else np.int8)
 
-    def finish(self, uns: Mapping[str, Any]) -> None:
+    def finish(self, uns: Mapping[str, object]) -> None:
         """Write what is left, and `uns`: nested mappings of words, numbers and lists of them."""
         for array in (self._index, *self._columns.values(), *self._obsm.values(), self._x):
             if array is not None:
@@ -145,7 +155,7 @@ class GrowingAnnData:
         put(self.group, "uns", uns)
 
 
-def put(group: Any, name: str, value: Any) -> None:
+def put(group: h5py.Group | zarr.Group, name: str, value: object) -> None:
     """Write a small value: a mapping, a word, a number, or a list of words or numbers."""
     if isinstance(value, Mapping):
         inner = group.create_group(name)
@@ -169,7 +179,7 @@ def encode(node: Any, kind: str, version: str) -> None:
     node.attrs["encoding-version"] = version
 
 
-def _scalar(group: Any, name: str, value: Any, kind: str) -> None:
+def _scalar(group: h5py.Group | zarr.Group, name: str, value: Any, kind: str) -> None:
     if _is_hdf5(group):
         group[name] = value
         node = group[name]
@@ -197,5 +207,5 @@ def _width(value: Any) -> int | None:
     return shape[1] if len(shape) == 2 else None
 
 
-def _is_hdf5(group: Any) -> bool:
+def _is_hdf5(group: h5py.Group | zarr.Group) -> bool:
     return type(group).__module__.startswith("h5py")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ from workflows.inputs.reopening import tell
 from workflows.store.provenance import SlideFacts
 from workflows.store.run_store import RunStore
 from wsi.slide import RGB
+
+if TYPE_CHECKING:
+    import h5py
+    import zarr
 
 _SUFFIXES = (".zarr",)
 _OBJECT_TASKS = ("detect", "point")
@@ -99,7 +103,7 @@ def export_spatialdata(
     return number
 
 
-def _write_objects(objects: RunObjects, folder: Path, group: Any) -> None:
+def _write_objects(objects: RunObjects, folder: Path, group: h5py.Group | zarr.Group) -> None:
     """Boxes become polygons, points circles; one element holds one kind, and a task gives one kind."""
     store = objects.store
     with_radius = store.manifest.request.task == "point"
@@ -115,7 +119,7 @@ def _write_objects(objects: RunObjects, folder: Path, group: Any) -> None:
     shapes.close()
 
 
-def _table(tables: Any, region: str, name: str) -> Any:
+def _table(tables: Any, region: str, name: str) -> object:
     group = tables.create_group(name)
     group.attrs.update(
         {
@@ -129,14 +133,16 @@ def _table(tables: Any, region: str, name: str) -> Any:
     return group
 
 
-def _join(name: str) -> dict[str, Any]:
+def _join(name: str) -> dict[str, object]:
     return {"spatialdata_attrs": {"region": name, "region_key": "region", "instance_key": "instance"}}
 
 
 class _Shapes:
     """Shapes appended to a GeoParquet file."""
 
-    def __init__(self, folder: Path, group: Any, name: str, slide: SlideFacts, *, with_radius: bool) -> None:
+    def __init__(
+        self, folder: Path, group: h5py.Group | zarr.Group, name: str, slide: SlideFacts, *, with_radius: bool
+    ) -> None:
         import pyarrow as pa
 
         self._group = group.create_group(name)
@@ -180,7 +186,7 @@ class _Shapes:
 
     def close(self) -> None:
         """End the file with what GeoParquet and pandas want to know of it."""
-        geometry: dict[str, Any] = {
+        geometry: dict[str, object] = {
             "encoding": "WKB",
             "crs": None,
             "geometry_types": ["Point" if self._points else "Polygon"],
@@ -228,7 +234,7 @@ def _wkb_points(box: NDArray[np.float64]) -> list[bytes]:
     return _cut(rows)
 
 
-def _cut(rows: NDArray[Any]) -> list[bytes]:
+def _cut(rows: NDArray[np.generic]) -> list[bytes]:
     whole, size = rows.tobytes(), rows.dtype.itemsize
     return [whole[at : at + size] for at in range(0, len(whole), size)]
 
@@ -258,7 +264,9 @@ def _transformations(slide: SlideFacts, axes: tuple[str, ...], factor: tuple[flo
         }
 
 
-def _write_picture(group: Any, picture: RGB, factor: tuple[float, float], slide: SlideFacts) -> None:
+def _write_picture(
+    group: h5py.Group | zarr.Group, picture: RGB, factor: tuple[float, float], slide: SlideFacts
+) -> None:
     group.create_array(
         "s0",
         data=np.ascontiguousarray(picture.transpose(2, 0, 1)),

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -81,7 +80,7 @@ class _Candidate:
     box: tuple[float, float, float, float]
     tile: int
     score: float
-    attributes: dict[str, Any]
+    attributes: dict[str, object]
     review: int
 
 
@@ -251,5 +250,5 @@ def place_words(store: RunStore, x0: float, y0: float) -> str:
     return f"x {x0 * slide.mpp_x / 1000:.2f}, y {y0 * slide.mpp_y / 1000:.2f} mm"
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jinja2
@@ -33,7 +32,7 @@ def _templates() -> jinja2.Environment:
 
 
 def write_page(
-    template: str, facts: Mapping[str, Any], colours: Mapping[str, RGBColour], out: Path, *, overwrite: bool
+    template: str, facts: Mapping[str, object], colours: Mapping[str, RGBColour], out: Path, *, overwrite: bool
 ) -> None:
     """Fill a template and write it.
 

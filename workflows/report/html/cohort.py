@@ -205,7 +205,7 @@ def _top(lines: Sequence[_Line], name: str) -> float:
     return max((value for line in lines if (value := line.values.get(name)) is not None), default=0.0) or 1.0
 
 
-def _groups(lines: Sequence[_Line], measures: Sequence[Measure]) -> list[dict[str, Any]]:
+def _groups(lines: Sequence[_Line], measures: Sequence[Measure]) -> list[dict[str, object]]:
     """Mean, standard deviation and range over the complete slides of every group."""
     groups = []
     for name in sorted({line.slide.group for line in lines}):

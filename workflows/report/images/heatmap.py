@@ -119,7 +119,7 @@ def read_heatmap(folder: Path | str) -> Heatmap:
     return Heatmap(tuple(own["channels"]), values, own["unit"], (own["cell0"][0], own["cell0"][1]))
 
 
-def _attributes(heatmap: Heatmap, manifest: Manifest) -> dict[str, Any]:
+def _attributes(heatmap: Heatmap, manifest: Manifest) -> dict[str, object]:
     slide = manifest.slide
     um_x, um_y = (slide.mpp_x, slide.mpp_y) if slide.mpp_x and slide.mpp_y else (1.0, 1.0)
     unit: Mapping[str, str] = {"unit": "micrometer"} if slide.mpp_x else {}

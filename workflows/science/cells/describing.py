@@ -156,7 +156,7 @@ def _table(
     labels: tuple[str, ...],
     score: NDArray[np.float64],
     measured: Measured,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     noun: str,
     vocabulary: Vocabulary | None,
 ) -> CellTable:

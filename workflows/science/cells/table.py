@@ -106,7 +106,7 @@ class CellTable:
 
                 self._fill(zarr.create_group(partial, zarr_format=3))
 
-    def _fill(self, group: Any) -> None:
+    def _fill(self, group: object) -> None:
         slide = str(self.facts.get("slide", ""))
         places = {"spatial": 2} | ({} if self.tower is None else {TOWER: self.tower.shape[1]})
         table = GrowingAnnData(group, categories={"label": self.labels, "slide": (slide,)}, obsm=places, var=self.names)

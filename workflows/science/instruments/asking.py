@@ -109,7 +109,7 @@ class ValuesForm:
 VALUES = ValuesForm()
 
 
-def answer_schema(view: PhotographView, *, limit: int | None) -> dict[str, Any]:
+def answer_schema(view: PhotographView, *, limit: int | None) -> dict[str, object]:
     """JSON Schema of an answer in the values form.
 
     Parameters

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -110,7 +110,7 @@ class InstrumentReport(Facts):
         for photograph in self.photographs:
             for name, one in photograph.readings.items():
                 box = [round(v, 1) for v in one.box] if one.box else [""] * 4
-                cells: list[Any] = [photograph.name, name, one.status, one.value, one.unit, one.text, one.unit_shown]
+                cells: list[object] = [photograph.name, name, one.status, one.value, one.unit, one.text, one.unit_shown]
                 cells += [None if one.score is None else round(one.score, 4), *box, "; ".join(one.reasons)]
                 writer.writerow(["" if cell is None else _plain(cell) for cell in cells])
         return stream.getvalue()
@@ -122,7 +122,7 @@ def counts_of(photographs: Iterable[PhotographReport]) -> dict[str, int]:
     return {str(status): found.get(str(status), 0) for status in ValueStatus}
 
 
-def _plain(cell: Any) -> Any:
+def _plain(cell: object) -> object:
     """A cell that no spreadsheet takes for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "@") else cell
 

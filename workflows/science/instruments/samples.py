@@ -101,7 +101,7 @@ def values_answer(photograph: PhotographTruth, names: Sequence[str], writer: Wri
     return json.dumps(answer, ensure_ascii=False)
 
 
-def _conversation(picture: str, prompt: str, answer: str) -> dict[str, Any]:
+def _conversation(picture: str, prompt: str, answer: str) -> dict[str, object]:
     content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
     return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
 

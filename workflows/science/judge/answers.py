@@ -176,7 +176,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     yield from rows
 
 
-def _of_row(row: Mapping[str, Any], number: int, named: Mapping[str, str], path: Path) -> JudgedItem:
+def _of_row(row: Mapping[str, object], number: int, named: Mapping[str, str], path: Path) -> JudgedItem:
     def words(column: str) -> str | None:
         value = row.get(named[column])
         if value is None or value == "":

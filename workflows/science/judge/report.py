@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -58,7 +58,7 @@ def source_of(path: Path, items: Sequence[JudgedItem]) -> AnswerSource:
     return AnswerSource(name=path.name, fingerprint=f"sha256:{digest.hexdigest()[:32]}", items=len(items))
 
 
-def write_judging(folder: Path, report: JudgeReport, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_judging(folder: Path, report: JudgeReport, rows: Sequence[Mapping[str, object]]) -> None:
     """Write `judge.json` and `items.jsonl` (a row per item) into the folder of a judging."""
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     _write(folder / "items.jsonl", lines)

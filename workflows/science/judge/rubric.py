@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import yaml
@@ -73,7 +73,7 @@ class Rubric(BaseModel):
             raise JudgeError(f"{path}: {where}: {first['msg']}") from error
 
     @property
-    def schema_of_scores(self) -> dict[str, Any]:
+    def schema_of_scores(self) -> dict[str, object]:
         """JSON Schema of one answer's scores."""
         scores = {
             each.name: {"type": "integer", "enum": list(range(each.low, each.high + 1))} for each in self.criteria

@@ -254,7 +254,7 @@ def write_csv(path: Path, papers: Sequence[Paper]) -> None:
     replace_whole(path, fill)
 
 
-def _cells(record: RecordFacts, name: str) -> list[Any]:
+def _cells(record: RecordFacts, name: str) -> list[object]:
     from workflows.export.tables import inert
 
     value = record.values.get(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qwenvl.engines.base import Engine
 from qwenvl.errors import PictureError
@@ -58,7 +57,7 @@ class WindowQuestion:
     boxes: Boxes
     rule: PictureRule
     family: ModelFamily
-    item: dict[str, Any]
+    item: dict[str, object]
     context: int
     words: int
     min_pixels: int

@@ -180,7 +180,7 @@ def _record_facts(merged: Merged, pages: Mapping[int, Page]) -> tuple[RecordFact
     return tuple(made)
 
 
-def _value_facts(value: Any, found: FoundText, pages: Mapping[int, Page]) -> ValueFacts:
+def _value_facts(value: object, found: FoundText, pages: Mapping[int, Page]) -> ValueFacts:
     page = None if found.page is None else pages[found.page]
     table = row = None
     if page is not None and found.boxes_pt:

@@ -149,10 +149,10 @@ class RecordSchema:
         return {"type": "array", "items": item, "maxItems": most, **definitions}
 
     @property
-    def _definitions(self) -> dict[str, Any]:
+    def _definitions(self) -> dict[str, object]:
         return {key: self.schema[key] for key in ("$defs", "definitions") if key in self.schema}
 
-    def valid(self, record: Any) -> bool:
+    def valid(self, record: object) -> bool:
         """Whether a record is one by the user's schema."""
         return SchemaValidator(self.schema).is_valid(record)
 
@@ -169,7 +169,7 @@ class RecordSchema:
             ) from error
 
 
-def leaves_of(record: Mapping[str, Any], path: str = "") -> Iterator[Leaf]:
+def leaves_of(record: Mapping[str, object], path: str = "") -> Iterator[Leaf]:
     """The single values of a record with their paths, in its order; empty lists and objects have none."""
     items: Iterator[tuple[str, Any]] = ((f"{path}.{k}" if path else k, v) for k, v in record.items())
     for name, value in items:
@@ -187,7 +187,7 @@ def leaves_of(record: Mapping[str, Any], path: str = "") -> Iterator[Leaf]:
             yield name, value
 
 
-def _is_text(part: Any) -> bool:
+def _is_text(part: object) -> bool:
     if not isinstance(part, Mapping):
         return False
     types = part.get("type")
@@ -195,7 +195,7 @@ def _is_text(part: Any) -> bool:
     return "string" in types or ("enum" in part and any(isinstance(v, str) for v in part["enum"]))
 
 
-def _references(part: Any) -> Iterator[str]:
+def _references(part: object) -> Iterator[str]:
     if isinstance(part, dict):
         for key, value in part.items():
             if key in ("$ref", "$dynamicRef") and isinstance(value, str):
@@ -207,7 +207,7 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(value)
 
 
-def _ending(part: Any) -> Any:
+def _ending(part: object) -> Any:
     """The schema with a longest length for texts and lists without one."""
     if isinstance(part, list):
         return [_ending(each) for each in part]

@@ -53,7 +53,7 @@ class ExpressionScale:
         return cls(mpp, tile_size, round(float(region_mpp), 3))
 
 
-def spot_question(name: str, scale: ExpressionScale, recommended: Mapping[str, Any] | None = None) -> Request:
+def spot_question(name: str, scale: ExpressionScale, recommended: Mapping[str, object] | None = None) -> Request:
     """'Is CD8A high here?', answered by yes or no, or by the probability of yes."""
     return Request(
         task=Task.SCORE,
@@ -70,7 +70,7 @@ def region_label(name: str) -> str:
     return f"high {name}"
 
 
-def region_question(name: str, scale: ExpressionScale, recommended: Mapping[str, Any] | None = None) -> Request:
+def region_question(name: str, scale: ExpressionScale, recommended: Mapping[str, object] | None = None) -> Request:
     """'Locate regions with high CD8A expression', answered by boxes."""
     return Request(
         task=Task.DETECT,

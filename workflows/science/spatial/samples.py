@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from wsi.grid import TileGrid
 from wsi.slide import Slide
 from wsi.threads import thread_pool
 from wsi.tile import Tile
+
+if TYPE_CHECKING:
+    from qwenvl.images.processor import ProcessorSettings
 
 CONVERSATIONS = "conversations.jsonl"
 HELD_OUT_FILE = "held_out.jsonl"
@@ -129,7 +132,7 @@ def write_samples(
     targets: Sequence[ExpressionTarget],
     out: Path,
     writer: Writer,
-    processor: Any,
+    processor: ProcessorSettings,
     settings: SampleSettings | None = None,
     *,
     overwrite: bool = False,
@@ -164,7 +167,7 @@ def write_samples(
     names = [entry.name for entry in entries if entry.name]
     if len(set(names)) < len(names):
         raise SpatialError(f"{names} names a section twice.")
-    sections: list[dict[str, Any]] = []
+    sections: list[dict[str, object]] = []
     with new_folder(out, FACTS, overwrite=overwrite) as folder:
         rows: dict[str, list[dict[str, Any]]] = {TRAIN: [], HELD_OUT: []}
         for number, entry in enumerate(entries):
@@ -203,7 +206,7 @@ class _SectionWriter:
         folder: Path,
         prefix: str,
         writer: Writer,
-        processor: Any,
+        processor: ProcessorSettings,
         settings: SampleSettings,
     ) -> None:
         self.found, self.settings = found, settings

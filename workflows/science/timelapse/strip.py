@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +74,7 @@ class Strip(Slide):
         frame = self.frame_at(x)
         return self.stack.frame(self.frames[frame]).read(x - frame * self.pitch, y, width, height)
 
-    def _reopen(self) -> tuple[Any, tuple[Any, ...]]:
+    def _reopen(self) -> tuple[object, tuple[object, ...]]:
         return Strip, (self.stack, self.frames)
 
 

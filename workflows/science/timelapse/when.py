@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -61,7 +60,7 @@ class TimeRange:
     end: float
 
 
-def range_schema(stamps: FrameTimestamps) -> dict[str, Any]:
+def range_schema(stamps: FrameTimestamps) -> dict[str, object]:
     """JSON Schema of an answer about when: ranges from stamp to stamp, so that no other time can be named."""
     known = {"enum": [stamps.number(value) for value in stamps.values]}
     item = {
@@ -82,7 +81,7 @@ def range_words(question: str, stamps: FrameTimestamps) -> str:
     )
 
 
-def parse_ranges(answer: Any, stamps: FrameTimestamps, frames: Sequence[int]) -> tuple[list[TimeRange], list[str]]:
+def parse_ranges(answer: object, stamps: FrameTimestamps, frames: Sequence[int]) -> tuple[list[TimeRange], list[str]]:
     """The ranges that an answer names.
 
     Understood are the JSON of `range_schema` and lists of pairs, and words such as 'from 12 s to 1:30',
@@ -170,7 +169,7 @@ def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _from_json(value: Any) -> list[tuple[float, float]] | None:
+def _from_json(value: object) -> list[tuple[float, float]] | None:
     """Pairs of a JSON answer; None where it has another shape."""
     if isinstance(value, dict):
         value = value.get("ranges", [value] if {"start", "end"} <= value.keys() else None)

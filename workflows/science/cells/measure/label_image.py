@@ -170,7 +170,7 @@ def _file_labels(path: Path) -> Any:
     return picture
 
 
-def _tiff_labels(path: Path) -> Any:
+def _tiff_labels(path: Path) -> object:
     import tifffile
     import zarr
 

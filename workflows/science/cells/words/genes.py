@@ -63,7 +63,7 @@ class ReadBack:
     repeated_words: int
 
 
-def normalised(matrix: Any) -> Any:
+def normalised(matrix: object) -> Any:
     """log10(1 + counts per 10,000), as a CSR matrix.
 
     Parameters
@@ -117,7 +117,7 @@ def gene_sentences(matrix: Any, genes: Sequence[str], *, top: int = 100) -> list
     return [" ".join(names[columns[:top]]) for columns, _ in _ranked(normalised(matrix))]
 
 
-def fit_ranks(matrix: Any) -> RankFit:
+def fit_ranks(matrix: object) -> RankFit:
     """The line from rank to expression.
 
     Raises

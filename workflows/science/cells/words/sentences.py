@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ class SentenceFacts:
     diameter: float | None
 
 
-def write_sentences(vocabulary: Vocabulary, names: tuple[str, ...], values: NDArray[np.floating[Any]]) -> list[str]:
+def write_sentences(vocabulary: Vocabulary, names: tuple[str, ...], values: NDArray[np.floating]) -> list[str]:
     """One sentence per row of a table.
 
     Parameters

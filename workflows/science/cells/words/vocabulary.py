@@ -36,7 +36,7 @@ class Quality:
     cuts: tuple[float, float]
     relative: bool
 
-    def codes(self, values: NDArray[np.floating[Any]]) -> NDArray[np.int8]:
+    def codes(self, values: NDArray[np.floating]) -> NDArray[np.int8]:
         """0, 1 or 2 per value."""
         return np.searchsorted(self.cuts, values, side="right").astype(np.int8)
 
@@ -68,7 +68,7 @@ class Vocabulary:
     qualities: tuple[Quality, ...]
 
     @classmethod
-    def of(cls, names: tuple[str, ...], values: NDArray[np.floating[Any]], *, noun: str = "nucleus") -> Self:
+    def of(cls, names: tuple[str, ...], values: NDArray[np.floating], *, noun: str = "nucleus") -> Self:
         """The vocabulary of a table of measured cells.
 
         Size has fixed cuts where the scale is known (a resting lymphocyte's nucleus is about 7 um across), shape and
@@ -120,7 +120,7 @@ class Vocabulary:
     def __getitem__(self, name: str) -> Quality:
         return next(quality for quality in self.qualities if quality.name == name)
 
-    def codes(self, names: tuple[str, ...], values: NDArray[np.floating[Any]]) -> NDArray[np.int8]:
+    def codes(self, names: tuple[str, ...], values: NDArray[np.floating]) -> NDArray[np.int8]:
         """Word numbers, int8 (n, qualities).
 
         Raises

@@ -133,7 +133,7 @@ class Sheet(BaseModel):
             raise SheetError(f"{path}: {error}") from None
 
     @classmethod
-    def of(cls, content: Any) -> Sheet:
+    def of(cls, content: object) -> Sheet:
         """A sheet of the parsed content of its file.
 
         Raises
@@ -173,7 +173,7 @@ class Sheet(BaseModel):
         }
 
 
-def _from_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _from_json_schema(schema: Mapping[str, Any]) -> dict[str, object]:
     """The sheet that a flat JSON Schema describes; whatever it could not keep to is refused, never dropped."""
     unknown = sorted(set(schema) - _ROOT)
     if unknown or schema.get("type", "object") != "object":
@@ -191,7 +191,7 @@ def _from_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": schema.get("title"), "fields": fields}
 
 
-def _field(name: str, part: Any, required: bool) -> dict[str, Any]:
+def _field(name: str, part: object, required: bool) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise SheetError(f"properties.{name}: a schema is a mapping")
     unknown = sorted(set(part) - _TAKEN)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from workflows.errors import WorkflowError
 from workflows.science.papers.pages.page import Page
 from wsi.cleanup import clean_up, cleaning_up
 from wsi.files.identity import FileWatch
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument
 
 DPI = 144.0
 """Default resolution: print of 8 pt has letters of about 8 px, which the families read."""
@@ -96,7 +99,7 @@ class Document:
         Whether the file is still the one that was opened.
     """
 
-    def __init__(self, path: Path, pdf: Any, picture: NDArray[np.uint8] | None, encrypted: bool) -> None:
+    def __init__(self, path: Path, pdf: PdfDocument, picture: NDArray[np.uint8] | None, encrypted: bool) -> None:
         self.path = path
         self.encrypted = encrypted
         self.watch = FileWatch.of(path)

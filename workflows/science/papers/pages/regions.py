@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workflows.science.papers.pages.page import Box, Caption, Figure, Printed, Table, Word, inside, union
 from workflows.science.papers.pages.text_layer import shown_boxes
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage
 
 _THIN = 2.5
 """pt that a rule is thick at most."""
@@ -25,7 +28,7 @@ _CAPTION_GAP = 40.0
 _CAPTION = re.compile(r"(Table|Tab\.|Figure|Fig\.)\s*(S?\d+[A-Za-z]?)\b", re.IGNORECASE)
 
 
-def read_regions(page: Any, printed: Printed) -> tuple[tuple[Table, ...], tuple[Figure, ...]]:
+def read_regions(page: PdfPage, printed: Printed) -> tuple[tuple[Table, ...], tuple[Figure, ...]]:
     """Tables and figures of a page, from the top.
 
     A table is found by its rules: a grid of them, or horizontal ones of one width above, below and within it. Figures
@@ -93,7 +96,7 @@ def _caption_end(first: Word, printed: Printed) -> int:
     return stop
 
 
-def _objects(page: Any) -> tuple[list[Box], list[Box]]:
+def _objects(page: PdfPage) -> tuple[list[Box], list[Box]]:
     """Boxes in pt as shown of what is drawn, and of embedded pictures. A path of several rules counts each."""
     import pypdfium2 as pdfium
     import pypdfium2.raw as raw

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workflows.science.papers.pages.page import Box, Printed, TextLayer, Word, union
 from wsi.cleanup import cleaning_up
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage, PdfTextPage
 
 Colour = tuple[int, int, int] | None
 
@@ -22,7 +25,7 @@ _TALLEST = 2.5
 """Heights of its ink that a sign's line may be high; fonts that claim more are wrong, and the ink counts."""
 
 
-def read_print(page: Any, picture: NDArray[np.uint8], scale: float) -> tuple[TextLayer, Printed]:
+def read_print(page: PdfPage, picture: NDArray[np.uint8], scale: float) -> tuple[TextLayer, Printed]:
     """The words of a page that its picture shows.
 
     Parameters
@@ -43,7 +46,7 @@ def read_print(page: Any, picture: NDArray[np.uint8], scale: float) -> tuple[Tex
     return (TextLayer.WORDS if printed.words else TextLayer.NONE), printed
 
 
-def _to_shown(page: Any) -> NDArray[np.float64]:
+def _to_shown(page: PdfPage) -> NDArray[np.float64]:
     """Matrix (3, 2) that takes x, y, 1 of the page's own user space to pt as shown: cropped, rotated, y down."""
     import pypdfium2.raw as pdfium
 
@@ -58,7 +61,7 @@ def _to_shown(page: Any) -> NDArray[np.float64]:
     return np.stack([(along - origin) / 100, (up - origin) / 100, origin])
 
 
-def shown_boxes(page: Any, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def shown_boxes(page: PdfPage, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Boxes (n, 4) of a page's user space (left, bottom, right, top) as boxes in pt as shown."""
     return _shown(boxes, _to_shown(page))
 
@@ -70,7 +73,9 @@ def _shown(boxes: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[n
     return np.hstack([np.minimum(one, two), np.maximum(one, two)])
 
 
-def _signs(textpage: Any, matrix: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64], dict[int, Colour], int]:
+def _signs(
+    textpage: PdfTextPage, matrix: NDArray[np.float64]
+) -> tuple[list[str], NDArray[np.float64], dict[int, Colour], int]:
     """Signs, their boxes in pt (NaN for spaces), the colours that words begin with, and how many mean nothing."""
     import pypdfium2.raw as pdfium
 
@@ -115,7 +120,7 @@ def _signs(textpage: Any, matrix: NDArray[np.float64]) -> tuple[list[str], NDArr
     return signs, _shown(array, matrix), fills, lost
 
 
-def _fill(textpage: Any, index: int) -> Colour:
+def _fill(textpage: PdfTextPage, index: int) -> Colour:
     import pypdfium2.raw as pdfium
 
     red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
@@ -124,7 +129,7 @@ def _fill(textpage: Any, index: int) -> Colour:
     return red.value, green.value, blue.value
 
 
-def _level(textpage: Any, index: int, last: Box, place: Box) -> bool:
+def _level(textpage: PdfTextPage, index: int, last: Box, place: Box) -> bool:
     """Whether a sign stands on the line of the one before it, in the direction that it is written in."""
     import pypdfium2.raw as pdfium
 
@@ -137,7 +142,7 @@ def _level(textpage: Any, index: int, last: Box, place: Box) -> bool:
     return shared > 0.2 * min(last[axis + 2] - last[axis], place[axis + 2] - place[axis])
 
 
-def _sign_box(textpage: Any, index: int) -> Box:
+def _sign_box(textpage: PdfTextPage, index: int) -> Box:
     ink, line = textpage.get_charbox(index), textpage.get_charbox(index, loose=True)
     high = max(ink[3] - ink[1], ink[2] - ink[0], 1.0)
     left, bottom, right, top = line if max(line[3] - line[1], line[2] - line[0]) <= _TALLEST * high * 2 else ink

@@ -97,7 +97,7 @@ def merge_records(readings: Sequence[WindowReading], key: Sequence[str]) -> Merg
     return Merged(tuple(clusters), tuple(_contradictions(n, clusters, key) for n in range(len(clusters))))
 
 
-def alike(one: Any, other: Any) -> bool:
+def alike(one: object, other: object) -> bool:
     """Whether two values say the same."""
     first, second = as_number(one), as_number(other)
     if first is not None and second is not None:
@@ -116,7 +116,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\s*([-±/=<>%,;:()])\s*", r"\1", " ".join(normal.split()))
 
 
-def _empty(value: Any) -> bool:
+def _empty(value: object) -> bool:
     return value is None or value == "" or value == [] or value == {}
 
 

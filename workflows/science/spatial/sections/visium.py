@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,7 @@ def _picture(root: Path, folder: Path) -> Path | None:
     return None
 
 
-def _full_size(hires: Path | None, scales: dict[str, Any]) -> tuple[float, float] | None:
+def _full_size(hires: Path | None, scales: Mapping[str, object]) -> tuple[float, float] | None:
     """Size of the full-resolution picture that the small one was made of."""
     factor = scales.get("tissue_hires_scalef")
     if hires is None or not isinstance(factor, (int, float)) or factor <= 0:
