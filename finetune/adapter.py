@@ -48,7 +48,9 @@ def write_adapter(
     return folder
 
 
-def write_card(folder: Path, checkpoint: Checkpoint, *, name: str, request: Request, facts: Mapping[str, Any]) -> None:
+def write_card(
+    folder: Path, checkpoint: Checkpoint, *, name: str, request: Request, facts: Mapping[str, object]
+) -> None:
     """Write the card alone, for example once the adapter has been measured."""
     card = {
         "format": 1,
@@ -71,7 +73,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, *, name: str, request: Requ
     partial.replace(path)
 
 
-def _own_words(path: Path, name: str, checkpoint: Checkpoint, request: Request, facts: Mapping[str, Any]) -> None:
+def _own_words(path: Path, name: str, checkpoint: Checkpoint, request: Request, facts: Mapping[str, object]) -> None:
     labels = ", ".join(request.labels)
     path.write_text(
         f"# {name}\n\nAdapter of {checkpoint.info.model} ({checkpoint.family.name}) for: {labels}.\n\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ from finetune.methods.loss import NumberTokenWeights, answer_loss, whole_numbers
 from finetune.training.curves import Curves, plot_curves
 from finetune.training.states import BEST, LAST, STATES, best_score, last_state, save_weights
 from qwenvl.checkpoints.loading import Checkpoint
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers import PreTrainedTokenizerBase
 
 TENSORBOARD = "tensorboard"
 CURVES = ("f1", "f1@0.3", "ap", "exact", "token_f1", "field_accuracy", "auroc")
@@ -92,7 +96,7 @@ class Loop:
         self._label_tokens = _label_tokens(checkpoint.tokenizer, heavy) if heavy else None
         self.compute = torch.bfloat16 if config.train.bfloat16 else None
 
-    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def on_device(self, batch: Mapping[str, object]) -> dict[str, Any]:
         """A batch where the model is."""
         device = self.checkpoint.device
         return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
@@ -361,7 +365,7 @@ def _diverged(loop: Loop, step: int, what: str) -> DivergedError:
     )
 
 
-def _board(folder: Path, first: int) -> Any:
+def _board(folder: Path, first: int) -> SummaryWriter | None:
     """TensorBoard's writer, where it is installed; the CSV files hold the same numbers."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -370,5 +374,5 @@ def _board(folder: Path, first: int) -> Any:
     return SummaryWriter(str(folder), purge_step=first + 1)
 
 
-def _label_tokens(tokenizer: Any, names: tuple[str, ...]) -> Tensor:
+def _label_tokens(tokenizer: PreTrainedTokenizerBase, names: tuple[str, ...]) -> Tensor:
     return torch.tensor(sorted({i for name in names for i in tokenizer(name, add_special_tokens=False)["input_ids"]}))

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from finetune.errors import PreflightError
 from finetune.examples.schedule import Schedule
 from finetune.methods.lora import trainable
 from wsi.cleanup import cleaning_up
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -35,7 +38,7 @@ class Preflight:
     memory_bytes: int
     """Estimate: weights, gradients and optimiser state of what learns, activations of a batch."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """JSON-ready."""
         return asdict(self) | {"modules": len(self.modules), "shares": dict(self.shares), "dtypes": dict(self.dtypes)}
 
@@ -111,7 +114,13 @@ def preflight(
 
 
 def training_memory(
-    model: Any, learning: int, length: int, batch: int, *, checkpointing: bool, compute: torch.dtype | None = None
+    model: PreTrainedModel,
+    learning: int,
+    length: int,
+    batch: int,
+    *,
+    checkpointing: bool,
+    compute: torch.dtype | None = None,
 ) -> int:
     """Estimated bytes of a training step.
 
@@ -132,7 +141,7 @@ def training_memory(
     return int(weights + 16 * learning + kept + 3 * tokens * text.vocab_size * 4)
 
 
-def _dtypes(model: Any) -> dict[str, str]:
+def _dtypes(model: PreTrainedModel) -> dict[str, str]:
     parts = {"vision": "visual.", "language": "language_model.", "adapter": "lora_"}
     found: dict[str, str] = {}
     for part, mark in parts.items():
@@ -145,7 +154,7 @@ def _dtypes(model: Any) -> dict[str, str]:
     return found
 
 
-def _require_sound_vision(model: Any) -> None:
+def _require_sound_vision(model: PreTrainedModel) -> None:
     """The tower is neither quantised nor blown up to float32 beside half-precision weights."""
     visual = model.model.visual
     quantised = [
@@ -174,7 +183,7 @@ def _require_sound_vision(model: Any) -> None:
 
 
 @contextmanager
-def _kept_state(model: Any) -> Iterator[None]:
+def _kept_state(model: PreTrainedModel) -> Iterator[None]:
     """Random numbers, gradients and mode are afterwards as they were."""
     state, training = torch.random.get_rng_state(), model.training
     try:
@@ -186,7 +195,7 @@ def _kept_state(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _shaken(model: Any) -> Iterator[None]:
+def _shaken(model: PreTrainedModel) -> Iterator[None]:
     """Adapter weights that start at zero are moved for a while: as zeros they would hide every fault."""
     kept: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
@@ -202,7 +211,7 @@ def _shaken(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _put_back(model: Any, kept: Mapping[str, Tensor]) -> None:
+def _put_back(model: PreTrainedModel, kept: Mapping[str, Tensor]) -> None:
     """Give parameters the values they had."""
     parameters = dict(model.named_parameters())
     for name, value in kept.items():
@@ -232,12 +241,12 @@ def _require_gradients(model: Any, batch: dict[str, Any], loss_of: Callable[[Any
 
 
 @torch.no_grad()
-def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     model.eval()
     return model(**batch, use_cache=False).logits.float()  # type: ignore[no-any-return]
 
 
-def _require_same_after_save(model: Any, batch: Mapping[str, Tensor]) -> None:
+def _require_same_after_save(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
     before = _logits(model, batch)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

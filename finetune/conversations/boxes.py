@@ -34,7 +34,7 @@ class Placeholders:
 
     def __init__(
         self,
-        row: Mapping[str, Any],
+        row: Mapping[str, object],
         pictures: Sequence[Path],
         numbers: Callable[[list[float], tuple[int, int]], list[int]],
         relative: bool,
@@ -94,7 +94,7 @@ def sizes_of(pictures: Sequence[Path]) -> tuple[tuple[int, int], ...]:
 
 
 def _placed(
-    objects: Mapping[str, Any],
+    objects: Mapping[str, object],
     pictures: Sequence[Path],
     numbers: Callable[[list[float], tuple[int, int]], list[int]],
     relative: bool,
@@ -130,5 +130,5 @@ def _placed(
     return found
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

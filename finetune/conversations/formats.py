@@ -223,7 +223,7 @@ def write_conversations(
 
 def _row(
     form: str, row_id: str, image: str, cut: LabelledCut, request: Request, writer: Writer, frame: PictureFrame
-) -> dict[str, Any]:
+) -> dict[str, object]:
     prompt = build_prompt(request)
     objects = [item for item in cut.objects if item.label in request.labels]
     answer = writer.answer(request.task, objects, frame)
@@ -247,7 +247,7 @@ def _row(
 
 def _swift_row(
     image: str, prompt: str, answer: str, request: Request, writer: Writer, frame: PictureFrame
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Placeholders in the answer, boxes as px of the picture that is stored."""
     base: dict[str, Any] = {"images": [image], "channel": "labels"}
     if request.task is Task.COUNT:
@@ -265,7 +265,7 @@ def _swift_row(
     }
 
 
-def _settings(form: str, writer: Writer, processor: ProcessorSettings, absolute: bool) -> dict[str, Any]:
+def _settings(form: str, writer: Writer, processor: ProcessorSettings, absolute: bool) -> dict[str, object]:
     facts: dict[str, Any] = {
         "form": form,
         "family": writer.family.name,

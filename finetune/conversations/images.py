@@ -29,7 +29,7 @@ _LEFT_OVER = re.compile(
 )
 
 
-def named_images(row: Mapping[str, Any], folder: Path) -> list[Path]:
+def named_images(row: Mapping[str, object], folder: Path) -> list[Path]:
     """The images that a row names beside its turns.
 
     Raises
@@ -49,14 +49,14 @@ def named_images(row: Mapping[str, Any], folder: Path) -> list[Path]:
     return [file_of(each, folder) for each in listed]
 
 
-def require_no_other(row: Mapping[str, Any]) -> None:
+def require_no_other(row: Mapping[str, object]) -> None:
     """Raise ValueError where a row of words alone names an image under a key that is not known."""
     for key, value in row.items():
         if key not in _ROW_KEYS and _seems_image(value):
             raise ValueError(f"{key!r} seems to name an image ({value!a:.80}); name it under 'images'")
 
 
-def parts_of(content: Any, role: str, folder: Path) -> list[dict[str, Any]]:
+def parts_of(content: object, role: str, folder: Path) -> list[dict[str, Any]]:
     """The parts of a turn: texts, and places of images, with `file` where the turn names it.
 
     Raises
@@ -64,7 +64,7 @@ def parts_of(content: Any, role: str, folder: Path) -> list[dict[str, Any]]:
     ValueError
         A part is of no known kind, or an image stands where none can be.
     """
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             if isinstance(content, list) and role == "user" and _seems_image(part):
@@ -79,7 +79,7 @@ def parts_of(content: Any, role: str, folder: Path) -> list[dict[str, Any]]:
     return parts
 
 
-def file_of(value: Any, folder: Path) -> Path:
+def file_of(value: object, folder: Path) -> Path:
     """The file that a name, an address `file://...` or an object `{"path": ...}` stands for.
 
     Raises
@@ -116,7 +116,7 @@ def file_of(value: Any, folder: Path) -> Path:
     raise ValueError(f"image {folder / tried[0]} does not exist")
 
 
-def _of_part(part: Mapping[str, Any], role: str, folder: Path) -> list[dict[str, Any]]:
+def _of_part(part: Mapping[str, object], role: str, folder: Path) -> list[dict[str, object]]:
     kind = part.get("type")
     named = [key for key in _KEYS_OF_NAMES if part.get(key) is not None]
     if kind in ("image", "image_url", "input_image") or (kind is None and named):
@@ -131,7 +131,7 @@ def _of_part(part: Mapping[str, Any], role: str, folder: Path) -> list[dict[str,
     raise ValueError(f"a part of type {kind!a:.40} cannot be learned from")
 
 
-def _of_text(text: str, role: str, folder: Path) -> list[dict[str, Any]]:
+def _of_text(text: str, role: str, folder: Path) -> list[dict[str, object]]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -151,7 +151,7 @@ def _of_text(text: str, role: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def _slots(text: str) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     for number, piece in enumerate(_SLOT.split(text)):
         parts += [{"type": "image"}] if number else []
         parts += _texts(piece)
@@ -162,7 +162,7 @@ def _texts(text: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text}] if text else []
 
 
-def _seems_image(value: Any) -> bool:
+def _seems_image(value: object) -> bool:
     if isinstance(value, list):
         return any(_seems_image(each) for each in value[:5])
     if isinstance(value, Mapping):

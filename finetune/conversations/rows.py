@@ -6,7 +6,6 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.errors import LabelFileError
 
@@ -14,7 +13,7 @@ _SPACE = " \t\r\n"
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def read_rows(path: Path) -> Iterator[tuple[str, object]]:
     """Every row with words for its place, a ValueError in place of one that is no JSON.
 
     A list is one JSON value: where it is broken, nothing of it is used. Of objects one after the other a broken one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from finetune.dataset.samples import Area, Dataset, Label, SlideEntry
 from finetune.errors import RecipeError
 from qwenvl.answer import TileObject
 from wsi.tile import Tile
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
 
 _INSIDE = 0.999  # share of a tile that must lie in an exhaustively labelled area
 
@@ -128,7 +131,7 @@ class Cutter:
                 self._areas.setdefault(area.slide, []).append(area)
         self._shape = lru_cache(maxsize=4096)(self._make_shape)
 
-    def _make_shape(self, slide: str) -> Any:
+    def _make_shape(self, slide: str) -> BaseGeometry:
         import shapely
 
         shapes = [shapely.make_valid(shapely.Polygon(area.ring)) for area in self._areas.get(slide, [])]

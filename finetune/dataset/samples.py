@@ -309,7 +309,7 @@ def whole(entry: SlideEntry, names: Sequence[str] = ()) -> Area:
     return Area(entry.id, ((0.0, 0.0), (w, 0.0), (w, h), (0.0, h)), tuple(names))
 
 
-def _row(item: Label | Area) -> dict[str, Any]:
+def _row(item: Label | Area) -> dict[str, object]:
     row = {key: value for key, value in dataclasses.asdict(item).items() if value not in ((), "")}
     if "ring" in row:
         row["ring"] = [[round(x, 2), round(y, 2)] for x, y in row["ring"]]

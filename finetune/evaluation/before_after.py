@@ -138,7 +138,7 @@ def write_before_after(config: FinetuneConfig, adapter: Path, folder: Path, *, m
     return target / FILE
 
 
-def _plain(objects: Sequence[TileObject]) -> list[dict[str, Any]]:
+def _plain(objects: Sequence[TileObject]) -> list[dict[str, object]]:
     return [
         {
             "label": item.label,

@@ -48,13 +48,13 @@ class AnsweredSkill:
     """Agreement with the model's own answers from before training; it agrees with itself by 100 points."""
 
     name: str
-    asked: tuple[tuple[Callable[[], Any] | None, Request, Answer], ...]
+    asked: tuple[tuple[Callable[[], object] | None, Request, Answer], ...]
     ask: Callable[[Engine, Sequence[Any], Request], list[Answer]]
 
     def points(self, engine: Engine) -> float:
         """Mean agreement."""
         values: list[float] = []
-        requests: dict[str, list[tuple[Callable[[], Any] | None, Request, Answer]]] = {}
+        requests: dict[str, list[tuple[Callable[[], object] | None, Request, Answer]]] = {}
         for row in self.asked:
             requests.setdefault(row[1].hash, []).append(row)
         for rows in requests.values():
@@ -117,7 +117,7 @@ class Forgetting:
         """Whether no skill lost more than the limit. Not measured is not passed."""
         return self.lost <= self.limit
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """JSON-ready; empty where nothing was measured."""
         if not self.before:
             return {}

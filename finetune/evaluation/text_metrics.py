@@ -99,7 +99,7 @@ def same(truth: str, answer: str) -> bool:
     return parsed(answer) == known if known is not None else plain(answer) == plain(truth)
 
 
-def shape_of(value: Any) -> Any:
+def shape_of(value: object) -> object:
     """Names and kinds of values of JSON; whole numbers and others are one kind, lists count by their first item."""
     if isinstance(value, Mapping):
         return {name: shape_of(inner) for name, inner in value.items()}
@@ -110,7 +110,7 @@ def shape_of(value: Any) -> Any:
     return type(value).__name__
 
 
-def field_hits(truth: Any, answer: Any) -> tuple[int, int]:
+def field_hits(truth: object, answer: object) -> tuple[int, int]:
     """Values of JSON that are right, and how many there are."""
     if isinstance(truth, Mapping):
         inner = answer if isinstance(answer, Mapping) else {}

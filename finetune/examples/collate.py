@@ -39,7 +39,7 @@ class Collator:
     image_token: int
     sources: bool = False
 
-    def __call__(self, plans: Sequence[ExamplePlan]) -> dict[str, Any]:
+    def __call__(self, plans: Sequence[ExamplePlan]) -> dict[str, object]:
         """Inputs of `model(**inputs)` with `labels`, and the pictures' keys under `KEYS`.
 
         `mm_token_type_ids` is given, positions are left to the model: they need it and nothing else.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
 """Of one picture: what goes to the language model, and what goes to its first layers (DeepStack)."""
@@ -33,7 +37,7 @@ class FrozenVision:
         Whether the merger learns; needs a model that `keeps_order` says true of.
     """
 
-    def __init__(self, model: Any, keep: int = 2**29, *, merger: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, keep: int = 2**29, *, merger: bool = False) -> None:
         self._core = model.model
         self._own = self._core.get_image_features
         self._kept: OrderedDict[str, Features] = OrderedDict()
@@ -47,7 +51,7 @@ class FrozenVision:
         self._core.get_image_features = self._features
 
     @staticmethod
-    def keeps_order(model: Any) -> bool:
+    def keeps_order(model: PreTrainedModel) -> bool:
         """Whether a tower hands patches to its merger in the order they came in, as all but windowed ones do."""
         visual = model.model.visual
         return hasattr(visual, "merger") and not hasattr(visual, "permute_input_for_window_attn")
@@ -65,7 +69,7 @@ class FrozenVision:
         """Stand before the model again."""
         self._core.get_image_features = self._features
 
-    def _features(self, pixel_values: Tensor, image_grid_thw: Tensor, **options: Any) -> Any:
+    def _features(self, pixel_values: Tensor, image_grid_thw: Tensor, **options: Any) -> object:
         keys: list[str | None] = [None] * len(image_grid_thw) if self.keys is None else list(self.keys)
         self.keys = None
         if len(keys) != len(image_grid_thw):
@@ -81,7 +85,7 @@ class FrozenVision:
 
     @torch.no_grad()
     def _rows(
-        self, pixel_values: Tensor, grid: Tensor, keys: list[str | None], options: dict[str, Any]
+        self, pixel_values: Tensor, grid: Tensor, keys: list[str | None], options: Mapping[str, object]
     ) -> list[Features]:
         """What is kept of every picture, computed where it is not there."""
         missing = [i for i, key in enumerate(keys) if key is None or key not in self._kept]
@@ -107,7 +111,7 @@ class FrozenVision:
         return [fresh[i] if i in fresh else known[i] for i in range(len(keys))]
 
     def _computed(
-        self, pixel_values: Tensor, grid: Tensor, sizes: list[int], options: dict[str, Any]
+        self, pixel_values: Tensor, grid: Tensor, sizes: list[int], options: Mapping[str, object]
     ) -> list[Features]:
         with _inputs_of(self._mergers() if self._merger else []) as inputs:
             output = self._own(pixel_values, grid, **options)
@@ -154,7 +158,7 @@ def _inputs_of(modules: Sequence[Any]) -> Iterator[Callable[[], list[Tensor]]]:
     given: dict[int, Tensor] = {}
 
     def note(number: int) -> Callable[..., None]:
-        def hook(module: Any, arguments: tuple[Any, ...]) -> None:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             given[number] = arguments[0]
 
         return hook

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune.config import FinetuneConfig
 from finetune.errors import RecipeError
 from qwenvl.checkpoints.loading import Checkpoint, find_checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SKIPPED = ("model.visual", "lm_head")
 """Modules that stay in 16 bits. Names are matched from their beginning: a bare 'visual' would match nothing, and the
@@ -32,7 +35,7 @@ def load_base(config: FinetuneConfig) -> Checkpoint:
     return replace(checkpoint, model=model, info=info)
 
 
-def quantised_model(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
+def quantised_model(checkpoint: Checkpoint, config: FinetuneConfig) -> PreTrainedModel:
     """The language model in NF4, the vision tower and the output layer in bfloat16."""
     import torch
     import transformers

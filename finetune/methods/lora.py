@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune.errors import RecipeError
 from qwenvl.families import ModelFamily
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _LAYER = r".*language_model\.layers\.\d+\."
 PARTS: dict[str, tuple[str, ...]] = {
@@ -78,7 +81,7 @@ def target_pattern(settings: LoraSettings, family: ModelFamily) -> str:
     return "|".join(f"({part})" for part in parts)
 
 
-def matched_modules(model: Any, settings: LoraSettings, family: ModelFamily) -> tuple[str, ...]:
+def matched_modules(model: PreTrainedModel, settings: LoraSettings, family: ModelFamily) -> tuple[str, ...]:
     """Names of the modules that would learn.
 
     Raises
@@ -101,7 +104,7 @@ def matched_modules(model: Any, settings: LoraSettings, family: ModelFamily) -> 
     return names
 
 
-def add_lora(model: Any, settings: LoraSettings, family: ModelFamily, *, seed: int = 0) -> Any:
+def add_lora(model: PreTrainedModel, settings: LoraSettings, family: ModelFamily, *, seed: int = 0) -> object:
     """The model with an adapter that is trained, its first weights drawn by `seed`; everything else is frozen.
 
     Returns
@@ -138,6 +141,6 @@ def add_lora(model: Any, settings: LoraSettings, family: ModelFamily, *, seed: i
         return get_peft_model(model, config)
 
 
-def trainable(model: Any) -> dict[str, int]:
+def trainable(model: PreTrainedModel) -> dict[str, int]:
     """Number of values of every tensor that learns, by name."""
     return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}

@@ -6,13 +6,16 @@ be taught with soft targets: a box one px off is nearly right, and plain cross-e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from finetune.errors import RecipeError
 from finetune.examples.tokens import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _REACH = 4  # standard deviations that a soft target spans
 
@@ -26,7 +29,7 @@ class NumberTokenWeights:
         Token of every number, per spelling.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         groups = []
         for ending in ("", ", ", ","):
             tokens = [tokenizer(f"{v}{ending}", add_special_tokens=False)["input_ids"] for v in range(1001)]
@@ -38,7 +41,7 @@ class NumberTokenWeights:
         return bool(self.groups)
 
 
-def whole_numbers(tokenizer: Any, setting: str) -> NumberTokenWeights:
+def whole_numbers(tokenizer: PreTrainedTokenizerBase, setting: str) -> NumberTokenWeights:
     """The tokens that are whole numbers.
 
     Raises

@@ -145,7 +145,7 @@ def run_with_events(config: Path, *, overwrite: bool = False) -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the error stream
 
-    def send(event: str, /, **facts: Any) -> None:
+    def send(event: str, /, **facts: object) -> None:
         with suppress(BrokenPipeError):  # nobody reads any more; the end of the input stops the run
             print(json.dumps({"is": event, **_finite(facts)}, default=str), file=out, flush=True)
 
@@ -160,7 +160,7 @@ def run_with_events(config: Path, *, overwrite: bool = False) -> int:
             return 1
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     """The same with None for numbers that JSON does not know."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -68,13 +68,13 @@ def run_hash(config: FinetuneConfig) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def log(folder: Path, row: dict[str, Any]) -> None:
+def log(folder: Path, row: Mapping[str, object]) -> None:
     """Add a line to the run's log."""
     with (folder / LOG).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     return str(value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from finetune.dataset.importers.found import FoundLabels, Imported
 from finetune.errors import LabelFileError
@@ -16,7 +15,7 @@ from wsi.regions.geojson import load_unframed
 from wsi.regions.qupath import QuPathObject, QuPathPlace, read_objects
 
 
-def is_geojson(document: Any) -> bool:
+def is_geojson(document: object) -> bool:
     """Whether a JSON value is GeoJSON: a collection, a list of features, a feature or a geometry."""
     if isinstance(document, list):
         return any(isinstance(each, Mapping) and ("geometry" in each or "features" in each) for each in document)
@@ -30,7 +29,7 @@ def read(path: Path) -> Imported:
     return imported(load_unframed(path, LabelFileError), path)
 
 
-def imported(content: Any, path: Path) -> Imported:
+def imported(content: object, path: Path) -> Imported:
     """The labels of a GeoJSON document.
 
     Raises

@@ -79,7 +79,7 @@ def read(path: Path) -> Imported:
     return Imported("label-image", tuple(found), sizes=sizes, whole_pictures=True, refused=tuple(refused))
 
 
-def instances(labels: NDArray[Any]) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
+def instances(labels: NDArray[np.generic]) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
     """Value and box (x_min, y_min, x_max, y_max) of every instance of a map (height, width); 0 is background."""
     from scipy.ndimage import find_objects
 
@@ -91,7 +91,7 @@ def instances(labels: NDArray[Any]) -> Iterator[tuple[int, tuple[float, float, f
         yield value, (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
 
 
-def _pixels(file: Path) -> NDArray[Any]:
+def _pixels(file: Path) -> NDArray[np.generic]:
     import tifffile
 
     try:
@@ -159,7 +159,7 @@ def _read_ngff(path: Path) -> Imported:
     return Imported("label-image", tuple(found), whole_pictures=True)
 
 
-def _classes(attributes: Mapping[str, Any], where: Path) -> dict[int, str]:
+def _classes(attributes: Mapping[str, object], where: Path) -> dict[int, str]:
     """Classes by label value."""
     about = attributes.get("image-label")
     listed = about.get("properties") if isinstance(about, Mapping) else None

@@ -23,7 +23,7 @@ _CORNERS = 64
 """Of the outline of a circle."""
 
 
-def is_labelme(document: Any) -> bool:
+def is_labelme(document: object) -> bool:
     """Whether a JSON value is LabelMe's."""
     return isinstance(document, Mapping) and "shapes" in document and "imagePath" in document
 
@@ -125,7 +125,7 @@ def _imported(rows: Rows, sizes: dict[str, tuple[int, int]], notes: list[str]) -
     )
 
 
-def _found(shape: Mapping[str, Any], name: str, picture: str, where: str) -> list[FoundLabels]:
+def _found(shape: Mapping[str, object], name: str, picture: str, where: str) -> list[FoundLabels]:
     stated = shape.get("points")
     if not isinstance(stated, list) or not stated:
         raise ValueError(f"its points are {short(stated)}")

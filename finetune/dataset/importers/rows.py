@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from finetune.dataset.importers.found import FoundLabels
@@ -44,7 +43,7 @@ class Rows:
         self.refused.append(f"{where}: {reason}")
 
 
-def number(value: Any, what: str = "coordinate") -> float:
+def number(value: object, what: str = "coordinate") -> float:
     """A finite number in px, of JSON or in words.
 
     Raises
@@ -61,7 +60,7 @@ def number(value: Any, what: str = "coordinate") -> float:
     return float(value)
 
 
-def name_of(value: Any) -> str:
+def name_of(value: object) -> str:
     """A class, '' where there is none.
 
     Raises
@@ -83,7 +82,7 @@ def name_of(value: Any) -> str:
     return name
 
 
-def file_name(value: Any) -> str:
+def file_name(value: object) -> str:
     """Name of an image as a file states it, with the slashes of this system.
 
     Raises
@@ -103,7 +102,7 @@ def file_name(value: Any) -> str:
     return name
 
 
-def size_of(width: Any, height: Any) -> tuple[int, int]:
+def size_of(width: object, height: object) -> tuple[int, int]:
     """Size of an image as a file states it; (0, 0) where it states none."""
     try:
         found = (int(number(width)), int(number(height)))
@@ -112,7 +111,7 @@ def size_of(width: Any, height: Any) -> tuple[int, int]:
     return found if min(found) > 0 else (0, 0)
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A value for a message, whatever it is."""
     if isinstance(value, int) and abs(value) > 10**30:
         return "of more than 30 digits"
@@ -123,7 +122,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: Path) -> object:
     """The JSON value of a file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises

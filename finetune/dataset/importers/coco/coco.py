@@ -17,7 +17,7 @@ from finetune.dataset.samples import Box, Ring
 from finetune.errors import LabelFileError
 
 
-def is_coco(document: Any) -> bool:
+def is_coco(document: object) -> bool:
     """Whether a JSON value is COCO."""
     return (
         isinstance(document, Mapping)
@@ -94,7 +94,7 @@ def imported(content: Any, path: Path) -> Imported:
     )
 
 
-def _key(value: Any) -> str:
+def _key(value: object) -> str:
     """An id as a word: some exports write numbers as texts in one table and as numbers in the other."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -103,7 +103,7 @@ def _key(value: Any) -> str:
     return short(value) if isinstance(value, int) else value
 
 
-def _loose_key(value: Any) -> str:
+def _loose_key(value: object) -> str:
     try:
         return _key(value)
     except ValueError:
@@ -117,7 +117,7 @@ def _once(table: dict[str, str], key: str, name: str, what: str) -> None:
     table[key] = name
 
 
-def _box(row: Mapping[str, Any], polygons: list[Ring], size: tuple[int, int]) -> Box:
+def _box(row: Mapping[str, object], polygons: list[Ring], size: tuple[int, int]) -> Box:
     stated = row.get("bbox")
     if str(row.get("bbox_mode", 1)).upper().removeprefix("BOXMODE.") not in ("1", "XYWH", "XYWH_ABS"):
         raise ValueError(f"its bbox_mode {short(row['bbox_mode'])} is not x, y, width, height")
@@ -135,7 +135,7 @@ def _box(row: Mapping[str, Any], polygons: list[Ring], size: tuple[int, int]) ->
     raise ValueError(f"{said}, and no polygon or mask to take it from")
 
 
-def _polygons(row: Mapping[str, Any]) -> list[Ring]:
+def _polygons(row: Mapping[str, object]) -> list[Ring]:
     """The outlines of an annotation; those of a mask are none."""
     parts = row.get("segmentation")
     if not isinstance(parts, list) or not parts:
@@ -153,7 +153,7 @@ def _polygons(row: Mapping[str, Any]) -> list[Ring]:
     return rings
 
 
-def _licence(content: Mapping[str, Any]) -> str:
+def _licence(content: Mapping[str, object]) -> str:
     listed = content.get("licenses")
     rows = listed if isinstance(listed, list) else []
     named = "; ".join(str(row.get("name", "")) for row in rows if isinstance(row, Mapping))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from finetune.dataset.samples import Box
 
@@ -11,7 +10,7 @@ _MAX_DIGITS = 13
 """Characters of one number: 5 bits each, more than any image has px."""
 
 
-def rle_box(mask: Mapping[str, Any], stated: tuple[int, int]) -> Box:
+def rle_box(mask: Mapping[str, object], stated: tuple[int, int]) -> Box:
     """Box (x_min, y_min, x_max, y_max) of a mask.
 
     Parameters
