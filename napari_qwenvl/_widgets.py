@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_qwenvl.read.frame import Frame
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
 
 _COLOURS = {"error": "#c0504a", "note": "#c08a30", "done": "#4a9a5a"}
 
@@ -122,7 +125,7 @@ def style_links(browser: Any) -> None:
     browser.document().setDefaultStyleSheet("a { color: #4f9dff; }")
 
 
-def drawn_polygons(layer: Any, frame: Frame, *, selected: bool = True) -> list[NDArray[np.float64]]:
+def drawn_polygons(layer: Layer, frame: Frame, *, selected: bool = True) -> list[NDArray[np.float64]]:
     """Areas of a Shapes layer as corners (n, 2) x0, y0 in level-0 px: the selected ones, else all of them."""
     chosen: Sequence[int] = sorted(layer.selected_data) if selected and layer.selected_data else range(layer.nshapes)
     polygons = []

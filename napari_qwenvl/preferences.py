@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 PLUGIN = "napari-qwenvl"
 
@@ -27,7 +26,7 @@ def preferences() -> Preferences:
     try:
         from napari.settings import get_plugin_settings
 
-        groups: Any = get_plugin_settings(PLUGIN)
+        groups: object = get_plugin_settings(PLUGIN)
     except (ImportError, KeyError, AttributeError):
         return Preferences()
     found = {}

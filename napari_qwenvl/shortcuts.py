@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari_qwenvl.layers.keys import HEATMAP, OVERLAY
 from napari_qwenvl.preferences import preferences
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ SHORTCUTS: tuple[Shortcut, ...] = (
 """Letters with Shift, because napari uses plain digits and letters for its own tools."""
 
 
-def bind(viewer: Any, actions: dict[str, Callable[[Any], None]]) -> list[Shortcut]:
+def bind(viewer: Viewer, actions: dict[str, Callable[[Viewer], None]]) -> list[Shortcut]:
     """Bind the keys of the actions given; none where the user switched shortcuts off.
 
     Parameters
@@ -66,22 +70,22 @@ def listing() -> str:
     return "\n".join(f"{each.key:<{width}}  {each.does}" for each in SHORTCUTS)
 
 
-def toggle_objects(viewer: Any) -> None:
+def toggle_objects(viewer: Viewer) -> None:
     """Show or hide every overlay."""
     _toggle([layer for layer in viewer.layers if OVERLAY in layer.metadata])
 
 
-def toggle_heatmaps(viewer: Any) -> None:
+def toggle_heatmaps(viewer: Viewer) -> None:
     """Show or hide every heatmap."""
     _toggle([layer for layer in viewer.layers if HEATMAP in layer.metadata])
 
 
-def whole_slide(viewer: Any) -> None:
+def whole_slide(viewer: Viewer) -> None:
     """Fit the view to what is open."""
     viewer.reset_view()
 
 
-ACTIONS: dict[str, Callable[[Any], None]] = {
+ACTIONS: dict[str, Callable[[Viewer], None]] = {
     "toggle_objects": toggle_objects,
     "toggle_heatmaps": toggle_heatmaps,
     "whole_slide": whole_slide,
@@ -89,7 +93,7 @@ ACTIONS: dict[str, Callable[[Any], None]] = {
 """The actions that need no panel."""
 
 
-def _toggle(layers: list[Any]) -> None:
+def _toggle(layers: list[Layer]) -> None:
     shown = any(layer.visible for layer in layers)
     for layer in layers:
         layer.visible = not shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QObject, Signal
@@ -13,6 +13,9 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QSizeP
 from napari_qwenvl._widgets import while_alive
 from qwenvl.checkpoints.adapters.card import AdapterCard, read_card
 from qwenvl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 KEPT, FORGETS, UNMEASURED = "kept", "forgets", "not measured"
 COLOURS = {KEPT: "#4a9a5a", FORGETS: "#d0554b", UNMEASURED: "#c08a30"}
@@ -64,7 +67,7 @@ class AdapterRow(QWidget):
     failed = Signal(str)
     """Why the chosen folder cannot be used."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.adapting = adapting_of(viewer)
         self.name = QLabel()
@@ -117,10 +120,10 @@ class AdapterRow(QWidget):
                 self.failed.emit(str(error))
 
 
-_ADAPTING: WeakKeyDictionary[Any, Adapting] = WeakKeyDictionary()
+_ADAPTING: WeakKeyDictionary[Viewer, Adapting] = WeakKeyDictionary()
 
 
-def adapting_of(viewer: Any) -> Adapting:
+def adapting_of(viewer: Viewer) -> Adapting:
     """The choice that the panels of a viewer share."""
     viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _ADAPTING:

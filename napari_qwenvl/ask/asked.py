@@ -41,7 +41,7 @@ class Region:
 
     rect: tuple[int, int, int, int]
     size: tuple[int, int]
-    marks: tuple[dict[str, Any], ...] = ()
+    marks: tuple[dict[str, object], ...] = ()
 
     @classmethod
     def of(
@@ -82,7 +82,7 @@ class Region:
         scale = 1.0 if mpp is None or slide.mpp is None else mpp / slide.mpp
         px = sides / max(scale, sides.max() / _LONGEST_PX)
         size = np.clip(np.round(px / _STEP) * _STEP, 2 * _STEP, _LONGEST_PX).astype(int)
-        marks: list[dict[str, Any]] = []
+        marks: list[dict[str, object]] = []
         if show_outline:
             marks.append({"kind": "outline", "points": corners.tolist(), "colour": "yellow"})
         for number, each in enumerate(marked, 1):
@@ -163,7 +163,7 @@ def ask_command(
     options: RunOptions,
     mpp: float | None,
     turns: Sequence[tuple[str, str]] = (),
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What `Worker.ask` takes for a question in words about a region, after `turns` of question and answer."""
     request = PanelQuestion("ask", prompt=words, options=options).request({"mpp": mpp, "tile_size": max(region.size)})
     return {

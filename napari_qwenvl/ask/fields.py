@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import (
     QButtonGroup,
@@ -30,6 +30,12 @@ from napari_qwenvl.read.slide_layer import slide_of
 from napari_qwenvl.results.run_reading import NotPossibleError
 from workflows.run.options import RunOptions
 
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
+
+    from wsi.slide import Slide
+
 TASKS = {
     "Find objects (boxes)": "detect",
     "Mark objects (points)": "point",
@@ -52,7 +58,7 @@ _QUESTIONS = {
 class AskFields(QWidget):
     """What the user fills in, without what happens then."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.viewer = viewer
         self.running = running_of(viewer)
@@ -177,7 +183,7 @@ class AskFields(QWidget):
             colour=chosen.get("colour"),
         )
 
-    def _mask(self, slide: Any, runs: Path) -> str:
+    def _mask(self, slide: Slide, runs: Path) -> str:
         """Where to ask, as `--mask` takes it."""
         scope = self.scope.checkedId()
         if scope == 2:
@@ -204,7 +210,7 @@ class AskFields(QWidget):
         self.prompt.setPlaceholderText(_QUESTIONS.get(task, ""))
 
 
-def _shown_plane(layer: Any, viewer: Any) -> str | None:
+def _shown_plane(layer: Layer, viewer: Viewer) -> str | None:
     from napari_qwenvl.read.slide_layer import plane_of
 
     plane = plane_of(layer, viewer)

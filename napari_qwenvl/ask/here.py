@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
@@ -37,6 +37,12 @@ from workflows.review.decisions import reviewer_name
 from workflows.run.options import RunOptions
 from workflows.store.provenance import utc_now
 
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.utils.events import Event
+
+    from wsi.readers.opened import OpenedSlide
+
 _LAYER = "ask here"
 
 
@@ -52,7 +58,7 @@ class AskHerePanel(QWidget):
         self.overlay: Overlay | None = None
         self._waiting: tuple[int, dict[str, Any], str, Region, Path] | None = None
         self._shown = -1
-        self._layer: Any = None
+        self._layer: Layer | None = None
         self._build()
         worker = self.running.worker
         worker.answered.connect(self._on_answer)
@@ -152,7 +158,7 @@ class AskHerePanel(QWidget):
         self.message.show_words("", "")
 
     @while_alive
-    def _on_drawn(self, event: Any) -> None:
+    def _on_drawn(self, event: Event) -> None:
         layer = self._layer
         if layer is None or str(getattr(event, "action", "")) != "added" or not layer.nshapes:
             return
@@ -197,7 +203,7 @@ class AskHerePanel(QWidget):
         self.place.setText(f"{sides[0] * step:,.0f} x {sides[1] * step:,.0f} {unit}{marked}")
 
     @while_alive
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         if event.value is self._layer:
             self._layer = None
             self._say_place()
@@ -390,7 +396,7 @@ class AskHerePanel(QWidget):
         self.keep.setEnabled(shown and bool(self.asked[self._shown].objects))
 
 
-def _options(model: str, slide: Any) -> RunOptions:
+def _options(model: str, slide: OpenedSlide) -> RunOptions:
     chosen = slide.options
     return RunOptions(
         model=model,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 from qtpy.compat import isalive
@@ -20,6 +21,11 @@ from napari_qwenvl.read.slide_layer import slide_of
 from napari_qwenvl.results.run_reading import NotPossibleError
 from qwenvl.answer import Status
 
+if TYPE_CHECKING:
+    from qtpy.QtGui import QCloseEvent
+
+    from wsi.slide import Slide
+
 _WAIT_MS = 350
 
 
@@ -34,7 +40,7 @@ class AskPanel(AskFields):
         self.plan: AskPlan | None = None
         self.cost: Cost | None = None
         self._pace: dict[str, float] = {}
-        self._masks: tuple[str, dict[str, Any]] = ("", {})
+        self._masks: tuple[str, dict[str, object]] = ("", {})
         self._ticket = 0
         self._wait = QTimer(self)
         self._wait.setSingleShot(True)
@@ -78,7 +84,7 @@ class AskPanel(AskFields):
         for source in self._sources:
             source.connect(self._on_viewer)
 
-    def closeEvent(self, event: Any) -> None:
+    def closeEvent(self, event: QCloseEvent | None) -> None:
         """Stop listening to the viewer."""
         for source in self._sources:
             source.disconnect(self._on_viewer)
@@ -87,7 +93,7 @@ class AskPanel(AskFields):
 
     # ------------------------------------------------------------------ plan
 
-    def plan_soon(self, *_: Any) -> None:
+    def plan_soon(self, *_: object) -> None:
         """Plan again once the fields have come to rest."""
         self._wait.start()
 
@@ -139,7 +145,7 @@ class AskPanel(AskFields):
         )
         self._show_state()
 
-    def _recommended(self, question: PanelQuestion) -> dict[str, Any]:
+    def _recommended(self, question: PanelQuestion) -> dict[str, object]:
         loaded, wanted = self.running.worker.model, model_fields(question.options)
         same = loaded is not None and all(loaded["asked"].get(key) == wanted[key] for key in ("model", "adapter"))
         if loaded is not None and same:
@@ -195,7 +201,7 @@ class AskPanel(AskFields):
         self.plan_soon()
 
     @while_alive
-    def _on_viewer(self, *_: Any) -> None:
+    def _on_viewer(self, *_: object) -> None:
         if not self.running.busy:
             self.plan_soon()
 
@@ -203,7 +209,7 @@ class AskPanel(AskFields):
         self._pace[key] = seconds
         self._show_cost()
 
-    def _on_ready(self, _: dict[str, Any]) -> None:
+    def _on_ready(self, _: Mapping[str, object]) -> None:
         self.plan_soon()
 
     def on_load(self) -> None:
@@ -333,7 +339,7 @@ class AskPanel(AskFields):
             self.bar.setFormat("")
 
 
-def _cost(slide: Any, plan: AskPlan, masks: dict[str, Any]) -> Cost | str:
+def _cost(slide: Slide, plan: AskPlan, masks: dict[str, Any]) -> Cost | str:
     """The cost, or why there is none."""
     from qwenvl.errors import QwenVLError
     from wsi.errors import SlideError

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,7 +41,7 @@ class PanelQuestion:
     schema: Path | None = None
     options: RunOptions = field(default_factory=RunOptions)
 
-    def request(self, recommended: Mapping[str, Any]) -> Request:
+    def request(self, recommended: Mapping[str, object]) -> Request:
         """The request, as the command line would build it.
 
         Raises
@@ -54,7 +54,7 @@ class PanelQuestion:
         from qwenvl.constraints.json_schema import read_schema
         from workflows.run.options import recommended_request
 
-        fields: dict[str, Any] = {"task": self.task, "prompt": self.prompt or None}
+        fields: dict[str, object] = {"task": self.task, "prompt": self.prompt or None}
         if self.task in LABELLED:
             fields["labels"] = self.labels
         if self.task == "extract" and self.schema is not None:
@@ -86,7 +86,7 @@ class AskPlan:
 
     @classmethod
     def of(
-        cls, slide: Path, question: PanelQuestion, recommended: Mapping[str, Any], *, runs: Path, mask_hash: str = ""
+        cls, slide: Path, question: PanelQuestion, recommended: Mapping[str, object], *, runs: Path, mask_hash: str = ""
     ) -> AskPlan:
         """Fill in what the checkpoint recommends and name the run folder inside `runs`."""
         request = question.request(recommended)
@@ -100,7 +100,7 @@ class AskPlan:
             max_objects=request.max_objects,
             max_new_tokens=generation.max_new_tokens,
         )
-        parts: tuple[Any, ...] = (
+        parts: tuple[object, ...] = (
             request.hash,
             options.model,
             options.server,
@@ -210,7 +210,7 @@ class AskPlan:
         ]
         return "\n".join(lines) + "\n"
 
-    def for_worker(self, tiles: int) -> dict[str, Any]:
+    def for_worker(self, tiles: int) -> dict[str, object]:
         """What `Worker.run` takes."""
         return {
             "slide": str(self.slide),
@@ -226,7 +226,7 @@ class AskPlan:
         }
 
 
-def model_fields(options: RunOptions) -> dict[str, Any]:
+def model_fields(options: RunOptions) -> dict[str, object]:
     """The options that say which model, and how slide and pixels are opened, as plain values."""
     names = (
         "model",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wsi.tile import Tile
 
 
-def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, Any]:
+def ask_region(engine: Engine, command: Mapping[str, Any]) -> dict[str, object]:
     """Ask about a region, and give the answer as plain values with its objects in level-0 px.
 
     Parameters
@@ -81,7 +81,7 @@ def seconds_per_tile(engine: Engine, command: Mapping[str, Any]) -> float:
     return (time.perf_counter() - begun) / len(pictures)
 
 
-def read_tiles(command: Mapping[str, Any], tiles: Sequence[Tile]) -> list[Any]:
+def read_tiles(command: Mapping[str, object], tiles: Sequence[Tile]) -> list[Any]:
     """Pixels of tiles of the slide that a command names. Raises SlideError, SlideChangedError."""
     with open_shown(command) as slide, slide.watch.held():
         return [

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from napari_qwenvl.layers.raster import ScreenView
 from napari_qwenvl.read.frame import Frame, canvas_size, visible_field
 from wsi import Plane
+
+if TYPE_CHECKING:
+    import numpy as np
+    from napari import Viewer
+    from numpy.typing import NDArray
 
 _MARGIN = 0.2
 """Drawn beyond each border of the canvas (share of its side), so that a small move shows no edge."""
@@ -16,7 +22,7 @@ _SMALLEST = 24
 """An object smaller than this on the canvas (px) is hard to see."""
 
 
-def view_of(viewer: Any, frame: Frame) -> ScreenView:
+def view_of(viewer: Viewer, frame: Frame) -> ScreenView:
     """The field with its margin, on the px of the screen."""
     x_min, y_min, x_max, y_max = visible_field(viewer, frame)
     height, width = canvas_size(viewer)
@@ -26,13 +32,13 @@ def view_of(viewer: Any, frame: Frame) -> ScreenView:
     return ScreenView(*corner, px_x, px_y, width + 2 * beyond_x, height + 2 * beyond_y)
 
 
-def stands_at(viewer: Any, plane: Plane) -> bool:
+def stands_at(viewer: Viewer, plane: Plane) -> bool:
     """Whether the sliders stand at a plane of a stack."""
     at = dict(zip(viewer.dims.axis_labels, viewer.dims.current_step, strict=False))
     return bool(at.get("t", plane.t) == plane.t and at.get("z", plane.z) == plane.z)
 
 
-def look_at_object(viewer: Any, frame: Frame, box0: Any) -> None:
+def look_at_object(viewer: Viewer, frame: Frame, box0: Sequence[float] | NDArray[np.floating]) -> None:
     """Centre the camera; the zoom changes only where the object would be too small or too large to see."""
     center = frame.to_world((box0[0] + box0[2]) / 2, (box0[1] + box0[3]) / 2)
     camera = viewer.scene.camera

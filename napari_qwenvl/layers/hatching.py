@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from napari_qwenvl.layers.keys import TILES
 from napari_qwenvl.layers.removing import remove_layer
 from napari_qwenvl.read.slide_layer import LayerData
 
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
+
 
 class Hatching:
     """The hatched tiles of one run. Layers are changed rather than made anew, because making one takes time."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
         self._shown: dict[str, bool] | None = None
         """While hidden: which were visible."""
@@ -25,7 +29,7 @@ class Hatching:
             for _, layer in self._layers():
                 layer.visible = False
 
-    def steps(self, wanted: Sequence[LayerData], below: Any) -> Iterator[Callable[[], None]]:
+    def steps(self, wanted: Sequence[LayerData], below: object) -> Iterator[Callable[[], None]]:
         """What to do, in pieces that take little time each, until these are shown `below` a layer."""
         shown, self._shown = self._shown or {}, None
         by_kind = {options["metadata"][TILES]: (data, options) for data, options, _ in wanted}
@@ -49,7 +53,7 @@ class Hatching:
     def _layers(self) -> list[tuple[str, Any]]:
         return [(layer.metadata[TILES], layer) for layer in self._viewer.layers if TILES in layer.metadata]
 
-    def _add(self, data: Any, options: dict[str, Any], below: Any) -> Iterator[Callable[[], None]]:
+    def _add(self, data: object, options: Mapping[str, object], below: object) -> Iterator[Callable[[], None]]:
         layers = self._viewer.layers
         active, added = layers.selection.active, list[Any]()
         yield lambda: added.append(self._viewer.add_image(data, **options))
@@ -59,6 +63,6 @@ class Hatching:
             yield lambda: setattr(layers.selection, "active", active)
 
 
-def _change(layer: Any, data: Any, options: dict[str, Any], visible: bool) -> None:
+def _change(layer: Layer, data: object, options: Mapping[str, object], visible: bool) -> None:
     layer.data, layer.name = data, options["name"]
     layer.visible = visible

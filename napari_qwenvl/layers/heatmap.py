@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,9 @@ from workflows.report.images.colours import FAILED, RGBColour, label_colours
 from workflows.report.images.heatmap import Heatmap
 from workflows.store.run_store import RunStore
 from wsi import TissueMask
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
 
 _OPACITY = 0.85
 _VEIL = (0.22, 0.9)
@@ -55,14 +58,14 @@ def heatmap_layers(heatmap: Heatmap, frame: Frame, request: Request, size0: tupl
     return layers
 
 
-def set_threshold(layer: Any, threshold: float | None) -> None:
+def set_threshold(layer: Layer, threshold: float | None) -> None:
     """Leave out cells of a heatmap layer below a value; None shows all that is known."""
     values: NDArray[np.float32] = layer.metadata[HEATMAP]
     layer.metadata["threshold"] = threshold
     layer.data = values.copy() if threshold is None else np.where(values < threshold, np.nan, values)
 
 
-def heatmap_of(layer: Any) -> NDArray[np.float32] | None:
+def heatmap_of(layer: Layer) -> NDArray[np.float32] | None:
     """Values of a heatmap layer before any threshold, or None for another layer."""
     return getattr(layer, "metadata", {}).get(HEATMAP)
 
@@ -157,7 +160,7 @@ def _class_layer(heatmap: Heatmap, frame: Frame, request: Request, size0: tuple[
 
 
 def _on_slide(
-    cells: NDArray[Any], heatmap: Heatmap, frame: Frame, size0: tuple[int, int]
+    cells: NDArray[np.generic], heatmap: Heatmap, frame: Frame, size0: tuple[int, int]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Cells divided into smaller px, so that the picture can end where the slide does."""
     times = int(np.clip(np.sqrt(_PX / max(1, cells.shape[0] * cells.shape[1])), 1, _TIMES))
@@ -167,7 +170,7 @@ def _on_slide(
     return np.ascontiguousarray(picture), _placed(frame, step_x, step_y)
 
 
-def _placed(frame: Frame, step_x: float, step_y: float) -> dict[str, Any]:
+def _placed(frame: Frame, step_x: float, step_y: float) -> dict[str, object]:
     """Options of a picture whose first px covers level 0 from its corner, `step` level-0 px wide and high."""
     y, x = frame.to_world(step_x / 2, step_y / 2)
     return {

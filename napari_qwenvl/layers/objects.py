@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +13,8 @@ from workflows.review.reviewed import State
 from workflows.tile_table import pack_key
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from workflows.store.rows import ObjectColumns
 
 _HEADROOM = 1.25
@@ -99,7 +102,7 @@ class Objects:
         return Objects(**{column.name: getattr(self, column.name)[at] for column in fields(self)})
 
 
-def _column(name: str, values: ArrayLike, n: int, kind: Any) -> NDArray[Any]:
+def _column(name: str, values: ArrayLike, n: int, kind: DTypeLike) -> NDArray[Any]:
     array = np.asarray(values)
     if array.ndim == 0:
         return np.full(n, array, kind)
@@ -144,7 +147,7 @@ class Columns:
         self.n, self._arrays = 0, _empty(0)
         self.append(objects)
 
-    def update(self, rows: NDArray[np.int64], values: dict[str, Any]) -> None:
+    def update(self, rows: NDArray[np.int64], values: Mapping[str, object]) -> None:
         """Write some columns of some rows. KeyError for a column that does not exist."""
         for name, new in values.items():
             if name not in self._arrays:

@@ -25,7 +25,9 @@ from workflows.report.images.colours import PALETTE, RGBColour
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari import Viewer
     from napari.layers import Image, Shapes
+    from napari.utils.events import Event
 
     from wsi import Plane
 
@@ -78,7 +80,9 @@ class Overlay:
     drawn = Signal()
     """A new picture is shown; `in_field` is that of the camera now."""
 
-    def __init__(self, viewer: Any, *, um_per_px: UmPerPx, name: str = "objects", plane: Plane | None = None) -> None:
+    def __init__(
+        self, viewer: Viewer, *, um_per_px: UmPerPx, name: str = "objects", plane: Plane | None = None
+    ) -> None:
         self.viewer = viewer
         self.plane = plane
         self.frame = Frame.of(um_per_px)
@@ -175,7 +179,7 @@ class Overlay:
         self._look_first()
         self.changed.emit()
 
-    def update(self, index: int | ArrayLike, **columns: Any) -> None:
+    def update(self, index: int | ArrayLike, **columns: object) -> None:
         """Write columns (`box`, `label`, `score`, `state`, ...) of some rows.
 
         Raises
@@ -325,7 +329,7 @@ class Overlay:
     def _on_camera(self) -> None:
         self._scheduler.request(rest=True)
 
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         if event.value is self.layer:
             self.close()
 

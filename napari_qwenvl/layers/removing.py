@@ -6,10 +6,14 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
 
 
-def remove_layer(viewer: Any, layer: Any) -> None:
+def remove_layer(viewer: Viewer, layer: Layer) -> None:
     """Remove a layer where it is there still."""
     if layer in viewer.layers:
         with _garbage_left():

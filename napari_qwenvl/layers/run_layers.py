@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari_qwenvl.layers.heatmap import heatmap_layers, tile_layers, tissue_layer
 from napari_qwenvl.layers.keys import OVERLAY, RUN
@@ -24,6 +24,10 @@ from workflows.store.run_store import RunStore
 from wsi import Plane
 from wsi.errors import SlideError
 from wsi.slide import Slide
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
 
 _TASKS = (Task.DETECT, Task.POINT)
 
@@ -54,7 +58,7 @@ def read_layers(path: Path | str) -> list[LayerData]:
     return layers
 
 
-def folder_layers(folder: Path, viewer: Any = None) -> list[LayerData]:
+def folder_layers(folder: Path, viewer: Viewer | None = None) -> list[LayerData]:
     """Slide (unless `viewer` shows it), tissue, heatmap, and tiles without an answer."""
     with RunStore.open(folder) as store:
         facts = store.manifest.slide
@@ -107,7 +111,7 @@ def iter_objects(folder: Path | str) -> Iterator[tuple[tuple[str, ...], Objects]
             yield labels, Objects.from_columns(columns)
 
 
-def add_objects(viewer: Any, folder: Path | str) -> Overlay | None:
+def add_objects(viewer: Viewer, folder: Path | str) -> Overlay | None:
     """Show the objects of a run as an overlay; None for tasks that answer otherwise.
 
     With Qt they are read on another thread and appear as they come. `overlay_of(layer)` finds the overlay
@@ -140,18 +144,18 @@ def _append(overlay: Overlay, labels: tuple[str, ...], objects: Objects) -> None
         overlay.append(objects)
 
 
-def overlay_of(layer: Any) -> Overlay | None:
+def overlay_of(layer: Layer) -> Overlay | None:
     """The overlay that a layer belongs to, or None."""
     found = getattr(layer, "metadata", {}).get(OVERLAY)
     return found if isinstance(found, Overlay) else None
 
 
-def overlays(viewer: Any) -> list[Overlay]:
+def overlays(viewer: Viewer) -> list[Overlay]:
     """Overlays shown in a viewer, topmost first."""
     return [found for layer in reversed(viewer.layers) if (found := overlay_of(layer)) is not None]
 
 
-def _overlay_after(viewer: Any, folder: Path, number: int) -> None:
+def _overlay_after(viewer: Viewer, folder: Path, number: int) -> None:
     """Add the overlay once napari has inserted the `number` layers that a reader returned."""
     left = number
 
@@ -168,7 +172,7 @@ def _overlay_after(viewer: Any, folder: Path, number: int) -> None:
         add_objects(viewer, folder)
 
 
-def _shown(viewer: Any, fingerprint: str) -> bool:
+def _shown(viewer: Viewer, fingerprint: str) -> bool:
     slides = [] if viewer is None else [slide_of(layer) for layer in slide_layers(viewer)]
     return any(slide is not None and slide.fingerprint == fingerprint for slide in slides)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wsi.threads import thread_pool
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 REST_MS = 80
 """A camera that has not moved for so long has stopped."""
@@ -50,12 +53,12 @@ class AtOnce:
         self._open = False
 
 
-def scheduler(viewer: Any, make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:
+def scheduler(viewer: Viewer, make: Callable[[], Work | None], show: Callable[[Any], None]) -> Scheduler:
     """The scheduler that fits: Qt's for a viewer with a window, `AtOnce` for its model alone."""
     return _in_background(make, show) if has_window(viewer) else AtOnce(make, show)
 
 
-def has_window(viewer: Any) -> bool:
+def has_window(viewer: Viewer) -> bool:
     """Whether a viewer has a window, and with it Qt's event loop; a `ViewerModel` has none."""
     return getattr(viewer, "window", None) is not None
 
@@ -112,7 +115,7 @@ def _in_background(make: Callable[[], Work | None], show: Callable[[Any], None])
 
         def _run(self, work: Work) -> None:
             try:
-                outcome: Any = work()
+                outcome: object = work()
             except Exception as error:
                 outcome = error
             self.done.emit(outcome)

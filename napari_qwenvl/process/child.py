@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from qwenvl.checkpoints.adapters.adapter import AdapterSwitch
     from qwenvl.engines.base import Engine
     from workflows.run.options import RunOptions
@@ -41,7 +43,7 @@ class Paced:
         """The engine's own, or fewer."""
         return min(self._most, self._engine.batch_size(request))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
 
@@ -50,7 +52,7 @@ class Child:
 
     def __init__(self, send: Callable[..., None]) -> None:
         self.send = send
-        self.commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.commands: queue.Queue[dict[str, object] | None] = queue.Queue()
         self.cancel = threading.Event()
         self.engine: Engine | None = None
         self.recommended: Mapping[str, Any] = {}
@@ -193,7 +195,7 @@ class Child:
             seconds = seconds_per_tile(self.engine, command)
         self.send("pace", key=command["key"], seconds=seconds)
 
-    def do_unload(self, command: dict[str, Any]) -> None:
+    def do_unload(self, command: Mapping[str, object]) -> None:
         """Let go of the model."""
         self._unload()
         self.send("unloaded")
@@ -242,7 +244,7 @@ class Child:
         timer.daemon = True
         timer.start()
 
-    def _on_interrupt(self, number: int, frame: Any) -> None:
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._stoppable and self.cancel.is_set():
             self._stoppable = False
             raise Stopped
@@ -299,7 +301,7 @@ def main() -> None:
     os.dup2(2, 1)
     lock = threading.Lock()
 
-    def send(event: str, **facts: Any) -> None:
+    def send(event: str, **facts: object) -> None:
         with lock:
             try:
                 print(json.dumps({"is": event, **facts}), file=out, flush=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
@@ -14,6 +14,9 @@ from qtpy.QtWidgets import QApplication
 from napari_qwenvl.ask.plan import AskPlan
 from napari_qwenvl.process.session import Session, forget_session, session_of
 from napari_qwenvl.process.worker import Worker
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 POLL_MS = 400
 _PARTING_MS = 800
@@ -38,7 +41,7 @@ class Running(QObject):
     said = Signal(str, str)
     """Something to tell: 'error', 'note' or 'done', and the words."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.viewer = getattr(viewer, "__wrapped__", viewer)
         self.session: Session = session_of(viewer, in_background, in_turn)
@@ -151,7 +154,7 @@ class Running(QObject):
         self.loading = name
         self.changed.emit()
 
-    def _on_ready(self, event: dict[str, Any]) -> None:
+    def _on_ready(self, event: Mapping[str, object]) -> None:
         self.loading = None
         self.changed.emit()
 
@@ -186,7 +189,7 @@ class Running(QObject):
         self.said.emit("note", "Stopped. Finished tiles are kept; press Run to go on.")
         self.changed.emit()
 
-    def _on_failed(self, event: dict[str, Any]) -> None:
+    def _on_failed(self, event: Mapping[str, object]) -> None:
         self.loading = None
         self._settle()
         self.said.emit("error", event["message"])
@@ -208,7 +211,10 @@ class Running(QObject):
 
 
 def in_background(
-    work: Callable[..., Any], *args: Any, then: Callable[[Any], None], failed: Callable[[Exception], None] | None = None
+    work: Callable[..., object],
+    *args: object,
+    then: Callable[[Any], None],
+    failed: Callable[[Exception], None] | None = None,
 ) -> None:
     """Call `work` on another thread and `then` with its result on this one, or `failed` with what it raised."""
     from napari.qt.threading import create_worker
@@ -225,10 +231,10 @@ def in_turn(step: Callable[[], None]) -> None:
     QTimer.singleShot(0, step)
 
 
-_RUNNING: WeakKeyDictionary[Any, Running] = WeakKeyDictionary()
+_RUNNING: WeakKeyDictionary[Viewer, Running] = WeakKeyDictionary()
 
 
-def running_of(viewer: Any) -> Running:
+def running_of(viewer: Viewer) -> Running:
     """What the panels of a viewer share."""
     viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _RUNNING or _RUNNING[viewer]._closed:

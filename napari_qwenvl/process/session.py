@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -39,6 +39,10 @@ from workflows.errors import StoreError
 from workflows.store.provenance import Manifest
 from workflows.store.rows import TILE_DTYPE
 from wsi.regions.frames import PixelFrame
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
 
 _BATCH = 100
 """Answers taken in at a time, so that catching up with a long run does not hold the viewer."""
@@ -75,7 +79,7 @@ class Session:
     """The run could not be read; why."""
 
     def __init__(
-        self, viewer: Any, background: Callable[..., None] | None = None, turns: Callable[[Step], None] | None = None
+        self, viewer: Viewer, background: Callable[..., None] | None = None, turns: Callable[[Step], None] | None = None
     ) -> None:
         self.viewer = viewer
         self.folder: Path | None = None
@@ -100,7 +104,7 @@ class Session:
 
     # ------------------------------------------------------------------ the slide
 
-    def slide_layer(self) -> Any:
+    def slide_layer(self) -> Layer:
         """The layer to ask about: the active one where it is a slide, else the topmost slide.
 
         Raises
@@ -339,7 +343,7 @@ class Session:
 
 
 def _at_once(
-    work: Callable[..., Any], *args: Any, then: Callable[[Any], None], failed: Callable[[Exception], None]
+    work: Callable[..., object], *args: object, then: Callable[[Any], None], failed: Callable[[Exception], None]
 ) -> None:
     then(work(*args))
 
@@ -348,11 +352,11 @@ def _now(step: Step) -> None:
     step()
 
 
-_SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+_SESSIONS: WeakKeyDictionary[Viewer, Session] = WeakKeyDictionary()
 
 
 def session_of(
-    viewer: Any, background: Callable[..., None] | None = None, turns: Callable[[Step], None] | None = None
+    viewer: Viewer, background: Callable[..., None] | None = None, turns: Callable[[Step], None] | None = None
 ) -> Session:
     """The session of a viewer, which all its panels share."""
     viewer = getattr(viewer, "__wrapped__", viewer)
@@ -364,7 +368,7 @@ def session_of(
     return session
 
 
-def forget_session(viewer: Any) -> None:
+def forget_session(viewer: Viewer) -> None:
     """Let go of a viewer that is closed."""
     _SESSIONS.pop(getattr(viewer, "__wrapped__", viewer), None)
 

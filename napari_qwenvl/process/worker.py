@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -76,19 +77,19 @@ class Worker(QObject):
         """A run or question is under way."""
         return self.current is not None
 
-    def load(self, model: dict[str, Any]) -> None:
+    def load(self, model: Mapping[str, object]) -> None:
         """Load a model in the background; `model` holds fields of `RunOptions`."""
         self._send("load", model=model)
 
-    def run(self, command: dict[str, Any]) -> int:
+    def run(self, command: Mapping[str, object]) -> int:
         """Start a run; `command` is that of `Plan.command_for_worker`. Its number comes back with every event."""
         return self._begin("run", command)
 
-    def ask(self, command: dict[str, Any]) -> int:
+    def ask(self, command: Mapping[str, object]) -> int:
         """Ask about one region."""
         return self._begin("ask", command)
 
-    def probe(self, key: str, command: dict[str, Any]) -> None:
+    def probe(self, key: str, command: Mapping[str, object]) -> None:
         """Measure the model's pace on some tiles, while nothing else is to be done."""
         if not self.busy:
             self._send("probe", key=key, **command)
@@ -120,7 +121,7 @@ class Worker(QObject):
 
     # ------------------------------------------------------------------ the process
 
-    def _begin(self, do: str, command: dict[str, Any]) -> int:
+    def _begin(self, do: str, command: Mapping[str, object]) -> int:
         if self.busy:
             raise RuntimeError("A run is under way.")
         if self._process is not None and self.model is not None:
@@ -129,7 +130,7 @@ class Worker(QObject):
         self._send(do, id=self.current, **command)
         return self.current
 
-    def _send(self, do: str, **facts: Any) -> None:
+    def _send(self, do: str, **facts: object) -> None:
         if self._process is None:
             self._process = self._start()
         self._process.write(json.dumps({"do": do, **facts}).encode() + b"\n")
@@ -176,7 +177,7 @@ class Worker(QObject):
             self._errors = f"It cannot be started: {self._process.errorString()}."
             self._on_end()
 
-    def _on_end(self, *_: Any) -> None:
+    def _on_end(self, *_: object) -> None:
         process, self._process = self._process, None
         self._patience.stop()
         self._held_up.stop()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 UmPerPx = float | tuple[float, float] | None
 """Micrometres per level-0 px, one number or (x, y) as in `Slide.mpp_xy`; None where unknown."""
@@ -55,7 +59,7 @@ class Frame:
         """Keywords of `viewer.add_*` for a layer in level-0 px whose coordinates are px centres (images)."""
         return {"scale": self.scale, "units": self.units, "axis_labels": ("y", "x")}
 
-    def corner_options(self) -> dict[str, Any]:
+    def corner_options(self) -> dict[str, object]:
         """Keywords of `viewer.add_*` for shapes and points given in level-0 px from the corner of px 0."""
         return self.options() | {"translate": (-0.5 * self.step_y, -0.5 * self.step_x)}
 
@@ -68,7 +72,7 @@ class Frame:
         return world_x / self.step_x + 0.5, world_y / self.step_y + 0.5
 
 
-def visible_field(viewer: Any, frame: Frame) -> tuple[float, float, float, float]:
+def visible_field(viewer: Viewer, frame: Frame) -> tuple[float, float, float, float]:
     """What the canvas shows: x_min, y_min, x_max, y_max in level-0 px, not cut to the slide.
 
     `corner_pixels` of a layer is not this: napari widens it to whole chunks.
@@ -81,13 +85,13 @@ def visible_field(viewer: Any, frame: Frame) -> tuple[float, float, float, float
     return float(x_min), float(y_min), float(x_max), float(y_max)
 
 
-def canvas_size(viewer: Any) -> tuple[int, int]:
+def canvas_size(viewer: Viewer) -> tuple[int, int]:
     """Height and width of the canvas in px (of one view in grid mode)."""
     height, width = viewer.canvas.viewbox_size(viewer.layers)
     return max(1, round(float(height))), max(1, round(float(width)))
 
 
-def look_at(viewer: Any, frame: Frame, box: Any, share: float = 0.8) -> None:
+def look_at(viewer: Viewer, frame: Frame, box: Iterable[float], share: float = 0.8) -> None:
     """Bring a rectangle x0, y0, x1, y1 of level-0 px into the middle of the canvas, whole, over a share of its side."""
     height, width = canvas_size(viewer)
     x0, y0, x1, y1 = (float(edge) for edge in box)
@@ -103,7 +107,7 @@ def rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([[y_min, x_min], [y_min, x_max], [y_max, x_max], [y_max, x_min]], np.float64)
 
 
-def box_of(vertices: NDArray[Any]) -> NDArray[np.float64]:
+def box_of(vertices: NDArray[np.generic]) -> NDArray[np.float64]:
     """The upright box (4,) around vertices (n, 2) given as (y, x)."""
     low, high = np.min(vertices, axis=0), np.max(vertices, axis=0)
     return np.array([low[-1], low[-2], high[-1], high[-2]], np.float64)

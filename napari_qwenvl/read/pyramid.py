@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,6 +18,9 @@ from wsi.errors import ReadError
 from wsi.readers.tiff.storage import PieceCache
 from wsi.slide import RGB, Level
 from wsi.threads import thread_pool
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 PIECE = 512
 """Side in px of what is read and kept at a time."""
@@ -285,7 +288,7 @@ class LevelView:
         view = LevelView(self.pyramid, self.level, window)
         return view if view.ndim else np.asarray(view)[()]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         *planes, rows, columns, colour = self.window
         spans = [part if isinstance(part, slice) else slice(part, part + 1) for part in planes]
         y, x = (part if isinstance(part, slice) else slice(part, part + 1) for part in (rows, columns))
@@ -304,11 +307,11 @@ class LevelView:
         return Plane(**dict(zip(self.pyramid.planes, indices, strict=True)))
 
 
-def _is_whole(part: Any) -> bool:
+def _is_whole(part: object) -> bool:
     return isinstance(part, int | np.integer) and not isinstance(part, bool)
 
 
-def _complete(key: Any, ndim: int) -> list[Any]:
+def _complete(key: object, ndim: int) -> list[Any]:
     """One entry per axis."""
     keys = list(key) if isinstance(key, tuple) else [key]
     at = next((i for i, part in enumerate(keys) if part is Ellipsis), None)

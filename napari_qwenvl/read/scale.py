@@ -85,7 +85,7 @@ def remember(fingerprint: str, mpp: float) -> None:
     partial.replace(path)
 
 
-def _read() -> dict[str, Any]:
+def _read() -> dict[str, object]:
     try:
         found = json.loads((settings_folder() / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -14,7 +14,8 @@ from wsi import OpenedSlide, Plane, Rendering, open_slide
 from wsi.errors import PlaneError
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari import Viewer
+    from napari.layers import Image, Layer
 
 LayerData = tuple[Any, dict[str, Any], str]
 _MOST_COLOURS = 6
@@ -85,14 +86,14 @@ def facts(slide: OpenedSlide) -> dict[str, Any]:
     }
 
 
-def slide_of(layer: Any) -> OpenedSlide | None:
+def slide_of(layer: Layer) -> OpenedSlide | None:
     """The open slide behind a layer that this package made, or None for any other layer."""
     data: Any = getattr(layer, "data", None)
     first = data[0] if isinstance(data, list | tuple) or hasattr(data, "shapes") else data
     return first.pyramid.slide if isinstance(first, LevelView) else None
 
 
-def plane_of(layer: Any, viewer: Any) -> Plane | None:
+def plane_of(layer: Layer, viewer: Viewer) -> Plane | None:
     """The plane of a stack that the viewer shows; None for a slide without planes."""
     slide = slide_of(layer)
     if slide is None:
@@ -104,12 +105,12 @@ def plane_of(layer: Any, viewer: Any) -> Plane | None:
     return Plane(**{axis: round(float(at)) for axis, at in zip(axes, shown, strict=False)})
 
 
-def slide_layers(viewer: Any) -> list[Image]:
+def slide_layers(viewer: Viewer) -> list[Image]:
     """Layers of slides, topmost first."""
     return [layer for layer in reversed(viewer.layers) if slide_of(layer) is not None]
 
 
-def set_rendering(layer: Any, rendering: Rendering) -> None:
+def set_rendering(layer: Layer, rendering: Rendering) -> None:
     """Show (and from now on ask about) a stack with other colours or ranges of its channels."""
     old = slide_of(layer)
     if old is None:
@@ -120,7 +121,7 @@ def set_rendering(layer: Any, rendering: Rendering) -> None:
     layer.metadata[SLIDE] = facts(slide)
 
 
-def set_mpp(layer: Any, mpp: float) -> None:
+def set_mpp(layer: Layer, mpp: float) -> None:
     """Give a slide without a scale the one its user states, in um per level-0 px; the layer is then in um."""
     old = slide_of(layer)
     if old is None:

@@ -228,7 +228,7 @@ class ResultsPanel(QWidget):
             rows = [self._overlay.selected]
         return rows
 
-    def _on_row(self, current: Any, _: Any = None) -> None:
+    def _on_row(self, current: Any, _: object = None) -> None:
         if self._quiet or self._overlay is None or not current.isValid() or current.row() >= len(self.model.rows):
             return
         self._overlay.select(int(self.model.rows[current.row()]))

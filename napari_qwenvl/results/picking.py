@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_qwenvl.layers.objects import Objects
 from napari_qwenvl.layers.raster import rows_in
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.utils.events import Event
 
 _CLICK_PX = 4
 """A mouse that moved further (px of the canvas) was dragged."""
@@ -58,10 +62,10 @@ def nearest(
     return int(rows[np.argmin(np.where(small, distance, np.inf))])
 
 
-def clicks(on_click: Callable[[float, float], None]) -> Callable[[Any, Any], Iterator[None]]:
+def clicks(on_click: Callable[[float, float], None]) -> Callable[[Viewer, Event], Iterator[None]]:
     """A mouse callback of napari that tells clicks (world y, x): drags are the camera's, and tools keep theirs."""
 
-    def pressed(viewer: Any, event: Any) -> Iterator[None]:
+    def pressed(viewer: Viewer, event: Event) -> Iterator[None]:
         active = viewer.layers.selection.active
         drawing = active is not None and str(getattr(active, "mode", "pan_zoom")) != "pan_zoom"
         if event.button != 1 or drawing:

@@ -113,7 +113,7 @@ class ObjectsModel(QAbstractTableModel):
         found = np.flatnonzero(self.rows == row)
         return int(found[0]) if len(found) else None
 
-    def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:
+    def sort(self, column: int, order: object = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column; -1 is the order of reading. `arranged` tells when it is done."""
         turned = column == self._column and self._order is not None
         self._column, self._descending = column, order == Qt.SortOrder.DescendingOrder
@@ -130,7 +130,7 @@ class ObjectsModel(QAbstractTableModel):
         """Columns."""
         return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
 
-    def headerData(self, section: int, orientation: Any, role: int = _ROLE.DisplayRole) -> Any:
+    def headerData(self, section: int, orientation: object, role: int = _ROLE.DisplayRole) -> object:
         """Names of the columns, with units."""
         if role != _ROLE.DisplayRole or orientation != Qt.Orientation.Horizontal:
             return None
@@ -241,7 +241,7 @@ class SaidModel(QAbstractTableModel):
         """Columns."""
         return 0 if parent is not None and parent.isValid() else len(_SAID)
 
-    def headerData(self, section: int, orientation: Any, role: int = _ROLE.DisplayRole) -> Any:
+    def headerData(self, section: int, orientation: object, role: int = _ROLE.DisplayRole) -> object:
         """Names of the columns."""
         shown = role == _ROLE.DisplayRole and orientation == Qt.Orientation.Horizontal
         return _SAID[section] if shown else None

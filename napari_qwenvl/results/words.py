@@ -46,7 +46,7 @@ class WordsView(QWidget):
         """Another run is open: its words are to be chosen first."""
         self.text.clear()
 
-    def _on_row(self, current: Any, _: Any = None) -> None:
+    def _on_row(self, current: Any, _: object = None) -> None:
         said = self.model.said(current.row()) if current.isValid() else None
         overlay = self.session.overlay
         if said is None or overlay is None:

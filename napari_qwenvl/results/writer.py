@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _slide_frames(layers: Sequence[LayerTuple]) -> SlideFrames | None:
     return found.pop() if found else None
 
 
-def _dumps(value: Any) -> str:
+def _dumps(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -97,7 +97,7 @@ def _overlay(layer: LayerTuple) -> Overlay | None:
     return found if isinstance(found, Overlay) else None
 
 
-def _features(layer: LayerTuple) -> Iterator[dict[str, Any]]:
+def _features(layer: LayerTuple) -> Iterator[dict[str, object]]:
     overlay = _overlay(layer)
     if overlay is not None:
         yield from _object_features(overlay)
@@ -105,7 +105,7 @@ def _features(layer: LayerTuple) -> Iterator[dict[str, Any]]:
         yield from _drawn_features(layer)
 
 
-def _object_features(overlay: Overlay) -> Iterator[dict[str, Any]]:
+def _object_features(overlay: Overlay) -> Iterator[dict[str, object]]:
     objects: Objects = overlay.objects
     colours = [overlay.colours[label] for label in overlay.labels]
     columns = (objects.key, objects.box, objects.point, objects.label, objects.score, objects.state)
@@ -128,7 +128,7 @@ def _object_features(overlay: Overlay) -> Iterator[dict[str, Any]]:
         yield _feature(geometry, properties, f"object/{key}")
 
 
-def _drawn_features(layer: LayerTuple) -> Iterator[dict[str, Any]]:
+def _drawn_features(layer: LayerTuple) -> Iterator[dict[str, object]]:
     data, meta, kind = layer
     frame = _frame(meta)
     to_world = _transform(meta, np.asarray(data[0]).shape[-1])
@@ -142,7 +142,7 @@ def _drawn_features(layer: LayerTuple) -> Iterator[dict[str, Any]]:
         x0, y0 = frame.to_level0(world[:, -2], world[:, -1])  # world is (y, x)
         places = np.round(np.stack([x0, y0], axis=1), 3).tolist()
         properties = {"objectType": "annotation", "classification": {"name": labels[row], "color": _rgb(colours, row)}}
-        geometry: dict[str, Any] = _geometry(shape, places)
+        geometry: dict[str, object] = _geometry(shape, places)
         plane = _plane(meta, vertices)
         yield _feature(geometry | plane, properties, json.dumps([labels[row], geometry, plane]))
 
@@ -155,7 +155,7 @@ def _geometry(shape: str, places: list[list[float]]) -> dict[str, Any]:
     return {"type": "LineString", "coordinates": places}
 
 
-def _feature(geometry: dict[str, Any], properties: dict[str, Any], name: str) -> dict[str, Any]:
+def _feature(geometry: Mapping[str, object], properties: Mapping[str, object], name: str) -> dict[str, Any]:
     return {"type": "Feature", "id": str(uuid.uuid5(_NAMES, name)), "geometry": geometry, "properties": properties}
 
 
@@ -193,7 +193,7 @@ def _ellipse(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     return ring
 
 
-def _transform(meta: dict[str, Any], ndim: int) -> Any:
+def _transform(meta: Mapping[str, object], ndim: int) -> Any:
     """From data to world coordinates, by the layer's scale, translation, rotation, shear and affine."""
     from napari.layers import Points
 

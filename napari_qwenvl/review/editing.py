@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from napari_qwenvl.read.frame import box_of, rectangle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from napari import Viewer
     from napari.layers import Image, Shapes
+    from napari.utils.events import Event
 
     from napari_qwenvl.layers.objects import Objects
     from napari_qwenvl.read.frame import Frame
@@ -29,7 +31,7 @@ _POINT_PX = 10.0
 class Drawn(Protocol):
     """What editing needs of an overlay."""
 
-    viewer: Any
+    viewer: Viewer
     frame: Frame
     layer: Image
     colours: dict[str, RGBColour]
@@ -127,7 +129,7 @@ class Editing:
     def _remember(self, layer: Shapes) -> None:
         self._boxes = np.array([box_of(each) for each in layer.data]).reshape(-1, 4)
 
-    def _on_data(self, event: Any) -> None:
+    def _on_data(self, event: Event) -> None:
         """Tell what changed, once a drag is over."""
         layer = self._layer
         action = str(getattr(event, "action", ""))

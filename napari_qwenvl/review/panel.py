@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt, Signal
@@ -19,6 +19,10 @@ from napari_qwenvl.results.choosing import Rows, next_row
 from napari_qwenvl.review.deciding import Deciding
 from napari_qwenvl.shortcuts import ACTIONS, SHORTCUTS, bind
 from qwenvl.request import Task
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.utils.events import Event
 
 _BUTTONS = {
     "accept": "Accept",
@@ -47,7 +51,7 @@ class ReviewBar(QWidget):
     def __init__(
         self,
         panel: QWidget,
-        viewer: Any,
+        viewer: Viewer,
         chosen: Callable[[], list[int]],
         go_to: Callable[[int], None],
         order: Callable[[], Rows],
@@ -100,8 +104,8 @@ class ReviewBar(QWidget):
             key.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             key.activated.connect(partial((own | ACTIONS)[shortcut.action], viewer))
 
-    def _key(self, name: str) -> Callable[[Any], None]:
-        def pressed(viewer: Any) -> None:
+    def _key(self, name: str) -> Callable[[Viewer], None]:
+        def pressed(viewer: Viewer) -> None:
             getattr(self, name)()
 
         return pressed
@@ -293,7 +297,7 @@ class ReviewBar(QWidget):
             layer.remove_selected()
 
     @while_alive
-    def _on_added(self, box: Any) -> None:
+    def _on_added(self, box: object) -> None:
         self._saved(partial(self._add, box), keep=True)
 
     def _add(self, box: Any) -> None:
@@ -321,7 +325,7 @@ class ReviewBar(QWidget):
             self.told.emit("", "")
 
     @while_alive
-    def _on_layer_removed(self, event: Any) -> None:
+    def _on_layer_removed(self, event: Event) -> None:
         if event.value is self._drawing:
             self._stop_drawing()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
@@ -32,6 +32,10 @@ from napari_qwenvl.train.gather import HELD_OUT, TRAIN, Gathered, gather
 from napari_qwenvl.train.recipe import tile_of
 from napari_qwenvl.train.sources import RunSource, Source, layer_source, whole_slide
 
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
+
 PARTS = {TRAIN: "training", HELD_OUT: "held out"}
 _WAIT_MS = 250
 
@@ -44,7 +48,7 @@ class LabelsPage(QWidget):
     told = Signal(str, str)
     """'error', 'note' or 'done', and the words."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.viewer = viewer
         self.session = running_of(viewer).session
@@ -132,7 +136,7 @@ class LabelsPage(QWidget):
         if folder:
             self.add_source(RunSource(Path(folder)))
 
-    def add_layer(self, layer: Any, *_: Any, areas: bool = False) -> None:
+    def add_layer(self, layer: Layer, *_: object, areas: bool = False) -> None:
         """Take a layer as it is now, as objects or as areas where everything is labelled."""
         try:
             slide = slide_of(self.session.slide_layer())
@@ -178,7 +182,7 @@ class LabelsPage(QWidget):
         if any(isinstance(each, RunSource) and each.folder == self.session.folder for each in self.sources):
             self.gather_soon()
 
-    def gather_soon(self, *_: Any) -> None:
+    def gather_soon(self, *_: object) -> None:
         """Count again once the user has come to rest."""
         self._wait.start()
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
@@ -21,6 +21,9 @@ from qtpy.QtWidgets import QApplication
 
 from wsi.limits import LimitError
 from wsi.threads import start_thread, usable_cores
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 OUTPUT = "output.txt"
 """Beside the recipe: what the process and its libraries print."""
@@ -58,7 +61,7 @@ class Training(QObject):
     _line = Signal(int, str)
     _ended = Signal(int, int)
 
-    def __init__(self, viewer: Any = None) -> None:
+    def __init__(self, viewer: Viewer | None = None) -> None:
         super().__init__()
         self._viewer = None if viewer is None else ref(viewer)
         self.recipe: Path | None = None
@@ -266,10 +269,10 @@ class Training(QObject):
             self._process.kill()
 
 
-_TRAININGS: WeakKeyDictionary[Any, Training] = WeakKeyDictionary()
+_TRAININGS: WeakKeyDictionary[Viewer, Training] = WeakKeyDictionary()
 
 
-def training_of(viewer: Any) -> Training:
+def training_of(viewer: Viewer) -> Training:
     """The training of a viewer, which outlives its panel."""
     viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _TRAININGS:

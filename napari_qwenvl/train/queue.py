@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from napari_qwenvl.process.running import in_background, running_of
 from napari_qwenvl.read.frame import look_at
 from workflows.review.reviewed import reviewed_objects
 from workflows.tile_table import cores_of
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 _UNKNOWN = 0.5
 """Doubt about an object without a score."""
@@ -115,7 +118,7 @@ class QueuePage(QWidget):
     listed = Signal()
     """The list is new."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.viewer = viewer
         self.session = running_of(viewer).session
@@ -148,7 +151,7 @@ class QueuePage(QWidget):
         self.refresh_soon()
 
     @while_alive
-    def refresh_soon(self, *_: Any) -> None:
+    def refresh_soon(self, *_: object) -> None:
         """List anew once reviewing has come to rest."""
         self._wait.start()
 
@@ -208,7 +211,7 @@ class QueuePage(QWidget):
         row = self.table.currentRow()
         return self.doubts[row] if 0 <= row < len(self.doubts) else None
 
-    def _on_row(self, row: int, *_: Any) -> None:
+    def _on_row(self, row: int, *_: object) -> None:
         if 0 <= row < len(self.doubts):
             overlay = self.session.overlay
             if overlay is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,9 @@ def tile_of(sources: Sequence[Source], base: str) -> tuple[TileSpec, dict[str, A
     return TileSpec(size=int(known.get("tile_size", _TILE)), mpp=known.get("mpp")), limits
 
 
-def recipe(fields: Fields, gathered: Gathered, tile: TileSpec, limits: dict[str, Any], folder: Path) -> FinetuneConfig:
+def recipe(
+    fields: Fields, gathered: Gathered, tile: TileSpec, limits: Mapping[str, object], folder: Path
+) -> FinetuneConfig:
     """The settings of a training in `folder`.
 
     Raises
@@ -92,7 +94,7 @@ def recipe(fields: Fields, gathered: Gathered, tile: TileSpec, limits: dict[str,
     train = settings["train"] | {"steps": fields.steps, "save_every": max(1, min(50, fields.steps // 6))}
     if fields.learning_rate is not None:
         train["learning_rate"] = fields.learning_rate
-    augment: dict[str, Any] = {"colour": 1.0}
+    augment: dict[str, object] = {"colour": 1.0}
     if facts is not None and facts.whole_numbers:
         train |= {"soft_coordinates": 3.0}
     if facts is not None and facts.small:
@@ -151,7 +153,12 @@ def clean_name(words: str) -> str:
 
 
 def write_training(
-    fields: Fields, sources: Sequence[Source], tile: TileSpec, limits: dict[str, Any], folder: Path, **choices: Any
+    fields: Fields,
+    sources: Sequence[Source],
+    tile: TileSpec,
+    limits: Mapping[str, object],
+    folder: Path,
+    **choices: Any,
 ) -> Path:
     """Write labels, dataset and recipe of a new training; the recipe's file.
 

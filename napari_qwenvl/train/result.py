@@ -6,7 +6,7 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QFontMetrics, QPainter, QPen, QPixmap
@@ -27,6 +27,10 @@ from napari_qwenvl.train.process import training_of
 from napari_qwenvl.train.recipe import RUN
 from qwenvl.checkpoints.adapters.card import CARD, AdapterCard, read_card
 from qwenvl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from qtpy.QtGui import QPaintEvent
 
 TILES = Path("before-after") / "tiles.json"
 _METRICS = {
@@ -51,7 +55,7 @@ class ResultPage(QWidget):
     used = Signal()
     """The adapter was chosen for asking."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.viewer = viewer
         self.folder: Path | None = None
@@ -290,7 +294,7 @@ class TileView(QWidget):
         self.objects, self.labels, self.words = objects, labels, words
         self.update()
 
-    def paintEvent(self, event: Any) -> None:
+    def paintEvent(self, event: QPaintEvent | None) -> None:
         """Draw the picture, its boxes and its caption."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,10 @@ from napari_qwenvl.train.sources import RunSource
 from wsi.limits import LimitError, limit_of
 
 if TYPE_CHECKING:
+    from napari import Viewer
+
     from finetune.presets import RecipeChoice
+    from napari_qwenvl.train.sources import Source
 
 _WAIT_MS = 300
 
@@ -54,7 +58,7 @@ class RunPage(QWidget):
     opened = Signal(object)
     """The folder of a training that is shown now: a Path."""
 
-    def __init__(self, viewer: Any, labels: LabelsPage) -> None:
+    def __init__(self, viewer: Viewer, labels: LabelsPage) -> None:
         super().__init__()
         self.viewer, self.labels = viewer, labels
         self.running = running_of(viewer)
@@ -372,7 +376,7 @@ class RunPage(QWidget):
         self.told.emit("error", words)
 
     @while_alive
-    def _on_finished(self, _: dict[str, Any]) -> None:
+    def _on_finished(self, _: Mapping[str, object]) -> None:
         self.curves.rest()
         self.name.setText("")  # the next one gets a name of its own
         if self.folder is not None:
@@ -433,7 +437,7 @@ def _choices(base: str, tile_size: int) -> tuple[list[RecipeChoice], str]:
     return choices(base, tile_size, free), words
 
 
-def _write(fields: Fields, sources: list[Any], folder: Path, choices: dict[str, Any]) -> Path:
+def _write(fields: Fields, sources: list[Source], folder: Path, choices: dict[str, Any]) -> Path:
     tile, limits = tile_of(sources, fields.base)
     return write_training(fields, sources, tile, limits, folder, **choices)
 

@@ -15,6 +15,8 @@ from wsi.files.names import path_of
 from wsi.regions.frames import HEAD, PixelFrame, SlideFrames
 
 if TYPE_CHECKING:
+    from napari.layers import Layer
+
     from finetune.dataset.samples import Dataset
     from wsi.slide import Slide
 
@@ -61,7 +63,7 @@ class LayerSource:
 
     layer: str
     slide: Path
-    features: tuple[dict[str, Any], ...]
+    features: tuple[dict[str, object], ...]
     fingerprint: str = ""
     """Of the slide it was drawn on."""
     mpp: float | None = None
@@ -110,7 +112,7 @@ def _require_same(dataset: Dataset, fingerprint: str, than: str) -> None:
 # ---------------------------------------------------------------------- layers
 
 
-def layer_source(layer: Any, slide: Slide, path: Path, *, areas: bool = False) -> LayerSource:
+def layer_source(layer: Layer, slide: Slide, path: Path, *, areas: bool = False) -> LayerSource:
     """Take the labels of a Shapes, Points or Labels layer over a slide.
 
     The class is that of the feature column 'label' (or class, classification, name), else the layer's name. Each
@@ -155,7 +157,7 @@ def whole_slide(slide: Slide, path: Path) -> LayerSource:
     return LayerSource("all of the slide", path, features, slide.fingerprint, stated, SlideFrames.of(slide))
 
 
-def _feature(kind: str, coordinates: Any, name: str) -> dict[str, Any]:
+def _feature(kind: str, coordinates: object, name: str) -> dict[str, object]:
     return {
         "type": "Feature",
         "geometry": {"type": kind, "coordinates": coordinates},
@@ -163,7 +165,7 @@ def _feature(kind: str, coordinates: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _names(layer: Any, count: int) -> list[str]:
+def _names(layer: Layer, count: int) -> list[str]:
     features = getattr(layer, "features", None)
     for column in ("label", "class", "classification", "name"):
         if features is not None and column in features and len(features[column]) == count:
@@ -172,14 +174,14 @@ def _names(layer: Any, count: int) -> list[str]:
     return [str(layer.name)] * count
 
 
-def _level0(layer: Any, frame: Frame, places: NDArray[np.float64]) -> NDArray[np.float64]:
+def _level0(layer: Layer, frame: Frame, places: NDArray[np.float64]) -> NDArray[np.float64]:
     """Places (n, d) of a layer's data as (n, 2) x0, y0."""
     world = np.array([layer.data_to_world(place) for place in places])[:, -2:]
     x0, y0 = frame.to_level0(world[:, 0], world[:, 1])
     return np.round(np.stack([x0, y0], axis=1), 3)
 
 
-def _drawn_features(layer: Any, frame: Frame) -> list[dict[str, Any]]:
+def _drawn_features(layer: Layer, frame: Frame) -> list[dict[str, Any]]:
     from napari_qwenvl.results.writer import _ellipse
 
     found = []
@@ -198,7 +200,7 @@ def _drawn_features(layer: Any, frame: Frame) -> list[dict[str, Any]]:
     return found
 
 
-def _label_features(layer: Any, frame: Frame) -> list[dict[str, Any]]:
+def _label_features(layer: Layer, frame: Frame) -> list[dict[str, Any]]:
     import cv2
 
     if getattr(layer, "multiscale", False) or np.ndim(layer.data) != 2 or np.size(layer.data) > _LARGEST_LABELS:
@@ -219,7 +221,7 @@ def _label_features(layer: Any, frame: Frame) -> list[dict[str, Any]]:
     return found
 
 
-def _classes_of_values(layer: Any) -> dict[int, str]:
+def _classes_of_values(layer: Layer) -> dict[int, str]:
     """Classes by value, where the layer's features have a row per value ('index' names it, else its place)."""
     features = getattr(layer, "features", None)
     if features is None or not len(features):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +166,7 @@ def _read_table(path: Path) -> AnnData:
     return table
 
 
-def _slide_layers(facts: dict[str, Any], folder: Path) -> list[LayerData]:
+def _slide_layers(facts: Mapping[str, object], folder: Path) -> list[LayerData]:
     """The slide, unless it is shown, or is not found; a message says so then."""
     import napari
     from napari.utils.notifications import show_warning

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from workflows.inputs.reopening import reopen
 from workflows.science.timelapse.report import NAME, TRACKS, TimelapseReport
 from workflows.science.timelapse.stack import Stack, open_stack
 from wsi.files.names import path_of
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 LayerData = tuple[Any, dict[str, Any], str]
 """Data, keyword arguments and type of a layer, as napari's readers give them."""
@@ -85,7 +88,7 @@ def _folder(path: str) -> Path:
     return Path(path).parent if Path(path).name == NAME else Path(path)
 
 
-def add_timelapse(viewer: Any, folder: Path | str) -> list[Any]:
+def add_timelapse(viewer: Viewer, folder: Path | str) -> list[object]:
     """Add the layers of a folder to a viewer and show the first frame of the first range; the layers, in order."""
     from napari.layers import Layer
 
@@ -96,7 +99,7 @@ def add_timelapse(viewer: Any, folder: Path | str) -> list[Any]:
     return added
 
 
-def _common(report: TimelapseReport, name: str) -> dict[str, Any]:
+def _common(report: TimelapseReport, name: str) -> dict[str, object]:
     slide = report.stack.slide
     known = slide.mpp_x is not None and slide.mpp_y is not None
     places = report.stack.places
