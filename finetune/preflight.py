@@ -17,6 +17,7 @@ from finetune.methods.lora import trainable
 from wsi.cleanup import cleaning_up
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -114,7 +115,7 @@ def preflight(
 
 
 def training_memory(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     learning: int,
     length: int,
     batch: int,
@@ -141,7 +142,7 @@ def training_memory(
     return int(weights + 16 * learning + kept + 3 * tokens * text.vocab_size * 4)
 
 
-def _dtypes(model: PreTrainedModel) -> dict[str, str]:
+def _dtypes(model: PreTrainedModel | PeftModel) -> dict[str, str]:
     parts = {"vision": "visual.", "language": "language_model.", "adapter": "lora_"}
     found: dict[str, str] = {}
     for part, mark in parts.items():
@@ -154,7 +155,7 @@ def _dtypes(model: PreTrainedModel) -> dict[str, str]:
     return found
 
 
-def _require_sound_vision(model: PreTrainedModel) -> None:
+def _require_sound_vision(model: PreTrainedModel | PeftModel) -> None:
     """The tower is neither quantised nor blown up to float32 beside half-precision weights."""
     visual = model.model.visual
     quantised = [
@@ -183,7 +184,7 @@ def _require_sound_vision(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _kept_state(model: PreTrainedModel) -> Iterator[None]:
+def _kept_state(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Random numbers, gradients and mode are afterwards as they were."""
     state, training = torch.random.get_rng_state(), model.training
     try:
@@ -195,7 +196,7 @@ def _kept_state(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _shaken(model: PreTrainedModel) -> Iterator[None]:
+def _shaken(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Adapter weights that start at zero are moved for a while: as zeros they would hide every fault."""
     kept: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
@@ -211,7 +212,7 @@ def _shaken(model: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _put_back(model: PreTrainedModel, kept: Mapping[str, Tensor]) -> None:
+def _put_back(model: PreTrainedModel | PeftModel, kept: Mapping[str, Tensor]) -> None:
     """Give parameters the values they had."""
     parameters = dict(model.named_parameters())
     for name, value in kept.items():
@@ -241,12 +242,12 @@ def _require_gradients(model: Any, batch: dict[str, Any], loss_of: Callable[[Any
 
 
 @torch.no_grad()
-def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+def _logits(model: PreTrainedModel | PeftModel, batch: Mapping[str, Tensor]) -> Tensor:
     model.eval()
     return model(**batch, use_cache=False).logits.float()  # type: ignore[no-any-return]
 
 
-def _require_same_after_save(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+def _require_same_after_save(model: PreTrainedModel | PeftModel, batch: Mapping[str, Tensor]) -> None:
     before = _logits(model, batch)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

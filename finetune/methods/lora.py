@@ -12,6 +12,7 @@ from finetune.errors import RecipeError
 from qwenvl.families import ModelFamily
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 _LAYER = r".*language_model\.layers\.\d+\."
@@ -141,6 +142,6 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, family: ModelFamily
         return get_peft_model(model, config)
 
 
-def trainable(model: PreTrainedModel) -> dict[str, int]:
+def trainable(model: PreTrainedModel | PeftModel) -> dict[str, int]:
     """Number of values of every tensor that learns, by name."""
     return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}

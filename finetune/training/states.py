@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from typing import Any
 
 STATES, BEST, LAST = "states", "best", "last"
 
@@ -19,7 +16,7 @@ def last_state(folder: Path) -> Path | None:
     return max(states, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def save_weights(model: PreTrainedModel, folder: Path) -> None:
+def save_weights(model: Any, folder: Path) -> None:
     """Write an adapter's weights; the folder takes its name when all is written."""
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
