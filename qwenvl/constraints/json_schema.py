@@ -194,7 +194,7 @@ def _dialect(schema: Mapping[str, object]) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _bounded(dialect: type[Validator]) -> Any:
+def _bounded(dialect: type[Validator]) -> type[Validator]:
     ours = {"pattern": _pattern, "patternProperties": _pattern_properties, "uniqueItems": _unique}
     if "additionalProperties" in dialect.VALIDATORS:
         ours["additionalProperties"] = _additional
