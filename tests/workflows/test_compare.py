@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from qwenvl.scoring.agreement import auroc
 from workflows.merge.pairs import iou as iou_of_pairs
-from workflows.review.compare import compare_boxes, match_boxes, read_truth_boxes
+from workflows.review.compare import compare_boxes, match_boxes, read_truth_boxes, truth_features
 from wsi.errors import AnnotationError
+from wsi.regions.frames import SlideFrames
 
 
 def test_iou_by_hand():
@@ -91,6 +92,17 @@ def test_cells_of_qupath_are_detections(tmp_path):
     boxes, labels = read_truth_boxes(path)
     assert boxes.tolist() == [[0, 0, 10, 20], [1, 2, 1, 2], [3, 4, 3, 4]]
     assert labels == ["CD3: CD8", "", ""]
+
+
+@pytest.mark.parametrize("stated", [{"names": "CD3"}, {"names": [["CD3"]]}, 7])
+def test_a_class_that_is_no_name_is_refused_by_every_reader_of_truth(stated, tmp_path):
+    ring = [[0, 0], [10, 0], [10, 20], [0, 20], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    path = tmp_path / "truth.geojson"
+    path.write_text(json.dumps([feature | {"properties": {"objectType": "annotation", "classification": stated}}]))
+    for read in (read_truth_boxes, lambda path: truth_features(path, SlideFrames())):
+        with pytest.raises(AnnotationError, match="feature 0"):
+            read(path)
 
 
 FEATURE = {"type": "Feature", "properties": {"objectType": "detection"}}

@@ -17,7 +17,7 @@ from workflows.store.run_store import RunStore
 from wsi.errors import AnnotationError
 from wsi.regions.frames import PixelFrame, SlideFrames
 from wsi.regions.geojson import load_geojson
-from wsi.regions.qupath import read_objects
+from wsi.regions.qupath import class_of, read_objects
 
 Boxes = NDArray[np.float64]
 """Boxes as (n, 4): x_min, y_min, x_max, y_max in level-0 px."""
@@ -155,6 +155,8 @@ def read_truth_boxes(
 def truth_features(path: Path, frames: SlideFrames, frame: PixelFrame | str | None = None) -> list[dict[str, Any]]:
     """The features of a GeoJSON file in level-0 px: those of a collection, a bare list, or a single one.
 
+    Each has its class as QuPath shows it under `label`, '' where it has none.
+
     Raises
     ------
     AnnotationError
@@ -167,7 +169,13 @@ def truth_features(path: Path, frames: SlideFrames, frame: PixelFrame | str | No
         document = document.get("features", [document])
     if not isinstance(document, list):
         raise AnnotationError(f"{path} holds no list of features. Export the annotations again.")
+    found = []
     for number, feature in enumerate(document):
         if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
             raise AnnotationError(f"{path}: feature {number} has no geometry. Export the annotations again.")
-    return [{**feature, "properties": feature.get("properties") or {}} for feature in document]
+        properties = feature.get("properties") or {}
+        try:
+            found.append({**feature, "properties": properties, "label": class_of(properties)})
+        except (ValueError, AttributeError) as error:
+            raise AnnotationError(f"{path}: feature {number}: {error}. Export the annotations again.") from error
+    return found

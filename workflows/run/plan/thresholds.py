@@ -19,7 +19,6 @@ from workflows.store.run_store import RunStore
 from workflows.tile_table import cores_of
 from wsi.errors import AnnotationError
 from wsi.regions.frames import PixelFrame, SlideFrames
-from wsi.regions.qupath import class_of
 from wsi.tissue import TissueMask
 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -146,17 +145,18 @@ def _truth(
     frame: PixelFrame | str | None,
 ) -> NDArray[np.float64]:
     """How much of the truth each tile owns: level-0 px2 of annotations, or a number of detections."""
-    annotated = [
-        feature["geometry"]
-        for feature in truth_features(path, frames, frame)
-        if feature["properties"].get("objectType") not in DETECTED and label in (None, class_of(feature["properties"]))
-    ]
-    if annotated and not objects:
-        from wsi.tissue.geojson import rasterise, union
+    if not objects:
+        annotated = [
+            feature["geometry"]
+            for feature in truth_features(path, frames, frame)
+            if feature["properties"].get("objectType") not in DETECTED and label in (None, feature["label"])
+        ]
+        if annotated:
+            from wsi.tissue.geojson import rasterise, union
 
-        array = rasterise(union(annotated, path, size)[0], size, 4096)
-        mask = TissueMask(array, (size[0] / array.shape[1], size[1] / array.shape[0]), "truth")
-        return mask.coverage(cores) * np.prod(cores[:, 2:] - cores[:, :2], axis=1)
+            array = rasterise(union(annotated, path, size)[0], size, 4096)
+            mask = TissueMask(array, (size[0] / array.shape[1], size[1] / array.shape[0]), "truth")
+            return mask.coverage(cores) * np.prod(cores[:, 2:] - cores[:, :2], axis=1)
     boxes, names = read_truth_boxes(path, frames=frames, frame=frame)
     boxes = boxes[[label in (None, name) for name in names]]
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
