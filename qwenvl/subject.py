@@ -65,7 +65,7 @@ class Subject:
     target : str or None
         Name of the picture that the question is about: boxes and points come back in px of it. Needed where there
         are several, never guessed.
-    stamps : Stamps, optional
+    stamps : FrameTimestamps, optional
         When or how deep each picture was taken: the pictures are a film, which is asked about as a whole. They have
         one size, no names and no target.
     turns : tuple of Turn

@@ -70,7 +70,7 @@ class Conversations(list[Conversation]):
 def read_conversations(
     path: Path, writer: Writer | None = None, processor: ProcessorSettings | None = None
 ) -> Conversations:
-    """Read JSON or JSONL in any of `FORMATS`, told apart row by row.
+    """Read JSON or JSONL in any of `FORMATS`, recognised row by row.
 
     Parameters
     ----------

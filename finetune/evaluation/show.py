@@ -18,7 +18,7 @@ from qwenvl.request import Request
 from wsi.files.image_files import write_png
 
 COLOURS = ((0, 158, 115), (230, 159, 0), (0, 114, 178), (240, 228, 66), (213, 94, 0), (86, 180, 233), (60, 60, 60))
-"""RGB, told apart with most kinds of colour blindness (Okabe and Ito 2008)."""
+"""RGB, distinct with most kinds of colour blindness (Okabe and Ito 2008)."""
 _PANEL = 448
 
 

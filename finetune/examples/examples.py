@@ -27,7 +27,7 @@ class ExamplePlan:
     source : str
         Name of the source it was drawn from.
     tokens : Tokens
-    turn : Turn
+    turn : Exchange
     load : callable
         Gives the picture, uint8 (height, width, 3); None for text alone.
     key : str or None

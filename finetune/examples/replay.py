@@ -1,6 +1,6 @@
 """Replay: examples of older skills, so that learning a new one does not cost them.
 
-Much forgetting is of answer styles and of other questions about the very pictures that are learned, so the
+Much forgetting is of answer styles and of other questions about the pictures that are learned, so the
 cheapest replay needs no foreign data: the model's own answers, from before, to other questions about the same tiles.
 """
 
@@ -129,7 +129,7 @@ def build_sources(
     ----------
     engine : Engine
         The model before training; it writes the answers of sources that have none.
-    target : Target
+    target : ReplayTarget
         What is learned; 'tiles' asks about its pictures.
     further : mapping of kind to SourceMaker, optional
         Kinds beside those of `ReplaySource`.

@@ -1,4 +1,4 @@
-"""The order of examples: fixed before the first step, so that an interrupted run goes on with the very same ones."""
+"""The order of examples: fixed before the first step, so that an interrupted run goes on with the same ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def make_schedule(
 
     Parameters
     ----------
-    sources : sequence of Source
+    sources : sequence of ExampleSource
         The first takes what the shares of the others leave.
     shares : mapping of source name to share
         Of the supervised tokens, not of the examples: a box answer has a hundred tokens, a yes one.

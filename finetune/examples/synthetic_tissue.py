@@ -40,7 +40,7 @@ class FieldSource:
     Parameters
     ----------
     name : str
-    kit : Kit
+    kit : ReplayContext
     size : int
         Side of a field in px.
     fields : int

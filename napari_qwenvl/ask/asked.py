@@ -146,7 +146,7 @@ class RegionQuestion:
 
 
 def turns_before(asked: Sequence[RegionQuestion], region: Region, model: str) -> list[tuple[str, str]]:
-    """What was asked about the very same picture last, oldest first: what a further question follows up."""
+    """What was asked about the same picture last, oldest first: what a further question follows up."""
     found: list[tuple[str, str]] = []
     for each in reversed(asked):
         if (each.region, each.model) != (region, model) or len(found) == _MOST_TURNS:

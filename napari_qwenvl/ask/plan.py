@@ -69,7 +69,7 @@ class AskPlan:
     Attributes
     ----------
     slide : Path
-    question : Question
+    question : PanelQuestion
         With every option that decides the answer written out, so that it is exact without the checkpoint's
         recommendations.
     request : Request

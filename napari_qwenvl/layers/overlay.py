@@ -40,7 +40,7 @@ _MOST_LIT = 5_000
 class Overlay:
     """Objects drawn over a slide, whatever their number: only what is visible, in px of the screen.
 
-    One image layer shows the picture of the visible field: outlines while they can be told apart, density where
+    One image layer shows the picture of the visible field: outlines while they can be distinguished, density where
     they are too many. It is drawn anew when the camera rests, on another thread where Qt runs. Rows that are
     being edited are shapes of a layer of their own (`editable`).
 

@@ -1,4 +1,4 @@
-"""The visible objects as one picture in px of the screen: outlines while they can be told apart, then density."""
+"""The visible objects as one picture in px of the screen: outlines while they can be distinguished, then density."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _on_screen(job: Job, rows: Rows) -> NDArray[np.int32]:
 
 
 def _too_dense(job: Job, corners: NDArray[np.int32]) -> bool:
-    """Whether most objects lie where outlines would cover too much to be told apart."""
+    """Whether most objects lie where outlines would cover too much to be distinguished."""
     if len(corners) <= _FEW:
         return False
     width = _line(job, corners) + 2  # with its halo

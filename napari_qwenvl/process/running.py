@@ -30,7 +30,7 @@ class Running(QObject):
 
     Attributes
     ----------
-    plan : Plan or None
+    plan : AskPlan or None
         The run under way or the last one.
     progress : dict or None
         Its last 'progress' event.

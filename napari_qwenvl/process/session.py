@@ -59,7 +59,7 @@ class Session:
         The objects of the open run.
     folder : Path or None
         Its run folder.
-    said : list of Said
+    said : list of AnswerTexts
         Its words and failed tiles, in the order they came.
     deciding : Deciding or None
         Decisions about its objects; None where the folder cannot be written in.

@@ -1,7 +1,7 @@
 """Boxes while they are written: what a grammar of words cannot ask of them.
 
 The corners of a box keep in order, so that no box is empty or made of two. And where a box stands for what an earlier
-one of its label stands for already, it is taken back, and the model writes again, with one corner elsewhere: a model
+one of its label stands for already, it is rolled back, and the model writes again, with one corner elsewhere: a model
 that wavers between two neighbours writes the likelier one twice, though it has seen the other. If it has not, the list
 may end before the box. What is too unlikely to the model is never forced on it; the repeated box then stays, and the
 parser drops a copy and says so.
@@ -125,7 +125,7 @@ class WrittenBoxes:
 
     Parameters
     ----------
-    pieces : Pieces
+    pieces : TokenPieces
     extents : sequence of tuple of int
         Largest x and y of each row.
     """

@@ -154,7 +154,7 @@ class TagConstraint:
         return False
 
     def back(self, row: int, most: int) -> int:
-        """0: nothing is taken back."""
+        """0: nothing is rolled back."""
         return 0
 
     def _opening(self, row: int) -> set[int] | None:

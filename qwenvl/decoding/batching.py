@@ -28,7 +28,7 @@ class Prompt:
     ----------
     parts : tuple of tuple of int
         Ids before, between and after the visual tokens: one part more than there are pictures.
-    stamps : Stamps, optional
+    stamps : FrameTimestamps, optional
         The pictures are a film.
     """
 

@@ -112,7 +112,7 @@ def prefill(model: PreTrainedModel, batch: TokenBatch, features: object = None) 
     Parameters
     ----------
     model : transformers model
-    batch : Batch
+    batch : TokenBatch
     features : transformers ModelOutput, optional
         What `picture_features` gave for the batch's pictures, where it is known already.
     """
@@ -212,7 +212,7 @@ def decode(
     model : transformers model
     state : Prefilled
         Used up.
-    batch : Batch
+    batch : TokenBatch
         The prompts that were read.
     settings : Generation
     eos : sequence of int

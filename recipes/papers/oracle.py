@@ -63,7 +63,7 @@ class Oracle:
 
     Attributes
     ----------
-    truth : Truth
+    truth : RecordTruth
     faults : Faults
     scale : float
         px per pt of the pictures.

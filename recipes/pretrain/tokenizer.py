@@ -11,26 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qwenvl.checkpoints.testing import SPECIAL_TOKENS  # named as in Qwen3-VL; the ids are this tokenizer's own
+
 LARGEST_NUMBER = 1000
 """Coordinates are 0..1000 relative to the picture, so that every coordinate is one token."""
-
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-"""Names as in Qwen3-VL; the ids are this tokenizer's own."""
 
 JSON_PIECES = (
     '[{"bbox_2d": [',

@@ -20,7 +20,7 @@ class CoordinateNoise:
 
     Parameters
     ----------
-    numbers : NumberTokens
+    numbers : NumberTokenWeights
         Of a vocabulary that has whole numbers as tokens.
     most : float
         Largest standard deviation, in the model's units (0 to 1000).

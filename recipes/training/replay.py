@@ -27,7 +27,7 @@ class PretrainingSource:
     Parameters
     ----------
     name : str
-    kit : Kit
+    kit : ReplayContext
     size : int
         Side of a field in px.
     fields : int

@@ -66,9 +66,9 @@ class CohortResult:
 
     Attributes
     ----------
-    plan : Plan
+    plan : CohortPlan
         With the findings of this call.
-    outcomes : dict of str to Outcome
+    outcomes : dict of str to SlideOutcome
         By id, for the slides that had something left to do.
     finished : int
         Slides that were complete before.
@@ -109,7 +109,7 @@ def run_cohort(
 
     Parameters
     ----------
-    plan : Plan
+    plan : CohortPlan
     out : path
         Every slide gets a run folder in it, named by its id.
     overwrite : bool

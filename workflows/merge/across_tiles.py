@@ -6,12 +6,12 @@ What counts as the same object, for objects of one class:
    The box whose centre its own tile owns stays; the other goes. Ownership never deletes an object that has no
    partner, so an object that only the other tile reported is kept.
 2. *Cut by one tile's edge.* The part agrees with the whole box where both tiles see; the whole box stays. A part
-   that agrees too little, but lies inside a box that goes on across the very edge that cut it, goes too.
+   that agrees too little, but lies inside a box that goes on across the edge that cut it, goes too.
 3. *Cut by both*, being larger than the overlap: the parts line up along the seam; their common bounding box
    stays, over any number of tiles.
 
 Objects are matched one to one between every two tiles, and a group never holds two objects of one tile: crowded
-objects that a tile told apart are never fused. Within a tile only near-identical boxes are dropped. Points are the
+objects that a tile distinguished are never fused. Within a tile only near-identical boxes are dropped. Points are the
 same when they are closer than a radius. The result does not depend on the order of the rows.
 """
 

@@ -64,7 +64,7 @@ def resolve(
     Parameters
     ----------
     found : Detections
-    plane : Plane
+    plane : MergePlane
     rules : MergeRules
     unseen_from : int, optional
         First tile whose objects are still to come; None when all are there.

@@ -34,7 +34,7 @@ def writing(store: S) -> Iterator[S]:
 
 
 def _let_go(store: Journal[Any]) -> None:
-    """Close a run that ended with an error; one that has nothing in it is taken back. The lock is free in the end."""
+    """Close a run that ended with an error; one that has nothing in it is removed. The lock is free in the end."""
     try:
         begun = store.begun()
     except BaseException as error:

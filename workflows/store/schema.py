@@ -1,6 +1,6 @@
 """The journal's tables, and how SQLite's errors become ours.
 
-Answers are only ever added. A tile that failed may be asked again and then has several rows, told apart by
+Answers are only ever added. A tile that failed may be asked again and then has several rows, distinguished by
 `attempt`; the last one counts (view `latest`). A tile that was answered has exactly one row that did not
 fail: the unique index sees to it, whatever the program does. Objects are keyed by tile and position in the
 answer, so that they lie on disk in reading order and keep their key in every repetition of the run. Nothing a

@@ -72,7 +72,7 @@ class QuPathObject:
         'annotation', 'detection' or 'cell'.
     label : str
         Class as QuPath shows it ('CD3: CD8'), '' where there is none.
-    places : tuple of Place
+    places : tuple of QuPathPlace
         One, but for several points, each of which is an object.
     z, t : int
         Plane of a stack; 0 where none is stated, as in QuPath.

@@ -106,7 +106,7 @@ def stained_overview(
         Standard deviation of the sensor, gray levels.
     shading : float
         Loss of light from the centre to the corners, 0..1.
-    pen : sequence of Stroke
+    pen : sequence of SyntheticStroke
     border : sequence of {'frame', 'edge', 'corner', 'unscanned', 'coverslip', 'dirt'}
     dark_patch : RGB, optional
         A rectangle of dense pigment within the largest piece of tissue.

@@ -40,7 +40,7 @@ def plan_section(width_um: float, height_um: float, seed: int, artefacts: tuple[
 
     Returns
     -------
-    Layout
+    SectionLayout
         On a grid of 8 um, or 16 um when the slide is larger than 4 mm.
     """
     rng = np.random.default_rng([seed & 0xFFFFFFFF, 0x51D])

@@ -78,7 +78,7 @@ class Imported:
     Attributes
     ----------
     format : str
-    found : tuple of Found
+    found : tuple of FoundLabels
     areas : tuple of FoundArea
     sizes : mapping of picture name to (width, height)
         As the file states them, to be held against the pictures themselves.

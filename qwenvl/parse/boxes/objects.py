@@ -59,7 +59,7 @@ def parse_objects(
 
     Parameters
     ----------
-    text : str or Reading
+    text : str or TextReading
         The answer part of the model's text.
     request : Request
         Gives the labels, the kind of object asked for and the most objects kept.

@@ -46,7 +46,7 @@ def extracted(reading: TextReading, schema: Mapping[str, object], *, unfinished:
 
     Parameters
     ----------
-    reading : Reading
+    reading : TextReading
     schema : dict
         A JSON Schema. References to other documents are not followed.
     unfinished : bool

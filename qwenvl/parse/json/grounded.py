@@ -25,7 +25,7 @@ def grounded(
     ----------
     written : Value
         As read, valid by the request's schema. Each object in it with a `bbox_2d` of four numbers is placed.
-    reading : Reading
+    reading : TextReading
         The answer it was read from.
     space, frame
         What the numbers mean, and the picture.

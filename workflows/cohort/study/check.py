@@ -34,7 +34,7 @@ class Checked:
 
     Attributes
     ----------
-    row : Row
+    row : CohortRow
         `mpp` is what the slide is to be opened with.
     problem : str or None
         Why it is not run.

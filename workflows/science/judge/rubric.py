@@ -129,7 +129,7 @@ def score(
     Parameters
     ----------
     engine : Engine
-    items : sequence of Item
+    items : sequence of JudgedItem
         `human` is a mapping of criterion to number; with one criterion, a number.
     rubric : Rubric
     store : ItemStore

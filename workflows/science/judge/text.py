@@ -40,7 +40,7 @@ def score_texts(items: Sequence[JudgedItem], *, tolerance: float = 0.01, seed: i
 
     Parameters
     ----------
-    items : sequence of Item
+    items : sequence of JudgedItem
     tolerance : float
         Relative difference up to which numbers agree.
     seed : int

@@ -97,8 +97,8 @@ class ReadingPlan:
         Why the others cannot, by number.
     sizes : tuple of (int, int)
         Width and height in px of each page's picture.
-    question : Question
-    windows : tuple of Window
+    question : WindowQuestion
+    windows : tuple of PageWindow
     tokens : tuple of int
         Of each page.
     wordless : tuple of int

@@ -50,7 +50,7 @@ def paper_of(
     ----------
     store : ItemStore
     document : Document
-    plan : Plan
+    plan : ReadingPlan
     pages : mapping
         Those that could be read; of their pictures only the size counts.
     errors : mapping

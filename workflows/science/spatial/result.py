@@ -56,7 +56,7 @@ def prediction_table(
         Probabilities; NaN where there is no answer.
     facts : mapping
         Provenance, kept in `uns['qwenvl']` as JSON.
-    targets : sequence of Target
+    targets : sequence of ExpressionTarget
         Those whose measured values are kept beside, as `obsm['measured']`.
 
     Returns

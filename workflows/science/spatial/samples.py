@@ -59,11 +59,11 @@ class SampleSettings:
 
     Attributes
     ----------
-    level : Level
+    level : ExpressionLevel
         Spots whose smoothed value is above it, on their own slide, are answered with yes.
     margin : float
         Share of the spots nearest to that threshold that are not asked about: chance decides on which side they are.
-    region_level : Level
+    region_level : ExpressionLevel
         Smoothed spots above it form regions.
     least : int
         Regions of fewer spots are left out.

@@ -94,7 +94,7 @@ def link(boxes: Sequence[NDArray[np.float64]], rules: LinkRules | None = None) -
 
     Returns
     -------
-    Links
+    TrackLinks
         Tracks are numbered by the frame and row of their first object.
     """
     rules = rules or LinkRules()

@@ -74,7 +74,7 @@ def score_tracks(
     ----------
     boxes : sequence of float64 arrays (n, 4)
         What was linked, frame by frame, in px.
-    links : Links
+    links : TrackLinks
     true_boxes, true_tracks : sequences of float64 (m, 4) and int64 (m,)
     true_parents : mapping of int to int, optional
     least_iou : float

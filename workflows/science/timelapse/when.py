@@ -90,7 +90,7 @@ def parse_ranges(answer: object, stamps: FrameTimestamps, frames: Sequence[int])
     Parameters
     ----------
     answer : JSON value or str
-    stamps : Stamps
+    stamps : FrameTimestamps
         Of the frames shown.
     frames : sequence of int
         Their numbers in the stack.

@@ -226,7 +226,7 @@ def stain_nuclei(
     ----------
     nuclei : Nuclei
         Drawn in their order; a later one covers an earlier one.
-    window : Window
+    window : SceneWindow
     hematoxylin, eosin : float32 (h, w)
         Dye of the ground.
     chromatin : float32 (h, w)

@@ -61,7 +61,7 @@ def plan_windows(tokens: Sequence[int], room: int, *, most: int, overlap: int) -
 
     Returns
     -------
-    list of Window
+    list of PageWindow
         Every page is in one at least.
 
     Raises
@@ -105,7 +105,7 @@ def windows_of(
 
     Parameters
     ----------
-    planned : sequence of Window
+    planned : sequence of PageWindow
     answers : mapping
         By `PageWindow.key`.
     overlap : int

@@ -16,7 +16,7 @@ _DASHES = "-‐‑‒–—−"
 _QUOTES = "'’‘`´"
 _ANY_DASH = f"[{_DASHES}]"
 MOST_PLACES = 200
-"""Places of one value that are told apart on one page."""
+"""Places of one value that are distinguished on one page."""
 
 
 class How(StrEnum):

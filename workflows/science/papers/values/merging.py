@@ -75,7 +75,7 @@ def merge_records(readings: Sequence[WindowReading], key: Sequence[str]) -> Merg
 
     Parameters
     ----------
-    readings : sequence of Reading
+    readings : sequence of WindowReading
     key : sequence of str
         Properties that tell records apart.
     """

@@ -99,7 +99,7 @@ MARKERS = (
     "VIM",
     "VWF",
 )
-"""Genes by which breast tissue is commonly told apart: epithelium, stroma, immune cells, vessels, fat, receptors."""
+"""Genes by which breast tissue is commonly classified: epithelium, stroma, immune cells, vessels, fat, receptors."""
 
 
 @dataclass(frozen=True)

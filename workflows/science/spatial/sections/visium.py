@@ -118,7 +118,7 @@ def _counts(root: Path) -> AnnData:
     if path is None:
         raise SpatialError(f"{root} holds no counts: none of {', '.join(_MATRICES)} is there.")
     with warnings.catch_warnings():
-        # Names of genes come twice in every reference; they are told apart below.
+        # Names of genes come twice in every reference; they are made unique below.
         warnings.filterwarnings("ignore", message="Variable names are not unique")
         try:
             counts = scanpy.read_10x_h5(path) if path.suffix == ".h5" else scanpy.read_10x_mtx(path, make_unique=False)
